@@ -1,0 +1,9 @@
+"""The example's WSGI entry point, for gunicorn and its kind."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "example_project.settings")
+
+application = get_wsgi_application()
