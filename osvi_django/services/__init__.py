@@ -1,0 +1,12 @@
+"""The use cases: every door (admin, REST, command, task, plain Python) calls these functions."""
+
+from __future__ import annotations
+
+from osvi_django.services.closing import (
+    CloseResult,
+    close_session,
+    close_session_by_id,
+    may_close,
+)
+
+__all__ = ["CloseResult", "close_session", "close_session_by_id", "may_close"]

@@ -1,0 +1,89 @@
+"""Whether the configuration is sane: system checks that need no database and no network.
+
+=================  ==========================================================
+osvi_django.E001   ``OSVI`` is missing, or an entry of it is not a dictionary
+osvi_django.E002   an entry has a key that means nothing
+osvi_django.E003   ``API_TOKEN``
+osvi_django.E004   ``BASE_URL``
+osvi_django.E005   ``CLOSE_WITH``
+osvi_django.E006   ``CONNECT_TIMEOUT``
+osvi_django.E007   ``READ_TIMEOUT``
+osvi_django.E008   ``DEADLINE``
+osvi_django.E009   ``CONCURRENCY``
+=================  ==========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from django.core.checks import CheckMessage, Error
+
+from osvi_django.conf import (
+    KEYS,
+    Account,
+    InvalidSetting,
+    account_aliases,
+    token_problem,
+)
+
+_ENTRY = "osvi_django.E001"
+_UNKNOWN_KEY = "osvi_django.E002"
+
+
+def check_settings(**kwargs: Any) -> list[CheckMessage]:
+    """Check every entry of ``settings.OSVI``; registered by the app's configuration."""
+    try:
+        aliases = account_aliases()
+    except InvalidSetting as error:
+        return [_message(error, _ENTRY)]
+    return [message for alias in aliases for message in _check_account(Account(alias))]
+
+
+def _check_account(account: Account) -> Iterator[CheckMessage]:
+    try:
+        unknown = account.unknown_keys()
+    except InvalidSetting as error:
+        yield _message(error, _ENTRY)
+        return
+    for key in unknown:
+        error = account.invalid(key, "is not a setting", f"Known: {', '.join(sorted(KEYS))}.")
+        yield _message(error, _UNKNOWN_KEY)
+    for key, (check_id, read) in _CHECKS.items():
+        yield from _check_key(account, key, check_id, read)
+
+
+def _check_key(
+    account: Account, key: str, check_id: str, read: Callable[[Account], object]
+) -> Iterator[CheckMessage]:
+    try:
+        read(account)
+    except InvalidSetting as error:
+        # A deadline is compared with the connect timeout, which has a check of its own.
+        if error.key == key:
+            yield _message(error, check_id)
+
+
+def _check_token(account: Account) -> None:
+    source = account.api_token_source
+    problem = "" if callable(source) else token_problem(source)
+    if problem:
+        del source
+        hint = "Use the token from OSVI's dashboard (Settings, then API), or a callable."
+        raise account.invalid("API_TOKEN", problem, hint)
+
+
+def _message(error: InvalidSetting, check_id: str) -> Error:
+    return Error(str(error), hint=error.hint or None, id=check_id)
+
+
+_CHECKS: Final[dict[str, tuple[str, Callable[[Account], object]]]] = {
+    "API_TOKEN": ("osvi_django.E003", _check_token),
+    "BASE_URL": ("osvi_django.E004", lambda account: account.base_url),
+    "CLOSE_WITH": ("osvi_django.E005", lambda account: account.close_with),
+    "CONNECT_TIMEOUT": ("osvi_django.E006", lambda account: account.connect_timeout),
+    "READ_TIMEOUT": ("osvi_django.E007", lambda account: account.read_timeout),
+    "DEADLINE": ("osvi_django.E008", lambda account: account.deadline),
+    "CONCURRENCY": ("osvi_django.E009", lambda account: account.concurrency),
+}

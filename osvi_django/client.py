@@ -1,0 +1,485 @@
+"""The wire: OSVI's chat API over HTTP, and the only file that imports ``requests``.
+
+It knows no models and needs no database, so it works in a bare Python shell::
+
+    client = OSVIClient(token="...")
+    print(client.close_session("4718a326-...", agent_uuid="agent_IsZ3...").summary)
+
+Every call passes one funnel, ``OSVIClient._send``: the token is set at the last moment, redirects
+are refused, and time and size are bounded whatever the server does. What comes back is first an
+``Answer``, as it came, so that a caller can put it away before anybody reads it; ``read_closed``
+then checks it and makes a dataclass of it. No dictionary of the wire leaves this file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.client import HTTPException, HTTPResponse
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Final
+from urllib.parse import quote
+
+import requests
+from django.core.exceptions import ImproperlyConfigured
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, InvalidHeader
+
+from osvi_django import __version__
+from osvi_django.conf import (
+    DEFAULT_ACCOUNT,
+    DEFAULTS,
+    DIALECTS,
+    Account,
+    base_url_problem,
+    token_problem,
+)
+from osvi_django.exceptions import (
+    InvalidInput,
+    OSVIBadAnswer,
+    OSVIError,
+    OSVINoAnswer,
+    OSVINotConfigured,
+    OSVIRejected,
+    OSVIThrottled,
+    OSVIUnauthorized,
+    OSVIUnreachable,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY: Final = 2_000_000  # bytes, decoded
+MAX_REASON: Final = 300  # characters of the vendor's own words
+MAX_RETRY_AFTER: Final = 86_400  # seconds
+_CHUNK: Final = 65_536  # bytes
+_CLOSE_PATHS: Final = {
+    "legacy": "/chat_sessions/{id}/close_session",
+    "v1": "/v1/chat/session/{id}/support",
+}
+
+# PostgreSQL stores no U+0000, and UTF-8 knows no half of a surrogate pair.
+_NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
+# Only what surely was not sent is tried again: a connection that never came about.
+_RETRY = Retry(total=2, connect=2, read=0, redirect=0, status=0, other=0, backoff_factor=0.1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What OSVI answered, as it came: nothing in it has been read, checked or believed.
+
+    ``body``: decoded bytes, at most ``MAX_BODY``; ``truncated``: there was more of it;
+    ``retry_after``: seconds, from the header of that name.
+    """
+
+    status: int
+    body: bytes = field(repr=False)
+    truncated: bool = False
+    retry_after: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The body as text that every database can store."""
+        return storable(self.body.decode("utf-8", errors="replace"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedSession:
+    """OSVI says that the session is closed; ``summary`` is None where it sent none."""
+
+    session_id: str
+    summary: str | None = field(default=None, repr=False)
+
+
+class OSVIClient:
+    """One OSVI account's chat API. Cheap to make; connections are kept per thread, not per client.
+
+    ``token``: the API token or a callable that returns it, asked anew for each call.
+    ``connect_timeout``, ``read_timeout`` and ``deadline`` are seconds; the deadline is for a whole
+    call, name resolution apart, which only the system's resolver bounds.
+    Raises ``OSVINotConfigured`` where a value cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str | Callable[[], str],
+        base_url: str = DEFAULTS["BASE_URL"],
+        close_with: str = DEFAULTS["CLOSE_WITH"],
+        connect_timeout: float = DEFAULTS["CONNECT_TIMEOUT"],
+        read_timeout: float = DEFAULTS["READ_TIMEOUT"],
+        deadline: float = DEFAULTS["DEADLINE"],
+    ) -> None:
+        if problem := base_url_problem(base_url):
+            raise OSVINotConfigured(f"base_url {problem}.")
+        if close_with not in DIALECTS:
+            raise OSVINotConfigured('close_with is neither "legacy" nor "v1".')
+        if not 0 < min(connect_timeout, read_timeout, deadline) < float("inf"):
+            raise OSVINotConfigured("A timeout is not a positive number of seconds.")
+        self.base_url = base_url.rstrip("/")
+        self.close_with = close_with
+        self.connect_timeout = connect_timeout
+        self.read_timeout = read_timeout
+        self.deadline = deadline
+        self._read_token = token if callable(token) else lambda: token
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.base_url!r}, close_with={self.close_with!r})"
+
+    @classmethod
+    def for_account(cls, alias: str = DEFAULT_ACCOUNT) -> OSVIClient:
+        """The client of ``settings.OSVI[alias]``. Raises ``OSVINotConfigured``."""
+        account = Account(alias)
+        try:
+            return cls(
+                token=lambda: account.api_token,
+                base_url=account.base_url,
+                close_with=account.close_with,
+                connect_timeout=account.connect_timeout,
+                read_timeout=account.read_timeout,
+                deadline=account.deadline,
+            )
+        except ImproperlyConfigured as error:
+            problem = str(error)
+        raise OSVINotConfigured(problem)
+
+    def close_session(self, session_id: str, *, agent_uuid: str = "") -> ClosedSession:
+        """Close a session for good and return OSVI's summary of it.
+
+        Raises ``OSVIUnreachable`` (nothing was sent), ``OSVIRejected`` and its kinds (OSVI said
+        no), ``OSVIBadAnswer`` and ``OSVINoAnswer`` (it may be closed), ``InvalidInput``,
+        ``OSVINotConfigured``.
+        """
+        return read_closed(self.send_close(session_id, agent_uuid=agent_uuid), session_id)
+
+    def send_close(self, session_id: str, *, agent_uuid: str = "") -> Answer:
+        """Send the close and return whatever was answered, unread; ``read_closed`` reads it.
+
+        The legacy call needs ``agent_uuid`` (the vendor's "End Chat Session" page); v1 does not.
+        """
+        path = _CLOSE_PATHS[self.close_with].format(id=_quoted(session_id))
+        if self.close_with == "v1":
+            return self._send("POST", path, {"command": "close"})
+        if not agent_uuid:
+            problem = "agent_uuid is missing: name the agent that the session belongs to."
+            raise InvalidInput(problem, field="agent_uuid")
+        return self._send("POST", path, {"agent_uuid": agent_uuid})
+
+    def _send(self, method: str, path: str, payload: dict[str, Any]) -> Answer:
+        """The one funnel that every call passes."""
+        auth = self._auth()
+        started = time.monotonic()
+        _wire.begin(started + self.deadline)
+        try:
+            answer = self._exchange(method, self.base_url + path, payload, auth)
+        except (requests.RequestException, HTTPError, HTTPException, OSError) as exc:
+            error = _not_answered(exc)
+            outcome = f"{error.code} ({_names(exc)})"
+        else:
+            error, outcome = None, str(answer.status)
+        logger.info("%s %s: %s in %.2f s", method, path, outcome, time.monotonic() - started)
+        if error is None:
+            return answer
+        # Out here nothing of requests' error, which carries the token, hangs on ours.
+        raise error
+
+    def _exchange(self, method: str, url: str, payload: dict[str, Any], auth: _TokenAuth) -> Answer:
+        with _wire.session(url).request(
+            method,
+            url,
+            json=payload,
+            auth=auth,
+            timeout=(self.connect_timeout, self.read_timeout),
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            body, truncated = _read_body(response)
+            return Answer(
+                status=response.status_code,
+                body=auth.scrub(body),
+                truncated=truncated,
+                retry_after=_retry_after(response.headers.get("Retry-After")),
+            )
+
+    def _auth(self) -> _TokenAuth:
+        try:
+            return _TokenAuth(self._read_token())
+        except ImproperlyConfigured as error:
+            problem = str(error)
+        raise OSVINotConfigured(problem)
+
+
+def read_closed(answer: Answer, session_id: str) -> ClosedSession:
+    """Check OSVI's answer to a close, of either dialect, and return what it says.
+
+    Raises ``OSVIRejected`` and its kinds, ``OSVIBadAnswer`` and ``OSVINoAnswer``.
+    """
+    data = _read_data(answer)
+    if data.get("session_id") != session_id:
+        raise OSVIBadAnswer(status=answer.status)
+    summary = data.get("summary")
+    if summary is not None and not isinstance(summary, str):
+        raise OSVIBadAnswer(status=answer.status)
+    summary = storable(summary or "").strip()
+    return ClosedSession(session_id=session_id, summary=summary or None)
+
+
+def storable(text: str) -> str:
+    """``text`` with each character that some database cannot store replaced by U+FFFD."""
+    return _NOT_STORABLE.sub("\ufffd", text)
+
+
+def _read_data(answer: Answer) -> dict[str, Any]:
+    """``data`` of the envelope; an error of the right kind where there is none."""
+    envelope = _read_envelope(answer)
+    if error := _refusal(answer, envelope):
+        raise error
+    data = envelope.get("data")
+    if envelope.get("success") is not True or not isinstance(data, dict):
+        raise OSVIBadAnswer(status=answer.status)
+    return data
+
+
+def _read_envelope(answer: Answer) -> dict[str, Any]:
+    try:
+        envelope = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return {}
+    # What was cut off at the cap is no answer, even where it happens to be whole JSON.
+    return envelope if isinstance(envelope, dict) and not answer.truncated else {}
+
+
+def _refusal(answer: Answer, envelope: dict[str, Any]) -> OSVIError | None:
+    """The error that this answer is, or None where it claims success."""
+    status, said_no = answer.status, envelope.get("success") is False
+    reason = _reason(envelope)
+    if status == 401:
+        return OSVIUnauthorized(status=status, reason=reason)
+    if status == 429 or (status == 503 and (said_no or answer.retry_after is not None)):
+        return OSVIThrottled(status=status, reason=reason, retry_after=answer.retry_after)
+    if status >= 500:
+        # A gateway's 502 hides whether OSVI got the request, and OSVI's own 500 how far it came.
+        return OSVINoAnswer(status=status, reason=reason, retry_after=answer.retry_after)
+    if status >= 400 or (said_no and status == 200):
+        return OSVIRejected(status=status, reason=reason or f"HTTP {status}")
+    return OSVIBadAnswer(status=status) if status >= 300 else None
+
+
+def _reason(envelope: dict[str, Any]) -> str:
+    """The vendor's own short words: ``error`` of a 401, ``errors`` of the others."""
+    errors = envelope.get("errors")
+    said = [envelope.get("error"), *(errors if isinstance(errors, list) else [])]
+    words = " ".join(" ".join(word for word in said if isinstance(word, str)).split())
+    return storable(words)[:MAX_REASON]
+
+
+def _quoted(session_id: str) -> str:
+    """The id as one segment of a path, whatever it is made of."""
+    # URLs lose these two segments on their way, quoted or not.
+    if not session_id or session_id in {".", ".."} or _NOT_STORABLE.search(session_id):
+        problem = "session_id is not an id that can be sent: use the one that OSVI gave."
+        raise InvalidInput(problem, field="session_id")
+    return quote(session_id, safe="")
+
+
+def _read_body(response: requests.Response) -> tuple[bytes, bool]:
+    """The decoded body, never more than ``MAX_BODY`` of it, and whether there was more."""
+    body = bytearray()
+    # read1 returns what is there, so the cap is looked at however the body is dealt out or packed.
+    while len(body) <= MAX_BODY and (chunk := response.raw.read1(_CHUNK, decode_content=True)):
+        body += chunk
+    return bytes(body[:MAX_BODY]), len(body) > MAX_BODY
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Seconds to wait, from a ``Retry-After`` in seconds or as a date; None where it is neither."""
+    if header is None:
+        return None
+    try:
+        seconds = _RETRY.parse_retry_after(header)
+    except (InvalidHeader, ValueError, OverflowError):
+        return None
+    return float(min(seconds, MAX_RETRY_AFTER))
+
+
+def _not_answered(exc: Exception) -> OSVIError:
+    """Our own error for a failure of the wire: was anything sent?"""
+    if _wire.connecting or isinstance(exc, requests.ConnectTimeout):
+        return OSVIUnreachable()
+    return OSVINoAnswer()
+
+
+def _names(exc: BaseException) -> str:
+    """The kinds of an error and of what it hides; their texts may quote what must not be logged."""
+    inner = exc.args[0] if exc.args and isinstance(exc.args[0], BaseException) else None
+    inner = inner or getattr(exc, "reason", None)
+    name = type(exc).__name__
+    return f"{name}: {_names(inner)}" if isinstance(inner, BaseException) else name
+
+
+class _TokenAuth(AuthBase):
+    """Sets the token on a request at the last moment, and wipes it from what is answered."""
+
+    def __init__(self, token: str) -> None:
+        if problem := token_problem(token):
+            del token  # tracebacks show the locals of their frames
+            raise ImproperlyConfigured(f"The API token {problem}.")
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["API-Token"] = self._token
+        return request
+
+    def scrub(self, body: bytes) -> bytes:
+        """``body`` without the token, should a server quote it: answers are stored."""
+        token = self._token.encode()
+        # A very short one would be found in innocent words.
+        return body.replace(token, b"[API token]") if len(token) >= 8 else body
+
+
+class _Session(requests.Session):
+    """A session of requests that never follows, nor reads ahead for, a redirect."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """No target: requests would send the token along, and read the body without any bound."""
+
+
+class _Wire(threading.local):
+    """One thread's connections, and how far its call of this moment has come."""
+
+    def __init__(self) -> None:
+        self.ends_at = 0.0
+        self.connecting = False
+        self._pid = os.getpid()
+        self._session = _new_session()
+
+    def begin(self, ends_at: float) -> None:
+        """Begin a call that must be over at ``ends_at``, in seconds of the monotonic clock."""
+        self.ends_at = ends_at
+        self.connecting = False
+
+    def remaining(self) -> float:
+        """Seconds until the deadline. Raises ``TimeoutError`` where it is over."""
+        seconds = self.ends_at - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError("The deadline of the call is over.")
+        return seconds
+
+    def session(self, url: str) -> requests.Session:
+        """This thread's session: requests promises no thread-safety, and a fork shares sockets."""
+        if self._pid != os.getpid():
+            self._pid, self._session = os.getpid(), _new_session()
+        # A plain http address is on this machine, and must not be asked of a proxy elsewhere.
+        self._session.trust_env = url.startswith("https:")
+        return self._session
+
+
+def _new_session() -> requests.Session:
+    session = _Session()
+    session.headers["User-Agent"] = f"osvi-django/{__version__}"
+    session.headers["Accept"] = "application/json"
+    # A session serves all accounts of its thread: no cookie of one may reach another.
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    for prefix in ("https://", "http://"):
+        session.mount(prefix, _BoundedAdapter(max_retries=_RETRY))
+    return session
+
+
+class _BoundedFile(io.RawIOBase):
+    """Reads a socket and never past the deadline: a timeout alone starts anew with every byte."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._file = sock.makefile("rb", buffering=0)
+        self._silence = sock.gettimeout() or float("inf")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(min(self._silence, _wire.remaining()))
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@dataclass(frozen=True)
+class _BoundedSocket:
+    """As much of a socket as an ``HTTPResponse`` asks for: a file to read from."""
+
+    sock: socket.socket
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_BoundedFile(self.sock))
+
+
+class _BoundedResponse(HTTPResponse):
+    """Bounds the reading of headers and body alike."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(_BoundedSocket(sock), *args, **kwargs)  # type: ignore[arg-type]
+
+
+class _Bounded(HTTPConnection):
+    """Bounds connecting as well, and keeps in mind whether anything of the request was sent."""
+
+    response_class = _BoundedResponse
+
+    def connect(self) -> None:
+        _wire.connecting = True
+        try:
+            self.timeout = min(self.timeout or float("inf"), _wire.remaining())
+        except TimeoutError as exc:
+            raise ConnectTimeoutError(self, str(exc)) from exc
+        super().connect()
+        # Asking a proxy for a tunnel was sending too, but nothing of the request.
+        _wire.connecting = True
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        _wire.connecting = False
+        super().send(data)
+
+
+class _BoundedHTTPS(_Bounded, HTTPSConnection):
+    """The same with TLS."""
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _Bounded
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _BoundedHTTPS
+
+
+class _BoundedAdapter(HTTPAdapter):
+    """An adapter whose connections, through a proxy or not, are the bounded ones."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        _bound(self.poolmanager)
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        return _bound(super().proxy_manager_for(*args, **kwargs))
+
+
+def _bound(manager: PoolManager) -> PoolManager:
+    manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+    return manager
+
+
+_wire = _Wire()

@@ -1,0 +1,228 @@
+"""What the host configured: ``settings.OSVI``, read at the moment of use and never cached.
+
+Every property answers with a usable value or raises ``InvalidSetting``, which says which key is
+wrong, how, and what would be right. The token is never part of a message.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+DEFAULT_ACCOUNT: Final = "default"
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "BASE_URL": "https://api.osvi.ai",
+    "CLOSE_WITH": "legacy",
+    "CONNECT_TIMEOUT": 5,
+    "READ_TIMEOUT": 60,
+    "DEADLINE": 90,
+    "CONCURRENCY": 16,
+}
+KEYS: Final = frozenset({"API_TOKEN", *DEFAULTS})
+DIALECTS: Final = ("legacy", "v1")
+
+# How long a close may stay claimed past its deadline: room to write the answer down.
+LEASE_MARGIN: Final = 60  # seconds
+
+_DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+# The vendor: "16-character API token".
+_TOKEN_LENGTH = 16
+
+
+class InvalidSetting(ImproperlyConfigured):
+    """One key of ``settings.OSVI`` cannot be used; ``key`` is "" where it is the whole entry."""
+
+    def __init__(self, message: str, *, key: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+        self.hint = hint
+
+
+class Account:
+    """The settings of one OSVI account, ``settings.OSVI[alias]``."""
+
+    def __init__(self, alias: str = DEFAULT_ACCOUNT) -> None:
+        self.alias = alias
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.alias!r})"
+
+    @property
+    def base_url(self) -> str:
+        """The address of the API, without a slash at its end."""
+        url = self._get("BASE_URL")
+        problem = base_url_problem(url)
+        if problem:
+            raise self.invalid("BASE_URL", problem, f'The default is "{DEFAULTS["BASE_URL"]}".')
+        return str(url).rstrip("/")
+
+    @property
+    def close_with(self) -> str:
+        """The dialect of the close call: ``"legacy"`` or ``"v1"``."""
+        value = self._get("CLOSE_WITH")
+        if value not in DIALECTS:
+            raise self.invalid("CLOSE_WITH", "is neither known dialect", 'Use "legacy" or "v1".')
+        return str(value)
+
+    @property
+    def connect_timeout(self) -> float:
+        """Seconds for one try to connect."""
+        return self._seconds("CONNECT_TIMEOUT")
+
+    @property
+    def read_timeout(self) -> float:
+        """Seconds of silence that are borne while an answer is awaited."""
+        return self._seconds("READ_TIMEOUT")
+
+    @property
+    def deadline(self) -> float:
+        """Seconds for a whole call, whatever the server does."""
+        deadline = self._seconds("DEADLINE")
+        if deadline < self.connect_timeout:
+            hint = "Give the whole call at least the time that connecting may take."
+            raise self.invalid("DEADLINE", "is shorter than CONNECT_TIMEOUT", hint)
+        return deadline
+
+    @property
+    def lease(self) -> float:
+        """Seconds for which a close is claimed: longer than any call can take."""
+        return self.deadline + LEASE_MARGIN
+
+    @property
+    def concurrency(self) -> int:
+        """Closes under way at once, per process."""
+        value = self._get("CONCURRENCY")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise self.invalid("CONCURRENCY", "is not a whole number of 1 or more", "Try 16.")
+        return value
+
+    @property
+    def api_token(self) -> str:
+        """The token, read anew each time: a callable may rotate it."""
+        source = self.api_token_source
+        token = self._call(source) if callable(source) else source
+        problem = token_problem(token)
+        if problem:
+            del source, token  # tracebacks show the locals of their frames
+            raise self.invalid("API_TOKEN", problem, "OSVI's dashboard: Settings, then API.")
+        return str(token)
+
+    @property
+    def api_token_source(self) -> str | Callable[[], str]:
+        """The token or what returns it, with a dotted path resolved and nothing called."""
+        source = self._get("API_TOKEN")
+        if not isinstance(source, str) or not _DOTTED_PATH.fullmatch(source):
+            return source  # type: ignore[no-any-return]  # judged by whoever reads it
+        return self._import(source)
+
+    def unknown_keys(self) -> list[str]:
+        """Keys of the entry that mean nothing here, most likely misspelt."""
+        return sorted(str(key) for key in self._entry() if key not in KEYS)
+
+    def invalid(self, key: str, problem: str, hint: str = "") -> InvalidSetting:
+        """The error for one key: where it stands, what is wrong and what would be right."""
+        return InvalidSetting(f'OSVI["{self.alias}"]["{key}"] {problem}.', key=key, hint=hint)
+
+    def _get(self, key: str) -> Any:
+        return self._entry().get(key, DEFAULTS.get(key))
+
+    def _entry(self) -> Mapping[str, Any]:
+        accounts = _accounts()
+        if self.alias not in accounts:
+            raise InvalidSetting(
+                f'OSVI has no account "{self.alias}".',
+                hint=f'Add OSVI["{self.alias}"] = {{"API_TOKEN": ...}} to the settings.',
+            )
+        if not isinstance(accounts[self.alias], Mapping):
+            hint = 'Write it like an entry of DATABASES: {"API_TOKEN": ...}.'
+            raise InvalidSetting(f'OSVI["{self.alias}"] is not a dictionary.', hint=hint)
+        return accounts[self.alias]  # type: ignore[no-any-return]
+
+    def _seconds(self, key: str) -> float:
+        value = self._get(key)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value <= 0:
+            hint = f"The default is {DEFAULTS[key]}."
+            raise self.invalid(key, "is not a positive number of seconds", hint)
+        return float(value)
+
+    def _import(self, path: str) -> str | Callable[[], str]:
+        try:
+            return import_string(path)  # type: ignore[no-any-return]
+        except ImportError:
+            # A token may have dots in it as well; it has sixteen characters.
+            if len(path) == _TOKEN_LENGTH:
+                return path
+        del path
+        hint = "Check the module's name and the callable's."
+        raise self.invalid("API_TOKEN", "reads as a dotted path, and nothing is there", hint)
+
+    def _call(self, source: Callable[[], str]) -> object:
+        try:
+            return source()
+        except Exception as exc:  # noqa: BLE001  # the host's own code, a vault for one
+            failure = type(exc).__name__
+        # Outside the except block, so that nothing of the callable's error hangs on ours.
+        raise self.invalid("API_TOKEN", f"could not be read: its callable raised {failure}")
+
+
+def account_aliases() -> list[str]:
+    """The names of all configured accounts.
+
+    Raises ``InvalidSetting`` where ``settings.OSVI`` itself cannot be used.
+    """
+    return [str(alias) for alias in _accounts()]
+
+
+def token_problem(token: object) -> str:
+    """What is wrong with a token, as the end of a sentence; "" where nothing is."""
+    if not isinstance(token, str):
+        return "is missing" if token is None else "is not text"
+    if not token:
+        return "is empty"
+    if not all("!" <= character <= "~" for character in token):
+        return "has a character that no token has (a space, a line end, or not ASCII)"
+    return ""
+
+
+def base_url_problem(url: object) -> str:
+    """What is wrong with a base URL, as the end of a sentence; "" where nothing is."""
+    if not isinstance(url, str) or not all("!" <= character <= "~" for character in url):
+        return "is not the text of a URL"
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  # raises where it is no port
+    except ValueError:
+        return "is not a URL"
+    if not parts.hostname or parts.username is not None or parts.query or parts.fragment:
+        return "is not scheme, host and path alone"
+    if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname)):
+        return ""
+    return "is not https, so the token would travel in the clear"
+
+
+def _accounts() -> Mapping[Any, Any]:
+    accounts = getattr(settings, "OSVI", None)
+    if not isinstance(accounts, Mapping) or not accounts:
+        raise InvalidSetting(
+            "The setting OSVI is missing or names no account.",
+            hint='Add OSVI = {"default": {"API_TOKEN": os.environ["OSVI_API_TOKEN"]}}.',
+        )
+    return accounts
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,172 @@
+"""What can go wrong, as one tree::
+
+    OSVIError
+    ├── InvalidInput            invalid             a value that was handed in cannot be used
+    ├── InsideTransaction       inside_transaction  called where a rollback could lose the summary
+    ├── NotAllowed              permission_denied   the person may not do this
+    ├── SessionNotFound         not_found           no such session in this database
+    ├── CloseInProgress         close_in_progress   somebody else is closing it right now
+    ├── OSVIUnreachable         unreachable         nothing was sent: safe to repeat
+    ├── OSVIRejected            rejected            OSVI answered no: the session is as it was
+    │   ├── OSVIUnauthorized    unauthorized        OSVI refused this site's API token
+    │   └── OSVIThrottled       throttled           OSVI asks to come back later
+    ├── OSVIBadAnswer           bad_answer          OSVI answered, and it makes no sense
+    └── OSVINoAnswer            unconfirmed         it was sent, and no answer came back
+
+    OSVINotConfigured           not_configured      an ImproperlyConfigured, apart from the tree
+
+``code`` is stable and meant for programs; ``retryable`` says whether the very same call may be made
+again as it is; ``str(error)`` is one plain sentence or two: what happened, and what to do next.
+``OSVINotConfigured`` stands apart so that no ``except OSVIError`` hides a broken installation.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.functional import Promise
+from django.utils.translation import gettext as _gettext
+from django.utils.translation import gettext_lazy as _
+
+
+class OSVIError(Exception):
+    """Anything that stops a call to OSVI, or a service, from doing what was asked.
+
+    ``status``: OSVI's HTTP status, where it answered; ``reason``: its own short words;
+    ``retry_after``: seconds to wait, where they are known.
+    """
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+    message: ClassVar[str | Promise] = _("Something went wrong with OSVI.")
+
+    def __init__(
+        self,
+        message: str | Promise = "",
+        *,
+        status: int | None = None,
+        reason: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        sentence = str(self.args[0] or self.message)
+        if not self.reason:
+            return sentence
+        said = _gettext("OSVI said: “%(reason)s”") % {"reason": self.reason}
+        return f"{sentence} {said}"
+
+
+class InvalidInput(OSVIError):
+    """A value that was handed in cannot be used; ``field`` names it."""
+
+    code = "invalid"
+    message = _("A value cannot be used.")
+
+    def __init__(self, message: str | Promise = "", *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class InsideTransaction(OSVIError, RuntimeError):
+    """A close was asked for inside ``transaction.atomic``; nothing was sent."""
+
+    code = "inside_transaction"
+    message = _(
+        "A chat session cannot be closed inside a database transaction, where a rollback would "
+        "lose its summary. Nothing was sent: call this outside transaction.atomic(), or mark the "
+        "view with transaction.non_atomic_requests."
+    )
+
+
+class NotAllowed(OSVIError):
+    """The person on whose behalf it was asked lacks the permission."""
+
+    code = "permission_denied"
+    message = _("You do not have the permission to close this chat session.")
+
+
+class SessionNotFound(OSVIError):
+    """This database has no such session."""
+
+    code = "not_found"
+    message = _("There is no such chat session here.")
+
+
+class CloseInProgress(OSVIError):
+    """Another close of this session is under way, and its lease is not over."""
+
+    code = "close_in_progress"
+    retryable = True
+    message = _("This chat session is being closed right now. Look again in a moment.")
+
+
+class OSVIUnreachable(OSVIError):
+    """No connection: nothing was sent, so the same call may be made again."""
+
+    code = "unreachable"
+    retryable = True
+    message = _(
+        "OSVI could not be reached, so nothing was sent and the session is as it was. "
+        "Try again in a moment."
+    )
+
+
+class OSVIRejected(OSVIError):
+    """OSVI answered that it will not do this."""
+
+    code = "rejected"
+    message = _("OSVI refused to close this session, so it is as it was.")
+
+
+class OSVIUnauthorized(OSVIRejected):
+    """OSVI refused the API token of this site (its 401)."""
+
+    code = "unauthorized"
+    message = _(
+        "OSVI refused this site's API token, so the session is as it was. "
+        "Ask whoever runs this site to check the token."
+    )
+
+
+class OSVIThrottled(OSVIRejected):
+    """OSVI is busy (its 429 or 503); ``retry_after`` says for how many seconds, where it did."""
+
+    code = "throttled"
+    retryable = True
+    message = _(
+        "OSVI is busy and did not take the request, so the session is as it was. "
+        "Try again in a moment."
+    )
+
+
+class OSVIBadAnswer(OSVIError):
+    """An answer came that is not what OSVI documents, so nobody knows what was done."""
+
+    code = "bad_answer"
+    message = _(
+        "OSVI's answer could not be understood, so this session may or may not be closed. "
+        "The answer is kept here; look the session up at OSVI before you do anything else."
+    )
+
+
+class OSVINoAnswer(OSVIError):
+    """The request was sent and no whole answer came back: timeout, reset, or a 5xx."""
+
+    code = "unconfirmed"
+    message = _(
+        "OSVI may have closed this session; its answer was lost on the way. "
+        "It will not be sent a second time by itself: look the session up at OSVI first."
+    )
+
+
+class OSVINotConfigured(ImproperlyConfigured):
+    """The ``OSVI`` setting cannot be used; the message says which part of it and why."""
+
+    code: ClassVar[str] = "not_configured"
+    retryable: ClassVar[bool] = False

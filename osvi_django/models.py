@@ -1,0 +1,245 @@
+"""The mirror of OSVI's chat sessions, their summaries, and the journal of every close.
+
+Rows only: what may be done with them, and in which order, is the services' business. The vendor's
+ids stand beside keys of our own, and nothing here holds a token.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from osvi_django.conf import DEFAULT_ACCOUNT
+
+ID_MAX_LENGTH = 255
+DOOR_MAX_LENGTH = 32
+NOTE_MAX_LENGTH = 1_000
+ANSWER_MAX_BYTES = 1_000_000
+
+
+class ChatAgent(models.Model):
+    """One of OSVI's AI agents; it belongs to an account, and its sessions go through that."""
+
+    account = models.CharField(
+        _("account"),
+        max_length=64,
+        default=DEFAULT_ACCOUNT,
+        help_text=_("The entry of the OSVI setting whose token speaks for this agent."),
+    )
+    uuid = models.CharField(
+        _("agent UUID"), max_length=ID_MAX_LENGTH, help_text=_("OSVI's own id of the agent.")
+    )
+    name = models.CharField(_("name"), max_length=255, blank=True)
+
+    class Meta:
+        verbose_name = _("chat agent")
+        verbose_name_plural = _("chat agents")
+        ordering = ("name", "uuid")
+        constraints = (
+            models.UniqueConstraint(fields=("account", "uuid"), name="osvi_agent_per_account"),
+        )
+
+    def __str__(self) -> str:
+        return self.name or self.uuid
+
+
+class ChatSession(models.Model):
+    """A conversation of one customer with one agent, as OSVI last told of it."""
+
+    class Status(models.TextChoices):
+        """``active``, ``dormant`` and ``closed`` are OSVI's words; the others are ours."""
+
+        ACTIVE = "active", _("active")
+        DORMANT = "dormant", _("dormant")
+        CLOSING = "closing", _("being closed")
+        UNCONFIRMED = "unconfirmed", _("unconfirmed")
+        CLOSED = "closed", _("closed")
+
+    class Mode(models.TextChoices):
+        """Who answers the customer."""
+
+        AI = "ai", _("AI agent")
+        SUPPORT = "support", _("support staff")
+
+    class SummaryStatus(models.TextChoices):
+        """Whether there is a summary, and why not."""
+
+        PENDING = "pending", _("comes with the close")
+        STORED = "stored", _("stored")
+        NOT_PROVIDED = "not_provided", _("OSVI provided none")
+        LOST = "lost", _("lost on the way")
+
+    OPEN: ClassVar = (Status.ACTIVE, Status.DORMANT)
+
+    session_id = models.CharField(
+        _("session id"),
+        max_length=ID_MAX_LENGTH,
+        unique=True,
+        help_text=_("OSVI's own id of the session."),
+    )
+    agent = models.ForeignKey(
+        ChatAgent, on_delete=models.PROTECT, related_name="sessions", verbose_name=_("agent")
+    )
+    customer_id = models.CharField(
+        _("customer"),
+        max_length=ID_MAX_LENGTH,
+        blank=True,
+        db_index=True,
+        help_text=_("The id that you gave OSVI for the customer, for example a phone number."),
+    )
+    status = models.CharField(
+        _("status"), max_length=16, choices=Status.choices, default=Status.ACTIVE
+    )
+    status_before = models.CharField(
+        _("status before the close"),
+        max_length=16,
+        blank=True,
+        editable=False,
+        help_text=_("What the session goes back to where a close did not take place."),
+    )
+    mode = models.CharField(_("mode"), max_length=16, choices=Mode.choices, default=Mode.AI)
+    help_requested = models.BooleanField(_("help requested"), default=False)
+    active_human = models.CharField(_("support person"), max_length=255, blank=True)
+    metadata = models.JSONField(
+        _("metadata"),
+        default=dict,
+        blank=True,
+        help_text=_("The session object as OSVI last sent it."),
+    )
+    summary_status = models.CharField(
+        _("summary"),
+        max_length=16,
+        choices=SummaryStatus.choices,
+        default=SummaryStatus.PENDING,
+    )
+    started_at = models.DateTimeField(_("started"), default=timezone.now)
+    closed_at = models.DateTimeField(_("closed"), null=True, blank=True)
+    lease_until = models.DateTimeField(
+        _("lease until"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("Until when the close under way holds this session, by the database's clock."),
+    )
+    claim = models.UUIDField(_("claim"), null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(_("mirrored"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("updated"), auto_now=True)
+
+    class Meta:
+        verbose_name = _("chat session")
+        verbose_name_plural = _("chat sessions")
+        ordering = ("-started_at", "-id")
+        permissions = (("close_chatsession", _("Can close chat session")),)
+        # One for each way that the lists are filtered, in the order in which they are shown.
+        indexes = (
+            models.Index(fields=("-started_at", "-id"), name="osvi_session_newest"),
+            models.Index(fields=("status", "-started_at", "-id"), name="osvi_session_status"),
+            models.Index(fields=("agent", "-started_at", "-id"), name="osvi_session_agent"),
+            models.Index(fields=("customer_id", "-started_at", "-id"), name="osvi_session_cust"),
+        )
+
+    def __str__(self) -> str:
+        return self.session_id
+
+    @property
+    def is_open(self) -> bool:
+        """Whether OSVI has it open as far as is known, so that it can be closed."""
+        return self.status in self.OPEN
+
+
+class SessionSummary(models.Model):
+    """The AI-written summary of a closed session: personal data, and perhaps the only copy."""
+
+    class Source(models.TextChoices):
+        """Who wrote it."""
+
+        OSVI = "osvi", _("OSVI")
+        HOST = "host", _("this site")
+
+    session = models.OneToOneField(
+        ChatSession,
+        on_delete=models.CASCADE,
+        related_name="summary",
+        verbose_name=_("chat session"),
+    )
+    text = models.TextField(_("text"))
+    source = models.CharField(
+        _("source"), max_length=16, choices=Source.choices, default=Source.OSVI
+    )
+    received_at = models.DateTimeField(_("received"), default=timezone.now)
+
+    class Meta:
+        verbose_name = _("session summary")
+        verbose_name_plural = _("session summaries")
+
+    def __str__(self) -> str:
+        return str(_("Summary of %(session)s") % {"session": self.session})
+
+
+class CloseAttempt(models.Model):
+    """One try to close a session: who, through which door, when, and what came of it.
+
+    Written before anything is sent, so that no close can happen without a trace.
+    """
+
+    class Outcome(models.TextChoices):
+        """How far it came; ``started`` and ``answered`` are on the way, the others are its end."""
+
+        STARTED = "started", _("under way")
+        ANSWERED = "answered", _("answered, not yet settled")
+        CLOSED = "closed", _("closed")
+        NOT_SENT = "not_sent", _("not sent")
+        REJECTED = "rejected", _("refused by OSVI")
+        BAD_ANSWER = "bad_answer", _("answer not understood")
+        NO_ANSWER = "no_answer", _("sent, no answer")
+
+    session = models.ForeignKey(
+        ChatSession,
+        on_delete=models.CASCADE,
+        related_name="attempts",
+        verbose_name=_("chat session"),
+    )
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name=_("requested by"),
+    )
+    door = models.CharField(
+        _("door"),
+        max_length=DOOR_MAX_LENGTH,
+        default="code",
+        help_text=_("Where the request came in: admin, rest, command, task or code."),
+    )
+    note = models.CharField(_("note"), max_length=NOTE_MAX_LENGTH, blank=True)
+    claim = models.UUIDField(_("claim"), unique=True, editable=False)
+    outcome = models.CharField(
+        _("outcome"), max_length=16, choices=Outcome.choices, default=Outcome.STARTED
+    )
+    error_code = models.CharField(_("error code"), max_length=32, blank=True)
+    error_reason = models.CharField(
+        _("reason"), max_length=300, blank=True, help_text=_("OSVI's own words.")
+    )
+    http_status = models.PositiveSmallIntegerField(_("HTTP status"), null=True, blank=True)
+    answer = models.TextField(
+        _("raw answer"),
+        blank=True,
+        help_text=_("What OSVI answered, as it came, kept before it was read."),
+    )
+    started_at = models.DateTimeField(_("started"), default=timezone.now)
+    answered_at = models.DateTimeField(_("answered"), null=True, blank=True)
+    finished_at = models.DateTimeField(_("finished"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("close attempt")
+        verbose_name_plural = _("close attempts")
+        ordering = ("-started_at", "-id")
+
+    def __str__(self) -> str:
+        return f"{self.session}: {self.get_outcome_display()}"
