@@ -1,0 +1,89 @@
+"""``manage.py osvi_sandbox``: an OSVI to try things on, with no account and no network."""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentTypeError
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils.translation import gettext as _
+
+from osvi_django.testing.sandbox import OSVISandbox
+from osvi_django.testing.sessions import SandboxSession
+
+
+def loopback(host: str) -> str:
+    """Return the host where it is this machine's own: the sandbox is no server for a network."""
+    try:
+        local = host == "localhost" or IPv4Address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise ArgumentTypeError(
+            _("%(host)s can be reached from elsewhere; use 127.0.0.1.") % {"host": host}
+        )
+    return host
+
+
+class Command(BaseCommand):
+    """Serve a sandbox OSVI until Ctrl-C."""
+
+    help = _("Serve a sandbox OSVI on this machine until Ctrl-C.")
+    # It needs neither a database nor a valid OSVI setting: it is where these are tried out.
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        parser.add_argument(
+            "--host", type=loopback, default="127.0.0.1", help=_("Default: 127.0.0.1.")
+        )
+        parser.add_argument(
+            "--port", type=int, default=8800, help=_("Default: 8800; 0 takes any free port.")
+        )
+        parser.add_argument(
+            "--token", default="sandbox-token-16", help=_("The API token that it accepts.")
+        )
+        parser.add_argument(
+            "--latency", type=float, default=0.0, help=_("Seconds that a close takes.")
+        )
+        parser.add_argument(
+            "--sessions", type=int, default=24, help=_("How many chat sessions to begin with.")
+        )
+
+    def handle(self, **options: Any) -> None:
+        """Start, say where, and wait."""
+        osvi = OSVISandbox(**{name: options[name] for name in ("host", "port", "token", "latency")})
+        sessions = osvi.seed(options["sessions"])
+        self._start(osvi)
+        try:
+            self._introduce(osvi, sessions)
+            wait_for_interrupt()
+        finally:
+            osvi.stop()
+
+    def _start(self, osvi: OSVISandbox) -> None:
+        try:
+            osvi.start()
+        except (OSError, OverflowError) as error:  # the latter for a port above 65535
+            message = _("Port %(port)s cannot be used (%(error)s). Name another, or any: --port 0")
+            raise CommandError(message % {"port": osvi.port, "error": error}) from error
+
+    def _introduce(self, osvi: OSVISandbox, sessions: Iterable[SandboxSession]) -> None:
+        self.stdout.write(_("OSVI sandbox at %(url)s") % {"url": osvi.url})
+        self.stdout.write(_("API token: %(token)s") % {"token": osvi.token})
+        for chat in sessions:
+            self.stdout.write(f"{chat.id}  {chat.agent_uuid}  {chat.customer_id}  {chat.status}")
+        self.stdout.write(_("Ctrl-C stops it."))
+        self.stdout.flush()  # who reads this through a pipe waits for it
+
+
+def wait_for_interrupt() -> None:
+    """Return on Ctrl-C."""
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        return
