@@ -48,8 +48,8 @@ def _check_account(account: Account) -> Iterator[CheckMessage]:
         yield _message(error, _ENTRY)
         return
     for key in unknown:
-        error = account.invalid(key, "is not a setting", f"Known: {', '.join(sorted(KEYS))}.")
-        yield _message(error, _UNKNOWN_KEY)
+        hint = f"Known are {', '.join(sorted(KEYS))}."
+        yield _message(account.invalid(key, "is not a setting", hint), _UNKNOWN_KEY)
     for key, (check_id, read) in _CHECKS.items():
         yield from _check_key(account, key, check_id, read)
 

@@ -180,13 +180,14 @@ class OSVIClient:
         auth = self._auth()
         started = time.monotonic()
         _wire.begin(started + self.deadline)
+        error: OSVIError | None = None
         try:
             answer = self._exchange(method, self.base_url + path, payload, auth)
         except (requests.RequestException, HTTPError, HTTPException, OSError) as exc:
             error = _not_answered(exc)
             outcome = f"{error.code} ({_names(exc)})"
         else:
-            error, outcome = None, str(answer.status)
+            outcome = str(answer.status)
         logger.info("%s %s: %s in %.2f s", method, path, outcome, time.monotonic() - started)
         if error is None:
             return answer

@@ -170,3 +170,10 @@ class OSVINotConfigured(ImproperlyConfigured):
 
     code: ClassVar[str] = "not_configured"
     retryable: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        sentence = _gettext(
+            "OSVI is not set up on this site, so nothing was sent. "
+            "Ask whoever runs it to mend the settings: %(problem)s"
+        )
+        return sentence % {"problem": super().__str__()}

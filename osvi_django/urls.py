@@ -1,5 +1,9 @@
 """What a host includes: ``path("api/osvi/", include("osvi_django.urls"))``."""
 
+from __future__ import annotations
+
+from osvi_django.rest.urls import urlpatterns
+
 app_name = "osvi_django"
 
-urlpatterns: list = []
+__all__ = ["app_name", "urlpatterns"]

@@ -6,7 +6,6 @@ from osvi_django.services.closing import (
     CloseResult,
     close_session,
     close_session_by_id,
-    may_close,
 )
 
-__all__ = ["CloseResult", "close_session", "close_session_by_id", "may_close"]
+__all__ = ["CloseResult", "close_session", "close_session_by_id"]

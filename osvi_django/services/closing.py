@@ -33,7 +33,6 @@ from osvi_django.conf import DEFAULT_ACCOUNT, Account
 from osvi_django.exceptions import (
     CloseInProgress,
     InvalidInput,
-    NotAllowed,
     OSVIBadAnswer,
     OSVIError,
     OSVINoAnswer,
@@ -50,6 +49,7 @@ from osvi_django.models import (
     SessionSummary,
 )
 from osvi_django.services.mirroring import find_session, mirror_by_id
+from osvi_django.services.permissions import require_close
 from osvi_django.signals import session_close_failed, session_closed
 from osvi_django.transactions import refuse_inside_transaction
 
@@ -60,7 +60,6 @@ Outcome = CloseAttempt.Outcome
 Status = ChatSession.Status
 SummaryStatus = ChatSession.SummaryStatus
 
-CLOSE_PERMISSION: Final = "osvi_django.close_chatsession"
 # How soon it is worth looking again at a close that is under way: an AI writes for seconds.
 LOOK_AGAIN_AFTER: Final = 5  # seconds
 
@@ -110,7 +109,7 @@ def close_session(
     ``OSVIBadAnswer`` and ``OSVINoAnswer``, after which it is ``unconfirmed``.
     """
     refuse_inside_transaction(_using(session))
-    _require_permission(requested_by, session)
+    require_close(requested_by, session)
     request = CloseRequest(requested_by=requested_by, door=door, note=note.strip())
     _reload(session)
     if session.status == Status.CLOSED:
@@ -140,24 +139,12 @@ def close_session_by_id(
     refuse_inside_transaction(router.db_for_write(ChatSession))
     session = find_session(session_id)
     if session is None:
-        _require_permission(requested_by)
+        require_close(requested_by)
         session = _meet(session_id, agent_uuid=agent_uuid, account=account)
     elif agent_uuid not in {"", session.agent.uuid}:
         problem = _("agent_uuid names another agent than the one that this session belongs to.")
         raise InvalidInput(problem, field="agent_uuid")
     return close_session(session, requested_by=requested_by, door=door, note=note)
-
-
-def may_close(user: User, session: ChatSession | None = None) -> bool:
-    """Whether ``user`` may close sessions, or this one where permissions are given per object."""
-    if user.has_perm(CLOSE_PERMISSION):  # type: ignore[union-attr]  # hosts' users have permissions
-        return True
-    return session is not None and user.has_perm(CLOSE_PERMISSION, session)  # type: ignore[union-attr]
-
-
-def _require_permission(user: User | None, session: ChatSession | None = None) -> None:
-    if user is not None and not may_close(user, session):
-        raise NotAllowed
 
 
 def _require_length(field: str, value: str, length: int) -> None:
@@ -201,7 +188,7 @@ def _claim(session: ChatSession, request: CloseRequest, lease: float) -> CloseAt
 def _write_attempt(session: ChatSession, request: CloseRequest, claim: uuid.UUID) -> CloseAttempt:
     return CloseAttempt.objects.using(_using(session)).create(
         session=session,
-        requested_by=request.requested_by,
+        requested_by=request.requested_by,  # type: ignore[misc]  # of the host's user model
         door=request.door,
         note=storable(request.note),
         claim=claim,

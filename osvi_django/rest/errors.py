@@ -1,0 +1,64 @@
+"""The one place where errors become HTTP: a status, and a body of detail, code and retryable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Final
+
+from rest_framework import exceptions, status
+from rest_framework.response import Response
+from rest_framework.views import exception_handler
+
+from osvi_django.exceptions import OSVIError, OSVINotConfigured
+
+# OSVI's own 401 and 404 are about us and OSVI: never passed on as if they were about the caller.
+STATUSES: Final = {
+    "invalid": status.HTTP_400_BAD_REQUEST,
+    "permission_denied": status.HTTP_403_FORBIDDEN,
+    "not_found": status.HTTP_404_NOT_FOUND,
+    "close_in_progress": status.HTTP_409_CONFLICT,
+    "rejected": status.HTTP_502_BAD_GATEWAY,
+    "unauthorized": status.HTTP_502_BAD_GATEWAY,
+    "bad_answer": status.HTTP_502_BAD_GATEWAY,
+    "unreachable": status.HTTP_503_SERVICE_UNAVAILABLE,
+    "throttled": status.HTTP_503_SERVICE_UNAVAILABLE,
+    "not_configured": status.HTTP_503_SERVICE_UNAVAILABLE,
+    "inside_transaction": status.HTTP_503_SERVICE_UNAVAILABLE,
+    "unconfirmed": status.HTTP_504_GATEWAY_TIMEOUT,
+}
+# Where an error may be retried and OSVI did not say when.
+RETRY_AFTER: Final = 10  # seconds
+
+
+def handle(exc: Exception, context: dict[str, Any]) -> Response | None:
+    """Answer for an error of ours or of REST framework; None for any other, which is a bug."""
+    if isinstance(exc, OSVIError | OSVINotConfigured):
+        return _answer(exc)
+    response = exception_handler(exc, context)
+    if response is not None:
+        response.data = _body_of(exc, response.data)
+    return response
+
+
+def _answer(error: OSVIError | OSVINotConfigured) -> Response:
+    body = {"detail": str(error), "code": error.code, "retryable": error.retryable}
+    headers = {}
+    if error.retryable:
+        headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after", 0) or RETRY_AFTER))
+    return Response(body, STATUSES[error.code], headers=headers)
+
+
+def _body_of(exc: Exception, data: Any) -> dict[str, Any]:
+    """The same three keys for what REST framework found, and ``errors`` by field for bad input."""
+    if isinstance(exc, exceptions.ValidationError):
+        detail = " ".join(_sentences(data))
+        return {"detail": detail, "code": "invalid", "retryable": False, "errors": data}
+    detail = data["detail"]
+    retryable = isinstance(exc, exceptions.Throttled)
+    return {"detail": detail, "code": detail.code, "retryable": retryable}
+
+
+def _sentences(errors: dict[str, list[str]]) -> Iterator[str]:
+    for field, problems in errors.items():
+        yield from (f"{field}: {problem}" for problem in problems)

@@ -1,0 +1,88 @@
+"""REST's face of the services: each view asks one of them and says what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.db.models import QuerySet
+from django.utils.decorators import method_decorator
+from rest_framework.generics import ListAPIView
+from rest_framework.pagination import CursorPagination
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from osvi_django.exceptions import SessionNotFound
+from osvi_django.models import ChatSession
+from osvi_django.rest.errors import handle
+from osvi_django.rest.permissions import MayAsk, MayViewSessions
+from osvi_django.rest.serializers import (
+    CloseSerializer,
+    SessionFilterSerializer,
+    SessionSerializer,
+)
+from osvi_django.services import close_session_by_id
+from osvi_django.services.mirroring import find_session
+from osvi_django.transactions import non_atomic
+
+
+class OwnErrors(APIView):
+    """Answers errors in this app's own way, whatever handler the host has set for its own views."""
+
+    def get_exception_handler(self) -> Callable[..., Response | None]:
+        return handle
+
+
+class NewestFirst(CursorPagination):
+    """Every page costs the same, the last of a million rows too."""
+
+    ordering = ("-started_at", "-id")
+    page_size = 50
+    page_size_query_param = "page_size"
+    max_page_size = 200
+
+
+class SessionListView(OwnErrors, ListAPIView[ChatSession]):
+    """``GET sessions/``: newest first, by ``status``, ``agent`` (its UUID) and ``customer_id``."""
+
+    permission_classes = (MayViewSessions,)
+    pagination_class = NewestFirst
+    serializer_class = SessionSerializer
+    filter_backends = ()
+
+    def get_queryset(self) -> QuerySet[ChatSession]:
+        """The sessions that the query string asks for; a 400 where it asks for nonsense."""
+        wanted = SessionFilterSerializer(data=self.request.query_params)
+        wanted.is_valid(raise_exception=True)
+        sessions = ChatSession.objects.select_related("agent", "summary")
+        return sessions.filter(**wanted.validated_data)
+
+
+class SessionDetailView(OwnErrors):
+    """``GET sessions/{session_id}/``."""
+
+    permission_classes = (MayViewSessions,)
+
+    def get(self, request: Request, session_id: str) -> Response:
+        """One session, or 404."""
+        session = find_session(session_id)
+        if session is None:
+            raise SessionNotFound
+        return Response(SessionSerializer(session, context={"request": request}).data)
+
+
+@method_decorator(non_atomic, name="dispatch")
+class SessionCloseView(OwnErrors):
+    """``POST sessions/{session_id}/close/`` with ``agent_uuid`` and ``note``, both optional."""
+
+    permission_classes = (MayAsk,)
+
+    def post(self, request: Request, session_id: str) -> Response:
+        """Close it: 200 and the session, its summary, and whether this call changed anything."""
+        asked = CloseSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        wishes: dict[str, Any] = asked.validated_data
+        result = close_session_by_id(session_id, requested_by=request.user, door="rest", **wishes)
+        session = SessionSerializer(result.session, context={"request": request})
+        return Response({**session.data, "changed": result.changed})

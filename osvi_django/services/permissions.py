@@ -1,0 +1,38 @@
+"""Who may do what: the one place that every door asks."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from osvi_django.exceptions import NotAllowed
+from osvi_django.models import ChatSession
+
+CLOSE: Final = "osvi_django.close_chatsession"
+VIEW: Final = "osvi_django.view_chatsession"
+VIEW_SUMMARY: Final = "osvi_django.view_sessionsummary"
+
+
+def may_close(user: Any, session: ChatSession | None = None) -> bool:
+    """Whether ``user``, of whatever model the host has, may close sessions, or this one."""
+    return _may(user, CLOSE, session)
+
+
+def may_view(user: Any, session: ChatSession | None = None) -> bool:
+    """Whether ``user`` may see sessions, or this one, its summary apart."""
+    return _may(user, VIEW, session)
+
+
+def may_read_summary(user: Any, session: ChatSession | None = None) -> bool:
+    """Whether ``user`` may read what was said in sessions, or in this one."""
+    return _may(user, VIEW_SUMMARY, session)
+
+
+def require_close(user: Any, session: ChatSession | None = None) -> None:
+    """Raise ``NotAllowed`` where ``user`` may not close; None is the host's own code, and may."""
+    if user is not None and not may_close(user, session):
+        raise NotAllowed
+
+
+def _may(user: Any, permission: str, session: ChatSession | None) -> bool:
+    # Django's own backend knows no permission on one object, and others may know nothing else.
+    return user.has_perm(permission) or (session is not None and user.has_perm(permission, session))

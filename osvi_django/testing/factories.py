@@ -1,0 +1,67 @@
+"""factory_boy factories of this app's models, for hosts' tests and for its own.
+
+They need the extra ``osvi-django[testing]``::
+
+    session = ChatSessionFactory(agent__name="Night desk")
+    closed = ClosedSessionFactory(summary__text="The customer asked for a refund.")
+"""
+
+from __future__ import annotations
+
+import uuid
+
+import factory
+from django.utils import timezone
+from factory.django import DjangoModelFactory
+
+from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, SessionSummary
+
+
+class ChatAgentFactory(DjangoModelFactory[ChatAgent]):
+    """An agent of the account ``default``."""
+
+    class Meta:
+        model = ChatAgent
+
+    uuid = factory.Sequence(lambda n: f"agent_{n:04d}")
+    name = factory.Sequence(lambda n: f"Agent {n}")
+
+
+class ChatSessionFactory(DjangoModelFactory[ChatSession]):
+    """An active session of an agent of its own."""
+
+    class Meta:
+        model = ChatSession
+
+    session_id = factory.LazyFunction(lambda: str(uuid.uuid4()))
+    agent = factory.SubFactory(ChatAgentFactory)
+    customer_id = factory.Sequence(lambda n: f"+1555{n:07d}")
+
+
+class SessionSummaryFactory(DjangoModelFactory[SessionSummary]):
+    """A summary that OSVI wrote."""
+
+    class Meta:
+        model = SessionSummary
+
+    session = factory.SubFactory(ChatSessionFactory)
+    text = "The user asked about business hours. The agent confirmed them."
+
+
+class ClosedSessionFactory(ChatSessionFactory):
+    """A closed session with its summary."""
+
+    status = ChatSession.Status.CLOSED
+    summary_status = ChatSession.SummaryStatus.STORED
+    closed_at = factory.LazyFunction(timezone.now)
+    summary = factory.RelatedFactory(SessionSummaryFactory, factory_related_name="session")
+
+
+class CloseAttemptFactory(DjangoModelFactory[CloseAttempt]):
+    """An attempt that is under way."""
+
+    class Meta:
+        model = CloseAttempt
+
+    session = factory.SubFactory(ChatSessionFactory)
+    claim = factory.LazyFunction(uuid.uuid4)
