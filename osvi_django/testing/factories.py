@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import uuid
 
-import factory
 from django.utils import timezone
+from factory.declarations import LazyFunction, RelatedFactory, Sequence, SubFactory
 from factory.django import DjangoModelFactory
 
 from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, SessionSummary
@@ -23,8 +23,8 @@ class ChatAgentFactory(DjangoModelFactory[ChatAgent]):
     class Meta:
         model = ChatAgent
 
-    uuid = factory.Sequence(lambda n: f"agent_{n:04d}")
-    name = factory.Sequence(lambda n: f"Agent {n}")
+    uuid = Sequence(lambda n: f"agent_{n:04d}")
+    name = Sequence(lambda n: f"Agent {n}")
 
 
 class ChatSessionFactory(DjangoModelFactory[ChatSession]):
@@ -33,9 +33,9 @@ class ChatSessionFactory(DjangoModelFactory[ChatSession]):
     class Meta:
         model = ChatSession
 
-    session_id = factory.LazyFunction(lambda: str(uuid.uuid4()))
-    agent = factory.SubFactory(ChatAgentFactory)
-    customer_id = factory.Sequence(lambda n: f"+1555{n:07d}")
+    session_id = LazyFunction(lambda: str(uuid.uuid4()))
+    agent = SubFactory(ChatAgentFactory)
+    customer_id = Sequence(lambda n: f"+1555{n:07d}")
 
 
 class SessionSummaryFactory(DjangoModelFactory[SessionSummary]):
@@ -44,7 +44,7 @@ class SessionSummaryFactory(DjangoModelFactory[SessionSummary]):
     class Meta:
         model = SessionSummary
 
-    session = factory.SubFactory(ChatSessionFactory)
+    session = SubFactory(ChatSessionFactory)
     text = "The user asked about business hours. The agent confirmed them."
 
 
@@ -53,8 +53,8 @@ class ClosedSessionFactory(ChatSessionFactory):
 
     status = ChatSession.Status.CLOSED
     summary_status = ChatSession.SummaryStatus.STORED
-    closed_at = factory.LazyFunction(timezone.now)
-    summary = factory.RelatedFactory(SessionSummaryFactory, factory_related_name="session")
+    closed_at = LazyFunction(timezone.now)
+    summary = RelatedFactory(SessionSummaryFactory, factory_related_name="session")
 
 
 class CloseAttemptFactory(DjangoModelFactory[CloseAttempt]):
@@ -63,5 +63,5 @@ class CloseAttemptFactory(DjangoModelFactory[CloseAttempt]):
     class Meta:
         model = CloseAttempt
 
-    session = factory.SubFactory(ChatSessionFactory)
-    claim = factory.LazyFunction(uuid.uuid4)
+    session = SubFactory(ChatSessionFactory)
+    claim = LazyFunction(uuid.uuid4)

@@ -1,0 +1,37 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.db import connections
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(tmp_path_factory):
+    """SQLite in a file, as in production: threads and other processes must see the same rows."""
+    settings = connections["default"].settings_dict
+    if settings["ENGINE"].endswith("sqlite3"):
+        settings["TEST"]["NAME"] = str(tmp_path_factory.mktemp("database") / "test.sqlite3")
+
+
+@pytest.fixture
+def grant():
+    """Give a user permissions of this app, by codename."""
+
+    def _grant(user, *codenames):
+        found = Permission.objects.filter(
+            content_type__app_label="osvi_django", codename__in=codenames
+        )
+        assert found.count() == len(codenames)
+        user.user_permissions.add(*found)
+        return type(user).objects.get(pk=user.pk)
+
+    return _grant
+
+
+@pytest.fixture
+def staff(db, django_user_model, grant):
+    """A member of the support staff, who may see and close sessions and read summaries."""
+    user = django_user_model.objects.create_user("sam", password="sam", is_staff=True)
+    return grant(user, "view_chatsession", "close_chatsession", "view_sessionsummary")
