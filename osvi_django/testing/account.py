@@ -68,8 +68,7 @@ class Account:
         self.sessions: dict[str, SandboxSession] = {}
         self.requests: list[ReceivedRequest] = []
         """Every request that arrived, oldest first."""
-        self.answered_summaries: dict[str, str] = {}
-        """By session id, the summaries whose answer was written to the socket to its last byte."""
+        self._answered: dict[str, str] = {}
         self._faults: defaultdict[str | None, deque[Fault]] = defaultdict(deque)
         self._closes: Counter[str] = Counter()
         self._close_requests: Counter[str] = Counter()
@@ -122,6 +121,12 @@ class Account:
             updated_at=started + timedelta(minutes=2),
         )
 
+    @property
+    def answered_summaries(self) -> dict[str, str]:
+        """By session id, the summaries whose answer was written to the socket to its last byte."""
+        with self.lock:  # waits for an answer whose last byte has left but is not noted yet
+            return dict(self._answered)
+
     def close(self, session: SandboxSession) -> None:
         """Close an open session and count it, because a request asked for it."""
         with self.lock:
@@ -162,7 +167,7 @@ class Account:
     def record_answer(self, answer: Answer) -> None:
         """Note the summary that was handed out, if any."""
         if answer.closing is not None and answer.summary is not None:
-            self.answered_summaries[answer.closing.id] = answer.summary
+            self._answered[answer.closing.id] = answer.summary
 
     def latency_of(self, session: SandboxSession) -> float:
         """Seconds before the close of this session is answered."""

@@ -32,7 +32,7 @@ from osvi_django.testing.sessions import now
 logger = logging.getLogger("osvi_django.sandbox")
 
 GRACE = 0.4  # seconds that stop() waits for open connections to end
-POLL_INTERVAL = 0.05  # seconds in which the accepting thread notices that it is to stop
+POLL_INTERVAL = 0.01  # seconds in which the accepting thread notices that it is to stop
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, zero seconds
 
 Address = tuple[str, int]

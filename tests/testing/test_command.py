@@ -1,0 +1,117 @@
+"""``manage.py osvi_sandbox`` serves until Ctrl-C and says plainly why it cannot."""
+
+import re
+import signal
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import requests
+from django.core.management import CommandError, call_command
+
+from osvi_django.management.commands import osvi_sandbox
+
+MANAGE = Path(__file__).parent.parent.parent / "manage.py"
+
+
+def run(interrupt, **options):
+    """Run the command in this process; ``interrupt`` is called where it would wait for Ctrl-C."""
+    out = StringIO()
+
+    def sleep(seconds):
+        interrupt(out.getvalue())
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(osvi_sandbox.time, "sleep", sleep)
+        call_command("osvi_sandbox", port=0, stdout=out, **options)
+    return out.getvalue()
+
+
+def address(output):
+    return re.search(r"http://127\.0\.0\.1:\d+", output)[0]
+
+
+def test_it_says_where_it_serves_and_what_there_is_to_close():
+    answers = []
+
+    def close_the_first(output):
+        session_id, agent_uuid = re.search(r"^(\S{36})  (\S+)", output, re.MULTILINE).groups()
+        answers.append(
+            requests.post(
+                f"{address(output)}/chat_sessions/{session_id}/close_session",
+                json={"agent_uuid": agent_uuid},
+                headers={"API-Token": "another-token-16"},
+                timeout=5,
+            )
+        )
+
+    output = run(close_the_first, token="another-token-16", sessions=3, latency=0.2)
+
+    assert "another-token-16" in output
+    session = re.compile(r"^\S{36}  agent_\S+  \+1555\d+  (?:active|dormant)$", re.MULTILINE)
+    assert len(session.findall(output)) == 3
+    assert "Ctrl-C" in output
+    assert answers[0].json()["data"]["summary"]
+    assert answers[0].elapsed.total_seconds() >= 0.2
+    with pytest.raises(requests.ConnectionError, match="refused"):
+        requests.get(address(output), timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("sessions", "lines"), [({}, 24), ({"sessions": 0}, 0), ({"sessions": -1}, 0)]
+)
+def test_the_number_of_sessions(sessions, lines):
+    output = run(lambda output: None, **sessions)
+    assert len(re.findall(r"^\S{36}  ", output, re.MULTILINE)) == lines
+    assert "sandbox-token-16" in output
+
+
+def test_it_stops_when_it_cannot_introduce_itself():
+    class Closed(StringIO):
+        def write(self, text):
+            seen.append(text)
+            raise BrokenPipeError
+
+    seen = []
+    with pytest.raises(BrokenPipeError):
+        call_command("osvi_sandbox", port=0, stdout=Closed())
+    with pytest.raises(requests.ConnectionError, match="refused"):
+        requests.get(address(seen[0]), timeout=5)
+
+
+def test_a_port_that_is_taken_gives_the_remedy(osvi):
+    with pytest.raises(CommandError, match=rf"Port {osvi.port} cannot be used .*--port 0"):
+        call_command("osvi_sandbox", port=osvi.port)
+
+
+@pytest.mark.parametrize("port", [65536, -1])
+def test_a_port_that_does_not_exist_gives_the_remedy(port):
+    with pytest.raises(CommandError, match=rf"Port {port} cannot be used .*--port 0"):
+        call_command("osvi_sandbox", port=port)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "192.0.2.1", "example.com", "::"])
+def test_others_cannot_reach_it(host):
+    with pytest.raises(CommandError, match=r"this machine only.*--host 127\.0\.0\.1"):
+        call_command("osvi_sandbox", host=host, port=0)
+
+
+def test_localhost_is_this_machine():
+    assert "http://localhost:" in run(lambda output: None, host="localhost")
+
+
+def test_ctrl_c_ends_it_cleanly():
+    command = [sys.executable, str(MANAGE), "osvi_sandbox", "--port", "0", "--sessions", "1"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        base_url = address(run.stdout.readline())
+        while "Ctrl-C" not in run.stdout.readline():
+            pass
+        assert requests.get(base_url, timeout=5).status_code == 401
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=5) == 0
+        assert run.stderr.read() == ""

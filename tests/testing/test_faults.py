@@ -1,0 +1,252 @@
+"""Each fault does on the wire what its name says, and to the session what it promises."""
+
+import gzip
+import http.client
+import json
+import socket
+import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from osvi_django.testing import MISSING, Drip, Drop, Hang, Junk, OddSummary, Redirect, Status
+from tests.testing.test_sandbox import send_close, wait_until
+
+
+def read_until_silent(sock):
+    try:
+        while True:
+            yield sock.recv(8192)
+    except TimeoutError:
+        return
+
+
+class TestScript:
+    def test_faults_are_played_in_turn_and_then_all_is_well(self, osvi, client, chat):
+        osvi.script(chat.id, Status(429), Status(503))
+        osvi.script(chat.id, Status(500))
+        statuses = [client.close(chat).status_code for _ in range(4)]
+        assert statuses == [429, 503, 500, 200]
+        assert (osvi.closes(chat.id), osvi.close_requests(chat.id)) == (1, 4)
+
+    def test_other_sessions_are_untouched(self, osvi, client, chat):
+        osvi.script(chat.id, Status(500))
+        assert client.close(osvi.add_session()).status_code == 200
+        assert client.close(chat).status_code == 500
+
+    def test_any_call_that_names_the_session_meets_it(self, osvi, client, chat):
+        osvi.script(chat.id, Status(500), Status(502))
+        message = {"agent_uuid": chat.agent_uuid, "chat_session_id": chat.id, "message": "Hi"}
+        assert client.support(chat, command="takeover").status_code == 500
+        assert client.post("/chat_messages/send_message", **message).status_code == 502
+        assert (chat.mode, chat.messages) == ("ai", [])
+
+    def test_none_stands_for_the_calls_that_name_no_session(self, osvi, client, chat):
+        osvi.script(None, Status(500))
+        query = {"customer_id": chat.customer_id, "agent_uuid": chat.agent_uuid}
+        assert client.close(osvi.add_session()).status_code == 200
+        assert client.get("/v1/chat/session/active", **query).status_code == 500
+        assert client.get("/v1/chat/session/active", **query).status_code == 200
+
+    def test_a_close_with_a_wrong_token_closes_nothing(self, osvi, client, chat):
+        osvi.script(chat.id, Status(500, close=True))
+        assert client.close(chat, token="wrong-token-1234").status_code == 500
+        assert chat.status == "active"
+
+
+class TestStatus:
+    @pytest.mark.parametrize(
+        ("fault", "body"),
+        [
+            (Status(500), {"success": False, "errors": ["Internal Server Error"]}),
+            (Status(599), {"success": False, "errors": ["599"]}),
+            (Status(401, error="Bad"), {"success": False, "error": "Bad"}),
+            (Status(422, errors=("a", "b")), {"success": False, "errors": ["a", "b"]}),
+            (Status(200), {"success": True, "data": {}}),
+            (Status(200, error="No"), {"success": False, "error": "No"}),
+        ],
+    )
+    def test_envelope(self, osvi, client, chat, fault, body):
+        osvi.script(chat.id, fault)
+        answer = client.close(chat)
+        assert (answer.status_code, answer.json()) == (fault.code, body)
+        assert "Retry-After" not in answer.headers
+        assert (chat.status, osvi.answered_summaries) == ("active", {})
+
+    def test_raw_body(self, osvi, client, chat):
+        osvi.script(chat.id, Status(502, body=b"<html>Bad gateway"))
+        assert client.close(chat).content == b"<html>Bad gateway"
+
+    def test_the_connection_survives_an_answer_without_a_body(self, osvi, chat):
+        osvi.script(chat.id, Status(204))
+        connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
+        for status in (204, 200):
+            send_close(connection, osvi, chat)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == status
+        connection.close()
+
+    @pytest.mark.parametrize("value", [3, "Wed, 21 Oct 2026 07:28:00 GMT", "soon"])
+    def test_retry_after(self, osvi, client, chat, value):
+        osvi.script(chat.id, Status(429, retry_after=value))
+        assert client.close(chat).headers["Retry-After"] == str(value)
+
+    def test_it_can_close_first(self, osvi, client, chat):
+        osvi.script(chat.id, Status(500, close=True))
+        assert client.close(chat).status_code == 500
+        assert (chat.status, osvi.closes(chat.id), osvi.answered_summaries) == ("closed", 1, {})
+
+
+class TestDrop:
+    @pytest.mark.parametrize(("after_closing", "status"), [(False, "active"), (True, "closed")])
+    def test_the_connection_ends_without_an_answer(self, osvi, chat, after_closing, status):
+        osvi.script(chat.id, Drop(after_closing=after_closing))
+        connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
+        send_close(connection, osvi, chat)
+        with pytest.raises(http.client.RemoteDisconnected):
+            connection.getresponse()
+        connection.close()
+        assert (chat.status, osvi.answered_summaries) == (status, {})
+
+    def test_it_can_end_with_a_reset(self, osvi, chat):
+        osvi.script(chat.id, Drop(reset=True))
+        connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
+        send_close(connection, osvi, chat)
+        with pytest.raises(ConnectionResetError) as caught:
+            connection.getresponse()
+        connection.close()
+        assert not isinstance(caught.value, http.client.RemoteDisconnected)
+
+
+class TestHang:
+    @pytest.mark.parametrize(("after_closing", "status"), [(False, "active"), (True, "closed")])
+    def test_nothing_comes_and_the_client_gives_up(self, osvi, client, chat, after_closing, status):
+        osvi.script(chat.id, Hang(after_closing=after_closing))
+        with pytest.raises(requests.ReadTimeout):
+            client.close(chat, timeout=0.1)
+        assert (chat.status, osvi.answered_summaries) == (status, {})
+
+    def test_it_ends_without_an_answer(self, osvi, client, chat):
+        osvi.script(chat.id, Hang(seconds=0.1))
+        started = time.monotonic()
+        with pytest.raises(requests.ConnectionError, match="without response"):
+            client.close(chat)
+        assert time.monotonic() - started >= 0.1
+
+
+class TestDrip:
+    @pytest.mark.parametrize("part", ["body", "headers"])
+    def test_the_answer_is_correct_and_slow(self, osvi, client, chat, part):
+        osvi.script(chat.id, Drip(part, interval=0.001))
+        started = time.monotonic()
+        answer = client.close(chat)
+        assert time.monotonic() - started > 0.08
+        assert answer.json()["data"] == {"session_id": chat.id, "summary": chat.summary}
+        assert osvi.answered_summaries == {chat.id: chat.summary}
+
+    @pytest.mark.parametrize(("part", "first"), [("headers", b"H"), ("body", None)])
+    def test_it_drips_the_part_that_was_named(self, osvi, chat, part, first):
+        osvi.script(chat.id, Drip(part, interval=60))
+        connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=0.2)
+        send_close(connection, osvi, chat)
+        wait_until(lambda: osvi.closes(chat.id))
+        seen = b"".join(read_until_silent(connection.sock))
+        connection.close()
+        assert seen == first or (first is None and seen.endswith(b"\r\n\r\n{"))
+        assert osvi.answered_summaries == {}
+
+    def test_no_single_read_is_slow(self, osvi, client, chat):
+        osvi.script(chat.id, Drip(interval=0.002))
+        assert client.close(chat, timeout=0.15).elapsed.total_seconds() < 0.15
+
+    def test_it_can_close_nothing(self, osvi, client, chat):
+        osvi.script(chat.id, Drip(interval=0.001, close=False))
+        answer = client.close(chat)
+        assert (answer.status_code, chat.status) == (503, "active")
+
+    def test_it_ends_when_the_client_goes_away(self, osvi, chat, monkeypatch):
+        osvi.script(chat.id, Drip(interval=0.01))
+        ended = []
+        monkeypatch.setattr(osvi._server, "handle_error", lambda *args: ended.append(args))
+        connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
+        send_close(connection, osvi, chat)
+        wait_until(lambda: osvi.closes(chat.id))
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        wait_until(lambda: ended, seconds=0.5)
+        assert osvi.answered_summaries == {}
+
+    def test_it_ends_when_the_sandbox_stops(self, osvi, client, chat):
+        osvi.script(chat.id, Drip(interval=60))
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(client.close, chat)
+            wait_until(lambda: osvi.closes(chat.id))
+            started = time.monotonic()
+            osvi.stop()
+            assert isinstance(answer.exception(timeout=5), requests.RequestException)
+        assert time.monotonic() - started < 0.5
+
+
+class TestJunk:
+    def test_by_default_it_is_a_page_with_status_200(self, osvi, client, chat):
+        osvi.script(chat.id, Junk())
+        answer = client.close(chat)
+        assert (answer.status_code, answer.content) == (200, b"<html>")
+        assert answer.headers["Content-Type"] == "text/html"
+        assert (chat.status, osvi.answered_summaries) == ("closed", {})
+
+    def test_the_encoding_is_a_claim_only(self, osvi, client, chat):
+        osvi.script(chat.id, Junk(gzip.compress(b"x" * 1000), encoding="gzip"))
+        assert client.close(chat).content == b"x" * 1000
+        osvi.script(chat.id, Junk(b"plain", encoding="gzip", close=False))
+        with pytest.raises(requests.exceptions.ContentDecodingError):
+            client.close(chat)
+
+    def test_it_can_close_nothing_and_have_any_status(self, osvi, client, chat):
+        osvi.script(chat.id, Junk(status=502, close=False))
+        assert client.close(chat).status_code == 502
+        assert chat.status == "active"
+
+
+class TestRedirect:
+    @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+    def test_it_names_another_address(self, osvi, client, chat, code):
+        osvi.script(chat.id, Redirect("http://127.0.0.1:9/", code=code))
+        answer = client.close(chat)
+        assert (answer.status_code, answer.headers["Location"]) == (code, "http://127.0.0.1:9/")
+        assert chat.status == "active"
+
+    def test_it_can_close_first(self, osvi, client, chat):
+        osvi.script(chat.id, Redirect("/elsewhere", close=True))
+        assert client.close(chat).status_code == 302
+        assert chat.status == "closed"
+
+
+class TestOddSummary:
+    @pytest.mark.parametrize("value", [None, 42, "", ["a"], {"text": "a"}, True])
+    def test_the_summary_is_that_value(self, osvi, client, chat, value):
+        osvi.script(chat.id, OddSummary(value))
+        data = client.close(chat).json()["data"]
+        assert data == {"session_id": chat.id, "summary": value}
+        assert (chat.status, osvi.answered_summaries) == ("closed", {})
+
+    def test_missing_leaves_no_key(self, osvi, client, chat):
+        osvi.script(chat.id, OddSummary(MISSING))
+        assert client.close(chat).json()["data"] == {"session_id": chat.id}
+
+    def test_a_text_counts_as_handed_out(self, osvi, client, chat):
+        osvi.script(chat.id, OddSummary("a\u0000b"))
+        client.close(chat)
+        assert osvi.answered_summaries == {chat.id: "a\u0000b"}
+
+    def test_a_lone_surrogate_travels(self, osvi, client, chat):
+        osvi.script(chat.id, OddSummary("a\ud800"))
+        assert json.loads(client.close(chat).content)["data"]["summary"] == "a\ud800"
+
+    def test_a_refusal_stays_as_it_is(self, osvi, client, chat):
+        osvi.script(chat.id, OddSummary(42))
+        answer = client.close(chat, token="wrong-token-1234")
+        assert answer.json() == {"success": False, "error": "Invalid API token"}

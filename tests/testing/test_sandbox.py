@@ -1,0 +1,677 @@
+"""The sandbox answers as OSVI does, in both dialects, and keeps a true record of it."""
+
+import http.client
+import json
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from jsonschema import Draft202012Validator
+
+from osvi_django import testing
+from osvi_django.testing import Hang, OSVISandbox, Status
+from osvi_django.testing.conversations import CONVERSATIONS
+
+VENDOR_PAGE = Path(__file__).parent.parent / "vendor" / "end_chat_session.yaml"
+SESSION_KEYS = {
+    "id", "chat_agent_id", "account_id", "customer_id", "mode", "help_requested", "status",
+    "current_state", "metadata", "active_human", "created_at", "updated_at",
+}  # fmt: skip
+
+
+def vendor_schema(status):
+    """The vendor's schema of one answer of the close call, with every property required."""
+    page = yaml.safe_load(VENDOR_PAGE.read_text())
+    operation = page["paths"]["/chat_sessions/{id}/close_session"]["post"]
+    schema = operation["responses"][status]["content"]["application/json"]["schema"]
+    if "$ref" in schema:
+        schema = page["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return strict(schema)
+
+
+def strict(schema):
+    if schema["type"] != "object":
+        return schema
+    properties = {name: strict(value) for name, value in schema["properties"].items()}
+    whole = {"required": list(properties), "additionalProperties": False}
+    return {**schema, **whole, "properties": properties}
+
+
+def assert_valid(answer, status):
+    assert answer.status_code == int(status)
+    Draft202012Validator(vendor_schema(status)).validate(answer.json())
+
+
+def assert_refused(answer, status, *errors):
+    """A failure in OSVI's envelope, for any status but 401."""
+    assert (answer.status_code, answer.json()) == (
+        status,
+        {"success": False, "errors": list(errors)},
+    )
+
+
+def data_of(answer):
+    assert answer.status_code == 200
+    envelope = answer.json()
+    assert set(envelope) == {"success", "data"}
+    assert envelope["success"] is True
+    return envelope["data"]
+
+
+class TestLegacyClose:
+    def test_close_is_answered_as_the_vendors_page_says(self, client, chat):
+        answer = client.close(chat)
+
+        assert_valid(answer, "200")
+        assert data_of(answer) == {"session_id": chat.id, "summary": chat.summary}
+        assert answer.headers["Content-Type"].startswith("application/json")
+        assert chat.status == "closed"
+
+    def test_a_strange_summary_fails_the_vendors_schema(self, osvi, client):
+        chat = osvi.add_session(summary=None)
+        errors = Draft202012Validator(vendor_schema("200")).iter_errors(client.close(chat).json())
+        assert [list(error.path) for error in errors] == [["data", "summary"]]
+
+    @pytest.mark.parametrize("token", ["wrong-token-1234", "sandbox-token-1"])
+    def test_a_wrong_token_is_refused_and_closes_nothing(self, osvi, client, chat, token):
+        answer = client.close(chat, token=token)
+
+        assert_valid(answer, "401")
+        assert answer.json() == {"success": False, "error": "Invalid API token"}
+        assert (chat.status, osvi.closes(chat.id), osvi.close_requests(chat.id)) == ("active", 0, 1)
+
+    def test_a_missing_token_is_refused(self, osvi):
+        answer = requests.get(f"{osvi.url}/v1/active_agents", timeout=5)
+        assert_valid(answer, "401")
+
+    def test_an_unknown_session_is_not_found(self, client):
+        answer = client.post("/chat_sessions/nobody/close_session", agent_uuid="agent_demo")
+        assert_refused(answer, 404, "Session not found")
+
+    def test_another_agents_session_is_not_found(self, client, chat):
+        answer = client.post(f"/chat_sessions/{chat.id}/close_session", agent_uuid="agent_other")
+        assert_refused(answer, 404, "Session not found")
+        assert chat.status == "active"
+
+    def test_a_quoted_session_id_is_understood(self, osvi, client):
+        chat = osvi.add_session("a/b ?ü")
+        answer = client.post(
+            "/chat_sessions/a%2Fb%20%3F%C3%BC/close_session", agent_uuid=chat.agent_uuid
+        )
+        assert data_of(answer)["session_id"] == "a/b ?ü"
+        assert osvi.requests[-1].path == "/chat_sessions/a%2Fb%20%3F%C3%BC/close_session"
+
+    def test_older_answers_carry_a_second_success(self, osvi, client, chat):
+        osvi.inner_success = True
+        assert data_of(client.close(chat))["success"] is True
+
+    @pytest.mark.parametrize(
+        ("summary"), ["Ünïcode 😊 日本", "line\nline", "\u0000", "\ud800 alone", "x" * 300_000]
+    )
+    def test_any_text_arrives_unchanged(self, osvi, client, summary):
+        chat = osvi.add_session(summary=summary)
+        assert json.loads(client.close(chat).content)["data"]["summary"] == summary
+        assert osvi.answered_summaries == {chat.id: summary}
+
+
+class TestClosingAgain:
+    @pytest.fixture(autouse=True)
+    def closed(self, client, chat):
+        client.close(chat)
+
+    def test_by_default_it_returns_the_summary_again(self, osvi, client, chat):
+        assert data_of(client.close(chat))["summary"] == chat.summary
+        assert (osvi.closes(chat.id), osvi.close_requests(chat.id)) == (1, 2)
+
+    def test_without(self, osvi, client, chat):
+        osvi.when_closed = "without"
+        assert data_of(client.close(chat)) == {"session_id": chat.id}
+        assert osvi.answered_summaries == {chat.id: chat.summary}
+
+    @pytest.mark.parametrize("status", [404, 409, 422])
+    def test_refused(self, osvi, client, chat, status):
+        osvi.when_closed = status
+        assert_refused(client.close(chat), status, "Session is already closed")
+        assert_refused(client.support(chat, command="close"), status, "Session is already closed")
+        assert osvi.close_requests(chat.id) == 3
+
+
+class TestOtherLegacyCalls:
+    def test_create(self, osvi, client):
+        data = data_of(
+            client.post("/chat_sessions", agent_uuid="agent_x", metadata={"person_name": "Alex"})
+        )
+
+        assert set(data) == {"session_id", "agent_name", "started_at", "welcome_message"}
+        session = osvi.sessions[data["session_id"]]
+        assert (session.agent_uuid, session.input_fields) == ("agent_x", {"first_name": "Alex"})
+        started = datetime.fromisoformat(data["started_at"])
+        assert started.replace(tzinfo=UTC) == session.created_at
+        assert started.tzinfo is None
+
+    def test_create_without_metadata(self, osvi, client):
+        data = data_of(client.post("/chat_sessions", agent_uuid="agent_x"))
+        assert osvi.sessions[data["session_id"]].input_fields == {}
+
+    def test_a_message_is_answered_and_wakes_the_session(self, osvi, client):
+        chat = osvi.add_session(status="dormant")
+        data = data_of(
+            client.post(
+                "/chat_messages/send_message",
+                agent_uuid=chat.agent_uuid,
+                chat_session_id=chat.id,
+                message="Hello?",
+            )
+        )
+
+        keys = {"session_id", "response", "tool_calls", "tool_results", "current_state"}
+        assert set(data) == keys
+        assert chat.status == "active"
+        assert chat.messages == [("customer", "Hello?"), ("agent", data["response"])]
+        assert osvi.requests[-1].session_id == chat.id
+
+    def test_pause_makes_a_session_dormant(self, client, chat):
+        path = f"/chat_sessions/{chat.id}/pause_session"
+        data = data_of(client.post(path, agent_uuid=chat.agent_uuid))
+        assert set(data) == {"session_id", "message"}
+        assert chat.status == "dormant"
+
+    def test_a_closed_session_takes_no_messages(self, osvi, client):
+        chat = osvi.add_session(status="closed")
+        answer = client.post(
+            "/chat_messages/send_message",
+            agent_uuid=chat.agent_uuid,
+            chat_session_id=chat.id,
+            message="Hello?",
+        )
+        assert_refused(answer, 422, "Session is closed")
+
+
+class TestV1Sessions:
+    def test_create_returns_the_session_object(self, osvi, client):
+        data = data_of(
+            client.post(
+                "/v1/chat/session",
+                agent_uuid="agent_x",
+                customer_id="+15551112222",
+                input_fields={"first_name": "Alex"},
+                context=[str(number) for number in range(7)],
+            )
+        )
+
+        assert set(data) == SESSION_KEYS
+        assert data["metadata"] == {
+            "input_fields": {"first_name": "Alex"},
+            "state_fields": {},
+            "context": ["2", "3", "4", "5", "6"],
+        }
+        assert (data["status"], data["mode"], data["help_requested"]) == ("active", "ai", False)
+        assert (data["active_human"], data["current_state"]) == (None, None)
+        assert data["customer_id"] == "+15551112222"
+        assert osvi.sessions[data["id"]].agent_uuid == "agent_x"
+        assert data["created_at"].endswith("Z")
+        assert datetime.fromisoformat(data["created_at"]) == osvi.sessions[data["id"]].created_at
+
+    def test_create_closes_the_active_session_of_that_customer_and_agent(self, osvi, client):
+        one = osvi.add_session(agent_uuid="agent_x", customer_id="+1")
+        others_agent = osvi.add_session(agent_uuid="agent_y", customer_id="+1")
+        others = osvi.add_session(agent_uuid="agent_x", customer_id="+2")
+        client.post("/v1/chat/session", agent_uuid="agent_x", customer_id="+1")
+
+        assert (one.status, osvi.closes(one.id)) == ("closed", 1)
+        assert (others_agent.status, others.status) == ("active", "active")
+
+    def test_active_with_an_agent(self, osvi, client):
+        chat = osvi.add_session(customer_id="+1555", mode="support")
+        data = data_of(client.get("/v1/chat/session/active", customer_id="+1555",
+                                  agent_uuid=chat.agent_uuid))  # fmt: skip
+        assert data == chat.as_json()
+        assert (data["id"], data["mode"]) == (chat.id, "support")
+        assert osvi.requests[-1].query == {"customer_id": "+1555", "agent_uuid": chat.agent_uuid}
+
+    def test_active_without_an_agent_is_keyed_by_agent(self, osvi, client):
+        one = osvi.add_session(agent_uuid="agent_x", customer_id="+1")
+        two = osvi.add_session(agent_uuid="agent_y", customer_id="+1")
+        osvi.add_session(agent_uuid="agent_z", customer_id="+2")
+        data = data_of(client.get("/v1/chat/session/active", customer_id="+1"))
+        assert {agent: item["id"] for agent, item in data.items()} == {
+            "agent_x": one.id,
+            "agent_y": two.id,
+        }
+
+    @pytest.mark.parametrize("status", ["closed", "dormant"])
+    def test_what_is_not_active_is_not_found(self, osvi, client, status):
+        chat = osvi.add_session(status=status)
+        query = {"customer_id": chat.customer_id, "agent_uuid": chat.agent_uuid}
+        assert_refused(client.get("/v1/chat/session/active", **query), 404, "No active session")
+
+    def test_dormant_sessions_can_count_as_active(self, osvi, client):
+        osvi.dormant_counts_as_active = True
+        chat = osvi.add_session(status="dormant")
+        query = {"customer_id": chat.customer_id, "agent_uuid": chat.agent_uuid}
+        assert data_of(client.get("/v1/chat/session/active", **query))["status"] == "dormant"
+        client.post("/v1/chat/session", **query)
+        assert chat.status == "dormant"
+
+    def test_voice_agents_come_as_a_bare_array(self, osvi, client):
+        osvi.voice_agents = [{"agent_uuid": "voice_x", "name": "Ada"}]
+        assert client.get("/v1/active_agents").json() == [{"agent_uuid": "voice_x", "name": "Ada"}]
+
+
+class TestV1Conversation:
+    def inbound(self, client, chat, **more):
+        body = {"agent_uuid": chat.agent_uuid, "customer_id": chat.customer_id, "content": "Hi"}
+        return client.post("/v1/chat/inbound", **body, **more)
+
+    def test_inbound_reaches_the_active_session(self, client, chat):
+        data = data_of(self.inbound(client, chat))
+        assert data["session_id"] == chat.id
+        assert chat.messages == [("customer", "Hi"), ("agent", data["reply"])]
+
+    def test_inbound_reaches_the_session_that_it_names(self, osvi, client, chat):
+        named = osvi.add_session(customer_id=chat.customer_id, status="dormant")
+        assert data_of(self.inbound(client, chat, session_id=named.id))["session_id"] == named.id
+        assert osvi.requests[-1].session_id == named.id
+
+    def test_inbound_opens_a_session_where_there_is_none(self, osvi, client, chat):
+        client.close(chat)
+        fresh = osvi.sessions[data_of(self.inbound(client, chat))["session_id"]]
+        assert fresh is not chat
+        assert (fresh.agent_uuid, fresh.customer_id) == (chat.agent_uuid, chat.customer_id)
+
+    def test_the_agent_is_silent_while_a_human_has_taken_over(self, osvi, client):
+        chat = osvi.add_session(mode="support")
+        assert data_of(self.inbound(client, chat))["reply"] is None
+
+    def test_inject_context_keeps_the_last_five(self, osvi, client):
+        chat = osvi.add_session(context=list("abcde"))
+        data = data_of(client.post(f"/v1/chat/session/{chat.id}/inject_context", context="f"))
+        assert data == {"session_id": chat.id, "context": list("bcdef")}
+
+    def test_empty_context_is_refused(self, client, chat):
+        answer = client.post(f"/v1/chat/session/{chat.id}/inject_context", context="")
+        assert_refused(answer, 422, "context is required")
+
+
+class TestV1Support:
+    def test_close_returns_no_summary(self, osvi, client, chat):
+        data = data_of(client.support(chat, command="close"))
+        assert data == {"state": "ok", "session_id": chat.id, "command": "close"}
+        assert (chat.status, osvi.closes(chat.id)) == ("closed", 1)
+        assert (osvi.close_requests(chat.id), osvi.answered_summaries) == (1, {})
+
+    def test_close_can_return_the_summary(self, osvi, client, chat):
+        osvi.v1_summary = True
+        assert data_of(client.support(chat, command="close"))["summary"] == chat.summary
+        assert osvi.answered_summaries == {chat.id: chat.summary}
+
+    def test_takeover_and_end(self, client, chat):
+        data = data_of(client.support(chat, command="takeover"))
+        assert (data["state"], data["command"]) == ("ok", "takeover")
+        assert (chat.mode, chat.active_human) == ("support", data["active_human"])
+        assert data["active_human"]
+
+        assert "active_human" not in data_of(client.support(chat, command="end"))
+        assert (chat.mode, chat.active_human) == ("ai", None)
+
+    def test_tell_returns_the_agents_reply(self, client, chat):
+        data = data_of(client.support(chat, command="tell", message="Offer 10 %."))
+        assert chat.messages == [("guidance", "Offer 10 %."), ("agent", data["reply"])]
+
+    def test_tell_needs_a_message(self, client, chat):
+        assert_refused(client.support(chat, command="tell"), 422, "message is required")
+
+    def test_whisper_is_not_answered(self, client, chat):
+        assert "reply" not in data_of(client.support(chat, command="whisper", message="Be kind."))
+        assert chat.messages == [("guidance", "Be kind.")]
+
+    def test_an_operator_speaks_in_support_mode_only(self, client, chat):
+        refused = client.support(chat, message="Hello, Ines here.")
+        assert_refused(refused, 422, "The session is not in support mode")
+        chat.mode = "support"
+        assert data_of(client.support(chat, message="Hello, Ines here."))["command"] is None
+        assert chat.messages == [("operator", "Hello, Ines here.")]
+
+    @pytest.mark.parametrize("body", [{}, {"message": ""}, {"command": "explode"}])
+    def test_no_known_command_is_refused(self, client, chat, body):
+        assert_refused(client.support(chat, **body), 422, "command is not valid")
+
+    def test_a_command_can_be_switched_off_for_an_agent(self, osvi, client, chat):
+        osvi.switched_off.add((chat.agent_uuid, "close"))
+        answer = client.support(chat, command="close")
+        assert_refused(answer, 422, "command close is switched off")
+        assert chat.status == "active"
+        assert data_of(client.support(chat, command="takeover"))
+
+    def test_a_closed_session_takes_no_commands(self, osvi, client):
+        chat = osvi.add_session(status="closed")
+        assert_refused(client.support(chat, command="takeover"), 422, "Session is closed")
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("path", "missing"),
+        [
+            ("/chat_sessions", ["agent_uuid"]),
+            ("/chat_messages/send_message", ["agent_uuid", "chat_session_id", "message"]),
+            ("/chat_sessions/x/pause_session", ["agent_uuid"]),
+            ("/chat_sessions/x/close_session", ["agent_uuid"]),
+            ("/v1/chat/session", ["agent_uuid", "customer_id"]),
+            ("/v1/chat/inbound", ["agent_uuid", "customer_id", "content"]),
+            ("/v1/chat/session/x/inject_context", ["context"]),
+        ],
+    )
+    def test_each_missing_field_is_named(self, client, path, missing):
+        assert_refused(client.post(path), 422, *[f"{name} is required" for name in missing])
+
+    def test_the_active_call_needs_a_customer(self, client):
+        answer = client.get("/v1/chat/session/active")
+        assert_refused(answer, 422, "customer_id is required")
+
+    @pytest.mark.parametrize(
+        ("path", "body", "error"),
+        [
+            ("/chat_sessions", {"agent_uuid": 42}, "agent_uuid must be a string"),
+            ("/chat_sessions", {"metadata": "Alex"}, "metadata must be an object"),
+            ("/v1/chat/session", {"context": "now"}, "context must be a list"),
+            ("/v1/chat/session", {"input_fields": []}, "input_fields must be an object"),
+            ("/v1/chat/session/x/support", {"command": ["close"]}, "command must be a string"),
+        ],
+    )
+    def test_a_field_of_another_type_is_named(self, client, path, body, error):
+        answer = client.post(path, **{"agent_uuid": "agent_x", "customer_id": "+1", **body})
+        assert_refused(answer, 422, error)
+
+    @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"close"', b"\xff\xfe{}"])
+    def test_what_is_no_json_object_is_refused(self, osvi, client, raw):
+        answer = client.request("POST", "/chat_sessions/x/close_session", data=raw)
+        assert_refused(answer, 422, "The body must be a JSON object")
+        assert osvi.requests[-1].raw == raw
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("POST", "/"),
+            ("POST", "/chat_sessions/x/close_session/"),
+            ("POST", "/chat_sessions/x/y/close_session"),
+            ("GET", "/chat_sessions/x/close_session"),
+            ("POST", "/v1/active_agents"),
+            ("DELETE", "/chat_sessions"),
+            ("PUT", "/chat_sessions"),
+            ("PATCH", "/chat_sessions"),
+        ],
+    )
+    def test_an_unknown_call_is_not_found(self, client, method, path):
+        assert_refused(client.request(method, path, json={"agent_uuid": "x"}), 404, "Not found")
+
+
+class TestRecords:
+    def test_a_request_is_recorded_as_it_arrived(self, osvi, client, chat):
+        client.request(
+            "POST",
+            f"/chat_sessions/{chat.id}/close_session?trace=1",
+            data=b'{"agent_uuid":  "agent_demo"}',
+            headers={"X-Request-Id": "r-1"},
+        )
+
+        (request,) = osvi.requests
+        assert (request.method, request.session_id) == ("POST", chat.id)
+        assert request.path == f"/chat_sessions/{chat.id}/close_session"
+        assert request.query == {"trace": "1"}
+        assert request.raw == b'{"agent_uuid":  "agent_demo"}'
+        assert request.body == {"agent_uuid": "agent_demo"}
+        assert request.headers["x-request-ID"] == "r-1"
+        assert request.headers["X-Absent"] is None
+        assert 0 <= (datetime.now(UTC) - request.at).total_seconds() < 5
+
+    @pytest.mark.parametrize("body", [["a"], {"session_id": 42}, {}])
+    def test_a_request_may_name_no_session(self, osvi, client, body):
+        client.request("POST", "/v1/chat/inbound", json=body)
+        assert osvi.requests[-1].session_id is None
+
+    def test_the_session_shows_when_it_changed(self, client, chat):
+        before = chat.updated_at
+        client.close(chat)
+        assert chat.updated_at > before
+        assert chat.as_json()["status"] == "closed"
+
+    def test_an_answer_is_recorded_by_the_time_it_can_be_read(self, osvi):
+        chats = [osvi.add_session(summary=f"Summary {n}") for n in range(100)]
+        connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
+        for chat in chats:
+            post_close(connection, osvi, chat)
+            assert osvi.answered_summaries[chat.id] == chat.summary
+        connection.close()
+
+    def test_an_answer_that_nobody_took_is_not_recorded(self, osvi):
+        chat = osvi.add_session(summary="x" * 10_000_000)
+        connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
+        send_close(connection, osvi, chat)
+        wait_until(lambda: osvi.closes(chat.id))
+        connection.close()
+        osvi.stop()
+        assert osvi.answered_summaries == {}
+
+    def test_nothing_is_printed_and_the_log_carries_ids_only(self, osvi, client, caplog, capfd):
+        caplog.set_level(logging.DEBUG, logger="osvi_django.sandbox")
+        chat = osvi.add_session(customer_id="+15557654321", summary="A secret matter")
+        osvi.script(chat.id, Status(500))
+        client.close(chat)
+        client.close(chat)
+        client.get("/v1/chat/session/active", customer_id=chat.customer_id)
+        osvi.stop()
+
+        assert f"Session {chat.id} was answered 200" in caplog.messages
+        assert f"Session {chat.id} meets Status" in caplog.messages
+        for private in (chat.customer_id[1:], "secret", osvi.token):
+            assert private not in caplog.text
+        assert capfd.readouterr() == ("", "")
+
+
+def send_close(connection, osvi, chat):
+    body = json.dumps({"agent_uuid": chat.agent_uuid})
+    path = f"/chat_sessions/{chat.id}/close_session"
+    connection.request("POST", path, body, {"API-Token": osvi.token})
+
+
+def post_close(connection, osvi, chat):
+    send_close(connection, osvi, chat)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def wait_until(condition, seconds=5):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+class TestSessions:
+    def test_each_session_has_an_id_and_a_customer_of_its_own(self, osvi):
+        one, two = osvi.add_session(), osvi.add_session()
+        assert uuid.UUID(one.id) != uuid.UUID(two.id)
+        assert one.customer_id != two.customer_id
+        assert osvi.sessions == {one.id: one, two.id: two}
+
+    def test_an_id_is_taken_once(self, osvi, chat):
+        with pytest.raises(ValueError, match=chat.id):
+            osvi.add_session(chat.id)
+        assert osvi.sessions == {chat.id: chat}
+
+    def test_seeding_is_lifelike_and_the_same_everywhere(self, osvi):
+        sessions = osvi.seed()
+        assert len(sessions) == len(CONVERSATIONS) == 24
+        assert len({chat.agent_uuid for chat in sessions}) == 3
+        assert {chat.status for chat in sessions} == {"active", "dormant"}
+        assert sessions[0].messages[:2] == [
+            ("customer", "Hi, when are you open?"),
+            ("agent", "We are open Monday to Friday, 9 AM to 6 PM."),
+        ]
+        assert [chat.id for chat in OSVISandbox().seed(24)] == [chat.id for chat in sessions]
+
+    def test_seeding_goes_on_where_it_stopped(self, osvi):
+        sessions = osvi.seed(20) + osvi.seed(30)
+        assert len(osvi.sessions) == len(sessions) == 50
+        assert len({chat.customer_id for chat in sessions}) == 50
+        assert sessions[24].summary == sessions[0].summary
+
+    def test_the_summaries_are_hard_on_those_who_show_them(self):
+        summaries = [talk.summary for talk in CONVERSATIONS]
+        assert any("\n" in text for text in summaries)
+        assert any("<b>" in text and "&" in text for text in summaries)
+        assert any(max(text) > "\U0001f000" for text in summaries)
+        assert len(set(summaries)) == len({talk.customer_id for talk in CONVERSATIONS}) == 24
+
+
+class TestLatency:
+    def test_a_close_takes_its_time_and_nothing_else_does(self, osvi, client, chat):
+        osvi.latency = 0.2
+        started = time.monotonic()
+        client.get("/v1/active_agents")
+        client.close(chat, token="wrong-token-1234")
+        assert time.monotonic() - started < 0.2
+        client.close(chat)
+        assert time.monotonic() - started >= 0.2
+
+    def test_each_session_can_have_its_own(self, osvi, client):
+        slow, quick = osvi.add_session(summary="slow"), osvi.add_session(summary="quick")
+        osvi.latency = lambda session: 0.2 if session is slow else 0.0
+        took = {}
+        for chat in (slow, quick):
+            started = time.monotonic()
+            client.close(chat)
+            took[chat.summary] = time.monotonic() - started
+        assert took["quick"] < 0.2 <= took["slow"]
+
+    def test_a_latency_that_raises_is_logged(self, osvi, client, chat, caplog):
+        osvi.latency = lambda session: 1 / 0
+        with pytest.raises(requests.ConnectionError):
+            client.close(chat)
+        osvi.stop()
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        assert "ZeroDivisionError" in caplog.text
+
+
+class TestServer:
+    def test_a_connection_is_kept_for_many_requests(self, osvi):
+        connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
+        connection.connect()
+        ours = connection.sock
+        for chat in (osvi.add_session(), osvi.add_session()):
+            status, body = post_close(connection, osvi, chat)
+            assert (status, body["data"]["session_id"]) == (200, chat.id)
+        assert connection.sock is ours
+        connection.close()
+
+    def test_two_hundred_clients_at_once(self, osvi):
+        osvi.latency = 0.05
+        ready = threading.Barrier(200)
+
+        def close(chat):
+            ready.wait(timeout=5)
+            connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
+            try:
+                return post_close(connection, osvi, chat)[0]
+            finally:
+                connection.close()
+
+        chats = [osvi.add_session() for _ in range(200)]
+        with ThreadPoolExecutor(200) as pool:
+            assert set(pool.map(close, chats)) == {200}
+        assert all(osvi.closes(chat.id) == 1 for chat in chats)
+        assert len(osvi.answered_summaries) == 200
+
+    def test_racing_closers_close_once(self, osvi, client, chat):
+        with ThreadPoolExecutor(20) as pool:
+            answers = list(pool.map(lambda _: client.close(chat).status_code, range(20)))
+        assert answers == [200] * 20
+        assert (osvi.closes(chat.id), osvi.close_requests(chat.id)) == (1, 20)
+
+    def test_stopping_is_quick_however_many_hang(self, osvi):
+        chats = [osvi.add_session() for _ in range(20)]
+        connections = []
+        for chat in chats:
+            osvi.script(chat.id, Hang(seconds=60))
+            connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
+            send_close(connection, osvi, chat)
+            connections.append(connection)
+        wait_until(lambda: all(osvi.closes(chat.id) for chat in chats))
+
+        started = time.monotonic()
+        osvi.stop()
+        assert time.monotonic() - started < 0.5
+        for connection in connections:
+            with pytest.raises(http.client.RemoteDisconnected):
+                connection.getresponse()
+            connection.close()
+
+    def test_stopping_ends_a_close_that_takes_its_time(self, osvi, client, chat):
+        osvi.latency = 60
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(client.close, chat)
+            wait_until(lambda: osvi.closes(chat.id))
+            osvi.stop()
+            assert isinstance(answer.exception(timeout=5), requests.ConnectionError)
+        assert osvi.answered_summaries == {}
+
+    def test_a_stopped_sandbox_refuses_and_comes_back_at_its_address(self, osvi, client, chat):
+        before = osvi.url
+        osvi.stop()
+        osvi.stop()
+        with pytest.raises(requests.ConnectionError, match="refused"):
+            client.close(chat)
+        assert osvi.start() is osvi.start()
+        assert osvi.url == before
+        assert client.close(chat).status_code == 200
+
+    def test_no_thread_is_left(self):
+        before = set(threading.enumerate())
+        with OSVISandbox() as osvi:
+            requests.get(f"{osvi.url}/v1/active_agents", timeout=5)
+        assert {t for t in threading.enumerate() if "Thread" not in t.name} <= before
+
+    def test_a_connection_that_is_gone_does_not_hold_up_the_stop(self, osvi, monkeypatch, client):
+        """The client's end is closed between the look at the connections and the stop."""
+
+        def gone(self, how):
+            raise OSError("not connected")
+
+        idle = socket.create_connection(("127.0.0.1", osvi.port))
+        client.get("/v1/active_agents")
+        monkeypatch.setattr(socket.socket, "shutdown", gone)
+        started = time.monotonic()
+        osvi.stop()
+        idle.close()
+        assert time.monotonic() - started < 0.6
+
+    def test_there_is_no_address_before_the_start(self):
+        with pytest.raises(RuntimeError, match="started"):
+            _ = OSVISandbox().url
+
+    def test_a_port_that_is_taken_is_an_error(self, osvi):
+        with pytest.raises(OSError, match="in use"):
+            OSVISandbox(port=osvi.port).start()
+
+
+class TestPackage:
+    def test_the_public_names_are_there(self):
+        assert set(testing.__all__) <= set(vars(testing))
+
+    def test_it_needs_neither_django_nor_factory_boy(self):
+        code = (
+            "import sys, osvi_django.testing, osvi_django.testing.plugin as plugin\n"
+            "assert plugin.osvi_sandbox\n"
+            "sys.exit(bool({'django', 'factory', 'requests'} & set(sys.modules)))"
+        )
+        assert subprocess.run([sys.executable, "-c", code]).returncode == 0
