@@ -89,7 +89,7 @@ class ChatSession(models.Model):
         max_length=ID_MAX_LENGTH,
         blank=True,
         db_index=True,
-        help_text=_("The id that you gave OSVI for the customer, for example a phone number."),
+        help_text=_("The id that you gave OSVI for the customer."),
     )
     status = models.CharField(
         _("status"), max_length=16, choices=Status.choices, default=Status.ACTIVE

@@ -23,7 +23,13 @@ from django.utils.translation import ngettext
 
 from osvi_django.admin.outcomes import Told, told_of_error, told_of_result
 from osvi_django.admin.pagination import CappedPaginator
-from osvi_django.exceptions import NotAllowed, OSVIError, OSVINotConfigured
+from osvi_django.exceptions import (
+    CloseInProgress,
+    NotAllowed,
+    OSVIError,
+    OSVINoAnswer,
+    OSVINotConfigured,
+)
 from osvi_django.models import NOTE_MAX_LENGTH, ChatSession, CloseAttempt
 from osvi_django.services import close_session
 from osvi_django.services.permissions import may_close, may_read_summary
@@ -35,6 +41,11 @@ SELECTION_LIMIT: Final = 20
 # No further close of a selection is begun after this: web servers give up on a page after thirty.
 SELECTION_SECONDS: Final = 20
 SUMMARY_WORDS: Final = 12
+ID_CHARACTERS: Final = 9
+EXPLAINED: Final[dict[str, Any]] = {
+    ChatSession.Status.CLOSING: CloseInProgress.message,
+    ChatSession.Status.UNCONFIRMED: OSVINoAnswer.message,
+}
 
 
 class CloseForm(forms.Form):
@@ -83,13 +94,13 @@ class ChatSessionAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg
     """Sessions are mirrored, not edited: all that can be done to one here is to close it."""
 
     list_display = (
-        "session_id",
-        "agent",
+        "session_id_shown",
         "customer_id",
         "status_shown",
+        "summary_words",
+        "agent",
         "mode",
         "started_at",
-        "summary_words",
     )
     list_filter = ("status", "summary_status", "mode", "agent")
     list_select_related = ("agent", "summary")
@@ -122,6 +133,12 @@ class ChatSessionAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg
                 pattern.callback = non_atomic(pattern.callback)
         return urls
 
+    @admin.display(description=_("session id"), ordering="session_id")
+    def session_id_shown(self, session: ChatSession) -> SafeString:
+        """As much of the id as tells sessions apart, and the whole of it at a second look."""
+        short = Truncator(session.session_id).chars(ID_CHARACTERS)
+        return format_html('<span title="{}">{}</span>', session.session_id, short)
+
     @admin.display(description=_("status"), ordering="status")
     def status_shown(self, session: ChatSession) -> SafeString:
         """The status in its own colour."""
@@ -130,6 +147,13 @@ class ChatSessionAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg
             session.status,
             session.get_status_display(),
         )
+
+    @admin.display(description=_("status"))
+    def status_explained(self, session: ChatSession) -> SafeString:
+        """The status, and what it means where that needs saying."""
+        explained = EXPLAINED.get(session.status)
+        shown = self.status_shown(session)
+        return format_html("{}<br>{}", shown, explained) if explained else shown
 
     @admin.display(description=_("summary"))
     def summary_words(self, session: ChatSession) -> str:
@@ -160,7 +184,7 @@ class ChatSessionAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg
     def get_fieldsets(self, request: HttpRequest, obj: ChatSession | None = None) -> Any:
         """The facts of a session, its summary withheld from those who may not read it."""
         readable = may_read_summary(request.user, obj)
-        facts = ("session_id", "agent", "customer_id", "status_shown", "mode")
+        facts = ("session_id", "agent", "customer_id", "status_explained", "mode")
         times = ("started_at", "closed_at")
         return (
             (None, {"fields": ("summary_text" if readable else "summary_withheld",)}),
@@ -248,19 +272,21 @@ class ChatSessionAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg
         if closed:
             self._say_closed(request, closed)
 
-    def _confirmation(
-        self, request: HttpRequest, form: CloseForm, **context: Any
-    ) -> TemplateResponse:
-        context |= self.admin_site.each_context(request)
-        context |= {
-            "title": _("Close chat session") if "original" in context else _("Close chat sessions"),
+    def _confirmation(self, request: HttpRequest, form: CloseForm, **rows: Any) -> TemplateResponse:
+        """The page that asks about one session (``original``) or several (``sessions``)."""
+        one = "original" in rows
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Close chat session") if one else _("Close chat sessions"),
             "opts": self.opts,
+            "cl": {"opts": self.opts},  # the list's template takes its breadcrumbs from there
             "media": self.media,
             "form": form,
             "has_view_permission": self.has_view_permission(request),
+            **rows,
         }
-        name = "close_confirmation" if "original" in context else "close_selected_confirmation"
         request.current_app = self.admin_site.name
+        name = "close_confirmation" if one else "close_selected_confirmation"
         return TemplateResponse(request, f"admin/osvi_django/chatsession/{name}.html", context)
 
     def _page_after_close(self, request: HttpRequest, session: ChatSession) -> str:
