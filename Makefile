@@ -1,0 +1,67 @@
+# make demo | test | lint | clean | help; each makes the environment that it needs by itself.
+#
+#   VENV=.venv               where that environment is
+#   PYTHON=python3.12        what makes it: 3.11 or newer
+#   DJANGO='django~=5.2.0'   a pip requirement; without it, a new environment gets the newest
+#   PYTEST_ARGS='-k rest'    handed on to pytest; a part of the suite is too little for the coverage
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: demo test lint install clean help FORCE
+
+# It must be run to be believed: a version manager leaves commands on the path that only fail.
+IS_USABLE := 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))'
+ifndef PYTHON
+PYTHON := $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	if $$python -c $(IS_USABLE) >/dev/null 2>&1; then echo $$python; break; fi; done)
+endif
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# Beside the environment, so that two suites at once do not mix what they measured.
+export COVERAGE_FILE := $(VENV)/.coverage
+
+demo: $(VENV)/.installed-demo  ## Try it: a site, a sandbox OSVI, two dozen chats; needs no account
+	@$(BIN)/python -m example_project.demo
+
+test: $(VENV)/.installed-dev  ## Run the test suite; it must cover every line and branch
+	@$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
+
+lint: $(VENV)/.installed-lint  ## Look at the code: ruff, mypy, and who imports whom
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+install: $(VENV)/.installed-dev $(VENV)/.installed-lint  ## Make the environment for both of these
+
+clean:  ## Remove what the demo, the tests and building leave behind; environments stay
+	rm -rf .demo build dist osvi_django.egg-info htmlcov .hypothesis
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -f .coverage .coverage.* $(COVERAGE_FILE) $(COVERAGE_FILE).*
+	find example_project osvi_django tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## Say what there is
+	@sed -n 's/^\([a-z]*\):.*  ## /  make \1	/p' Makefile
+	@echo "With VENV, PYTHON, DJANGO and PYTEST_ARGS you choose: the Makefile's head says how."
+
+$(BIN)/python:
+	@$(or $(PYTHON),false) -c $(IS_USABLE) || { \
+		echo "Python 3.11 or newer, with venv and pip, is needed: make PYTHON=/path/to/python3"; \
+		exit 1; }
+	@echo "Making the environment $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+# A stamp for each set of requirements: installed anew only where these changed.
+$(VENV)/.installed-%: setup.cfg pyproject.toml $(VENV)/.django | $(BIN)/python
+	@echo "Installing what '$*' needs into $(VENV), which may take a minute ..."
+	@$(PIP_INSTALL) --editable '.[$*]' $(if $(DJANGO),'$(DJANGO)')
+	@touch $@
+
+# Touched only where another Django is asked for than last time.
+$(VENV)/.django: FORCE | $(BIN)/python
+	@test -f $@ && test "$$(cat $@)" = '$(DJANGO)' || echo '$(DJANGO)' > $@
