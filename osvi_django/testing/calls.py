@@ -277,7 +277,7 @@ def whisper(session: SandboxSession, message: str) -> dict[str, Any]:
 
 def end(session: SandboxSession, message: str) -> dict[str, Any]:
     """Hand back to the agent."""
-    session.change(mode="ai", active_human=None, help_requested=False)
+    session.change(mode="ai", active_human=None)
     return {}
 
 

@@ -103,7 +103,21 @@ def test_localhost_is_this_machine():
     assert "http://localhost:" in run(lambda output: None, host="localhost")
 
 
-def test_ctrl_c_ends_it_cleanly():
+def test_a_project_that_is_not_set_up_can_run_it(monkeypatch, capsys):
+    def check(*args, **kwargs):
+        raise CommandError("System check identified some issues.")
+
+    def sleep(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(osvi_sandbox.Command, "check", check)
+    monkeypatch.setattr(osvi_sandbox.time, "sleep", sleep)
+    osvi_sandbox.Command().run_from_argv(["manage.py", "osvi_sandbox", "--port", "0"])
+    assert address(capsys.readouterr().out)
+
+
+def test_ctrl_c_ends_it_cleanly(monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     command = [sys.executable, str(MANAGE), "osvi_sandbox", "--port", "0", "--sessions", "1"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

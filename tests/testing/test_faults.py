@@ -36,12 +36,25 @@ class TestScript:
         assert client.close(osvi.add_session()).status_code == 200
         assert client.close(chat).status_code == 500
 
-    def test_any_call_that_names_the_session_meets_it(self, osvi, client, chat):
-        osvi.script(chat.id, Status(500), Status(502))
-        message = {"agent_uuid": chat.agent_uuid, "chat_session_id": chat.id, "message": "Hi"}
-        assert client.support(chat, command="takeover").status_code == 500
-        assert client.post("/chat_messages/send_message", **message).status_code == 502
-        assert (chat.mode, chat.messages) == ("ai", [])
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("/chat_messages/send_message", {"chat_session_id": "s-1", "message": "Hi"}),
+            ("/chat_sessions/s-1/pause_session", {}),
+            ("/chat_sessions/s-1/close_session", {}),
+            ("/v1/chat/inbound", {"session_id": "s-1", "customer_id": "+1", "content": "Hi"}),
+            ("/v1/chat/session/s-1/inject_context", {"context": "a"}),
+            ("/v1/chat/session/s-1/support", {"command": "takeover"}),
+        ],
+    )
+    def test_any_call_that_names_the_session_meets_it(self, osvi, client, path, body):
+        chat = osvi.add_session("s-1", customer_id="+1")
+        before = chat.as_json()
+        osvi.script("s-1", Status(503))
+        body = {"agent_uuid": chat.agent_uuid, **body}
+        assert client.post(path, **body).status_code == 503
+        assert (chat.as_json(), chat.messages) == (before, [])
+        assert client.post(path, **body).status_code == 200
 
     def test_none_stands_for_the_calls_that_name_no_session(self, osvi, client, chat):
         osvi.script(None, Status(500))
@@ -79,10 +92,11 @@ class TestStatus:
         osvi.script(chat.id, Status(502, body=b"<html>Bad gateway"))
         assert client.close(chat).content == b"<html>Bad gateway"
 
-    def test_the_connection_survives_an_answer_without_a_body(self, osvi, chat):
-        osvi.script(chat.id, Status(204))
+    @pytest.mark.parametrize("code", [204, 304])
+    def test_the_connection_survives_an_answer_without_a_body(self, osvi, chat, code):
+        osvi.script(chat.id, Status(code))
         connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
-        for status in (204, 200):
+        for status in (code, 200):
             send_close(connection, osvi, chat)
             answer = connection.getresponse()
             answer.read()

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,9 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from osvi_django import testing
-from osvi_django.testing import Hang, OSVISandbox, Status
+from osvi_django.testing import Fault, Hang, OSVISandbox, Status
 from osvi_django.testing.conversations import CONVERSATIONS
+from osvi_django.testing.sandbox import GRACE
 
 VENDOR_PAGE = Path(__file__).parent.parent / "vendor" / "end_chat_session.yaml"
 SESSION_KEYS = {
@@ -113,7 +114,15 @@ class TestLegacyClose:
 
     def test_older_answers_carry_a_second_success(self, osvi, client, chat):
         osvi.inner_success = True
-        assert data_of(client.close(chat))["success"] is True
+        agent = {"agent_uuid": chat.agent_uuid}
+        message = {"chat_session_id": chat.id, "message": "Hi", **agent}
+        answers = [
+            client.post("/chat_sessions", **agent),
+            client.post("/chat_messages/send_message", **message),
+            client.post(f"/chat_sessions/{chat.id}/pause_session", **agent),
+            client.close(chat),
+        ]
+        assert [data_of(answer)["success"] for answer in answers] == [True] * 4
 
     @pytest.mark.parametrize(
         ("summary"), ["Ünïcode 😊 日本", "line\nline", "\u0000", "\ud800 alone", "x" * 300_000]
@@ -132,6 +141,11 @@ class TestClosingAgain:
     def test_by_default_it_returns_the_summary_again(self, osvi, client, chat):
         assert data_of(client.close(chat))["summary"] == chat.summary
         assert (osvi.closes(chat.id), osvi.close_requests(chat.id)) == (1, 2)
+
+    def test_a_session_that_was_reopened_is_closed_once_more(self, osvi, client, chat):
+        chat.status = "active"
+        client.close(chat)
+        assert osvi.closes(chat.id) == 2
 
     def test_without(self, osvi, client, chat):
         osvi.when_closed = "without"
@@ -249,6 +263,18 @@ class TestV1Sessions:
             "agent_y": two.id,
         }
 
+    def test_active_is_the_newest_where_there_are_several(self, osvi, client):
+        started = datetime(2026, 6, 4, 11, 40, tzinfo=UTC)
+        for session_id, day in (("middle", 2), ("newest", 3), ("oldest", 1)):
+            osvi.add_session(session_id, customer_id="+1", created_at=started.replace(day=day))
+        query = {"customer_id": "+1", "agent_uuid": "agent_demo"}
+        assert data_of(client.get("/v1/chat/session/active", **query))["id"] == "newest"
+
+    def test_times_are_in_utc(self, osvi):
+        started = datetime(2026, 6, 4, 11, 40, 25, 690486, tzinfo=timezone(timedelta(hours=2)))
+        shown = osvi.add_session(created_at=started, updated_at=started).as_json()
+        assert shown["created_at"] == shown["updated_at"] == "2026-06-04T09:40:25.690486Z"
+
     @pytest.mark.parametrize("status", ["closed", "dormant"])
     def test_what_is_not_active_is_not_found(self, osvi, client, status):
         chat = osvi.add_session(status=status)
@@ -284,6 +310,7 @@ class TestV1Conversation:
         assert osvi.requests[-1].session_id == named.id
 
     def test_inbound_opens_a_session_where_there_is_none(self, osvi, client, chat):
+        osvi.add_session(agent_uuid="agent_other", customer_id=chat.customer_id)
         client.close(chat)
         fresh = osvi.sessions[data_of(self.inbound(client, chat))["session_id"]]
         assert fresh is not chat
@@ -352,6 +379,7 @@ class TestV1Support:
         assert_refused(answer, 422, "command close is switched off")
         assert chat.status == "active"
         assert data_of(client.support(chat, command="takeover"))
+        assert osvi.close_requests(chat.id) == 1
 
     def test_a_closed_session_takes_no_commands(self, osvi, client):
         chat = osvi.add_session(status="closed")
@@ -477,6 +505,13 @@ class TestRecords:
             assert private not in caplog.text
         assert capfd.readouterr() == ("", "")
 
+    def test_what_is_no_http_is_not_printed(self, osvi, capfd):
+        with socket.create_connection(("127.0.0.1", osvi.port), timeout=5) as connection:
+            connection.sendall(b"POST /chat_sessions/x/close_session HTTP/9.9\r\n\r\n")
+            assert b"505" in connection.recv(8192)
+        osvi.stop()
+        assert capfd.readouterr() == ("", "")
+
 
 def send_close(connection, osvi, chat):
     body = json.dumps({"agent_uuid": chat.agent_uuid})
@@ -518,6 +553,11 @@ class TestSessions:
             ("customer", "Hi, when are you open?"),
             ("agent", "We are open Monday to Friday, 9 AM to 6 PM."),
         ]
+        talk = CONVERSATIONS[0]
+        assert (sessions[0].agent_name, sessions[0].summary) == (talk.agent.name, talk.summary)
+        assert sessions[0].input_fields == {"first_name": talk.first_name}
+        assert sessions[0].created_at - sessions[9].created_at > timedelta(hours=1)
+        assert sessions[0].created_at < sessions[0].updated_at < datetime.now(UTC)
         assert [chat.id for chat in OSVISandbox().seed(24)] == [chat.id for chat in sessions]
 
     def test_seeding_goes_on_where_it_stopped(self, osvi):
@@ -592,7 +632,12 @@ class TestServer:
         assert all(osvi.closes(chat.id) == 1 for chat in chats)
         assert len(osvi.answered_summaries) == 200
 
-    def test_racing_closers_close_once(self, osvi, client, chat):
+    def test_racing_closers_close_once(self, osvi, client, chat, monkeypatch):
+        def close_slowly(session):
+            time.sleep(0.05)
+            OSVISandbox.close(osvi, session)
+
+        monkeypatch.setattr(osvi, "close", close_slowly)
         with ThreadPoolExecutor(20) as pool:
             answers = list(pool.map(lambda _: client.close(chat).status_code, range(20)))
         assert answers == [200] * 20
@@ -610,7 +655,7 @@ class TestServer:
 
         started = time.monotonic()
         osvi.stop()
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < GRACE
         for connection in connections:
             with pytest.raises(http.client.RemoteDisconnected):
                 connection.getresponse()
@@ -635,11 +680,52 @@ class TestServer:
         assert osvi.url == before
         assert client.close(chat).status_code == 200
 
-    def test_no_thread_is_left(self):
+    def test_stopping_ends_idle_connections_and_leaves_no_thread(self):
         before = set(threading.enumerate())
         with OSVISandbox() as osvi:
-            requests.get(f"{osvi.url}/v1/active_agents", timeout=5)
-        assert {t for t in threading.enumerate() if "Thread" not in t.name} <= before
+            connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
+            post_close(connection, osvi, osvi.add_session())
+            assert len(set(threading.enumerate()) - before) == 2
+            started = time.monotonic()
+        assert time.monotonic() - started < GRACE
+        assert connection.sock.recv(1) == b""
+        connection.close()
+        wait_until(lambda: set(threading.enumerate()) <= before, seconds=0.3)
+
+    def test_stopping_waits_for_what_is_under_way(self, osvi, client, chat):
+        ended = []
+
+        class SlowToEnd(Fault):
+            def play(self, exchange):
+                try:
+                    exchange.pause(60)
+                finally:
+                    time.sleep(0.1)
+                    ended.append(chat.id)
+
+        osvi.script(chat.id, SlowToEnd())
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(client.close, chat)
+            wait_until(lambda: osvi.requests)
+            osvi.stop()
+            assert ended == [chat.id]
+
+    def test_answers_follow_each_other_without_delay(self, osvi):
+        """Without TCP_NODELAY the second write of an answer waits 40 ms for an acknowledgement."""
+        connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
+        started = time.monotonic()
+        for _ in range(40):
+            post_close(connection, osvi, osvi.add_session())
+        assert time.monotonic() - started < 0.8
+        connection.close()
+
+    def test_starting_asks_no_name_server(self, monkeypatch):
+        def ask(name=""):
+            raise AssertionError(name)
+
+        monkeypatch.setattr(socket, "getfqdn", ask)
+        with OSVISandbox() as osvi:
+            assert osvi.port
 
     def test_a_connection_that_is_gone_does_not_hold_up_the_stop(self, osvi, monkeypatch, client):
         """The client's end is closed between the look at the connections and the stop."""
