@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 SELECTION_LIMIT: Final = 20
 # No further close of a selection is begun after this: web servers give up on a page after thirty.
 SELECTION_SECONDS: Final = 20
-SUMMARY_WORDS: Final = 12
+SUMMARY_CHARACTERS: Final = 80
 ID_CHARACTERS: Final = 9
 EXPLAINED: Final[dict[str, Any]] = {
     ChatSession.Status.CLOSING: CloseInProgress.message,
@@ -160,7 +160,7 @@ class ChatSessionAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg
         """The summary's first words, or why there is none."""
         if not hasattr(session, "summary"):
             return session.get_summary_status_display()
-        return Truncator(session.summary.text).words(SUMMARY_WORDS)
+        return Truncator(session.summary.text).chars(SUMMARY_CHARACTERS)
 
     @admin.display(description=_("summary"))
     def summary_text(self, session: ChatSession) -> SafeString:

@@ -51,6 +51,10 @@ class SessionSummaryFactory(DjangoModelFactory[SessionSummary]):
 class ClosedSessionFactory(ChatSessionFactory):
     """A closed session with its summary."""
 
+    class Meta:
+        model = ChatSession
+        skip_postgeneration_save = True
+
     status = ChatSession.Status.CLOSED
     summary_status = ChatSession.SummaryStatus.STORED
     closed_at = LazyFunction(timezone.now)

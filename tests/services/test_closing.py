@@ -1,0 +1,517 @@
+"""The close of one session, as the host's own code sees it, against a sandbox over real HTTP."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import ImproperlyConfigured
+from django.utils import timezone
+
+from osvi_django.exceptions import (
+    CloseInProgress,
+    InvalidInput,
+    NotAllowed,
+    OSVIBadAnswer,
+    OSVINoAnswer,
+    OSVINotConfigured,
+    OSVIRejected,
+    OSVIThrottled,
+    OSVIUnauthorized,
+    OSVIUnreachable,
+    SessionNotFound,
+)
+from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, SessionSummary
+from osvi_django.services import close_session, close_session_by_id
+from osvi_django.services.closing import DatabaseNow
+from osvi_django.signals import session_close_failed, session_closed
+from osvi_django.testing import (
+    MISSING,
+    Drip,
+    Drop,
+    Hang,
+    Junk,
+    OddSummary,
+    OSVISandbox,
+    Redirect,
+    Status,
+)
+from osvi_django.testing.factories import (
+    ChatSessionFactory,
+    CloseAttemptFactory,
+    ClosedSessionFactory,
+)
+
+pytestmark = pytest.mark.django_db
+
+Outcome = CloseAttempt.Outcome
+
+
+@pytest.fixture
+def session(osvi_sandbox):
+    """An active session that the sandbox knows as well."""
+    return mirrored(osvi_sandbox)
+
+
+def mirrored(osvi, **fields):
+    session = ChatSessionFactory(**fields)
+    osvi.add_session(
+        session_id=session.session_id,
+        agent_uuid=session.agent.uuid,
+        customer_id=session.customer_id,
+        summary="The customer asked for a refund.\nThe agent gave it.",
+    )
+    return session
+
+
+@pytest.fixture
+def heard():
+    """What the two signals said, in order."""
+    said = []
+
+    def hear(signal, sender, **named):
+        said.append((signal, sender, named))
+
+    session_closed.connect(hear)
+    session_close_failed.connect(hear)
+    yield said
+    session_closed.disconnect(hear)
+    session_close_failed.disconnect(hear)
+
+
+class TestSuccess:
+    def test_the_summary_is_returned_and_stored(self, session):
+        result = close_session(session)
+        text = "The customer asked for a refund.\nThe agent gave it."
+        assert result.summary.text == text
+        assert result.changed
+        stored = ChatSession.objects.get()
+        assert stored.summary.text == text
+        assert (stored.status, stored.summary_status) == ("closed", "stored")
+        assert stored.closed_at is not None
+        assert (stored.claim, stored.lease_until) == (None, None)
+
+    def test_the_session_in_hand_is_up_to_date(self, session):
+        stale = ChatSession.objects.get()
+        result = close_session(stale)
+        assert result.session is stale
+        assert stale.status == "closed"
+
+    def test_the_journal_says_who_when_through_which_door_and_what_came(self, session, staff):
+        before = timezone.now()
+        result = close_session(session, requested_by=staff, door="desk", note=" Bye. ")
+        attempt = CloseAttempt.objects.get()
+        assert result.attempt == attempt
+        assert (attempt.requested_by, attempt.door, attempt.note) == (staff, "desk", "Bye.")
+        assert (attempt.outcome, attempt.http_status) == (Outcome.CLOSED, 200)
+        assert '"summary": "The customer asked' in attempt.answer
+        assert before < attempt.started_at < attempt.answered_at < attempt.finished_at
+        assert result.attempt.outcome == Outcome.CLOSED
+
+    def test_updated_at_moves_on(self, session):
+        before = session.updated_at
+        close_session(session)
+        assert ChatSession.objects.get().updated_at > before
+
+    @pytest.mark.parametrize("said", [None, "", " \n", MISSING])
+    def test_no_summary_is_a_fact_of_its_own(self, session, osvi_sandbox, said):
+        osvi_sandbox.script(session.session_id, OddSummary(said))
+        result = close_session(session)
+        assert (result.summary, result.changed) == (None, True)
+        assert session.summary_status == "not_provided"
+        assert not SessionSummary.objects.exists()
+
+    def test_v1_closes_with_the_support_command(self, session, osvi_sandbox, settings):
+        settings.OSVI["default"]["CLOSE_WITH"] = "v1"
+        result = close_session(session)
+        assert (result.session.status, result.summary) == ("closed", None)
+        [request] = osvi_sandbox.requests
+        assert request.path.endswith("/support")
+        assert request.body == {"command": "close"}
+
+    def test_v1_takes_a_summary_where_there_is_one(self, session, osvi_sandbox, settings):
+        settings.OSVI["default"]["CLOSE_WITH"] = "v1"
+        osvi_sandbox.v1_summary = True
+        assert close_session(session).summary.text.startswith("The customer asked")
+
+    def test_an_answer_that_no_database_stores_is_made_storable(self, session, osvi_sandbox):
+        osvi_sandbox.script(session.session_id, OddSummary("a\x00b\ud800c 😀"))
+        assert close_session(session).summary.text == "a\ufffdb\ufffdc 😀"
+        assert SessionSummary.objects.get().text == "a\ufffdb\ufffdc 😀"
+
+    def test_the_kept_answer_is_capped_and_whole_characters(self, session, osvi_sandbox):
+        osvi_sandbox.script(session.session_id, OddSummary("€" * 400_000))
+        close_session(session)
+        kept = CloseAttempt.objects.get().answer
+        assert len(kept.encode()) <= 1_000_000
+        assert len(SessionSummary.objects.get().text) == 400_000
+
+    def test_a_summary_that_is_here_already_is_not_replaced_by_none(self, osvi_sandbox):
+        session = mirrored(osvi_sandbox)
+        SessionSummary.objects.create(session=session, text="Written before.")
+        osvi_sandbox.script(session.session_id, OddSummary(None))
+        result = close_session(session)
+        assert result.summary.text == "Written before."
+        assert session.summary_status == "stored"
+
+    def test_closed_is_told_after_it_is_stored(self, session, heard):
+        result = close_session(session)
+        [(signal, sender, named)] = heard
+        assert (signal, sender) == (session_closed, ChatSession)
+        assert (named["session"], named["summary"]) == (session, result.summary)
+        assert named["attempt"] == result.attempt
+
+    def test_a_receiver_that_raises_changes_nothing(self, session, caplog):
+        def explode(**named):
+            raise RuntimeError("a bug of the host")
+
+        session_closed.connect(explode)
+        try:
+            assert close_session(session).changed
+        finally:
+            session_closed.disconnect(explode)
+        assert ChatSession.objects.get().summary.text
+        assert "a bug of the host" in caplog.text
+
+    def test_no_payload_and_no_token_is_logged(self, session, caplog, osvi_sandbox):
+        caplog.set_level("DEBUG")
+        close_session(session, note="A private note.")
+        assert session.session_id in caplog.text
+        for secret in ("refund", "private", osvi_sandbox.token):
+            assert secret not in caplog.text
+
+
+class TestClosedAlready:
+    def test_the_stored_summary_is_returned_and_nobody_is_asked(self, osvi_sandbox):
+        session = ClosedSessionFactory()
+        result = close_session(session)
+        assert (result.changed, result.attempt) == (False, None)
+        assert result.summary == session.summary
+        assert osvi_sandbox.requests == []
+        assert not CloseAttempt.objects.exists()
+
+    def test_it_needs_no_configuration(self, settings):
+        del settings.OSVI
+        assert not close_session(ClosedSessionFactory()).changed
+
+    def test_a_stale_row_in_hand_makes_no_second_call(self, session, osvi_sandbox):
+        stale = ChatSession.objects.get()
+        close_session(session)
+        assert not close_session(stale).changed
+        assert osvi_sandbox.close_requests(session.session_id) == 1
+
+
+class TestFailure:
+    @pytest.mark.parametrize("status", ["active", "dormant"])
+    @pytest.mark.parametrize(
+        ("fault", "error", "code"),
+        [
+            (Status(401, error="Invalid API token"), OSVIUnauthorized, "unauthorized"),
+            (Status(404, errors=["Session not found"]), OSVIRejected, "rejected"),
+            (Status(422, errors=["agent_uuid is invalid"]), OSVIRejected, "rejected"),
+            (Status(429, retry_after=7), OSVIThrottled, "throttled"),
+            (Status(503, retry_after=7, body=b""), OSVIThrottled, "throttled"),
+        ],
+    )
+    def test_a_refusal_leaves_the_session_as_it_was(self, osvi_sandbox, fault, error, code, status):
+        session = mirrored(osvi_sandbox, status=status)
+        osvi_sandbox.script(session.session_id, fault)
+        with pytest.raises(error) as caught:
+            close_session(session)
+        assert caught.value.code == code
+        assert caught.value.status == fault.code
+        assert caught.value.retry_after == fault.retry_after
+        stored = ChatSession.objects.get()
+        assert (stored.status, stored.claim, stored.lease_until) == (status, None, None)
+        assert session.status == status
+        attempt = CloseAttempt.objects.get()
+        assert (attempt.outcome, attempt.error_code) == (Outcome.REJECTED, code)
+        assert (attempt.http_status, attempt.finished_at is not None) == (fault.code, True)
+        # And it can be closed by the next try.
+        assert close_session(session).changed
+
+    def test_osvis_own_words_are_kept_short(self, session, osvi_sandbox):
+        osvi_sandbox.script(session.session_id, Status(422, errors=["no " * 500]))
+        with pytest.raises(OSVIRejected) as caught:
+            close_session(session)
+        assert CloseAttempt.objects.get().error_reason == caught.value.reason
+        assert len(caught.value.reason) == 300
+
+    def test_what_was_not_sent_can_be_closed_later(self, session, osvi_sandbox, settings):
+        here = settings.OSVI["default"]["BASE_URL"]
+        settings.OSVI["default"]["BASE_URL"] = "http://127.0.0.1:1"
+        with pytest.raises(OSVIUnreachable):
+            close_session(session)
+        assert session.status == "active"
+        assert CloseAttempt.objects.get().outcome == Outcome.NOT_SENT
+        settings.OSVI["default"]["BASE_URL"] = here
+        assert close_session(session).changed
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            Drop(),
+            Drop(after_closing=True),
+            Status(500),
+            Status(502, body=b"<html>"),
+            Status(503, body=b"upstream reset"),
+            Status(504),
+        ],
+        ids=repr,
+    )
+    def test_sent_without_an_answer_is_unconfirmed_and_not_repeated(
+        self, session, osvi_sandbox, fault
+    ):
+        osvi_sandbox.script(session.session_id, fault)
+        with pytest.raises(OSVINoAnswer):
+            close_session(session)
+        assert (session.status, session.summary_status) == ("unconfirmed", "pending")
+        assert CloseAttempt.objects.get().outcome == Outcome.NO_ANSWER
+        with pytest.raises(OSVINoAnswer):
+            close_session(session)
+        assert osvi_sandbox.close_requests(session.session_id) == 1
+        assert CloseAttempt.objects.count() == 1
+
+    @pytest.mark.parametrize("fault", [Hang(), Drip(interval=0.1), Drip("headers", interval=0.1)])
+    def test_a_server_that_takes_for_ever_is_given_up(self, session, osvi_sandbox, settings, fault):
+        settings.OSVI["default"] |= {"CONNECT_TIMEOUT": 0.2, "READ_TIMEOUT": 5, "DEADLINE": 0.5}
+        osvi_sandbox.script(session.session_id, fault)
+        began = timezone.now()
+        with pytest.raises(OSVINoAnswer):
+            close_session(session)
+        assert timezone.now() - began < timedelta(seconds=3)
+        assert session.status == "unconfirmed"
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            Junk(),
+            Junk(body=b'{"success": true, "data": {"session_id": "another"}}'),
+            Junk(body=b"\x00\xff" * 10),
+            OddSummary(42),
+            Redirect("http://127.0.0.1:1/"),
+        ],
+        ids=repr,
+    )
+    def test_an_answer_that_makes_no_sense_is_kept(self, session, osvi_sandbox, fault):
+        osvi_sandbox.script(session.session_id, fault)
+        with pytest.raises(OSVIBadAnswer):
+            close_session(session)
+        assert session.status == "unconfirmed"
+        attempt = CloseAttempt.objects.get()
+        assert (attempt.outcome, attempt.error_code) == (Outcome.BAD_ANSWER, "bad_answer")
+        assert attempt.http_status is not None
+        if isinstance(fault, Junk):
+            expected = fault.body.decode(errors="replace").replace("\x00", "\ufffd")
+            assert attempt.answer == expected
+
+    def test_failed_is_told_after_it_is_written_down(self, session, osvi_sandbox, heard):
+        osvi_sandbox.script(session.session_id, Status(404))
+        with pytest.raises(OSVIRejected) as caught:
+            close_session(session)
+        [(signal, sender, named)] = heard
+        assert (signal, sender) == (session_close_failed, ChatSession)
+        assert (named["session"], named["error"]) == (session, caught.value)
+        assert named["attempt"].outcome == Outcome.REJECTED
+
+    def test_nothing_is_told_of_what_was_not_tried(self, osvi_sandbox, heard):
+        close_session(ClosedSessionFactory())
+        with pytest.raises(NotAllowed):
+            close_session(mirrored(osvi_sandbox), requested_by=AnonymousUser())
+        assert heard == []
+
+
+class TestNotConfigured:
+    def test_an_unknown_account_is_said_before_anything_is_written(self, osvi_sandbox):
+        session = mirrored(osvi_sandbox, agent__account="emea")
+        with pytest.raises(OSVINotConfigured, match="emea") as caught:
+            close_session(session)
+        assert isinstance(caught.value, ImproperlyConfigured)
+        assert session.status == "active"
+        assert not CloseAttempt.objects.exists()
+
+    def test_a_token_that_cannot_be_read_leaves_the_session_open(
+        self, session, osvi_sandbox, settings
+    ):
+        def vault():
+            raise OSError("sealed")
+
+        settings.OSVI["default"]["API_TOKEN"] = vault
+        with pytest.raises(OSVINotConfigured, match="API_TOKEN"):
+            close_session(session)
+        assert session.status == "active"
+        assert CloseAttempt.objects.get().outcome == Outcome.NOT_SENT
+        assert osvi_sandbox.requests == []
+
+    def test_a_session_goes_through_the_account_of_its_agent(self, osvi_sandbox, settings):
+        with OSVISandbox(token="token-of-emea-16") as emea:
+            settings.OSVI["emea"] = {"API_TOKEN": emea.token, "BASE_URL": emea.url}
+            assert close_session(mirrored(emea, agent__account="emea")).changed
+            assert close_session(mirrored(osvi_sandbox)).changed
+            for osvi in (emea, osvi_sandbox):
+                [request] = osvi.requests
+                assert request.headers["API-Token"] == osvi.token
+
+
+class TestPermission:
+    def test_staff_with_the_permission_may(self, session, staff):
+        assert close_session(session, requested_by=staff).changed
+
+    @pytest.mark.parametrize("inactive", [False, True])
+    def test_others_may_not(self, session, osvi_sandbox, django_user_model, grant, inactive):
+        user = django_user_model.objects.create_user("max", is_active=not inactive)
+        user = grant(user, "view_chatsession", "change_chatsession")
+        if inactive:
+            user = grant(user, "close_chatsession")
+        with pytest.raises(NotAllowed):
+            close_session(session, requested_by=user)
+        assert osvi_sandbox.requests == []
+        assert not CloseAttempt.objects.exists()
+
+    def test_nobody_in_particular_may_not(self, session):
+        with pytest.raises(NotAllowed):
+            close_session(session, requested_by=AnonymousUser())
+
+    def test_a_closed_session_is_not_shown_to_those_who_may_not_close(self):
+        with pytest.raises(NotAllowed):
+            close_session(ClosedSessionFactory(), requested_by=AnonymousUser())
+
+    def test_permissions_on_one_object_count(
+        self, session, osvi_sandbox, settings, django_user_model
+    ):
+        settings.AUTHENTICATION_BACKENDS = [f"{__name__}.{OwnersOnly.__name__}"]
+        user = django_user_model.objects.create_user(session.customer_id)
+        other = mirrored(osvi_sandbox)
+        with pytest.raises(NotAllowed):
+            close_session(other, requested_by=user)
+        assert close_session(session, requested_by=user).changed
+
+
+class OwnersOnly:
+    """A backend that gives permissions on single objects alone."""
+
+    def authenticate(self, request):
+        return None
+
+    def has_perm(self, user, permission, obj=None):
+        return obj is not None and obj.customer_id == user.get_username()
+
+
+class TestInput:
+    @pytest.mark.parametrize(("field", "length"), [("note", 1_000), ("door", 32)])
+    def test_what_is_too_long_is_named(self, session, field, length):
+        with pytest.raises(InvalidInput, match=str(length)) as caught:
+            close_session(session, **{field: "x" * (length + 1)})
+        assert caught.value.field == field
+        assert session.status == "active"
+        assert close_session(session, **{field: "x" * length}).changed
+
+    def test_a_note_is_made_storable(self, session):
+        close_session(session, note="a\x00b")
+        assert CloseAttempt.objects.get().note == "a\ufffdb"
+
+    def test_a_session_that_was_deleted_or_never_saved_is_not_found(self, osvi_sandbox):
+        session = ChatSessionFactory()
+        ChatSession.objects.all().delete()
+        for gone in (session, ChatSession(session_id="never saved")):
+            with pytest.raises(SessionNotFound):
+                close_session(gone)
+        assert osvi_sandbox.requests == []
+
+
+class TestById:
+    def test_a_session_that_is_not_here_is_closed_and_mirrored(self, osvi_sandbox):
+        chat = osvi_sandbox.add_session(agent_uuid="agent_new", summary="All is well.")
+        result = close_session_by_id(chat.id, agent_uuid="agent_new", note="tidy")
+        assert (result.changed, result.summary.text) == (True, "All is well.")
+        assert result.session.session_id == chat.id
+        assert ChatAgent.objects.get().uuid == "agent_new"
+        assert result.attempt.note == "tidy"
+        # Known by now: nobody is asked again.
+        assert not close_session_by_id(chat.id).changed
+        assert osvi_sandbox.close_requests(chat.id) == 1
+
+    def test_the_account_of_an_unknown_session_is_the_one_named(self, osvi_sandbox, settings):
+        settings.OSVI["emea"] = dict(settings.OSVI["default"])
+        chat = osvi_sandbox.add_session(agent_uuid="agent_emea")
+        close_session_by_id(chat.id, agent_uuid="agent_emea", account="emea")
+        assert ChatAgent.objects.get().account == "emea"
+
+    def test_a_known_session_needs_no_agent(self, session):
+        assert close_session_by_id(session.session_id).changed
+
+    def test_an_unknown_session_without_agent_says_what_to_do(self, osvi_sandbox):
+        with pytest.raises(SessionNotFound, match="agent_uuid"):
+            close_session_by_id("unknown")
+
+    def test_another_agent_than_the_sessions_is_an_error(self, session, osvi_sandbox):
+        with pytest.raises(InvalidInput) as caught:
+            close_session_by_id(session.session_id, agent_uuid="agent_other")
+        assert caught.value.field == "agent_uuid"
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize("bad", ["", "a\x00b", "\ud800", "x" * 256])
+    def test_ids_that_cannot_be_ids(self, osvi_sandbox, bad):
+        for ids in ({"session_id": bad, "agent_uuid": "a"}, {"session_id": "a", "agent_uuid": bad}):
+            with pytest.raises((InvalidInput, SessionNotFound)):
+                close_session_by_id(**ids)
+        assert not ChatSession.objects.exists()
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize("odd", [".", ".."])
+    def test_ids_that_no_url_can_carry_are_not_sent(self, osvi_sandbox, odd):
+        with pytest.raises(InvalidInput) as caught:
+            close_session_by_id(odd, agent_uuid="agent")
+        assert caught.value.field == "session_id"
+        assert osvi_sandbox.requests == []
+        assert CloseAttempt.objects.get().outcome == Outcome.NOT_SENT
+
+    def test_an_id_that_only_looks_alike_is_another_session(self, osvi_sandbox):
+        mirrored(osvi_sandbox, session_id="session-a")
+        with pytest.raises(SessionNotFound):
+            close_session_by_id("SESSION-A")
+
+    def test_those_who_may_not_close_cannot_make_rows(self, osvi_sandbox):
+        with pytest.raises(NotAllowed):
+            close_session_by_id("new", agent_uuid="agent", requested_by=AnonymousUser())
+        assert not ChatSession.objects.exists()
+
+
+class TestOthersAtIt:
+    def test_one_under_way_is_in_progress(self, session, osvi_sandbox):
+        claim_as_if_elsewhere(session, ends_in=60)
+        with pytest.raises(CloseInProgress) as caught:
+            close_session(session)
+        assert (caught.value.retryable, caught.value.retry_after) == (True, 5)
+        assert ChatSession.objects.get().status == "closing"
+        assert osvi_sandbox.requests == []
+
+    def test_one_whose_process_died_is_unconfirmed(self, session, osvi_sandbox):
+        attempt = claim_as_if_elsewhere(session, ends_in=-1)
+        with pytest.raises(OSVINoAnswer):
+            close_session(session)
+        assert session.status == "unconfirmed"
+        assert session.lease_until is None
+        attempt.refresh_from_db()
+        assert (attempt.outcome, attempt.error_code) == (Outcome.NO_ANSWER, "unconfirmed")
+        assert osvi_sandbox.requests == []
+
+    def test_an_answer_that_a_dead_process_kept_stays_to_be_read(self, session):
+        attempt = claim_as_if_elsewhere(session, ends_in=-1, outcome=Outcome.ANSWERED, answer="{}")
+        with pytest.raises(OSVINoAnswer):
+            close_session(session)
+        attempt.refresh_from_db()
+        assert (attempt.outcome, attempt.answer) == (Outcome.ANSWERED, "{}")
+
+
+def claim_as_if_elsewhere(session, *, ends_in, **fields):
+    """Write what another process writes before it sends; its lease is over ``ends_in`` seconds."""
+    attempt = CloseAttemptFactory(session=session, **fields)
+    ChatSession.objects.update(
+        status="closing",
+        status_before="active",
+        claim=attempt.claim,
+        lease_until=DatabaseNow() + timedelta(seconds=ends_in),
+    )
+    return attempt

@@ -1,0 +1,209 @@
+"""What is committed when: real transactions, real threads, a real process that dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.db import connection, transaction
+
+from osvi_django.exceptions import CloseInProgress, InsideTransaction
+from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
+from osvi_django.services import close_session, close_session_by_id
+from osvi_django.services.closing import DatabaseNow
+from osvi_django.testing.factories import ChatSessionFactory
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def session(osvi_sandbox, transactional_db):
+    return mirrored(osvi_sandbox)
+
+
+def mirrored(osvi):
+    session = ChatSessionFactory()
+    osvi.add_session(
+        session_id=session.session_id, agent_uuid=session.agent.uuid, summary="All is well."
+    )
+    return session
+
+
+class TestInsideATransaction:
+    def test_the_close_is_refused_before_anything_is_sent(self, session, osvi_sandbox):
+        with transaction.atomic(), pytest.raises(InsideTransaction):
+            close_session(session)
+        with transaction.atomic(), pytest.raises(RuntimeError):
+            close_session_by_id(session.session_id)
+        assert osvi_sandbox.requests == []
+        assert not CloseAttempt.objects.exists()
+        assert close_session(session).changed
+
+    def test_so_it_is_with_autocommit_switched_off(self, session, osvi_sandbox):
+        transaction.set_autocommit(False)
+        try:
+            with pytest.raises(InsideTransaction):
+                close_session(session)
+            transaction.rollback()
+        finally:
+            transaction.set_autocommit(True)
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.django_db
+    def test_the_transaction_of_a_test_case_is_not_the_callers(self, osvi_sandbox):
+        session = mirrored(osvi_sandbox)
+        with transaction.atomic(), pytest.raises(InsideTransaction):
+            close_session(session)
+        assert close_session(session).changed
+
+
+class TestEachStepIsCommitted:
+    def test_claim_and_attempt_are_there_while_osvi_is_asked(self, session, osvi_sandbox):
+        seen = {}
+
+        def look(_chat):
+            # The sandbox answers in a thread of its own, with a connection of its own.
+            try:
+                row = ChatSession.objects.get()
+                seen.update(status=row.status, before=row.status_before)
+                seen["claimed_by"] = CloseAttempt.objects.get(claim=row.claim).outcome
+                for seconds in (91, 149, 151):
+                    over_by_then = {"lease_until__lt": DatabaseNow() + timedelta(seconds=seconds)}
+                    seen[seconds] = ChatSession.objects.filter(**over_by_then).count()
+            finally:
+                connection.close()
+            return 0
+
+        osvi_sandbox.latency = look
+        close_session(session)
+        told = {"status": "closing", "before": "active", "claimed_by": "started"}
+        # The default deadline is 90 seconds, and the lease outlasts it by 60.
+        assert seen == {**told, 91: 0, 149: 0, 151: 1}
+
+    def test_no_transaction_is_open_while_osvi_is_asked(self, session, osvi_sandbox):
+        closing_threads_connection = connection.connection
+        open_then = []
+
+        def look(_chat):
+            open_then.append(in_transaction(closing_threads_connection))
+            return 0
+
+        osvi_sandbox.latency = look
+        close_session(session)
+        assert open_then == [False]
+
+    def test_an_answer_outlives_a_process_that_dies_over_reading_it(self, session, osvi_sandbox):
+        settings = {"OSVI_BASE_URL": osvi_sandbox.url, "OSVI_API_TOKEN": osvi_sandbox.token}
+        died = subprocess.run(
+            [sys.executable, "-c", DIES_OVER_READING, database_url(), session.session_id],
+            env={**os.environ, **settings, "DJANGO_SETTINGS_MODULE": "example_project.settings"},
+            cwd=ROOT,
+            timeout=30,
+        )
+        assert died.returncode == 9
+        attempt = CloseAttempt.objects.get()
+        assert (attempt.outcome, attempt.http_status) == ("answered", 200)
+        assert "All is well." in attempt.answer
+        assert ChatSession.objects.get().status == "closing"
+
+
+# The standard library's parser dies, as a crash in the middle would have it.
+DIES_OVER_READING = """
+import json, os, sys
+import dj_database_url, django
+from django.conf import settings
+settings.DATABASES["default"] |= dj_database_url.parse(sys.argv[1])
+django.setup()
+from osvi_django.models import ChatSession
+from osvi_django.services import close_session
+session = ChatSession.objects.get(session_id=sys.argv[2])
+loads = json.loads
+
+def die_over_bytes(text, **options):
+    return os._exit(9) if isinstance(text, bytes) else loads(text, **options)
+
+json.loads = die_over_bytes
+close_session(session)
+"""
+
+
+def database_url():
+    """Where this test's database is, for another process."""
+    name, vendor = connection.settings_dict["NAME"], connection.vendor
+    if vendor == "sqlite":
+        return f"sqlite:///{name}"
+    where = connection.settings_dict
+    scheme = {"postgresql": "postgres", "mysql": "mysql"}[vendor]
+    user, password = where["USER"], where["PASSWORD"]
+    return f"{scheme}://{user}:{password}@{where['HOST']}:{where['PORT']}/{name}"
+
+
+def in_transaction(raw):
+    """Whether a connection of the database's own driver is in a transaction."""
+    if connection.vendor == "sqlite":
+        return raw.in_transaction
+    if connection.vendor == "postgresql":
+        return raw.info.transaction_status != 0
+    return not raw.get_autocommit()
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_of_twenty_closers_one_asks(session, osvi_sandbox, by_id):
+    osvi_sandbox.latency = 0.3
+    results, errors = [], []
+    start = threading.Barrier(20)
+
+    def close():
+        try:
+            mine = ChatSession.objects.get()
+            start.wait()
+            if by_id:
+                results.append(close_session_by_id(mine.session_id))
+            else:
+                results.append(close_session(mine))
+        except CloseInProgress as error:
+            errors.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=close) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert osvi_sandbox.close_requests(session.session_id) == 1
+    assert len(results) + len(errors) == 20
+    assert [result.changed for result in results].count(True) == 1
+    assert SessionSummary.objects.get().text == "All is well."
+    assert CloseAttempt.objects.count() == 1
+
+
+def test_of_ten_who_meet_an_unknown_session_one_asks(transactional_db, osvi_sandbox):
+    chat = osvi_sandbox.add_session(agent_uuid="agent_new", summary="All is well.")
+    outcomes = []
+    start = threading.Barrier(10)
+
+    def close():
+        try:
+            start.wait()
+            result = close_session_by_id(chat.id, agent_uuid="agent_new")
+            outcomes.append("closed" if result.changed else "unchanged")
+        except CloseInProgress as error:
+            outcomes.append(error.code)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=close) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 10
+    assert outcomes.count("closed") == 1
+    assert osvi_sandbox.close_requests(chat.id) == 1
+    assert ChatSession.objects.get().status == "closed"
