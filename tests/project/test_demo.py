@@ -1,0 +1,194 @@
+"""``python -m example_project.demo`` as its user meets it: started, looked at, stopped."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from example_project.demo import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 60  # seconds for the demo to end
+LAST_LINE = "Ctrl-C stops everything."
+FAREWELL = "\nStopped. The site, the sandbox and the database are gone.\n"
+# A demo that asked a proxy, or believed this shell's settings, would not come far.
+MISLEADING = {
+    "http_proxy": "http://127.0.0.1:9",
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "all_proxy": "http://127.0.0.1:9",
+    "DATABASE_URL": "postgres://nobody@127.0.0.1:9/nothing",
+    "DJANGO_DEBUG": "0",
+    "DJANGO_SETTINGS_MODULE": "no_such_settings",
+    "OSVI_BASE_URL": "http://127.0.0.1:9",
+    "OSVI_API_TOKEN": "another-token-16",
+}
+
+
+class Demo:
+    """A running demo, and what it has printed so far."""
+
+    def __init__(self, process):
+        self.process = process
+        self.printed = ""
+
+    def read_until(self, last):
+        for line in self.process.stdout:
+            self.printed += line
+            if last in line:
+                return
+        pytest.fail(f"The demo ended early:\n{self.printed}{self.process.stderr.read()}")
+
+    def named(self, what):
+        (value,) = re.findall(rf"^  {what} +(\S+)", self.printed, re.MULTILINE)
+        return value
+
+    def end(self, signal_number):
+        """Stop it; the exit code, and what it said in the end."""
+        self.process.send_signal(signal_number)
+        out, err = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, out, err
+
+    def leaves_nothing_behind(self):
+        folder = ROOT / self.named("Database").removesuffix("/db.sqlite3")
+        addresses = (self.named("Sandbox"), self.named("Site"))
+        return not folder.exists() and not any(is_served(address) for address in addresses)
+
+
+def is_served(url):
+    address = urlsplit(url)
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex((address.hostname, address.port)) == 0
+
+
+@contextmanager
+def running(monkeypatch, *command):
+    for name, value in MISLEADING.items():
+        monkeypatch.setenv(name, value)
+    command = command or ("-m", "example_project.demo")
+    with subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    ) as process:
+        try:
+            yield Demo(process)
+        finally:
+            if process.poll() is None:
+                process.terminate()  # it stops its site by itself
+
+
+def log_in(site, password):
+    """Fetch the admin's list as the user that the demo names."""
+    with requests.Session() as browser:
+        browser.trust_env = False
+        page = browser.get(f"{site}admin/osvi_django/chatsession/", timeout=30)
+        form = {
+            "csrfmiddlewaretoken": browser.cookies["csrftoken"],
+            "username": "staff",
+            "password": password,
+        }
+        return browser.post(page.url, data=form, timeout=30)
+
+
+def hold(port):
+    """A server that is no demo at this port, unless somebody else has one there already."""
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError:
+        return nullcontext()
+
+
+def test_it_closes_three_chats_serves_the_admin_and_stops_on_ctrl_c(monkeypatch):
+    with running(monkeypatch) as demo:
+        demo.read_until(LAST_LINE)
+        page = log_in(demo.named("Site"), demo.named("Password"))
+        assert demo.end(signal.SIGINT) == (0, FAREWELL, "")
+    assert re.findall(r"^\d\. (\w+):", demo.printed, re.MULTILINE) == ["Python", "REST", "Admin"]
+    assert len(re.findall(r"Summary:\n     [A-Z].+", demo.printed)) == 3
+    assert page.url == demo.named("Admin")
+    assert page.status_code == 200
+    assert page.text.count('class="osvi-status osvi-status-closed"') == 3
+    assert demo.leaves_nothing_behind()
+
+
+def test_two_at_once_do_not_meet_and_find_another_port_than_a_taken_one(monkeypatch):
+    with hold(8000), running(monkeypatch) as one, running(monkeypatch) as other:
+        for demo in (one, other):
+            demo.read_until(LAST_LINE)
+        assert [demo.end(signal.SIGTERM) for demo in (one, other)] == [(0, FAREWELL, "")] * 2
+    for what in ("Sandbox", "Site", "Database"):
+        assert one.named(what) != other.named(what)
+    assert 8000 not in {urlsplit(demo.named("Site")).port for demo in (one, other)}
+    assert one.leaves_nothing_behind()
+    assert other.leaves_nothing_behind()
+
+
+@pytest.mark.parametrize("line", ["The osvi_django demo", "Three chats are closed"])
+def test_it_can_be_stopped_before_it_is_ready(monkeypatch, line):
+    with running(monkeypatch) as demo:
+        demo.read_until(line)
+        code, out, err = demo.end(signal.SIGINT)
+    assert (code, err) == (0, "")
+    assert out.endswith(FAREWELL)
+
+
+def run_with(monkeypatch, change):
+    """Run a demo with something changed in it until it ends: its exit code and its last words."""
+    code = f"import sys\nfrom example_project import demo\n{change}\nsys.exit(demo.main())"
+    with running(monkeypatch, "-c", code) as demo:
+        out, err = demo.process.communicate(timeout=PATIENCE)
+    (database,) = re.findall(r"Database +(\S+)/db.sqlite3", out) or ["no such folder"]
+    assert not (ROOT / database).exists()
+    return demo.process.returncode, err
+
+
+def test_a_site_that_does_not_start_is_reported(monkeypatch, tmp_path):
+    dying = tmp_path / "manage.py"
+    dying.write_text("raise SystemExit('There is no chat today.')")
+    code, err = run_with(monkeypatch, f"demo.MANAGE = {str(dying)!r}")
+    assert code == 1
+    assert err == (
+        "\nThe demo failed. The site did not start. It said:\n"
+        + "\n".join(["There is no chat today."] * 3)
+        + "\n"
+    )
+
+
+def test_a_site_that_ends_by_itself_is_reported(monkeypatch):
+    code, err = run_with(monkeypatch, "demo.invite = lambda site: site.process.kill()")
+    assert code == 1
+    assert "The demo failed. The site ended by itself." in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("change", "door"),
+    [
+        ("demo.LATENCY = lambda chat: 1 / 0", "Python"),
+        ("demo.PERMISSIONS = ('view_chatsession',)", "REST"),
+        ("demo.PERMISSIONS = ('view_chatsession',); demo.DOORS = demo.DOORS[::-1]", "Admin"),
+    ],
+)
+def test_a_door_that_does_not_open_is_reported(monkeypatch, change, door):
+    code, err = run_with(monkeypatch, change)
+    assert code == 1
+    assert f"The demo failed. This door did not close the chat: {door}" in err
+
+
+def test_the_preferred_port_is_taken_where_it_is_free():
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        assert free_port(port) != port
+    assert free_port(port) == port
