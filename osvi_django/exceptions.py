@@ -22,23 +22,35 @@ again as it is; ``str(error)`` is one plain sentence or two: what happened, and 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from django.core.exceptions import ImproperlyConfigured
-from django.utils.functional import Promise
-from django.utils.translation import gettext as _gettext
-from django.utils.translation import gettext_lazy as _
+from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
+from django.utils.functional import Promise, lazy
+from django.utils.translation import gettext
+
+
+def _translate(text: str) -> str:
+    """Translate, but where Django is not set up: a bare Python shell shows errors as well."""
+    try:
+        return gettext(text)
+    except (ImproperlyConfigured, AppRegistryNotReady):
+        return text
+
+
+_ = lazy(_translate, str)
 
 
 class OSVIError(Exception):
     """Anything that stops a call to OSVI, or a service, from doing what was asked.
 
     ``status``: OSVI's HTTP status, where it answered; ``reason``: its own short words;
-    ``retry_after``: seconds to wait, where they are known.
+    ``retry_after``: seconds to wait, where they are known; ``attempt``: the ``CloseAttempt`` that
+    ended so, where one was made.
     """
 
     code: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
+    attempt: Any = None
     message: ClassVar[str | Promise] = _("Something went wrong with OSVI.")
 
     def __init__(
@@ -58,7 +70,7 @@ class OSVIError(Exception):
         sentence = str(self.args[0] or self.message)
         if not self.reason:
             return sentence
-        said = _gettext("OSVI said: “%(reason)s”") % {"reason": self.reason}
+        said = _("OSVI said: “%(reason)s”") % {"reason": self.reason}
         return f"{sentence} {said}"
 
 
@@ -170,9 +182,10 @@ class OSVINotConfigured(ImproperlyConfigured):
 
     code: ClassVar[str] = "not_configured"
     retryable: ClassVar[bool] = False
+    attempt: Any = None
 
     def __str__(self) -> str:
-        sentence = _gettext(
+        sentence = _(
             "OSVI is not set up on this site, so nothing was sent. "
             "Ask whoever runs it to mend the settings: %(problem)s"
         )

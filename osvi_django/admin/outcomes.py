@@ -14,22 +14,26 @@ _NOT_FINAL: Final = (CloseInProgress, OSVINoAnswer)
 
 
 class Told(NamedTuple):
-    """A sentence and its level, one of ``django.contrib.messages``."""
+    """A sentence, its level (of ``django.contrib.messages``), and whether a close was tried."""
 
     level: int
     sentence: str
+    tried: bool
 
 
 def told_of_result(result: CloseResult) -> Told:
     """What to say of a session that is closed now."""
     if not result.changed:
-        return Told(messages.INFO, _("This chat session was closed already: nothing was sent."))
+        sentence = _("This chat session was closed already: nothing was sent.")
+        return Told(messages.INFO, sentence, tried=False)
     if result.summary:
-        return Told(messages.SUCCESS, _("The chat session is closed and its summary is stored."))
-    return Told(messages.SUCCESS, _("The chat session is closed. OSVI provided no summary of it."))
+        sentence = _("The chat session is closed and its summary is stored.")
+    else:
+        sentence = _("The chat session is closed. OSVI provided no summary of it.")
+    return Told(messages.SUCCESS, sentence, tried=True)
 
 
 def told_of_error(error: OSVIError | OSVINotConfigured) -> Told:
     """What to say of a close that did not take place, or of which nobody knows."""
     level = messages.WARNING if isinstance(error, _NOT_FINAL) else messages.ERROR
-    return Told(level, str(error))
+    return Told(level, str(error), tried=error.attempt is not None)

@@ -37,9 +37,6 @@ from osvi_django.transactions import non_atomic
 
 logger = logging.getLogger(__name__)
 
-SELECTION_LIMIT: Final = 20
-# No further close of a selection is begun after this: web servers give up on a page after thirty.
-SELECTION_SECONDS: Final = 20
 SUMMARY_CHARACTERS: Final = 80
 ID_CHARACTERS: Final = 9
 EXPLAINED: Final[dict[str, Any]] = {
@@ -112,6 +109,9 @@ class ChatSessionAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg
     paginator = CappedPaginator
     inlines = (CloseAttemptInline,)
     actions = ("close_selected",)
+    selection_limit = 20
+    # No further close is begun after this: many web servers give up on a page after thirty.
+    selection_seconds = 20
 
     class Media:
         css = {"all": ("osvi_django/admin.css",)}
@@ -227,8 +227,8 @@ class ChatSessionAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg
     ) -> HttpResponseBase | None:
         """Ask whether to close the selection, and close it (POST with ``post=yes``)."""
         # One more than is allowed tells enough, however many are selected.
-        sessions = list(queryset.select_related("agent")[: SELECTION_LIMIT + 1])
-        if len(sessions) > SELECTION_LIMIT:
+        sessions = list(queryset.select_related("agent")[: self.selection_limit + 1])
+        if len(sessions) > self.selection_limit:
             self._say_too_many(request)
             return None
         form = CloseForm(request.POST if request.POST.get("post") else None)
@@ -247,7 +247,8 @@ class ChatSessionAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg
             told = told_of_error(error)
         else:
             told = told_of_result(result)
-        self._write_history(request, session, told)
+        if told.tried:
+            self._write_history(request, session, told)
         return told
 
     def _write_history(self, request: HttpRequest, session: ChatSession, told: Told) -> None:
@@ -258,7 +259,7 @@ class ChatSessionAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg
 
     def _close_each(self, request: HttpRequest, sessions: list[ChatSession], note: str) -> None:
         """Close one after the other, report each failure, and count the rest."""
-        ends_at = time.monotonic() + SELECTION_SECONDS
+        ends_at = time.monotonic() + self.selection_seconds
         closed = 0
         for number, session in enumerate(sessions):
             if time.monotonic() > ends_at:
@@ -308,7 +309,7 @@ class ChatSessionAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg
             "At most %(limit)d chat sessions can be closed at a time, and none of yours was: "
             "select fewer."
         )
-        self.message_user(request, sentence % {"limit": SELECTION_LIMIT}, messages.ERROR)
+        self.message_user(request, sentence % {"limit": self.selection_limit}, messages.ERROR)
 
     def _say_stopped(self, request: HttpRequest, left: int) -> None:
         sentence = ngettext(

@@ -257,6 +257,7 @@ def _store_summary(session: ChatSession, text: str | None) -> bool:
 def _settle_failed(
     session: ChatSession, attempt: CloseAttempt, error: OSVIError | OSVINotConfigured
 ) -> None:
+    error.attempt = attempt
     outcome, reopens = _policy(error)
     with transaction.atomic(using=_using(session), durable=True):
         _release(

@@ -1,0 +1,327 @@
+"""The page of one session: its facts, its summary, and the way to close it."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.urls import reverse
+
+from osvi_django.models import ChatSession, CloseAttempt
+from osvi_django.testing import Drop, OddSummary, Status
+from osvi_django.testing.factories import (
+    ChatSessionFactory,
+    CloseAttemptFactory,
+    ClosedSessionFactory,
+)
+
+pytestmark = pytest.mark.django_db
+
+SUMMARY = "The customer asked for a refund.\nThe agent <b>gave</b> it."
+
+
+def page_of(session):
+    return reverse("admin:osvi_django_chatsession_change", args=[session.pk])
+
+
+def close_url(session):
+    return reverse("admin:osvi_django_chatsession_close", args=[session.pk])
+
+
+@pytest.fixture
+def log_in(client, django_user_model, grant):
+    """Log in as staff with no more than these permissions."""
+
+    def _log_in(*codenames):
+        user = django_user_model.objects.create_user("jo", is_staff=True)
+        client.force_login(grant(user, *codenames))
+        return client
+
+    return _log_in
+
+
+class TestFacts:
+    def test_the_summary_keeps_its_lines_and_is_escaped(self, desk):
+        session = ClosedSessionFactory(summary__text=SUMMARY)
+        html = desk.get(page_of(session)).content.decode()
+        assert "asked for a refund.<br>The agent &lt;b&gt;gave&lt;/b&gt; it." in html
+
+    def test_everything_is_read_only(self, desk):
+        response = desk.get(page_of(ClosedSessionFactory()))
+        assert response.context["adminform"].form.fields == {}
+        assert "_save" not in response.content.decode()
+        assert "Back to the list" in response.content.decode()
+
+    def test_even_a_superuser_cannot_edit_add_or_delete(self, admin_client):
+        session = ChatSessionFactory()
+        for action, expected in (("add", 403), ("delete", 403), ("change", 403)):
+            args = [] if action == "add" else [session.pk]
+            url = reverse(f"admin:osvi_django_chatsession_{action}", args=args)
+            assert admin_client.post(url, {"status": "closed"}).status_code == expected
+        session.refresh_from_db()
+        assert session.status == "active"
+
+    def test_the_attempts_are_its_history(self, desk, staff):
+        session = ChatSessionFactory()
+        CloseAttemptFactory(
+            session=session,
+            requested_by=staff,
+            note="They left.",
+            outcome=CloseAttempt.Outcome.REJECTED,
+            error_reason="Not <now>",
+            answer="the raw answer",
+        )
+        html = desk.get(page_of(session)).content.decode()
+        for expected in ("They left.", "refused by OSVI", "Not &lt;now&gt;", "sam"):
+            assert expected in html
+        assert "the raw answer" not in html
+
+    @pytest.mark.parametrize(
+        ("status", "words"),
+        [
+            ("unconfirmed", "OSVI may have closed this session; its answer was lost on the way."),
+            ("closing", "being closed right now"),
+        ],
+    )
+    def test_states_that_need_a_word_get_one(self, desk, status, words):
+        html = desk.get(page_of(ChatSessionFactory(status=status))).content.decode()
+        assert words in html
+
+    @pytest.mark.parametrize(
+        ("summary_status", "words"),
+        [("not_provided", "OSVI provided none"), ("lost", "lost on the way")],
+    )
+    def test_where_there_is_no_summary_the_reason_stands(self, desk, summary_status, words):
+        session = ChatSessionFactory(status="closed", summary_status=summary_status)
+        assert words in desk.get(page_of(session)).content.decode()
+
+    def test_the_summary_is_withheld_from_those_who_may_not_read_it(self, log_in):
+        client = log_in("view_chatsession")
+        session = ClosedSessionFactory(summary__text="Confidential words.")
+        CloseAttemptFactory(session=session, answer="Confidential words.")
+        html = client.get(page_of(session)).content.decode()
+        assert "Confidential" not in html
+        assert "You do not have the permission to read summaries." in html
+
+    def test_a_page_of_nothing_leads_back(self, desk):
+        response = desk.get(
+            reverse("admin:osvi_django_chatsession_change", args=["x"]), follow=True
+        )
+        assert response.status_code == 200
+
+
+class TestButton:
+    @pytest.mark.parametrize("status", ChatSession.Status.values)
+    def test_it_is_there_while_the_session_is_open(self, desk, status):
+        session = ChatSessionFactory(status=status)
+        offered = close_url(session) in desk.get(page_of(session)).content.decode()
+        assert offered == (status in {"active", "dormant"})
+
+    def test_it_is_not_there_without_the_permission(self, log_in):
+        session = ChatSessionFactory()
+        html = log_in("view_chatsession").get(page_of(session)).content.decode()
+        assert close_url(session) not in html
+
+
+class TestConfirmation:
+    def test_it_asks_and_changes_nothing(self, desk, mirrored, osvi_sandbox):
+        session = mirrored()
+        html = desk.get(close_url(session)).content.decode()
+        for expected in (session.session_id, session.customer_id, str(session.agent)):
+            assert expected in html
+        assert 'name="post" value="yes"' in html
+        assert '<label for="id_note">' in html
+        assert page_of(session) in html
+        assert osvi_sandbox.requests == []
+        assert ChatSession.objects.get().status == "active"
+
+    def test_a_post_without_the_confirmation_only_asks(self, desk, mirrored, osvi_sandbox):
+        session = mirrored()
+        response = desk.post(close_url(session), {"note": "x"})
+        assert 'name="post" value="yes"' in response.content.decode()
+        assert osvi_sandbox.requests == []
+
+    def test_a_note_that_is_too_long_is_said_and_kept(self, desk, mirrored, osvi_sandbox):
+        note = "long " * 300
+        response = desk.post(close_url(mirrored()), {"post": "yes", "note": note})
+        html = response.content.decode()
+        assert "at most 1000 characters" in html
+        assert note.strip() in html
+        assert osvi_sandbox.requests == []
+
+    def test_it_wants_a_csrf_token(self, staff, mirrored):
+        from django.test import Client  # noqa: PLC0415
+
+        strict = Client(enforce_csrf_checks=True)
+        strict.force_login(staff)
+        assert strict.post(close_url(mirrored()), {"post": "yes"}).status_code == 403
+
+    def test_the_unknown_are_asked_to_log_in(self, client, mirrored):
+        response = client.post(close_url(mirrored()), {"post": "yes"})
+        assert response["Location"].startswith(reverse("admin:login"))
+
+    @pytest.mark.parametrize("method", ["get", "post"])
+    def test_without_the_permission_it_is_a_403(self, log_in, mirrored, osvi_sandbox, method):
+        client = log_in("view_chatsession", "change_chatsession")
+        assert getattr(client, method)(close_url(mirrored()), {"post": "yes"}).status_code == 403
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize("key", ["999999", "x", "_00"])
+    def test_a_session_that_is_gone_is_said_to_be(self, desk, told, key):
+        url = reverse("admin:osvi_django_chatsession_close", args=[key])
+        [(level, sentence)] = told(desk.post(url, {"post": "yes"}, follow=True))
+        assert level == "warning"
+        assert "There is no chat session" in sentence
+
+
+class TestClose:
+    def close(self, client, session, note=""):
+        url = close_url(session)
+        return client.post(url, {"post": "yes", "note": note}, follow=True)
+
+    def test_it_leads_back_to_the_page_with_one_sentence(self, desk, mirrored, told):
+        session = mirrored()
+        response = self.close(desk, session, "They left.")
+        assert response.redirect_chain == [(page_of(session), 302)]
+        assert told(response) == [
+            ("success", "The chat session is closed and its summary is stored.")
+        ]
+        assert "asked for a refund.<br>" in response.content.decode()
+
+    def test_the_journal_names_staff_and_door(self, desk, mirrored, staff):
+        self.close(desk, mirrored(), "They left.")
+        attempt = CloseAttempt.objects.get()
+        assert (attempt.requested_by, attempt.door) == (staff, "admin")
+        assert attempt.note == "They left."
+
+    def test_djangos_own_history_tells_of_it(self, desk, mirrored, staff):
+        session = mirrored()
+        self.close(desk, session)
+        entry = LogEntry.objects.get()
+        assert (entry.user, entry.object_id) == (staff, str(session.pk))
+        assert "its summary is stored" in entry.get_change_message()
+        history = reverse("admin:osvi_django_chatsession_history", args=[session.pk])
+        assert "its summary is stored" in desk.get(history).content.decode()
+
+    def test_a_history_that_cannot_be_written_hides_nothing(
+        self, desk, mirrored, told, settings, caplog
+    ):
+        def broken(**named):
+            raise RuntimeError("no history today")
+
+        from django.db.models.signals import pre_save  # noqa: PLC0415
+
+        pre_save.connect(broken, sender=LogEntry)
+        try:
+            response = self.close(desk, mirrored())
+        finally:
+            pre_save.disconnect(broken, sender=LogEntry)
+        assert told(response)[0][0] == "success"
+        assert ChatSession.objects.get().summary.text == SUMMARY
+        assert "no history today" in caplog.text
+
+    def test_without_a_summary_that_is_said(self, desk, mirrored, told, osvi_sandbox):
+        session = mirrored()
+        osvi_sandbox.script(session.session_id, OddSummary(None))
+        [(level, sentence)] = told(self.close(desk, session))
+        assert (level, "no summary" in sentence) == ("success", True)
+
+    def test_twice_is_once(self, desk, mirrored, told, osvi_sandbox):
+        session = mirrored()
+        self.close(desk, session)
+        [(level, sentence)] = told(self.close(desk, session))
+        assert (level, "closed already" in sentence) == ("info", True)
+        assert osvi_sandbox.close_requests(session.session_id) == 1
+
+    def test_a_double_click_is_told_that_it_is_under_way(self, desk, mirrored, told):
+        session = mirrored()
+        ChatSession.objects.update(status="closing", lease_until="2999-01-01T00:00Z")
+        [(level, sentence)] = told(self.close(desk, session))
+        assert (level, "right now" in sentence) == ("warning", True)
+        assert not LogEntry.objects.exists()
+
+    @pytest.mark.parametrize(
+        ("fault", "level", "words"),
+        [
+            (Status(401, error="<i>Invalid</i>"), "error", "refused this site's API token"),
+            (Status(422, errors=["<i>No.</i>"]), "error", "OSVI said: “<i>No.</i>”"),
+            (Status(429, retry_after=3), "error", "OSVI is busy"),
+            (Status(500), "warning", "may have closed this session"),
+            (Drop(after_closing=True), "warning", "may have closed this session"),
+            (OddSummary(42), "error", "could not be understood"),
+        ],
+        ids=repr,
+    )
+    def test_a_failure_is_a_sentence_and_never_a_500(
+        self, desk, mirrored, told, osvi_sandbox, fault, level, words
+    ):
+        session = mirrored()
+        osvi_sandbox.script(session.session_id, fault)
+        response = self.close(desk, session)
+        assert response.status_code == 200
+        [(said_level, sentence)] = told(response)
+        assert said_level == level
+        assert words in sentence
+        assert "<i>" not in response.content.decode()
+        assert words.split(" “")[0] in LogEntry.objects.get().get_change_message()
+
+    def test_osvi_being_down_is_a_sentence(self, desk, mirrored, told, settings):
+        settings.OSVI["default"]["BASE_URL"] = "http://127.0.0.1:1"
+        [(level, sentence)] = told(self.close(desk, mirrored()))
+        assert level == "error"
+        assert sentence.startswith("OSVI could not be reached, so nothing was sent")
+
+    def test_a_broken_setting_is_a_sentence(self, desk, mirrored, told, settings):
+        session = mirrored()
+        settings.OSVI["default"]["API_TOKEN"] = ""
+        [(level, sentence)] = told(self.close(desk, session))
+        assert level == "error"
+        assert 'OSVI["default"]["API_TOKEN"] is empty' in sentence
+
+    def test_staff_who_may_close_and_not_look_are_led_home(self, log_in, mirrored, told):
+        response = self.close(log_in("close_chatsession"), mirrored())
+        assert response.redirect_chain == [(reverse("admin:index"), 302)]
+        assert ChatSession.objects.get().status == "closed"
+
+    def test_a_permission_that_the_service_denies_is_a_403(
+        self, desk, mirrored, settings, osvi_sandbox
+    ):
+        # Given on the whole and taken for this very request: the service does not trust the door.
+        settings.AUTHENTICATION_BACKENDS = [f"{__name__}.{FirstLookOnly.__name__}"]
+        FirstLookOnly.looks = 0
+        session = mirrored()
+        desk.force_login(desk_user(), backend=settings.AUTHENTICATION_BACKENDS[0])
+        assert desk.post(close_url(session), {"post": "yes"}).status_code == 403
+        assert osvi_sandbox.requests == []
+
+
+class FirstLookOnly:
+    """A backend that changes its mind about the close after the door has asked."""
+
+    looks = 0
+
+    def authenticate(self, request):
+        return None
+
+    def get_user(self, pk):
+        return desk_user()
+
+    def has_perm(self, user, permission, obj=None):
+        if permission.endswith("close_chatsession"):
+            type(self).looks += 1
+            return self.looks == 1
+        return True
+
+
+def desk_user():
+    from django.contrib.auth import get_user_model  # noqa: PLC0415
+
+    return get_user_model().objects.get(username="sam")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_hosts_with_atomic_requests_can_close(desk, mirrored, told, settings):
+    assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+    session = mirrored()
+    response = desk.post(close_url(session), {"post": "yes"}, follow=True)
+    assert told(response)[0][0] == "success"
+    assert ChatSession.objects.get().summary.text == SUMMARY
