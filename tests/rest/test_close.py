@@ -1,0 +1,287 @@
+"""``POST sessions/{session_id}/close/``: what another app sees of a close."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+from rest_framework.test import APIClient
+
+from osvi_django.models import ChatSession, CloseAttempt
+from osvi_django.testing import Drop, Junk, OddSummary, Redirect, Status
+from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
+
+pytestmark = pytest.mark.django_db
+
+BASE = "/api/osvi/sessions/"
+
+
+def close_url(session_id):
+    return f"{BASE}{quote(session_id, safe='')}/close/"
+
+
+@pytest.fixture
+def api(staff):
+    client = APIClient()
+    client.force_authenticate(staff)
+    return client
+
+
+@pytest.fixture
+def session(osvi_sandbox):
+    return mirrored(osvi_sandbox)
+
+
+def mirrored(osvi, **fields):
+    session = ChatSessionFactory(**fields)
+    osvi.add_session(
+        session_id=session.session_id, agent_uuid=session.agent.uuid, summary="All is well."
+    )
+    return session
+
+
+class TestSuccess:
+    def test_it_answers_the_session_its_summary_and_what_changed(self, api, session, staff):
+        response = api.post(close_url(session.session_id), {"note": "done"}, format="json")
+        assert response.status_code == 200
+        stored = ChatSession.objects.get()
+        assert response.json() == {
+            "session_id": session.session_id,
+            "account": "default",
+            "agent_uuid": session.agent.uuid,
+            "agent_name": session.agent.name,
+            "customer_id": session.customer_id,
+            "status": "closed",
+            "mode": "ai",
+            "help_requested": False,
+            "started_at": stored.started_at.isoformat().replace("+00:00", "Z"),
+            "closed_at": stored.closed_at.isoformat().replace("+00:00", "Z"),
+            "summary": "All is well.",
+            "summary_status": "stored",
+            "changed": True,
+        }
+        attempt = CloseAttempt.objects.get()
+        assert (attempt.requested_by, attempt.door, attempt.note) == (staff, "rest", "done")
+
+    def test_again_is_the_same_without_a_change(self, api, session, osvi_sandbox):
+        first = api.post(close_url(session.session_id)).json()
+        second = api.post(close_url(session.session_id)).json()
+        assert second == first | {"changed": False}
+        assert osvi_sandbox.close_requests(session.session_id) == 1
+
+    def test_no_summary_is_null_with_its_reason(self, api, session, osvi_sandbox):
+        osvi_sandbox.script(session.session_id, OddSummary(None))
+        body = api.post(close_url(session.session_id)).json()
+        assert (body["summary"], body["summary_status"]) == (None, "not_provided")
+
+    def test_a_session_that_is_not_here_is_closed_by_naming_its_agent(self, api, osvi_sandbox):
+        chat = osvi_sandbox.add_session(agent_uuid="agent_new", summary="Hello.")
+        response = api.post(close_url(chat.id), {"agent_uuid": "agent_new"}, format="json")
+        assert (response.status_code, response.json()["summary"]) == (200, "Hello.")
+        assert ChatSession.objects.get().agent.uuid == "agent_new"
+
+    def test_a_form_is_as_good_as_json(self, api, session):
+        response = api.post(close_url(session.session_id), {"note": "form"}, format="multipart")
+        assert response.status_code == 200
+        assert CloseAttempt.objects.get().note == "form"
+
+    @pytest.mark.parametrize("odd", ["a/b", "a/close", "ä ö?#%2F", "-", "%00", "emoji 😀", "a..b"])
+    def test_ids_of_any_kind(self, api, osvi_sandbox, odd):
+        session = mirrored(osvi_sandbox, session_id=odd)
+        assert api.post(close_url(odd)).json()["session_id"] == odd
+        assert osvi_sandbox.close_requests(session.session_id) == 1
+
+    @pytest.mark.django_db(transaction=True)
+    def test_hosts_with_atomic_requests_can_close(self, api, session, settings):
+        assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+        assert api.post(close_url(session.session_id)).status_code == 200
+        assert ChatSession.objects.get().summary.text == "All is well."
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("fault", "status", "code", "retryable"),
+        [
+            (Status(401, error="Invalid API token"), 502, "unauthorized", False),
+            (Status(404, errors=["Session not found"]), 502, "rejected", False),
+            (Status(409), 502, "rejected", False),
+            (Status(422, errors=["agent_uuid is invalid"]), 502, "rejected", False),
+            (Status(429, retry_after=7), 503, "throttled", True),
+            (Status(503, retry_after=7), 503, "throttled", True),
+            (Status(500), 504, "unconfirmed", False),
+            (Drop(), 504, "unconfirmed", False),
+            (Drop(after_closing=True), 504, "unconfirmed", False),
+            (Junk(), 502, "bad_answer", False),
+            (Redirect("http://127.0.0.1:1/"), 502, "bad_answer", False),
+        ],
+        ids=repr,
+    )
+    def test_osvis_troubles(self, api, session, osvi_sandbox, fault, status, code, retryable):
+        osvi_sandbox.script(session.session_id, fault)
+        response = api.post(close_url(session.session_id))
+        body = response.json()
+        assert response.status_code == status
+        assert set(body) == {"detail", "code", "retryable"}
+        assert (body["code"], body["retryable"]) == (code, retryable)
+        assert body["detail"].endswith((".", "”"))
+        assert response.get("Retry-After") == ("7" if retryable else None)
+
+    def test_osvi_being_down(self, api, session, settings):
+        settings.OSVI["default"]["BASE_URL"] = "http://127.0.0.1:1"
+        response = api.post(close_url(session.session_id))
+        assert (response.status_code, response.json()["code"]) == (503, "unreachable")
+        assert (response.json()["retryable"], response["Retry-After"]) == (True, "10")
+
+    def test_throttled_without_a_time_names_one(self, api, session, osvi_sandbox):
+        osvi_sandbox.script(session.session_id, Status(429))
+        assert api.post(close_url(session.session_id))["Retry-After"] == "10"
+
+    def test_not_configured(self, api, session, settings):
+        settings.OSVI = {}
+        response = api.post(close_url(session.session_id))
+        assert (response.status_code, response.json()["code"]) == (503, "not_configured")
+        assert not response.json()["retryable"]
+
+    def test_under_way(self, api, session):
+        ChatSession.objects.update(status="closing", lease_until="2999-01-01T00:00Z")
+        response = api.post(close_url(session.session_id))
+        assert (response.status_code, response["Retry-After"]) == (409, "5")
+        assert (response.json()["code"], response.json()["retryable"]) == (
+            "close_in_progress",
+            True,
+        )
+
+    def test_unknown_here(self, api, osvi_sandbox):
+        response = api.post(close_url("unknown"))
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+        assert "agent_uuid" in response.json()["detail"]
+
+    def test_inside_a_hosts_transaction(self, api, session, osvi_sandbox):
+        from django.db import transaction  # noqa: PLC0415
+
+        with transaction.atomic():
+            response = api.post(close_url(session.session_id))
+        assert (response.status_code, response.json()["code"]) == (503, "inside_transaction")
+        assert osvi_sandbox.requests == []
+
+
+class TestPermission:
+    def test_the_unknown_are_asked_who_they_are(self, session, osvi_sandbox):
+        response = APIClient().post(close_url(session.session_id))
+        assert response.status_code == 401
+        assert response.json()["code"] == "not_authenticated"
+        assert response["WWW-Authenticate"].startswith("Basic")
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_without_the_permission_it_is_a_403(
+        self, session, osvi_sandbox, django_user_model, grant, known
+    ):
+        user = django_user_model.objects.create_user("jo", is_staff=True)
+        client = APIClient()
+        client.force_authenticate(grant(user, "view_chatsession", "change_chatsession"))
+        url = close_url(session.session_id if known else "unknown")
+        response = client.post(url, {"agent_uuid": session.agent.uuid})
+        assert response.status_code == 403
+        assert response.json() == {
+            "detail": "You do not have the permission to close this chat session.",
+            "code": "permission_denied",
+            "retryable": False,
+        }
+        assert osvi_sandbox.requests == []
+        assert ChatSession.objects.count() == 1
+
+    def test_whoever_may_close_may_not_therefore_read(self, osvi_sandbox, django_user_model, grant):
+        user = grant(django_user_model.objects.create_user("jo"), "close_chatsession")
+        client = APIClient()
+        client.force_authenticate(user)
+        body = client.post(close_url(mirrored(osvi_sandbox).session_id)).json()
+        assert (body["changed"], body["summary"], body["summary_status"]) == (True, None, "stored")
+        assert client.post(close_url(ClosedSessionFactory().session_id)).json()["summary"] is None
+
+    def test_a_session_cookie_needs_the_csrf_token(self, session, staff, osvi_sandbox):
+        client = APIClient(enforce_csrf_checks=True)
+        client.force_login(staff)
+        response = client.post(close_url(session.session_id))
+        assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
+        assert osvi_sandbox.requests == []
+
+
+class TestInput:
+    @pytest.mark.parametrize(
+        ("body", "named"),
+        [
+            ({"note": "x" * 1001}, "note"),
+            ({"note": "a\x00b"}, "note"),
+            ({"note": ["list"]}, "note"),
+            ({"note": None}, "note"),
+            ({"agent_uuid": ""}, "agent_uuid"),
+            ({"agent_uuid": "x" * 256}, "agent_uuid"),
+            ({"agent_uuid": "a\x00b"}, "agent_uuid"),
+            ({"agent_uuid": {"a": 1}}, "agent_uuid"),
+            ({"agent_uuid": "another"}, "agent_uuid"),
+            ([1, 2], "dictionary"),
+            ("text", "dictionary"),
+        ],
+    )
+    def test_what_cannot_be_used_is_a_400_that_names_it(
+        self, api, session, osvi_sandbox, body, named
+    ):
+        response = api.post(close_url(session.session_id), body, format="json")
+        assert response.status_code == 400
+        assert response.json()["code"] == "invalid"
+        assert response.json()["retryable"] is False
+        assert named in response.json()["detail"]
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize(
+        ("raw", "content_type", "status", "code"),
+        [
+            (b"{", "application/json", 400, "parse_error"),
+            (b"\xff\xfe", "application/json", 400, "parse_error"),
+            (b"x", "text/plain", 415, "unsupported_media_type"),
+        ],
+    )
+    def test_bodies_that_are_none(self, api, session, raw, content_type, status, code):
+        response = api.post(close_url(session.session_id), raw, content_type=content_type)
+        assert (response.status_code, response.json()["code"]) == (status, code)
+        assert response.json()["retryable"] is False
+
+    def test_other_methods(self, api, session):
+        for method in (api.get, api.put, api.patch, api.delete):
+            response = method(close_url(session.session_id))
+            assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
+
+    @pytest.mark.parametrize("odd", ["a\x00b", "x" * 256, "\x00"])
+    @pytest.mark.parametrize("agent", [{}, {"agent_uuid": "agent"}])
+    def test_ids_that_cannot_be_ids(self, api, osvi_sandbox, odd, agent):
+        response = api.post(close_url(odd), agent, format="json")
+        expected = (400, "invalid") if agent else (404, "not_found")
+        assert (response.status_code, response.json()["code"]) == expected
+        assert not ChatSession.objects.exists()
+
+
+class TestHostsSettings:
+    def test_a_hosts_own_exception_handler_changes_nothing_here(self, api, settings):
+        settings.REST_FRAMEWORK = {"EXCEPTION_HANDLER": f"{__name__}.hosts_own_handler"}
+        assert api.post(close_url("unknown")).json()["code"] == "not_found"
+
+    def test_a_hosts_throttle_is_a_429_that_may_be_retried(self, api, monkeypatch, osvi_sandbox):
+        from osvi_django.rest.views import SessionCloseView  # noqa: PLC0415
+
+        monkeypatch.setattr(SessionCloseView, "throttle_classes", [Never])
+        response = api.post(close_url("unknown"))
+        assert (response.status_code, response.json()["code"]) == (429, "throttled")
+        assert (response.json()["retryable"], response["Retry-After"]) == (True, "3")
+
+
+def hosts_own_handler(exc, context):
+    raise AssertionError("not for these views")
+
+
+class Never:
+    def allow_request(self, request, view):
+        return False
+
+    def wait(self):
+        return 3

@@ -1,0 +1,137 @@
+"""``GET sessions/`` and ``GET sessions/{session_id}/``."""
+
+from __future__ import annotations
+
+import pytest
+from rest_framework.test import APIClient
+
+from osvi_django.testing.factories import (
+    ChatAgentFactory,
+    ChatSessionFactory,
+    ClosedSessionFactory,
+)
+
+pytestmark = pytest.mark.django_db
+
+LIST = "/api/osvi/sessions/"
+
+
+@pytest.fixture
+def api(staff):
+    client = APIClient()
+    client.force_authenticate(staff)
+    return client
+
+
+@pytest.fixture
+def limited(django_user_model, grant):
+    """A client of somebody with no more than these permissions."""
+
+    def _limited(*codenames):
+        client = APIClient()
+        user = django_user_model.objects.create_user("jo", is_staff=True)
+        client.force_authenticate(grant(user, *codenames))
+        return client
+
+    return _limited
+
+
+def ids(response):
+    return [session["session_id"] for session in response.json()["results"]]
+
+
+class TestList:
+    def test_newest_first_page_by_page(self, api):
+        days = [f"2026-01-{day:02}T00:00Z" for day in range(1, 8)]
+        sessions = [ChatSessionFactory(started_at=day) for day in days]
+        newest_first = [session.session_id for session in reversed(sessions)]
+        first = api.get(LIST, {"page_size": 5})
+        assert ids(first) == newest_first[:5]
+        second = api.get(first.json()["next"])
+        assert ids(second) == newest_first[5:]
+        assert second.json()["next"] is None
+        assert ids(api.get(second.json()["previous"])) == newest_first[:5]
+
+    def test_sessions_of_one_moment_are_each_listed_once(self, api):
+        ChatSessionFactory.create_batch(7, started_at="2026-01-01T00:00Z")
+        first = api.get(LIST, {"page_size": 4})
+        listed = ids(first) + ids(api.get(first.json()["next"]))
+        assert len(set(listed)) == 7
+
+    def test_it_is_filtered(self, api):
+        agent = ChatAgentFactory(uuid="agent_x")
+        wanted = ChatSessionFactory(agent=agent, status="dormant", customer_id="+4917")
+        ChatSessionFactory.create_batch(2)
+        for query in ({"agent": "agent_x"}, {"status": "dormant"}, {"customer_id": "+4917"}):
+            assert ids(api.get(LIST, query)) == [wanted.session_id]
+        assert ids(api.get(LIST, {"agent": "agent_x", "status": "active"})) == []
+
+    @pytest.mark.parametrize(
+        ("query", "named"),
+        [
+            ({"status": "open"}, "status"),
+            ({"agent": "a\x00"}, "agent"),
+            ({"customer_id": "x" * 256}, "customer_id"),
+        ],
+    )
+    def test_a_filter_that_makes_no_sense_is_a_400_that_names_it(self, api, query, named):
+        response = api.get(LIST, query)
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert response.json()["detail"].startswith(f"{named}: ")
+        assert list(response.json()["errors"]) == [named]
+
+    def test_a_cursor_that_makes_no_sense_is_a_404(self, api):
+        response = api.get(LIST, {"cursor": "junk"})
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+    def test_a_page_has_an_end(self, api):
+        ChatSessionFactory.create_batch(201)
+        assert len(ids(api.get(LIST, {"page_size": 1000}))) == 200
+        assert len(ids(api.get(LIST))) == 50
+
+    def test_the_queries_do_not_grow_with_the_rows(self, staff, django_assert_num_queries):
+        for _ in range(2):
+            ClosedSessionFactory.create_batch(10)
+            client = APIClient()
+            # Anew each time: a user remembers what it may.
+            client.force_authenticate(type(staff).objects.get())
+            # The request's own transaction (2), what the caller may (2), and all the rows.
+            with django_assert_num_queries(5):
+                assert len(ids(client.get(LIST))) >= 10
+
+
+class TestDetail:
+    def test_it_is_the_session_with_its_summary(self, api):
+        session = ClosedSessionFactory()
+        body = api.get(f"{LIST}{session.session_id}/").json()
+        assert (body["session_id"], body["status"]) == (session.session_id, "closed")
+        assert (body["summary"], body["summary_status"]) == (session.summary.text, "stored")
+
+    def test_an_open_one_has_none_yet(self, api):
+        body = api.get(f"{LIST}{ChatSessionFactory().session_id}/").json()
+        assert (body["summary"], body["summary_status"]) == (None, "pending")
+
+    @pytest.mark.parametrize("odd", ["unknown", "a%00b", "x" * 256, "%FF", "a/b", "..%2F.."])
+    def test_what_is_not_here_is_a_404(self, api, odd):
+        response = api.get(f"{LIST}{odd}/")
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+        assert response.json()["retryable"] is False
+
+
+class TestPermission:
+    @pytest.mark.parametrize("path", ["", "{id}/"])
+    def test_nobody_in_particular_sees_nothing(self, path):
+        url = LIST + path.format(id=ChatSessionFactory().session_id)
+        assert APIClient().get(url).status_code == 401
+
+    @pytest.mark.parametrize("path", ["", "{id}/", "unknown/"])
+    def test_without_the_permission_it_is_a_403(self, limited, path):
+        url = LIST + path.format(id=ChatSessionFactory().session_id)
+        response = limited("close_chatsession", "view_sessionsummary").get(url)
+        assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
+
+    def test_summaries_are_for_those_who_may_read_them(self, limited):
+        client, session = limited("view_chatsession"), ClosedSessionFactory()
+        listed = client.get(LIST).json()["results"][0]
+        assert (listed["summary"], listed["summary_status"]) == (None, "stored")
+        assert client.get(f"{LIST}{session.session_id}/").json()["summary"] is None
