@@ -33,5 +33,5 @@ def grant():
 @pytest.fixture
 def staff(db, django_user_model, grant):
     """A member of the support staff, who may see and close sessions and read summaries."""
-    user = django_user_model.objects.create_user("sam", password="sam", is_staff=True)
+    user = django_user_model.objects.create_user("sam", is_staff=True)
     return grant(user, "view_chatsession", "close_chatsession", "view_sessionsummary")
