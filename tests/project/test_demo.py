@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -69,6 +69,11 @@ def is_served(url):
         return probe.connect_ex((address.hostname, address.port)) == 0
 
 
+def changed(change):
+    """The command that runs a demo after ``change``, a statement about its module ``demo``."""
+    return "-c", f"import sys; from example_project import demo; {change}; sys.exit(demo.main())"
+
+
 @contextmanager
 def running(monkeypatch, *command):
     for name, value in MISLEADING.items():
@@ -102,14 +107,6 @@ def log_in(site, password):
         return browser.post(page.url, data=form, timeout=30)
 
 
-def hold(port):
-    """A server that is no demo at this port, unless somebody else has one there already."""
-    try:
-        return socket.create_server(("127.0.0.1", port))
-    except OSError:
-        return nullcontext()
-
-
 def test_it_closes_three_chats_serves_the_admin_and_stops_on_ctrl_c(monkeypatch):
     with running(monkeypatch) as demo:
         demo.read_until(LAST_LINE)
@@ -123,14 +120,22 @@ def test_it_closes_three_chats_serves_the_admin_and_stops_on_ctrl_c(monkeypatch)
     assert demo.leaves_nothing_behind()
 
 
-def test_two_at_once_do_not_meet_and_find_another_port_than_a_taken_one(monkeypatch):
-    with hold(8000), running(monkeypatch) as one, running(monkeypatch) as other:
-        for demo in (one, other):
-            demo.read_until(LAST_LINE)
-        assert [demo.end(signal.SIGTERM) for demo in (one, other)] == [(0, FAREWELL, "")] * 2
-    for what in ("Sandbox", "Site", "Database"):
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_two_at_once_do_not_meet_and_leave_a_taken_port_alone(monkeypatch, is_taken):
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        wanted = holder.getsockname()[1]
+        if not is_taken:
+            holder.close()
+        command = changed(f"demo.PREFERRED_PORT = {wanted}")
+        with running(monkeypatch, *command) as one, running(monkeypatch, *command) as other:
+            for demo in (one, other):
+                demo.read_until(LAST_LINE)
+            assert [demo.end(signal.SIGTERM) for demo in (one, other)] == [(0, FAREWELL, "")] * 2
+    ports = {urlsplit(demo.named("Site")).port for demo in (one, other)}
+    assert len(ports) == 2
+    assert (wanted in ports) is not is_taken
+    for what in ("Sandbox", "Database"):
         assert one.named(what) != other.named(what)
-    assert 8000 not in {urlsplit(demo.named("Site")).port for demo in (one, other)}
     assert one.leaves_nothing_behind()
     assert other.leaves_nothing_behind()
 
@@ -146,8 +151,7 @@ def test_it_can_be_stopped_before_it_is_ready(monkeypatch, line):
 
 def run_with(monkeypatch, change):
     """Run a demo with something changed in it until it ends: its exit code and its last words."""
-    code = f"import sys\nfrom example_project import demo\n{change}\nsys.exit(demo.main())"
-    with running(monkeypatch, "-c", code) as demo:
+    with running(monkeypatch, *changed(change)) as demo:
         out, err = demo.process.communicate(timeout=PATIENCE)
     (database,) = re.findall(r"Database +(\S+)/db.sqlite3", out) or ["no such folder"]
     assert not (ROOT / database).exists()
