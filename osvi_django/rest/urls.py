@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from django.urls import path
+from django.urls import path, register_converter
+from django.urls.converters import PathConverter
 
 from osvi_django.rest.views import SessionCloseView, SessionDetailView, SessionListView
 
-# The vendor calls a session id a string and says no more: one may hold slashes.
+
+class AnyTextConverter(PathConverter):
+    """The vendor calls a session id a string and says no more: one may hold slashes, lines too."""
+
+    regex = "(?s:.+)"
+
+
+register_converter(AnyTextConverter, "osvi_id")
+
 urlpatterns = [
     path("sessions/", SessionListView.as_view(), name="session-list"),
-    path("sessions/<path:session_id>/close/", SessionCloseView.as_view(), name="session-close"),
-    path("sessions/<path:session_id>/", SessionDetailView.as_view(), name="session-detail"),
+    path(
+        "sessions/<osvi_id:session_id>/close/",
+        SessionCloseView.as_view(),
+        name="session-close",
+    ),
+    path("sessions/<osvi_id:session_id>/", SessionDetailView.as_view(), name="session-detail"),
 ]

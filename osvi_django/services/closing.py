@@ -302,13 +302,17 @@ def _not_claimed(session: ChatSession) -> CloseResult:
 
 def _end_lease(session: ChatSession) -> None:
     """Let go of a session whose closer did not come back: what it did, nobody here knows."""
+    over = _rows(session).filter(status=Status.CLOSING, lease_until__lt=DatabaseNow())
+    # A look before the write: on MariaDB the crowd that lost the claim would deadlock its winner.
+    if not over.exists():
+        return
     with transaction.atomic(using=_using(session), durable=True):
-        over = _rows(session).filter(status=Status.CLOSING, lease_until__lt=DatabaseNow())
         if _release(over, status=Status.UNCONFIRMED):
             # An attempt that was answered stays so: its answer is still to be read.
-            CloseAttempt.objects.using(_using(session)).filter(
+            started = CloseAttempt.objects.using(_using(session)).filter(
                 session=session, outcome=Outcome.STARTED
-            ).update(
+            )
+            started.update(
                 outcome=Outcome.NO_ANSWER,
                 error_code=OSVINoAnswer.code,
                 finished_at=timezone.now(),

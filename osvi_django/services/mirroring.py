@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
+from django.db import router
+from django.db.models import Model, QuerySet
+from django.utils.translation import gettext as _
+
 from osvi_django.client import storable
 from osvi_django.exceptions import InvalidInput
 from osvi_django.models import ID_MAX_LENGTH, ChatAgent, ChatSession
+
+_Row = TypeVar("_Row", bound=Model)
 
 
 def find_session(session_id: str) -> ChatSession | None:
@@ -22,14 +30,36 @@ def mirror_by_id(session_id: str, *, agent_uuid: str, account: str) -> ChatSessi
 
     Raises ``InvalidInput`` where an id cannot be one. Safe when two processes do it at once.
     """
-    for field, value in (("session_id", session_id), ("agent_uuid", agent_uuid)):
-        if not _is_storable_id(value):
-            problem = f"{field} must be text of 1 to {ID_MAX_LENGTH} characters, without U+0000."
-            raise InvalidInput(problem, field=field)
-    agent, _ = ChatAgent.objects.get_or_create(account=account, uuid=agent_uuid)
-    session, _ = ChatSession.objects.get_or_create(session_id=session_id, defaults={"agent": agent})
+    _require_id("session_id", session_id)
+    _require_id("agent_uuid", agent_uuid)
+    agent = _get_or_insert(ChatAgent, {"account": account, "uuid": agent_uuid})
+    _require_same("agent_uuid", agent_uuid, agent.uuid)
+    session = _get_or_insert(ChatSession, {"session_id": session_id}, agent=agent)
+    _require_same("session_id", session_id, session.session_id)
     return session
 
 
-def _is_storable_id(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= ID_MAX_LENGTH and storable(value) == value
+def _get_or_insert(model: type[_Row], ids: dict[str, str], **others: Any) -> _Row:
+    """``get_or_create`` without its roll-back, over which MariaDB's racing inserts deadlock."""
+    rows: QuerySet[_Row] = QuerySet(model, using=router.db_for_write(model))
+    if not rows.filter(**ids).exists():
+        rows.bulk_create([model(**ids, **others)], ignore_conflicts=True)
+    return rows.get(**ids)
+
+
+def _require_id(field: str, value: str) -> None:
+    # URLs lose the segments "." and ".." on their way, quoted or not.
+    if not _is_storable_id(value) or value in {".", ".."}:
+        problem = _("%(field)s is not an id that OSVI gave: use 1 to %(length)d characters.")
+        raise InvalidInput(problem % {"field": field, "length": ID_MAX_LENGTH}, field=field)
+
+
+def _require_same(field: str, asked: str, found: str) -> None:
+    """Refuse an id for which the database has a look-alike, rather than close another session."""
+    if asked != found:
+        problem = _("%(field)s differs from one that is here only in case, accents or spaces.")
+        raise InvalidInput(problem % {"field": field}, field=field)
+
+
+def _is_storable_id(value: str) -> bool:
+    return 0 < len(value) <= ID_MAX_LENGTH and storable(value) == value

@@ -85,7 +85,9 @@ class TestSuccess:
         assert response.status_code == 200
         assert CloseAttempt.objects.get().note == "form"
 
-    @pytest.mark.parametrize("odd", ["a/b", "a/close", "ä ö?#%2F", "-", "%00", "emoji 😀", "a..b"])
+    @pytest.mark.parametrize(
+        "odd", ["a/b", "a/close", "ä ö?#%2F", "-", "%00", "emoji 😀", "a..b", "two\nlines"]
+    )
     def test_ids_of_any_kind(self, api, osvi_sandbox, odd):
         session = mirrored(osvi_sandbox, session_id=odd)
         assert api.post(close_url(odd)).json()["session_id"] == odd
@@ -252,7 +254,7 @@ class TestInput:
             response = method(close_url(session.session_id))
             assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
 
-    @pytest.mark.parametrize("odd", ["a\x00b", "x" * 256, "\x00"])
+    @pytest.mark.parametrize("odd", ["a\x00b", "x" * 256, "\x00", ".."])
     @pytest.mark.parametrize("agent", [{}, {"agent_uuid": "agent"}])
     def test_ids_that_cannot_be_ids(self, api, osvi_sandbox, odd, agent):
         response = api.post(close_url(odd), agent, format="json")

@@ -464,13 +464,23 @@ class TestById:
         with pytest.raises(InvalidInput) as caught:
             close_session_by_id(odd, agent_uuid="agent")
         assert caught.value.field == "session_id"
-        assert osvi_sandbox.requests == []
+        assert not ChatSession.objects.exists()
+        # Nor where a host made such a row by itself.
+        with pytest.raises(InvalidInput):
+            close_session(ChatSessionFactory(session_id=odd))
         assert CloseAttempt.objects.get().outcome == Outcome.NOT_SENT
+        assert osvi_sandbox.requests == []
 
     def test_an_id_that_only_looks_alike_is_another_session(self, osvi_sandbox):
-        mirrored(osvi_sandbox, session_id="session-a")
+        agent = mirrored(osvi_sandbox, session_id="session-a").agent
         with pytest.raises(SessionNotFound):
             close_session_by_id("SESSION-A")
+        # MariaDB cannot hold both; whatever it is, it must not be the other one that is closed.
+        for ids in ({"agent_uuid": agent.uuid}, {"agent_uuid": agent.uuid.upper()}):
+            with pytest.raises((InvalidInput, OSVIRejected)):
+                close_session_by_id("SESSION-A", **ids)
+        assert osvi_sandbox.close_requests("session-a") == 0
+        assert ChatSession.objects.get(session_id__exact="session-a").status == "active"
 
     def test_those_who_may_not_close_cannot_make_rows(self, osvi_sandbox):
         with pytest.raises(NotAllowed):
