@@ -7,7 +7,6 @@ wrong, how, and what would be right. The token is never part of a message.
 from __future__ import annotations
 
 import ipaddress
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -31,6 +30,8 @@ DIALECTS: Final = ("legacy", "v1")
 
 # How long a close may stay claimed past its deadline: room to write the answer down.
 LEASE_MARGIN: Final = 60  # seconds
+# Sockets and dates overflow far beyond a day, and nobody waits that long for a close.
+MAX_SECONDS: Final = 86_400
 
 _DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 # The vendor: "16-character API token".
@@ -148,10 +149,8 @@ class Account:
 
     def _seconds(self, key: str) -> float:
         value = self._get(key)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or value <= 0:
-            hint = f"The default is {DEFAULTS[key]}."
-            raise self.invalid(key, "is not a positive number of seconds", hint)
+        if problem := seconds_problem(value):
+            raise self.invalid(key, problem, f"The default is {DEFAULTS[key]}.")
         return float(value)
 
     def _import(self, path: str) -> str | Callable[[], str]:
@@ -180,6 +179,14 @@ def account_aliases() -> list[str]:
     Raises ``InvalidSetting`` where ``settings.OSVI`` itself cannot be used.
     """
     return [str(alias) for alias in _accounts()]
+
+
+def seconds_problem(value: object) -> str:
+    """What is wrong with a number of seconds, as the end of a sentence; "" where nothing is."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and 0 < value <= MAX_SECONDS:  # type: ignore[operator]
+        return ""
+    return "is not a positive number of seconds, up to a day"
 
 
 def token_problem(token: object) -> str:
