@@ -43,6 +43,7 @@ from osvi_django.conf import (
     DIALECTS,
     Account,
     base_url_problem,
+    seconds_problem,
     token_problem,
 )
 from osvi_django.exceptions import (
@@ -124,8 +125,9 @@ class OSVIClient:
             raise OSVINotConfigured(f"base_url {problem}.")
         if close_with not in DIALECTS:
             raise OSVINotConfigured('close_with is neither "legacy" nor "v1".')
-        if not 0 < min(connect_timeout, read_timeout, deadline) < float("inf"):
-            raise OSVINotConfigured("A timeout is not a positive number of seconds.")
+        for seconds in (connect_timeout, read_timeout, deadline):
+            if problem := seconds_problem(seconds):
+                raise OSVINotConfigured(f"A timeout {problem}.")
         self.base_url = base_url.rstrip("/")
         self.close_with = close_with
         self.connect_timeout = connect_timeout
