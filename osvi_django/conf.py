@@ -209,7 +209,8 @@ def base_url_problem(url: object) -> str:
         parts.port  # noqa: B018  # raises where it is no port
     except ValueError:
         return "is not a URL"
-    if not parts.hostname or parts.username is not None or parts.query or parts.fragment:
+    # An empty query or fragment, "https://host?", would swallow the path of every call.
+    if not parts.hostname or parts.username is not None or "?" in url or "#" in url:
         return "is not scheme, host and path alone"
     if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname)):
         return ""
