@@ -122,7 +122,11 @@ class Account:
         source = self._get("API_TOKEN")
         if not isinstance(source, str) or not _DOTTED_PATH.fullmatch(source):
             return source  # type: ignore[no-any-return]  # judged by whoever reads it
-        return self._import(source)
+        found, problem = _import(source)
+        if problem:
+            del source
+            raise self.invalid("API_TOKEN", problem, "Check the module's name and the callable's.")
+        return found  # type: ignore[return-value]  # judged by whoever reads it
 
     def unknown_keys(self) -> list[str]:
         """Keys of the entry that mean nothing here, most likely misspelt."""
@@ -138,11 +142,13 @@ class Account:
     def _entry(self) -> Mapping[str, Any]:
         accounts = _accounts()
         if self.alias not in accounts:
+            del accounts  # tracebacks show the locals of their frames
             raise InvalidSetting(
                 f'OSVI has no account "{self.alias}".',
                 hint=f'Add OSVI["{self.alias}"] = {{"API_TOKEN": ...}} to the settings.',
             )
         if not isinstance(accounts[self.alias], Mapping):
+            del accounts
             hint = 'Write it like an entry of DATABASES: {"API_TOKEN": ...}.'
             raise InvalidSetting(f'OSVI["{self.alias}"] is not a dictionary.', hint=hint)
         return accounts[self.alias]  # type: ignore[no-any-return]
@@ -152,17 +158,6 @@ class Account:
         if problem := seconds_problem(value):
             raise self.invalid(key, problem, f"The default is {DEFAULTS[key]}.")
         return float(value)
-
-    def _import(self, path: str) -> str | Callable[[], str]:
-        try:
-            return import_string(path)  # type: ignore[no-any-return]
-        except ImportError:
-            # A token may have dots in it as well; it has sixteen characters.
-            if len(path) == _TOKEN_LENGTH:
-                return path
-        del path
-        hint = "Check the module's name and the callable's."
-        raise self.invalid("API_TOKEN", "reads as a dotted path, and nothing is there", hint)
 
     def _call(self, source: Callable[[], str]) -> object:
         try:
@@ -220,11 +215,24 @@ def base_url_problem(url: object) -> str:
 def _accounts() -> Mapping[Any, Any]:
     accounts = getattr(settings, "OSVI", None)
     if not isinstance(accounts, Mapping) or not accounts:
+        del accounts
         raise InvalidSetting(
             "The setting OSVI is missing or names no account.",
             hint='Add OSVI = {"default": {"API_TOKEN": os.environ["OSVI_API_TOKEN"]}}.',
         )
     return accounts
+
+
+def _import(path: str) -> tuple[object, str]:
+    """What stands at a dotted path, and the problem where nothing can be had there."""
+    try:
+        return import_string(path), ""
+    except ImportError:
+        # A token may have dots in it as well; it has sixteen characters.
+        problem = "reads as a dotted path, and nothing is there"
+        return (path, "") if len(path) == _TOKEN_LENGTH else (None, problem)
+    except Exception as exc:  # noqa: BLE001  # the host's own code, run by the import
+        return None, f"could not be read: its module raised {type(exc).__name__}"
 
 
 def _is_loopback(host: str) -> bool:
