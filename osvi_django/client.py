@@ -42,6 +42,7 @@ from osvi_django.conf import (
     DEFAULTS,
     DIALECTS,
     Account,
+    InvalidSetting,
     base_url_problem,
     seconds_problem,
     token_problem,
@@ -121,6 +122,10 @@ class OSVIClient:
         read_timeout: float = DEFAULTS["READ_TIMEOUT"],
         deadline: float = DEFAULTS["DEADLINE"],
     ) -> None:
+        self._read_token = _reader(token)
+        del token  # tracebacks show the locals of their frames
+        self.base_url = base_url
+        self.close_with = close_with
         if problem := base_url_problem(base_url):
             raise OSVINotConfigured(f"base_url {problem}.")
         if close_with not in DIALECTS:
@@ -129,11 +134,9 @@ class OSVIClient:
             if problem := seconds_problem(seconds):
                 raise OSVINotConfigured(f"A timeout {problem}.")
         self.base_url = base_url.rstrip("/")
-        self.close_with = close_with
         self.connect_timeout = connect_timeout
         self.read_timeout = read_timeout
         self.deadline = deadline
-        self._read_token = token if callable(token) else lambda: token
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.base_url!r}, close_with={self.close_with!r})"
@@ -216,9 +219,17 @@ class OSVIClient:
 
     def _auth(self) -> _TokenAuth:
         try:
-            return _TokenAuth(self._read_token())
-        except ImproperlyConfigured as error:
+            token = self._read_token()
+        except InvalidSetting as error:
             problem = str(error)
+        except Exception as exc:  # noqa: BLE001  # the host's own code, and it may quote the token
+            problem = f"The API token could not be read: its callable raised {type(exc).__name__}."
+        else:
+            if not token_problem(token):
+                return _TokenAuth(token)
+            problem = f"The API token {token_problem(token)}."
+            del token
+        # Out here, so that nothing of the callable's error hangs on ours.
         raise OSVINotConfigured(problem)
 
 
@@ -235,6 +246,10 @@ def read_closed(answer: Answer, session_id: str) -> ClosedSession:
         raise OSVIBadAnswer(status=answer.status)
     summary = storable(summary or "").strip()
     return ClosedSession(session_id=session_id, summary=summary or None)
+
+
+def _reader(token: str | Callable[[], str]) -> Callable[[], str]:
+    return token if callable(token) else lambda: token
 
 
 def storable(text: str) -> str:
@@ -334,9 +349,6 @@ class _TokenAuth(AuthBase):
     """Sets the token on a request at the last moment, and wipes it from what is answered."""
 
     def __init__(self, token: str) -> None:
-        if problem := token_problem(token):
-            del token  # tracebacks show the locals of their frames
-            raise ImproperlyConfigured(f"The API token {problem}.")
         self._token = token
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
