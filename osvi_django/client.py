@@ -212,7 +212,8 @@ class OSVIClient:
             body, truncated = _read_body(response)
             return Answer(
                 status=response.status_code,
-                body=auth.scrub(body),
+                # First scrubbed, then cut: the cut may go through the middle of a token.
+                body=auth.scrub(body)[:MAX_BODY],
                 truncated=truncated,
                 retry_after=_retry_after(response.headers.get("Retry-After")),
             )
@@ -311,12 +312,12 @@ def _quoted(session_id: str) -> str:
 
 
 def _read_body(response: requests.Response) -> tuple[bytes, bool]:
-    """The decoded body, never more than ``MAX_BODY`` of it, and whether there was more."""
+    """The decoded body, hardly more than ``MAX_BODY`` of it, and whether there was more."""
     body = bytearray()
     # read1 returns what is there, so the cap is looked at however the body is dealt out or packed.
     while len(body) <= MAX_BODY and (chunk := response.raw.read1(_CHUNK, decode_content=True)):
         body += chunk
-    return bytes(body[:MAX_BODY]), len(body) > MAX_BODY
+    return bytes(body), len(body) > MAX_BODY
 
 
 def _retry_after(header: str | None) -> float | None:
@@ -350,6 +351,9 @@ class _TokenAuth(AuthBase):
 
     def __init__(self, token: str) -> None:
         self._token = token
+        # JSON has three ways of writing a character: as it is, after a backslash, and as a number.
+        quoted = (rf"(?:\\?{re.escape(each)}|(?i:\\u{ord(each):04x}))" for each in token)
+        self._quoted = re.compile("".join(quoted).encode())
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["API-Token"] = self._token
@@ -357,9 +361,8 @@ class _TokenAuth(AuthBase):
 
     def scrub(self, body: bytes) -> bytes:
         """``body`` without the token, should a server quote it: answers are stored."""
-        token = self._token.encode()
         # A very short one would be found in innocent words.
-        return body.replace(token, b"[API token]") if len(token) >= 8 else body
+        return self._quoted.sub(b"[API token]", body) if len(self._token) >= 8 else body
 
 
 class _Session(requests.Session):
