@@ -72,6 +72,8 @@ _CLOSE_PATHS: Final = {
 
 # PostgreSQL stores no U+0000, and UTF-8 knows no half of a surrogate pair.
 _NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
+# Terminals obey these, and some make the text around them read backwards.
+_CONTROL = re.compile("[\x01-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # Only what surely was not sent is tried again: a connection that never came about.
 _RETRY = Retry(total=2, connect=2, read=0, redirect=0, status=0, other=0, backoff_factor=0.1)
 
@@ -298,8 +300,8 @@ def _reason(envelope: dict[str, Any]) -> str:
     """The vendor's own short words: ``error`` of a 401, ``errors`` of the others."""
     errors = envelope.get("errors")
     said = [envelope.get("error"), *(errors if isinstance(errors, list) else [])]
-    words = " ".join(" ".join(word for word in said if isinstance(word, str)).split())
-    return storable(words)[:MAX_REASON]
+    words = " ".join(word for word in said if isinstance(word, str))
+    return storable(" ".join(_CONTROL.sub(" ", words).split()))[:MAX_REASON]
 
 
 def _quoted(session_id: str) -> str:
