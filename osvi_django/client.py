@@ -63,7 +63,7 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY: Final = 2_000_000  # bytes, decoded
 MAX_REASON: Final = 300  # characters of the vendor's own words
-MAX_RETRY_AFTER: Final = 86_400  # seconds
+MAX_RETRY_AFTER: Final = 21_600  # seconds: urllib3 believes no more either
 _CHUNK: Final = 65_536  # bytes
 _CLOSE_PATHS: Final = {
     "legacy": "/chat_sessions/{id}/close_session",
@@ -75,7 +75,16 @@ _NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
 # Terminals obey these, and some make the text around them read backwards.
 _CONTROL = re.compile("[\x01-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # Only what surely was not sent is tried again: a connection that never came about.
-_RETRY = Retry(total=2, connect=2, read=0, redirect=0, status=0, other=0, backoff_factor=0.1)
+_RETRY = Retry(
+    total=2,
+    connect=2,
+    read=0,
+    redirect=0,
+    status=0,
+    other=0,
+    backoff_factor=0.1,
+    respect_retry_after_header=False,  # it would repeat a GET
+)
 
 
 @dataclass(frozen=True, kw_only=True)
