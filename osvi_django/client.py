@@ -200,7 +200,7 @@ class OSVIClient:
         try:
             answer = self._exchange(method, self.base_url + path, payload, auth)
         except (requests.RequestException, HTTPError, HTTPException, OSError) as exc:
-            error = _not_answered(exc)
+            error = _not_answered()
             outcome = f"{error.code} ({_names(exc)})"
         else:
             outcome = str(answer.status)
@@ -342,11 +342,9 @@ def _retry_after(header: str | None) -> float | None:
     return float(min(seconds, MAX_RETRY_AFTER))
 
 
-def _not_answered(exc: Exception) -> OSVIError:
+def _not_answered() -> OSVIError:
     """Our own error for a failure of the wire: was anything sent?"""
-    if _wire.connecting or isinstance(exc, requests.ConnectTimeout):
-        return OSVIUnreachable()
-    return OSVINoAnswer()
+    return OSVINoAnswer() if _wire.sent else OSVIUnreachable()
 
 
 def _names(exc: BaseException) -> str:
@@ -388,14 +386,14 @@ class _Wire(threading.local):
 
     def __init__(self) -> None:
         self.ends_at = 0.0
-        self.connecting = False
+        self.sent = False
         self._pid = os.getpid()
         self._session = _new_session()
 
     def begin(self, ends_at: float) -> None:
         """Begin a call that must be over at ``ends_at``, in seconds of the monotonic clock."""
         self.ends_at = ends_at
-        self.connecting = False
+        self.sent = False
 
     def remaining(self) -> float:
         """Seconds until the deadline. Raises ``TimeoutError`` where it is over."""
@@ -467,19 +465,20 @@ class _Bounded(HTTPConnection):
     response_class = _BoundedResponse
 
     def connect(self) -> None:
-        _wire.connecting = True
         try:
             self.timeout = min(self.timeout or float("inf"), _wire.remaining())
         except TimeoutError as exc:
             raise ConnectTimeoutError(self, str(exc)) from exc
-        super().connect()
-        # Asking a proxy for a tunnel was sending too, but nothing of the request.
-        _wire.connecting = True
+        try:
+            super().connect()
+        finally:
+            # Asking a proxy for a tunnel was sending too, but nothing of the request.
+            _wire.sent = False
 
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
-        _wire.connecting = False
+        _wire.sent = True
         super().send(data)
 
 
