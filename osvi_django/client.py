@@ -21,7 +21,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
@@ -459,6 +459,14 @@ class _BoundedResponse(HTTPResponse):
         super().__init__(_BoundedSocket(sock), *args, **kwargs)  # type: ignore[arg-type]
 
 
+class _TimelyOptions(list[Any]):
+    """Set on a socket before it connects: of a host's many addresses, none is tried too late."""
+
+    def __iter__(self) -> Iterator[Any]:
+        _wire.remaining()
+        return super().__iter__()
+
+
 class _Bounded(HTTPConnection):
     """Bounds connecting as well, and keeps in mind whether anything of the request was sent."""
 
@@ -469,6 +477,7 @@ class _Bounded(HTTPConnection):
             self.timeout = min(self.timeout or float("inf"), _wire.remaining())
         except TimeoutError as exc:
             raise ConnectTimeoutError(self, str(exc)) from exc
+        self.socket_options = _TimelyOptions(self.socket_options or ())
         try:
             super().connect()
         finally:
@@ -478,6 +487,8 @@ class _Bounded(HTTPConnection):
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
+        # Resolving a name has no bound: whoever comes too late must not begin.
+        self.sock.settimeout(min(self.timeout or float("inf"), _wire.remaining()))
         _wire.sent = True
         super().send(data)
 
