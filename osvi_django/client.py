@@ -407,7 +407,7 @@ class _Wire(threading.local):
         if self._pid != os.getpid():
             self._pid, self._session = os.getpid(), _new_session()
         # A plain http address is on this machine, and must not be asked of a proxy elsewhere.
-        self._session.trust_env = url.startswith("https:")
+        self._session.trust_env = url.lower().startswith("https:")
         return self._session
 
 
