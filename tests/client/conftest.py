@@ -1,0 +1,125 @@
+"""Clients whose patience is short, and a settled environment."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import ssl
+import subprocess
+import time
+import traceback
+from contextlib import contextmanager
+
+import pytest
+from django.views.debug import ExceptionReporter
+
+from osvi_django.client import OSVIClient
+from osvi_django.testing import OSVISandbox
+
+TOKEN = "sandbox-token-16"
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch):
+    """What a developer's machine has set must not decide how a test ends."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture
+def osvi():
+    with OSVISandbox(token=TOKEN) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def make_client():
+    """A client of a server, by its URL; a call of it is over within half a second."""
+
+    def _make(url, **options):
+        defaults = {"token": TOKEN, "connect_timeout": 0.5, "read_timeout": 0.5, "deadline": 0.5}
+        return OSVIClient(**{**defaults, "base_url": url, **options})
+
+    return _make
+
+
+@pytest.fixture
+def close(make_client):
+    """Close session ``s-1`` at a server, by its URL."""
+
+    def _close(url, session_id="s-1", **options):
+        return make_client(url, **options).close_session(session_id, agent_uuid="agent_1")
+
+    return _close
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A self-signed certificate for 127.0.0.1: the paths of certificate and key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl to make a certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout {key}"
+    names = ["-out", str(certificate), "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    subprocess.run([openssl, *command.split(), *names], check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.fixture
+def tls(certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+@pytest.fixture
+def takes_at_most():
+    """A block of code that must be over after so many seconds."""
+
+    @contextmanager
+    def _bound(seconds):
+        started = time.monotonic()
+        yield
+        assert time.monotonic() - started < seconds
+
+    return _bound
+
+
+@pytest.fixture
+def everything_shown(caplog):
+    """Whatever a log, a crash page or a crash reporter might show of an error, as one text."""
+    for name in ("", "urllib3", "requests", "osvi_django"):
+        caplog.set_level(logging.DEBUG, logger=name)
+
+    def _show(error):
+        shown = [caplog.text, *(f"{vars(record)}" for record in caplog.records)]
+        for each in _chain(error):
+            what = (type(each), each, _inner(each.__traceback__))
+            assert what[2] is not None
+            shown += [repr(each), str(each), repr(each.args), repr(vars(each))]
+            shown += traceback.TracebackException(*what, capture_locals=True).format()
+            reporter = ExceptionReporter(None, *what)
+            shown += [reporter.get_traceback_text(), reporter.get_traceback_html()]
+        return "\n".join(shown)
+
+    return _show
+
+
+def _inner(trace):
+    """The frames from the package on: those of the tests themselves hold the token, of course."""
+    while trace and "/osvi_django/" not in trace.tb_frame.f_code.co_filename:
+        trace = trace.tb_next
+    return trace
+
+
+def _chain(error):
+    chain, waiting = [], [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and each not in chain:
+            chain.append(each)
+            waiting += [each.__cause__, each.__context__]
+    return chain

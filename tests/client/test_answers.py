@@ -1,0 +1,312 @@
+"""What OSVI answers, and what is made of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from email.utils import formatdate
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from osvi_django.client import (
+    MAX_REASON,
+    MAX_RETRY_AFTER,
+    Answer,
+    ClosedSession,
+    read_closed,
+)
+from osvi_django.exceptions import (
+    OSVIBadAnswer,
+    OSVIError,
+    OSVINoAnswer,
+    OSVIRejected,
+    OSVIThrottled,
+    OSVIUnauthorized,
+)
+from osvi_django.testing import OddSummary, Status
+from tests.wire import RawServer, closed, envelope, http
+
+GOOD = envelope(summary="Fine.")
+
+
+def refusal_of(close, reply):
+    with RawServer(reply) as server, pytest.raises(OSVIError) as caught:
+        close(server.url, deadline=5)
+    return caught.value
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("body", [None, b"", b"<html>"])
+def test_a_401_is_unauthorized(osvi, close, body):
+    osvi.script("s-1", Status(401, error="Invalid API token", body=body))
+    with pytest.raises(OSVIUnauthorized) as caught:
+        close(osvi.url)
+    assert caught.value.status == 401
+    assert caught.value.reason == ("" if body is not None else "Invalid API token")
+
+
+def test_a_wrong_token_is_unauthorized(osvi, close):
+    with pytest.raises(OSVIUnauthorized):
+        close(osvi.url, token="another-token-16")
+
+
+@pytest.mark.parametrize("status", [400, 402, 403, 404, 405, 409, 410, 418, 422, 451, 499])
+def test_any_other_4xx_is_rejected(osvi, close, status):
+    osvi.script("s-1", Status(status, errors=("Not like this",)))
+    with pytest.raises(OSVIRejected) as caught:
+        close(osvi.url)
+    assert type(caught.value) is OSVIRejected
+    assert (caught.value.status, caught.value.reason) == (status, "Not like this")
+
+
+def test_a_refusal_without_words_names_its_status(close):
+    error = refusal_of(close, http(status=404))
+    assert (type(error), error.reason) == (OSVIRejected, "HTTP 404")
+
+
+def test_no_success_is_rejected_though_its_status_is_200(close):
+    error = refusal_of(close, http(b'{"success": false, "errors": ["Closing is switched off"]}'))
+    assert (type(error), error.reason) == (OSVIRejected, "Closing is switched off")
+
+
+@pytest.mark.parametrize("status", [201, 202, 299])
+def test_no_success_with_another_2xx_is_a_bad_answer(close, status):
+    assert isinstance(refusal_of(close, http(b'{"success": false}', status=status)), OSVIBadAnswer)
+
+
+def test_a_429_is_throttled_and_says_for_how_long(osvi, close):
+    osvi.script("s-1", Status(429, retry_after=7, errors=("Slow down",)))
+    with pytest.raises(OSVIThrottled) as caught:
+        close(osvi.url)
+    error = caught.value
+    assert (error.status, error.retry_after, error.reason) == (429, 7, "Slow down")
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (http(status=429), OSVIThrottled),
+        (http(status=503, headers=[("Retry-After", "3")]), OSVIThrottled),
+        (http(b'{"success": false}', status=503), OSVIThrottled),
+        (http(status=503), OSVINoAnswer),
+        (http(b"<html>Backend unavailable", status=503), OSVINoAnswer),
+        (http(b'{"success": true}', status=503), OSVINoAnswer),
+        (http(status=503, headers=[("Retry-After", "soon")]), OSVINoAnswer),
+        (http(GOOD, status=500), OSVINoAnswer),
+        (http(b'{"success": false, "errors": ["x"]}', status=500), OSVINoAnswer),
+        (http(status=502), OSVINoAnswer),
+        (http(status=504, headers=[("Retry-After", "3")]), OSVINoAnswer),
+        (http(status=599), OSVINoAnswer),
+        (http(status=999), OSVINoAnswer),
+    ],
+)
+def test_a_5xx_may_have_closed_it_unless_osvi_says_it_is_busy(close, reply, kind):
+    assert type(refusal_of(close, reply)) is kind
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("0", 0),
+        ("120", 120),
+        ("  9 ", 9),
+        ("99999999999", MAX_RETRY_AFTER),
+        ("9" * 4000, MAX_RETRY_AFTER),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", MAX_RETRY_AFTER),
+        ("", None),
+        (" ", None),
+        ("soon", None),
+        ("-5", None),
+        ("1.5", None),
+        ("1e3", None),
+        ("nan", None),
+        ("inf", None),
+        ("5, 10", None),
+        ("9" * 5000, None),
+        ("Wed, 99 Foo 2015 07:28:00 GMT", None),
+        ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
+        ("Wed, 31 Feb 2015 99:99:99 +9999", 0),
+        ("\xff\x80", None),
+    ],
+)
+def test_retry_after(make_client, header, seconds):
+    reply = b"HTTP/1.1 429 X\r\nContent-Length: 0\r\nRetry-After: %s\r\n\r\n"
+    with RawServer(reply % header.encode("latin-1")) as server:
+        answer = make_client(server.url).send_close("s-1", agent_uuid="agent_1")
+    assert answer.retry_after == seconds
+
+
+def test_retry_after_as_a_date_to_come(close):
+    date = formatdate(time.time() + 100, usegmt=True)
+    error = refusal_of(close, http(status=429, headers=[("Retry-After", date)]))
+    assert 95 < error.retry_after <= 100
+
+
+# The vendor's own words
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"error": "One"}, "One"),
+        ({"errors": ["One", "two"]}, "One two"),
+        ({"error": "One", "errors": ["two"]}, "One two"),
+        ({"error": " a \n\tb\r\n "}, "a b"),
+        ({"errors": [None, 1, ["x"], {"a": 1}, "text", True]}, "text"),
+        ({"errors": {"field": ["x"]}}, "HTTP 422"),
+        ({"errors": "text"}, "HTTP 422"),
+        ({"error": ["x"]}, "HTTP 422"),
+        ({"error": None, "errors": None}, "HTTP 422"),
+        ({"error": "", "errors": []}, "HTTP 422"),
+        ({"error": "\x1b[31mred\x1b[0m\x07\x7f\x9b"}, "[31mred [0m"),
+        ({"error": "a\x00b\ud83d"}, "a\ufffdb\ufffd"),
+        ({"error": "\u202egnp.exe\u2066"}, "gnp.exe"),
+        ({"error": "Größe, नमस्ते \U0001f600"}, "Größe, नमस्ते \U0001f600"),
+        ({"error": "x" * 1000}, "x" * MAX_REASON),
+    ],
+)
+def test_the_reason_is_short_plain_text(close, said, reason):
+    body = json.dumps({"success": False, **said}).encode()
+    assert refusal_of(close, http(body, status=422)).reason == reason
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(error=json_values, errors=json_values | st.lists(st.text()), status=st.integers(400, 499))
+def test_the_reason_of_any_error_is_short_and_storable(error, errors, status):
+    body = json.dumps({"success": False, "error": error, "errors": errors}).encode()
+    with pytest.raises(OSVIRejected) as caught:
+        read_closed(Answer(status=status, body=body), "s-1")
+    reason = caught.value.reason
+    assert len(reason) <= MAX_REASON
+    reason.encode()
+    assert not any(ord(each) < 32 or 127 <= ord(each) < 160 for each in reason)
+
+
+# Junk
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"\x00",
+        b"OK",
+        b"<html>fine</html>",
+        b"null",
+        b"true",
+        b"[]",
+        b"[" + GOOD + b"]",
+        b'"text"',
+        b"{}",
+        b'{"success": true}',
+        b'{"success": true, "data": null}',
+        b'{"success": true, "data": []}',
+        b'{"success": true, "data": "s-1"}',
+        b'{"success": true, "data": {}}',
+        b'{"success": "true", "data": {"session_id": "s-1"}}',
+        b'{"success": 1, "data": {"session_id": "s-1"}}',
+        b'{"success": null, "data": {"session_id": "s-1"}}',
+        b'{"data": {"session_id": "s-1"}}',
+        b'{"session_id": "s-1", "summary": "x"}',
+        GOOD[:-1],
+        GOOD[:20],
+        GOOD + GOOD,
+        GOOD + b"x",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"success": true, "data": {"session_id": "s-1", "summary": ' + b"9" * 5000 + b"}}",
+        b'{"success": true, "data": {"session_id": "s-1", "summary": "caf\xe9"}}',
+        "😀".encode("utf-16")[:5],
+        b"\xef\xbb\xbf",
+        b"\xef\xbb\xbf\xef\xbb\xbf" + GOOD,
+        envelope("s-2"),
+        envelope("S-1"),
+        envelope(" s-1"),
+        envelope(None),
+        envelope(1),
+        envelope(["s-1"]),
+        *(envelope(summary=odd) for odd in (1, 0, True, False, ["x"], {"text": "x"}, 1.5)),
+        envelope(summary=float("nan")),
+        envelope(summary=float("inf")),
+    ],
+    ids=lambda body: repr(body[:40]),
+)
+def test_junk_is_a_bad_answer(close, body):
+    error = refusal_of(close, http(body))
+    assert type(error) is OSVIBadAnswer
+    assert error.status == 200
+    assert not error.retryable
+
+
+@pytest.mark.parametrize("odd", [1, ["x"], {"a": 1}, False])
+def test_a_summary_of_another_type_is_a_bad_answer(osvi, close, odd):
+    osvi.add_session("s-1", agent_uuid="agent_1")
+    osvi.script("s-1", OddSummary(odd))
+    with pytest.raises(OSVIBadAnswer):
+        close(osvi.url)
+
+
+def test_a_204_is_a_bad_answer(close):
+    error = refusal_of(close, b"HTTP/1.1 204 No Content\r\n\r\n")
+    assert (type(error), error.status) == (OSVIBadAnswer, 204)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        GOOD,
+        b"\xef\xbb\xbf" + GOOD,
+        GOOD.decode().encode("utf-16"),
+        b" \r\n" + GOOD + b"\n",
+        envelope(summary="Fine.", success=True, more=[1, {"x": None}], odd=float("nan")),
+    ],
+    ids=["plain", "with a mark", "utf-16", "spaces", "more of it"],
+)
+def test_an_answer_that_can_be_read_is_read(close, body):
+    with RawServer(http(body)) as server:
+        assert close(server.url) == ClosedSession(session_id="s-1", summary="Fine.")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "text/html; charset=latin-1", "nonsense/;;=", ""])
+def test_the_content_type_does_not_matter(close, kind):
+    with RawServer(closed(summary="Größe", headers=[("Content-Type", kind)])) as server:
+        assert close(server.url).summary == "Größe"
+
+
+@settings(max_examples=300)
+@given(
+    status=st.integers(-1, 1000),
+    body=st.binary(max_size=200)
+    | json_values.map(lambda value: json.dumps(value).encode())
+    | st.builds(
+        lambda success, data: json.dumps({"success": success, "data": data}).encode(),
+        st.booleans() | json_values,
+        json_values | st.fixed_dictionaries({"session_id": st.just("s-1"), "summary": json_values}),
+    ),
+    truncated=st.booleans(),
+    retry_after=st.none() | st.floats(0, 1000),
+)
+@example(status=200, body=GOOD, truncated=True, retry_after=None)
+def test_any_answer_is_a_closed_session_or_an_error_of_ours(status, body, truncated, retry_after):
+    answer = Answer(status=status, body=body, truncated=truncated, retry_after=retry_after)
+    answer.text.encode()
+    with contextlib.suppress(OSVIError):
+        result = read_closed(answer, "s-1")
+        assert isinstance(result, ClosedSession)
+        assert not truncated
+        assert 200 <= status < 300
+        assert result.summary is None or result.summary.strip().encode()

@@ -1,0 +1,245 @@
+"""The close call of both dialects, and what it returns."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+from django.test import override_settings
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from osvi_django.client import ClosedSession, OSVIClient, storable
+from osvi_django.exceptions import InvalidInput, OSVINotConfigured
+from osvi_django.testing import MISSING, OddSummary
+from tests.client.conftest import TOKEN
+from tests.wire import RawServer, closed
+
+VENDOR = Path(__file__).parent.parent / "vendor" / "end_chat_session.yaml"
+
+
+@pytest.fixture
+def chat(osvi):
+    return osvi.add_session("s-1", agent_uuid="agent_1", summary="Wanted a refund.")
+
+
+def test_the_legacy_call_is_the_one_of_the_vendors_page(osvi, close):
+    page = yaml.safe_load(VENDOR.read_text())
+    ((path, methods),) = page["paths"].items()
+    ((method, operation),) = methods.items()
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    scheme = page["components"]["securitySchemes"]["ApiToken"]
+    session_id = operation["parameters"][0]["schema"]["example"]
+    osvi.add_session(session_id, agent_uuid="agent_1")
+
+    close(osvi.url, session_id)
+
+    (request,) = osvi.requests
+    assert (request.method, request.path) == (method.upper(), path.format(id=session_id))
+    assert list(request.body) == schema["required"] == list(schema["properties"])
+    assert request.body == {"agent_uuid": "agent_1"}
+    assert request.headers["Content-Type"] == "application/json"
+    assert (scheme["in"], request.headers[scheme["name"]]) == ("header", TOKEN)
+
+
+def test_the_v1_call_is_a_support_command(osvi, chat, make_client):
+    osvi.v1_summary = True
+    result = make_client(osvi.url, close_with="v1").close_session("s-1")
+
+    (request,) = osvi.requests
+    assert (request.method, request.path) == ("POST", "/v1/chat/session/s-1/support")
+    assert request.body == {"command": "close"}
+    assert request.headers["API-Token"] == TOKEN
+    assert result == ClosedSession(session_id="s-1", summary="Wanted a refund.")
+
+
+def test_v1_without_a_summary_is_closed_all_the_same(osvi, chat, close):
+    assert close(osvi.url, close_with="v1").summary is None
+    assert chat.is_closed
+
+
+def test_the_summary_is_returned(osvi, chat, close):
+    result = close(osvi.url)
+    assert result == ClosedSession(session_id="s-1", summary="Wanted a refund.")
+    assert osvi.closes("s-1") == 1
+
+
+@pytest.mark.parametrize("nothing", [MISSING, None, "", " \n\t "])
+def test_no_summary_is_none(osvi, chat, close, nothing):
+    osvi.script("s-1", OddSummary(nothing))
+    assert close(osvi.url).summary is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("a\x00b", "a\ufffdb"),
+        ("a\ud83db", "a\ufffdb"),
+        ("a\udc00", "a\ufffd"),
+        ("\U0001f600 naïve, ok\u202f?", "\U0001f600 naïve, ok\u202f?"),
+        ("  two\nlines \n", "two\nlines"),
+    ],
+)
+def test_the_summary_is_made_storable(osvi, chat, close, sent, kept):
+    osvi.script("s-1", OddSummary(sent))
+    assert close(osvi.url).summary == kept
+
+
+@given(st.text(st.characters(codec=None, exclude_categories=())))
+@example("\ud83d\ude00")
+def test_storable_text_can_be_encoded_and_keeps_its_length(text):
+    made = storable(text)
+    assert "\x00" not in made
+    assert len(made) == len(text)
+    assert storable(made.encode().decode()) == made
+
+
+def test_repr_shows_no_summary_and_no_body(osvi, chat, make_client):
+    client = make_client(osvi.url)
+    assert "refund" not in repr(client.send_close("s-1", agent_uuid="agent_1"))
+    assert "refund" not in repr(client.close_session("s-1", agent_uuid="agent_1"))
+
+
+def test_an_answer_is_handed_over_unread(osvi, make_client):
+    answer = make_client(osvi.url).send_close("s-unknown", agent_uuid="agent_1")
+    assert (answer.status, answer.truncated, answer.retry_after) == (404, False, None)
+    assert "Session not found" in answer.text
+
+
+def test_the_text_of_an_answer_is_storable_whatever_its_bytes(make_client):
+    with RawServer(closed(summary="x").replace(b"Fine", b"F\x00\xff")) as server:
+        answer = make_client(server.url).send_close("s-1", agent_uuid="agent_1")
+    answer.text.encode()
+    assert "\x00" not in answer.text
+
+
+def test_the_legacy_call_needs_the_agent(osvi, make_client):
+    with pytest.raises(InvalidInput) as caught:
+        make_client(osvi.url).close_session("s-1")
+    assert caught.value.field == "agent_uuid"
+    assert osvi.requests == []
+
+
+def test_a_path_in_the_base_url_is_kept(close):
+    with RawServer() as server:
+        close(f"{server.url}/osvi/", "s-1")
+    assert server.calls[0].target == "/osvi/chat_sessions/s-1/close_session"
+
+
+# An account's client
+
+
+def test_the_settings_are_read_at_the_moment_of_use(osvi, chat):
+    account = {"API_TOKEN": TOKEN, "BASE_URL": osvi.url, "CLOSE_WITH": "v1", "DEADLINE": 9}
+    with override_settings(OSVI={"default": {}, "other": account}):
+        client = OSVIClient.for_account("other")
+    assert (client.base_url, client.close_with, client.deadline) == (osvi.url, "v1", 9)
+    with override_settings(OSVI={"other": {**account, "CONNECT_TIMEOUT": 3, "READ_TIMEOUT": 4}}):
+        client = OSVIClient.for_account("other")
+        assert (client.connect_timeout, client.read_timeout) == (3, 4)
+        client.close_session("s-1")
+    assert osvi.closes("s-1") == 1
+
+
+tokens = []
+
+
+def next_token():
+    return tokens.pop(0)
+
+
+@pytest.mark.parametrize("source", [next_token, f"{__name__}.next_token"])
+def test_a_callable_is_asked_for_the_token_of_each_call(osvi, chat, source):
+    tokens[:] = [TOKEN, "rotated-token-16"]
+    account = {"API_TOKEN": source, "BASE_URL": osvi.url}
+    with override_settings(OSVI={"default": account}):
+        client = OSVIClient.for_account()
+        client.send_close("s-1", agent_uuid="agent_1")
+        client.send_close("s-1", agent_uuid="agent_1")
+    sent = [request.headers["API-Token"] for request in osvi.requests]
+    assert sent == [TOKEN, "rotated-token-16"]
+
+
+def test_a_client_of_ones_own_takes_a_callable_too(osvi, chat, close):
+    tokens[:] = [TOKEN]
+    assert close(osvi.url, token=next_token).summary == "Wanted a refund."
+
+
+def test_an_unusable_account_is_not_configured():
+    with override_settings(OSVI={"default": {"API_TOKEN": TOKEN, "DEADLINE": "9"}}):
+        with pytest.raises(OSVINotConfigured, match=r'OSVI\["default"\]\["DEADLINE"\]'):
+            OSVIClient.for_account()
+        with pytest.raises(OSVINotConfigured, match='no account "other"'):
+            OSVIClient.for_account("other")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"base_url": "http://api.osvi.ai"}, "base_url is not https"),
+        ({"base_url": None}, "base_url is not the text"),
+        ({"close_with": "v2"}, "close_with"),
+        *(
+            ({name: value}, "positive number of seconds")
+            for name in ("connect_timeout", "read_timeout", "deadline")
+            for value in (0, -1, float("nan"), float("inf"), 10**400, 1e12, None, "5", True)
+        ),
+    ],
+)
+def test_values_that_cannot_be_used_are_refused_at_once(options, problem):
+    with pytest.raises(OSVINotConfigured, match=problem):
+        OSVIClient(token=TOKEN, **options)
+
+
+@pytest.mark.parametrize(
+    ("token", "problem"),
+    [
+        (None, "is missing"),
+        ("", "is empty"),
+        (b"bytes", "is not text"),
+        (16, "is not text"),
+        ("two words", "a character that no token has"),
+        (lambda: None, "is missing"),
+    ],
+)
+def test_a_token_that_cannot_be_sent_is_not_configured(osvi, close, token, problem):
+    with pytest.raises(OSVINotConfigured, match=problem):
+        close(osvi.url, token=token)
+    assert osvi.requests == []
+
+
+# A bare Python shell
+
+SHELL = """
+    import os
+    os.environ.pop("DJANGO_SETTINGS_MODULE", None)
+    from osvi_django.client import OSVIClient
+    from osvi_django.exceptions import OSVIError, OSVINotConfigured
+    client = OSVIClient(token="{token}", base_url="{url}")
+    print(client.close_session("s-1", agent_uuid="agent_1").summary)
+    try:
+        client.close_session("nobody's", agent_uuid="agent_1")
+    except OSVIError as error:
+        print(error)
+    try:
+        OSVIClient.for_account()
+    except OSVINotConfigured as error:
+        print(error)
+    from django.conf import settings
+    assert not settings.configured
+"""
+
+
+def test_a_bare_python_shell_is_enough(osvi, chat):
+    code = textwrap.dedent(SHELL.format(token=TOKEN, url=osvi.url))
+    shell = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shell.stderr == ""
+    summary, refused, not_configured = shell.stdout.strip().splitlines()
+    assert summary == "Wanted a refund."
+    assert refused.startswith("OSVI refused to close this session")
+    assert refused.endswith("OSVI said: “Session not found”")
+    assert not_configured.startswith("OSVI is not set up on this site")

@@ -1,0 +1,839 @@
+"""The one funnel: no redirect, no endless call, no endless body, no wrong connection."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import gzip
+import os
+import socket
+import threading
+import tracemalloc
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from osvi_django.client import MAX_BODY, OSVIClient
+from osvi_django.exceptions import (
+    OSVIBadAnswer,
+    OSVIError,
+    OSVINoAnswer,
+    OSVIRejected,
+    OSVIThrottled,
+    OSVIUnreachable,
+)
+from osvi_django.testing import Hang, Redirect
+from tests.client.conftest import TOKEN
+from tests.wire import RawServer, chunked, closed, envelope, http
+
+REDIRECTS = [301, 302, 303, 307, 308]
+PATIENCE = 1.2  # seconds: a deadline of 0.5 and room for a busy machine
+DRIP = b"A" * 10_000
+GZIP = ("Content-Encoding", "gzip")
+
+
+def bomb(size, rounds=1):
+    """So many bytes of nothing, packed."""
+    data = b""
+    for _ in range(rounds):
+        packer = zlib.compressobj(9, wbits=31)
+        plain = [data] if data else (bytes(1_000_000) for _ in range(size // 1_000_000))
+        data = b"".join([*(packer.compress(part) for part in plain), packer.flush()])
+    return data
+
+
+@contextlib.contextmanager
+def memory_stays_below(limit):
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < limit
+
+
+# Redirects
+
+
+@pytest.mark.parametrize("status", REDIRECTS)
+def test_a_redirect_is_not_followed_and_the_other_host_hears_nothing(osvi, close, status):
+    with RawServer() as elsewhere:
+        osvi.script("s-1", Redirect(f"{elsewhere.url}/chat_sessions/s-1/close_session", status))
+        with pytest.raises(OSVIBadAnswer) as caught:
+            close(osvi.url)
+        assert elsewhere.connections == 0
+    assert caught.value.status == status
+    assert len(osvi.requests) == 1
+
+
+@pytest.mark.parametrize("status", REDIRECTS)
+def test_a_redirect_to_the_same_host_is_not_followed_either(osvi, close, status):
+    osvi.add_session("s-1", agent_uuid="agent_1")
+    osvi.script("s-1", Redirect("/chat_sessions/s-1/close_session", status))
+    with pytest.raises(OSVIBadAnswer):
+        close(osvi.url)
+    assert len(osvi.requests) == 1
+
+
+@pytest.mark.parametrize("status", [300, 304, 305, 306, 399])
+def test_any_other_3xx_is_a_bad_answer(close, status):
+    with RawServer(http(status=status)) as server, pytest.raises(OSVIBadAnswer):
+        close(server.url)
+
+
+def test_a_redirect_with_the_body_of_a_success_is_no_success(close):
+    reply = closed(status=302, headers=[("Location", "/")])
+    with RawServer(reply) as server, pytest.raises(OSVIBadAnswer):
+        close(server.url)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "",
+        "//",
+        "http://",
+        "http://[",
+        "http://[::1",
+        "http://a:b:c/",
+        "http://127.0.0.1:99999/",
+        "http://\xe9..x/",
+        "http://" + "a" * 300,
+        "javascript:alert(1)",
+        "\x80\xff",
+        "%",
+        "x" * 9000,
+    ],
+)
+def test_a_junk_location_is_harmless(close, location):
+    reply = b"HTTP/1.1 307 X\r\nContent-Length: 0\r\nLocation: %s\r\n\r\n" % location.encode(
+        "latin-1"
+    )
+    with RawServer(reply) as server, pytest.raises(OSVIBadAnswer):
+        close(server.url)
+
+
+def test_the_packed_body_of_a_redirect_is_not_unpacked_whole(close):
+    headers = [("Location", "/elsewhere"), GZIP]
+    reply = http(bomb(100_000_000), status=302, headers=headers)
+    with RawServer(reply) as server, memory_stays_below(12_000_000), pytest.raises(OSVIBadAnswer):
+        close(server.url, deadline=5)
+
+
+def test_the_endless_body_of_a_redirect_ends_with_the_deadline(close, takes_at_most):
+    def drip(call):
+        call.send(b"HTTP/1.1 302 X\r\nLocation: /\r\nContent-Length: 99999\r\n\r\n")
+        call.drip(DRIP)
+
+    with RawServer(drip) as server, takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+        close(server.url)
+
+
+# Time
+
+
+def drip_headers(call):
+    call.drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + DRIP)
+
+
+def drip_status_line(call):
+    call.drip(closed())
+
+
+def drip_body(call):
+    call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
+    call.drip(DRIP)
+
+
+def drip_until_the_end(call):
+    call.send(b"HTTP/1.0 200 OK\r\n\r\n")
+    call.drip(DRIP)
+
+
+def drip_one_chunk(call):
+    call.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2710\r\n")
+    call.drip(DRIP)
+
+
+def drip_chunks(call):
+    call.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    call.drip(b"1\r\nA\r\n" * 1000)
+
+
+def drip_trailers(call):
+    call.send(chunked(envelope(), end=b"0\r\n"))
+    call.drip(b"X: y\r\n" * 1000)
+
+
+def drip_gzip(call):
+    call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\nContent-Encoding: gzip\r\n\r\n")
+    call.drip(gzip.compress(b"", 0)[:10] + b"\x00\x00\x00\xff\xff" * 1000)
+
+
+def interim_for_ever(call):
+    while not call.server.stopping.is_set():
+        call.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 50)
+
+
+def trailers_for_ever(call):
+    call.send(chunked(envelope(), end=b"0\r\n"))
+    while not call.server.stopping.is_set():
+        call.send(b"X: y\r\n" * 500)
+
+
+def empty_packs_for_ever(call):
+    call.send(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n")
+    while not call.server.stopping.is_set():
+        call.send(gzip.compress(b"") * 100)
+
+
+ENDLESS = [
+    drip_status_line,
+    drip_headers,
+    drip_body,
+    drip_until_the_end,
+    drip_one_chunk,
+    drip_chunks,
+    drip_trailers,
+    drip_gzip,
+    interim_for_ever,
+    trailers_for_ever,
+    empty_packs_for_ever,
+]
+
+
+@pytest.mark.parametrize("endless", ENDLESS)
+def test_no_server_outlasts_the_deadline(close, takes_at_most, endless):
+    with RawServer(endless) as server, takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+        close(server.url, deadline=0.4)
+    assert len(server.calls) == 1
+
+
+@pytest.mark.parametrize("endless", [drip_headers, drip_body, drip_chunks])
+def test_nor_on_a_connection_that_is_used_again(close, takes_at_most, endless):
+    with RawServer(closed(), endless) as server:
+        close(server.url)
+        with takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+            close(server.url, deadline=0.4)
+    assert (server.connections, len(server.calls)) == (1, 2)
+
+
+@pytest.mark.parametrize("endless", [drip_headers, drip_body])
+def test_nor_over_tls(close, takes_at_most, endless, tls, certificate, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
+    server = RawServer(endless, context=tls)
+    with server, takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+        close(server.url, deadline=0.4)
+    assert len(server.calls) == 1
+
+
+def test_each_call_has_a_deadline_of_its_own(close):
+    with RawServer(drip_body, closed()) as server:
+        with pytest.raises(OSVINoAnswer):
+            close(server.url, deadline=0.2)
+        assert close(server.url, deadline=5).summary == "Fine."
+
+
+def test_silence_ends_with_the_read_timeout(osvi, close, takes_at_most):
+    osvi.add_session("s-1", agent_uuid="agent_1")
+    osvi.script("s-1", Hang())
+    with takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+        close(osvi.url, read_timeout=0.2, deadline=30)
+    assert osvi.closes("s-1") == 1
+
+
+def test_silence_within_the_body_ends_with_the_read_timeout(close, takes_at_most):
+    def begin(call):
+        call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{")
+        call.pause()
+
+    with RawServer(begin) as server, takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+        close(server.url, read_timeout=0.2, deadline=30)
+
+
+@pytest.fixture
+def deaf():
+    """A port of this machine where connecting never ends, as behind a firewall that drops."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(64):
+            filler = stack.enter_context(socket.socket())
+            filler.settimeout(0.05)
+            try:
+                filler.connect(listener.getsockname())
+            except TimeoutError:
+                break
+        else:
+            pytest.skip("this system accepts without a limit")
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_connecting_ends_with_the_connect_timeout(close, takes_at_most, deaf):
+    with takes_at_most(PATIENCE), pytest.raises(OSVIUnreachable):
+        close(deaf, connect_timeout=0.1, deadline=30)
+
+
+def test_connecting_ends_with_the_deadline_as_well(close, takes_at_most, deaf):
+    with takes_at_most(PATIENCE), pytest.raises(OSVIUnreachable):
+        close(deaf, connect_timeout=30, deadline=0.3)
+
+
+def test_a_host_of_many_addresses_does_not_multiply_the_deadline(
+    close, takes_at_most, deaf, monkeypatch
+):
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: resolve(*args, **kwargs) * 9)
+    with takes_at_most(PATIENCE), pytest.raises(OSVIUnreachable):
+        close(deaf, connect_timeout=0.3, deadline=0.4)
+
+
+def test_nothing_is_sent_once_the_deadline_is_over(close, monkeypatch):
+    """A slow resolver is the one thing that no timeout bounds; the lease may be over by then."""
+    resolve = socket.getaddrinfo
+
+    def dawdle(*args, **kwargs):
+        threading.Event().wait(0.3)
+        return resolve(*args, **kwargs)
+
+    with RawServer() as server:
+        monkeypatch.setattr(socket, "getaddrinfo", dawdle)
+        with pytest.raises(OSVIUnreachable):
+            close(server.url, deadline=0.2)
+    assert server.calls == []
+
+
+def test_a_server_that_does_not_read_ends_with_the_deadline(make_client, takes_at_most):
+    class Deaf(RawServer):
+        def converse(self, sock):
+            self.stopping.wait(60)
+
+    with Deaf() as server, takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+        make_client(server.url).close_session("s-1", agent_uuid="a" * 20_000_000)
+
+
+def test_nor_does_one_that_read_before(make_client, takes_at_most):
+    read_once = threading.Event()
+
+    class Deaf(RawServer):
+        def converse(self, sock):
+            with sock.makefile("rb") as file:
+                self._read(sock, file)
+                sock.sendall(closed())
+                read_once.set()
+                self.stopping.wait(60)
+
+    with Deaf() as server:
+        client = make_client(server.url, connect_timeout=30)
+        client.close_session("s-1", agent_uuid="agent_1")
+        assert read_once.wait(5)
+        with takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+            client.close_session("s-1", agent_uuid="a" * 20_000_000)
+    assert server.connections == 1
+
+
+# Size
+
+
+def test_a_body_of_just_the_cap_is_read(close):
+    body = envelope(summary="Fine.")
+    with RawServer(http(body.ljust(MAX_BODY))) as server:
+        assert close(server.url, deadline=5).summary == "Fine."
+
+
+def test_a_body_over_the_cap_is_cut_and_is_no_answer(make_client):
+    body = envelope(summary="Fine.").ljust(MAX_BODY + 200_000)
+    with RawServer(http(body)) as server:
+        client = make_client(server.url, deadline=5)
+        answer = client.send_close("s-1", agent_uuid="agent_1")
+        with pytest.raises(OSVIBadAnswer):
+            client.close_session("s-1", agent_uuid="agent_1")
+    assert answer.truncated
+    assert answer.body == body[:MAX_BODY]
+    assert server.connections == 2  # what was not read to its end is not used again
+
+
+@pytest.mark.parametrize(("status", "error"), [(404, OSVIRejected), (500, OSVINoAnswer)])
+def test_a_status_counts_though_its_body_was_cut(close, status, error):
+    with RawServer(http(b" " * (MAX_BODY + 9), status=status)) as server, pytest.raises(error):
+        close(server.url, deadline=5)
+
+
+def test_an_endless_body_is_cut(close):
+    def pour(call):
+        call.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not call.server.stopping.is_set():
+            call.send(b" " * 100_000)
+
+    with RawServer(pour) as server, memory_stays_below(12_000_000), pytest.raises(OSVIBadAnswer):
+        close(server.url, deadline=5)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "rounds"), [("gzip", 1), ("x-gzip", 1), ("deflate", 1), ("gzip, gzip", 2)]
+)
+def test_a_body_that_inflates_is_cut(close, encoding, rounds):
+    reply = http(bomb(100_000_000, rounds), headers=[("Content-Encoding", encoding)])
+    if encoding == "deflate":
+        packed = zlib.compress(bytes(50_000_000))
+        reply = http(packed, headers=[("Content-Encoding", encoding)])
+    with RawServer(reply) as server, memory_stays_below(12_000_000), pytest.raises(OSVIBadAnswer):
+        close(server.url, deadline=5)
+
+
+def test_a_packed_answer_is_read(close):
+    with RawServer(http(gzip.compress(envelope(summary="Fine.")), headers=[GZIP])) as server:
+        assert close(server.url).summary == "Fine."
+
+
+@pytest.mark.parametrize(
+    "headers", [[("X-Many", "y")] * 200, [("X-Long", "y" * 100_000)]], ids=["many", "long"]
+)
+def test_too_much_of_headers_is_no_answer(close, headers):
+    with RawServer(closed(headers=headers)) as server, pytest.raises(OSVINoAnswer):
+        close(server.url)
+
+
+# Retries: only what surely was not sent
+
+
+@pytest.fixture
+def connects(monkeypatch):
+    """The addresses that were connected to."""
+    seen = []
+    connect = socket.socket.connect
+
+    def _connect(self, address):
+        seen.append(address)
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", _connect)
+    return seen
+
+
+def test_a_refused_port_is_tried_three_times(close, connects):
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    with pytest.raises(OSVIUnreachable) as caught:
+        close(f"http://127.0.0.1:{port}", deadline=5)
+    assert connects == [("127.0.0.1", port)] * 3
+    assert caught.value.retryable
+
+
+def test_a_server_that_comes_back_between_tries_is_asked_once(close, monkeypatch):
+    refused = []
+    connect = socket.socket.connect
+
+    def _connect(self, address):
+        if len(refused) < 2:
+            refused.append(address)
+            raise ConnectionRefusedError
+        return connect(self, address)
+
+    with RawServer() as server:
+        monkeypatch.setattr(socket.socket, "connect", _connect)
+        assert close(server.url, deadline=5).summary == "Fine."
+    assert len(server.calls) == 1
+
+
+def test_a_name_that_nobody_knows_is_unreachable(close, monkeypatch):
+    def fail(*args, **kwargs):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(OSVIUnreachable):
+        close("https://osvi.invalid", deadline=5)
+
+
+@pytest.mark.parametrize(
+    "host", ["*.invalid", ".invalid", "a..invalid", "a" * 64 + ".invalid", "%"]
+)
+def test_a_host_that_no_request_can_go_to_is_unreachable(close, host):
+    with pytest.raises(OSVIUnreachable):
+        close(f"https://{host}")
+
+
+def test_a_server_that_talks_no_tls_is_unreachable(close):
+    class Plain(RawServer):
+        def converse(self, sock):
+            sock.recv(9999)
+            sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with Plain() as server, pytest.raises(OSVIUnreachable):
+        close(server.url.replace("http:", "https:"))
+    assert server.connections == 1
+
+
+def test_a_server_that_ends_the_handshake_is_unreachable(close):
+    class Gone(RawServer):
+        def converse(self, sock):
+            sock.recv(9999)
+
+    with Gone() as server, pytest.raises(OSVIUnreachable):
+        close(server.url.replace("http:", "https:"))
+
+
+def test_a_handshake_that_drips_ends_with_the_deadline(close, takes_at_most):
+    class Slow(RawServer):
+        def converse(self, sock):
+            sock.sendall(b"\x16\x03\x03\x40\x00")
+            while not self.stopping.wait(0.03):
+                sock.sendall(b"A")
+
+    with Slow() as server, takes_at_most(PATIENCE), pytest.raises(OSVIUnreachable):
+        close(server.url.replace("http:", "https:"), deadline=0.4)
+
+
+def test_a_certificate_that_nobody_vouches_for_is_unreachable(close, tls):
+    with RawServer(context=tls) as server, pytest.raises(OSVIUnreachable):
+        close(server.url)
+    assert server.calls == []
+
+
+def test_a_certificate_that_is_vouched_for_is_good(close, tls, certificate, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
+    with RawServer(context=tls) as server:
+        assert close(server.url).summary == "Fine."
+
+
+@pytest.mark.parametrize("end", ["hang_up", "reset"])
+def test_a_request_that_was_dropped_is_seen_once(close, end):
+    with RawServer(lambda call: getattr(call, end)()) as server, pytest.raises(OSVINoAnswer):
+        close(server.url)
+    assert (server.connections, len(server.calls)) == (1, 1)
+
+
+@pytest.mark.parametrize("end", ["hang_up", "reset"])
+def test_also_on_a_connection_that_is_used_again(close, end):
+    with RawServer(closed(), lambda call: getattr(call, end)()) as server:
+        close(server.url)
+        with pytest.raises(OSVINoAnswer):
+            close(server.url)
+    assert (server.connections, len(server.calls)) == (1, 2)
+
+
+def test_a_connection_that_ended_while_idle_is_replaced(close):
+    ended = threading.Event()
+
+    def answer_and_end(call):
+        call.send(closed())
+        call.sock.shutdown(socket.SHUT_RDWR)
+        ended.set()
+
+    with RawServer(answer_and_end, closed()) as server:
+        close(server.url)
+        assert ended.wait(5)
+        assert close(server.url).summary == "Fine."
+    assert (server.connections, len(server.calls)) == (2, 2)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_busy_server_is_asked_once(make_client, method, status):
+    with RawServer(http(status=status, headers=[("Retry-After", "1")])) as server:
+        answer = make_client(server.url)._send(method, "/", {})
+    assert (answer.status, answer.retry_after) == (status, 1)
+    assert len(server.calls) == 1
+
+
+def test_a_busy_server_is_throttled_at_once(close, takes_at_most):
+    reply = http(status=429, headers=[("Retry-After", "30")])
+    with RawServer(reply) as server, takes_at_most(PATIENCE), pytest.raises(OSVIThrottled):
+        close(server.url)
+    assert len(server.calls) == 1
+
+
+# Broken answers
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        http(envelope(), length=999),
+        chunked(envelope(), end=b""),
+        chunked(envelope(), end=b"ZZ\r\n\r\n"),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 20 OK\r\n\r\n",
+        b"",
+        b"\r\n",
+        http(b"no gzip", headers=[GZIP]),
+        http(b"x", headers=[("Content-Encoding", ", ".join(["gzip"] * 9))]),
+    ],
+)
+def test_a_broken_answer_is_none(close, reply):
+    def send(call):
+        call.send(reply)
+        call.hang_up()
+
+    with RawServer(send) as server, pytest.raises(OSVINoAnswer):
+        close(server.url)
+    assert len(server.calls) == 1
+
+
+def test_an_answer_that_ends_within_its_headers_is_no_success(close):
+    def begin(call):
+        call.send(b"HTTP/1.1 200 OK\r\nContent-Len")
+        call.hang_up()
+
+    with RawServer(begin) as server, pytest.raises((OSVINoAnswer, OSVIBadAnswer)):
+        close(server.url)
+
+
+def test_a_reset_within_the_body_is_no_answer(close):
+    def begin(call):
+        call.send(http(envelope(), length=999))
+        call.reset()
+
+    with RawServer(begin) as server, pytest.raises(OSVINoAnswer):
+        close(server.url)
+
+
+headers = st.sampled_from(
+    b"Content-Encoding Content-Length Transfer-Encoding Retry-After Set-Cookie Location "
+    b"Content-Type Connection X".split()
+)
+values = st.binary(max_size=20) | st.sampled_from(
+    [b"gzip", b"deflate", b"chunked", b"identity", b"5", b"-1", b"99999999999999999999", b"a=b; c"]
+)
+answers = st.builds(
+    lambda status, fields, body: (
+        b"HTTP/1.1 %s\r\n%s\r\n%s"
+        % (status, b"".join(b"%s: %s\r\n" % field for field in fields), body)
+    ),
+    st.sampled_from([b"200 OK", b"302 X", b"404", b"500 X", b"204 X", b"999 X", b"101 X"])
+    | st.binary(max_size=9),
+    st.lists(st.tuples(headers, values), max_size=4),
+    st.binary(max_size=50) | st.just(envelope()) | st.just(gzip.compress(envelope())),
+)
+
+
+def test_whatever_is_answered_ends_as_a_result_or_an_error_of_ours():
+    class Random(RawServer):
+        def converse(self, sock):
+            with sock.makefile("rb") as file:
+                self._read(sock, file)
+            sock.sendall(self.replies[0])
+
+    with Random() as server:
+        client = OSVIClient(token=TOKEN, base_url=server.url, deadline=5)
+
+        @settings(max_examples=300, deadline=None)
+        @given(st.binary(max_size=60) | answers)
+        def check(reply):
+            server.replies = [reply]
+            with contextlib.suppress(OSVIError):
+                client.close_session("s-1", agent_uuid="agent_1")
+
+        check()
+
+
+# Connections
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        closed(),
+        chunked(envelope()),
+        http(gzip.compress(envelope()), headers=[GZIP]),
+        http(b'{"success": false}', status=404),
+        http(b"junk"),
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+    ],
+    ids=["length", "chunks", "gzip", "refusal", "junk", "empty"],
+)
+def test_a_thread_uses_its_connection_again(make_client, reply):
+    with RawServer(reply) as server:
+        for _ in range(3):  # a client each: connections are kept per thread
+            make_client(server.url).send_close("s-1", agent_uuid="agent_1")
+    assert (server.connections, len(server.calls)) == (1, 3)
+
+
+def in_thread(target):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(target()))
+    thread.start()
+    thread.join(5)
+    return results[0]
+
+
+def test_each_thread_has_a_connection_of_its_own_and_leaves_none_behind(close):
+    with RawServer() as server:
+        close(server.url)
+        assert in_thread(lambda: close(server.url).summary) == "Fine."
+        close(server.url)
+        gc.collect()  # a socket that was left open warns, and a warning is an error
+    assert (server.connections, len(server.calls)) == (2, 3)
+
+
+def test_threads_do_not_share_deadlines(close):
+    with RawServer(drip_body, closed()) as server:
+        waiting = threading.Event()
+
+        def drip(call):
+            waiting.set()
+            drip_body(call)
+
+        server.replies[0] = drip
+        errors = []
+
+        def slow():
+            try:
+                close(server.url, deadline=0.3)
+            except OSVINoAnswer as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=slow)
+        thread.start()
+        assert waiting.wait(5)
+        assert close(server.url, deadline=30).summary == "Fine."
+        thread.join(5)
+    assert len(errors) == 1
+
+
+def test_a_fork_does_not_share_its_parents_connection(close):
+    with RawServer() as server:
+        close(server.url)
+        child = os.fork()
+        if not child:
+            code = 1
+            with contextlib.suppress(BaseException):
+                close(server.url)
+                close(server.url)
+                code = 0
+            os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        close(server.url)
+    assert (server.connections, len(server.calls)) == (2, 4)
+
+
+def test_another_process_id_is_a_fork(close, monkeypatch):
+    """The child of a real fork is not measured; here the same lines run within this process."""
+    with RawServer() as server:
+        close(server.url)
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        close(server.url)
+        close(server.url)
+    assert (server.connections, len(server.calls)) == (2, 3)
+
+
+@pytest.mark.parametrize("domain", ["", "; Domain=127.0.0.1", "; Path=/; Max-Age=99"])
+def test_no_cookie_is_ever_sent_back(close, domain):
+    cookie = ("Set-Cookie", f"account=one{domain}")
+    with RawServer(closed(headers=[cookie])) as server:
+        close(server.url, token="one-token-123456")
+        close(server.url, token="two-token-123456")
+    assert [call.headers["api-token"][:3] for call in server.calls] == ["one", "two"]
+    assert not any("cookie" in call.headers for call in server.calls)
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+def test_no_proxy_is_asked_for_an_address_of_this_machine(close, monkeypatch, name):
+    with RawServer() as server, RawServer() as proxy:
+        monkeypatch.setenv(name, proxy.url)
+        close(server.url)
+    assert (len(server.calls), proxy.connections) == (1, 0)
+
+
+@pytest.fixture
+def netrc(tmp_path, monkeypatch):
+    path = tmp_path / "netrc"
+    path.write_text("default login someone password secret\n")
+    monkeypatch.setenv("NETRC", str(path))
+
+
+def test_no_password_of_netrc_is_sent(close, netrc):
+    with RawServer() as server:
+        close(server.url)
+    assert "authorization" not in server.calls[0].headers
+
+
+def test_no_password_of_netrc_is_sent_over_tls(close, netrc, tls, certificate, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
+    with RawServer(context=tls) as server:
+        close(server.url)
+    assert "authorization" not in server.calls[0].headers
+
+
+# A proxy on the way to an https address
+
+
+class Proxy(RawServer):
+    """Answers CONNECT with ``replies`` and then hands the connection to ``target``."""
+
+    target = None
+
+    def converse(self, sock):
+        with sock.makefile("rb", buffering=0) as file:
+            call = self._read(sock, file)
+        self.calls.append(call)
+        reply = self.replies[0]
+        if callable(reply):
+            reply(call)
+        call.send(reply)
+        if self.target:
+            tls_sock = self.target.context.wrap_socket(sock, server_side=True)
+            with tls_sock:
+                self.target.converse(tls_sock)
+
+
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+@pytest.fixture
+def through(monkeypatch):
+    """Send https calls through this proxy."""
+
+    def _through(proxy):
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "nothing.invalid")
+
+    return _through
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 403 Forbidden\r\n\r\n",
+        b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
+        b"HTTP/1.1 502 Bad Gateway\r\n\r\n",
+        b"junk\r\n\r\n",
+        b"",
+        ESTABLISHED,  # and then it ends the TLS handshake
+    ],
+)
+def test_a_proxy_that_opens_no_tunnel_makes_it_unreachable(close, through, reply):
+    with Proxy(reply) as proxy:
+        through(proxy)
+        with pytest.raises(OSVIUnreachable):
+            close("https://127.0.0.1:1", deadline=5)
+    assert all("api-token" not in call.headers for call in proxy.calls)
+    assert proxy.calls
+
+
+def test_a_proxy_that_drips_ends_with_the_deadline(close, through, takes_at_most):
+    with Proxy(lambda call: call.drip(b"HTTP/1.1 200 " + DRIP)) as proxy:
+        through(proxy)
+        with takes_at_most(PATIENCE), pytest.raises(OSVIUnreachable):
+            close("https://127.0.0.1:1", deadline=0.4)
+
+
+@pytest.mark.parametrize("scheme", ["https", "HTTPS"])
+def test_a_call_through_a_proxy_is_answered_and_bounded(
+    close, through, takes_at_most, tls, certificate, monkeypatch, scheme
+):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
+    with Proxy(ESTABLISHED) as proxy:
+        through(proxy)
+        proxy.target = RawServer(closed(), drip_body, context=tls)
+        proxy.target.stopping = proxy.stopping
+        assert close(f"{scheme}://127.0.0.1:1").summary == "Fine."
+        with takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+            close(f"{scheme}://127.0.0.1:1", deadline=0.4)
+    assert len(proxy.target.calls) == 2
+    assert [call.line.split()[0] for call in proxy.calls] == ["CONNECT"]

@@ -1,0 +1,90 @@
+"""Session ids: any text travels as one segment of the path, and arrives as it was."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from osvi_django.client import OSVIClient
+from osvi_django.exceptions import InvalidInput
+from osvi_django.testing import OSVISandbox
+from tests.client.conftest import TOKEN
+
+ODD = [
+    "4718a326-417b-4dda-90d0-21fd65a11cb8",
+    "a/b",
+    "../../v1/active_agents",
+    "..%2F..",
+    "%2F",
+    "%2e%2e",
+    "%",
+    "%zz",
+    "a b+c",
+    "?admin=1",
+    "#fragment",
+    "a;b=c",
+    "a:b@c",
+    "\\..\\",
+    "été/☕/\U0001f600",
+    "...",
+    "~._-",
+    "{id}",
+    "{0}",
+    "line\r\nAPI-Token: other",
+    "\x7f\x80",
+    " ",
+]
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with OSVISandbox(token=TOKEN) as osvi:
+        yield osvi
+
+
+def check_arrives(osvi, session_id, close_with):
+    client = OSVIClient(token=TOKEN, base_url=osvi.url, close_with=close_with)
+    osvi.requests.clear()
+    client.send_close(session_id, agent_uuid="agent_1")
+    (request,) = osvi.requests
+    segments = request.path.split("/")
+    place = {"legacy": 2, "v1": 4}[close_with]
+    assert len(segments) == {"legacy": 4, "v1": 6}[close_with]
+    assert unquote(segments[place], errors="strict") == session_id
+    assert request.query == {}
+    assert request.headers["API-Token"] == TOKEN
+
+
+@pytest.mark.parametrize("close_with", ["legacy", "v1"])
+@pytest.mark.parametrize("session_id", ODD)
+def test_an_odd_id_arrives_as_it_was(sandbox, session_id, close_with):
+    check_arrives(sandbox, session_id, close_with)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    session_id=st.text(
+        st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1
+    ).filter(lambda text: text not in {".", ".."})
+)
+def test_any_id_arrives_as_it_was(sandbox, session_id):
+    check_arrives(sandbox, session_id, "legacy")
+
+
+def test_an_odd_id_is_closed_and_compared(osvi, close):
+    osvi.add_session("a/b?c", agent_uuid="agent_1", summary="Fine.")
+    assert close(osvi.url, "a/b?c").session_id == "a/b?c"
+
+
+@pytest.mark.parametrize("close_with", ["legacy", "v1"])
+@pytest.mark.parametrize("session_id", ["", ".", "..", "a\x00b", "\ud83d", "a\udfff"])
+def test_an_id_that_cannot_be_sent_is_refused_first(osvi, close, session_id, close_with):
+    with pytest.raises(InvalidInput) as caught:
+        close(osvi.url, session_id, close_with=close_with)
+    assert caught.value.field == "session_id"
+    assert osvi.requests == []

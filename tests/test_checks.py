@@ -1,0 +1,184 @@
+"""The system checks: every fault is reported once, with an id, a hint and no secret."""
+
+from __future__ import annotations
+
+import re
+import socket
+from io import StringIO
+
+import pytest
+from django.core.checks import registry, run_checks
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.test import override_settings
+
+from osvi_django import checks
+from osvi_django.checks import check_settings
+from osvi_django.conf import KEYS
+
+TOKEN = "sandbox-token-16"
+IDS = {
+    "API_TOKEN": "osvi_django.E003",
+    "BASE_URL": "osvi_django.E004",
+    "CLOSE_WITH": "osvi_django.E005",
+    "CONNECT_TIMEOUT": "osvi_django.E006",
+    "READ_TIMEOUT": "osvi_django.E007",
+    "DEADLINE": "osvi_django.E008",
+    "CONCURRENCY": "osvi_django.E009",
+}
+
+
+def check(**accounts):
+    """Check these accounts; the ids and messages of what is found, each with a hint."""
+    with override_settings(OSVI=accounts):
+        found = check_settings(app_configs=None, databases=None)
+    assert all(message.hint and message.hint.endswith(".") for message in found)
+    assert TOKEN not in repr([vars(message) for message in found])
+    return [(message.id, message.msg) for message in found]
+
+
+def test_a_sane_account_is_fine():
+    assert check(default={"API_TOKEN": TOKEN}) == []
+    everything = {
+        "API_TOKEN": TOKEN,
+        "BASE_URL": "http://127.0.0.1:8800",
+        "CLOSE_WITH": "v1",
+        "CONNECT_TIMEOUT": 1,
+        "READ_TIMEOUT": 2.5,
+        "DEADLINE": 3,
+        "CONCURRENCY": 1,
+    }
+    assert check(default=everything, other=everything) == []
+    assert set(everything) == KEYS
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("API_TOKEN", None),
+        ("API_TOKEN", ""),
+        ("API_TOKEN", 16),
+        ("API_TOKEN", f"{TOKEN}\n"),
+        ("API_TOKEN", f"{TOKEN} é"),
+        ("API_TOKEN", "no.such.module.token"),
+        ("BASE_URL", "http://api.osvi.ai"),
+        ("BASE_URL", None),
+        ("CLOSE_WITH", "v2"),
+        ("CONNECT_TIMEOUT", 0),
+        ("CONNECT_TIMEOUT", "5"),
+        ("CONNECT_TIMEOUT", 10**400),
+        ("READ_TIMEOUT", float("nan")),
+        ("READ_TIMEOUT", True),
+        ("DEADLINE", float("inf")),
+        ("DEADLINE", 1),
+        ("CONCURRENCY", 0),
+        ("CONCURRENCY", True),
+    ],
+)
+def test_each_key_has_an_id_of_its_own(key, value):
+    ((check_id, message),) = check(eu={"API_TOKEN": TOKEN, key: value})
+    assert check_id == IDS[key]
+    assert message.startswith(f'OSVI["eu"]["{key}"] ')
+
+
+def test_a_missing_token_is_reported():
+    ((check_id, message),) = check(default={})
+    assert (check_id, message) == (IDS["API_TOKEN"], 'OSVI["default"]["API_TOKEN"] is missing.')
+
+
+def test_a_key_that_means_nothing_is_reported():
+    ((check_id, message),) = check(default={"API_TOKEN": TOKEN, "TIMEOUT": 5})
+    assert (check_id, message) == (
+        "osvi_django.E002",
+        'OSVI["default"]["TIMEOUT"] is not a setting.',
+    )
+
+
+def test_every_account_and_every_fault_is_reported():
+    broken = {"TIMEOUT": 1, **dict.fromkeys(IDS, object())}
+    found = check(one=broken, two={}, three=None, four={"API_TOKEN": TOKEN})
+    ids = sorted(["osvi_django.E002", *IDS.values()])
+    # A deadline cannot be compared with a connect timeout that is none; it has a fault of its own.
+    assert sorted(check_id for check_id, message in found if '"one"' in message) == ids
+    assert [check_id for check_id, message in found if '"two"' in message] == [IDS["API_TOKEN"]]
+    assert [check_id for check_id, message in found if '"three"' in message] == ["osvi_django.E001"]
+    assert not any('"four"' in message for _, message in found)
+
+
+def test_a_bad_connect_timeout_is_not_reported_as_a_deadline():
+    found = check(default={"API_TOKEN": TOKEN, "CONNECT_TIMEOUT": -1, "DEADLINE": 9})
+    assert [check_id for check_id, _ in found] == [IDS["CONNECT_TIMEOUT"]]
+
+
+@pytest.mark.parametrize("accounts", [None, {}, [], "text"])
+def test_a_setting_that_names_no_account_is_reported(accounts):
+    with override_settings(OSVI=accounts):
+        (message,) = check_settings()
+    assert message.id == "osvi_django.E001"
+    assert "OSVI_API_TOKEN" in message.hint
+
+
+def test_an_account_by_another_name_than_text_is_reported():
+    with override_settings(OSVI={1: {"API_TOKEN": TOKEN}}):
+        (message,) = check_settings()
+    assert message.id == "osvi_django.E001"
+
+
+calls = []
+
+
+def vault():
+    calls.append(1)
+    raise RuntimeError(TOKEN)
+
+
+@pytest.mark.parametrize("source", [vault, f"{__name__}.vault", "abc.defg.hij.klm"])
+def test_a_callable_is_not_called(source):
+    assert check(default={"API_TOKEN": source}) == []
+    assert calls == []
+
+
+def test_a_module_that_breaks_does_not_break_the_check(tmp_path, monkeypatch):
+    (tmp_path / "broken_secrets.py").write_text(f"raise RuntimeError({TOKEN!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    ((check_id, message),) = check(default={"API_TOKEN": "broken_secrets.token"})
+    assert check_id == IDS["API_TOKEN"]
+    assert "RuntimeError" in message
+
+
+def test_no_network_and_no_database_is_asked(monkeypatch):
+    """Without the ``db`` mark pytest-django lets nobody near a database."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the checks asked the network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert check(default={"API_TOKEN": TOKEN, "BASE_URL": "https://osvi.invalid"}) == []
+
+
+def test_the_docstring_lists_the_ids():
+    table = re.findall(r"^(osvi_django\.E\d+)   (.*)$", checks.__doc__, re.MULTILINE)
+    assert [check_id for check_id, _ in table] == [f"osvi_django.E00{n}" for n in range(1, 10)]
+    assert {words.strip("`"): check_id for check_id, words in table[2:]} == IDS
+
+
+@pytest.mark.django_db  # for Django's own checks: JSONField's asks the database
+def test_manage_py_check_runs_it():
+    assert check_settings in registry.registry.get_checks()
+    with override_settings(OSVI={"default": {"API_TOKEN": TOKEN, "DEADLINE": "9"}}):
+        assert "osvi_django.E008" in [message.id for message in run_checks()]
+        with pytest.raises(SystemCheckError) as caught:
+            call_command("check", stdout=StringIO(), stderr=StringIO())
+    shown = str(caught.value)
+    assert '(osvi_django.E008) OSVI["default"]["DEADLINE"] is not a positive number' in shown
+    assert "HINT: The default is 90." in shown
+    assert TOKEN not in shown
+
+
+@pytest.mark.django_db
+def test_manage_py_check_is_content_with_a_sane_account():
+    out = StringIO()
+    with override_settings(OSVI={"default": {"API_TOKEN": TOKEN}}):
+        call_command("check", "osvi_django", stdout=out, stderr=StringIO())
+    assert "no issues" in out.getvalue()

@@ -1,0 +1,390 @@
+"""Each key of an account: what can be used, what cannot, and what the message says."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from types import MappingProxyType, ModuleType
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from osvi_django.conf import (
+    DEFAULTS,
+    MAX_SECONDS,
+    Account,
+    InvalidSetting,
+    account_aliases,
+    base_url_problem,
+)
+
+TOKEN = "sandbox-token-16"
+
+NOT_SECONDS = [0, -1, -0.0, float("nan"), float("inf"), float("-inf"), True, False, "5", b"5", None]
+NOT_SECONDS += [[5], MAX_SECONDS + 1, 10**400, 1e300, 5j]
+
+
+def refusal_of(key, value, read):
+    """The error for one value of one key; nothing that a crash page shows has the token."""
+    accounts = {"default": {"API_TOKEN": TOKEN, key: value}}
+    with override_settings(OSVI=accounts), pytest.raises(InvalidSetting) as caught:
+        read(Account())
+    error = caught.value
+    assert error.key == key
+    assert str(error).startswith(f'OSVI["default"]["{key}"] ')
+    assert str(error).endswith(".")
+    assert error.hint or "callable raised" in str(error)
+    assert isinstance(error, ImproperlyConfigured)
+    return str(error)
+
+
+@pytest.fixture
+def account():
+    def _account(**entry):
+        return override_settings(OSVI={"default": {"API_TOKEN": TOKEN, **entry}})
+
+    return _account
+
+
+def test_everything_but_the_token_has_a_default(account):
+    with account():
+        it = Account()
+        read = {
+            "BASE_URL": it.base_url,
+            "CLOSE_WITH": it.close_with,
+            "CONNECT_TIMEOUT": it.connect_timeout,
+            "READ_TIMEOUT": it.read_timeout,
+            "DEADLINE": it.deadline,
+            "CONCURRENCY": it.concurrency,
+        }
+        assert it.api_token == TOKEN
+    assert read == DEFAULTS
+
+
+def test_settings_are_read_at_the_moment_of_use(account):
+    it = Account()
+    for seconds in (1, 2.5):
+        with account(READ_TIMEOUT=seconds):
+            assert it.read_timeout == seconds
+
+
+def test_accounts_do_not_borrow_from_each_other():
+    with override_settings(OSVI={"a": {"API_TOKEN": TOKEN}, "b": {"READ_TIMEOUT": 7}}):
+        assert account_aliases() == ["a", "b"]
+        assert (Account("a").read_timeout, Account("b").read_timeout) == (60, 7)
+        with pytest.raises(InvalidSetting, match="is missing"):
+            _ = Account("b").api_token
+
+
+def test_any_mapping_will_do():
+    with override_settings(OSVI=MappingProxyType({"a": MappingProxyType({"API_TOKEN": TOKEN})})):
+        assert Account("a").api_token == TOKEN
+
+
+def test_repr_names_the_account_alone(account):
+    with account():
+        assert repr(Account("eu")) == "Account('eu')"
+
+
+@pytest.mark.parametrize("value", NOT_SECONDS)
+@pytest.mark.parametrize(
+    ("key", "read"),
+    [
+        ("CONNECT_TIMEOUT", lambda it: it.connect_timeout),
+        ("READ_TIMEOUT", lambda it: it.read_timeout),
+        ("DEADLINE", lambda it: it.deadline),
+    ],
+)
+def test_seconds_are_a_positive_number(key, value, read):
+    assert "positive number of seconds" in refusal_of(key, value, read)
+
+
+@pytest.mark.parametrize("value", [0.001, 1, 2.5, MAX_SECONDS])
+def test_seconds_may_be_any_such_number(account, value):
+    with account(READ_TIMEOUT=value):
+        assert Account().read_timeout == value
+
+
+def test_a_deadline_is_no_shorter_than_the_connect_timeout(account):
+    message = refusal_of("DEADLINE", 4.9, lambda it: it.deadline)
+    assert "is shorter than CONNECT_TIMEOUT" in message
+    with account(DEADLINE=5):
+        assert Account().deadline == 5
+
+
+def test_a_lease_is_longer_than_any_call(account):
+    with account(DEADLINE=30):
+        assert Account().lease >= 30 + 60
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.0, "16", None, float("nan"), float("inf")])
+def test_concurrency_is_a_whole_number(value):
+    assert "whole number of 1 or more" in refusal_of(
+        "CONCURRENCY", value, lambda it: it.concurrency
+    )
+
+
+@pytest.mark.parametrize("value", ["", "V1", "v2", None, 1, ["v1"], {"v1"}, " legacy"])
+def test_there_are_two_dialects(value):
+    assert "neither known dialect" in refusal_of("CLOSE_WITH", value, lambda it: it.close_with)
+
+
+# The base URL
+
+
+@pytest.mark.parametrize(
+    ("url", "read"),
+    [
+        ("https://api.osvi.ai", "https://api.osvi.ai"),
+        ("https://api.osvi.ai/", "https://api.osvi.ai"),
+        ("https://api.osvi.ai//", "https://api.osvi.ai"),
+        ("https://proxy.example:8443/osvi/", "https://proxy.example:8443/osvi"),
+        ("HTTPS://API.OSVI.AI", "HTTPS://API.OSVI.AI"),
+        ("https://203.0.113.7", "https://203.0.113.7"),
+        ("http://127.0.0.1", "http://127.0.0.1"),
+        ("http://127.0.0.1:8800/", "http://127.0.0.1:8800"),
+        ("http://127.9.9.9", "http://127.9.9.9"),
+        ("http://[::1]:8800", "http://[::1]:8800"),
+        ("http://localhost:8800", "http://localhost:8800"),
+        ("http://LOCALHOST", "http://LOCALHOST"),
+    ],
+)
+def test_a_base_url_that_can_be_used(account, url, read):
+    with account(BASE_URL=url):
+        assert Account().base_url == read
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        (None, "text of a URL"),
+        ("", "scheme, host and path"),
+        (443, "text of a URL"),
+        (b"https://api.osvi.ai", "text of a URL"),
+        (" https://api.osvi.ai", "text of a URL"),
+        ("https://api.osvi.ai\n", "text of a URL"),
+        ("https://api.osvi.ai/a b", "text of a URL"),
+        ("https://ösvi.ai", "text of a URL"),
+        ("https://api.osvi.ai/\x00", "text of a URL"),
+        ("api.osvi.ai", "scheme, host and path"),
+        ("https://", "scheme, host and path"),
+        ("https:///path", "scheme, host and path"),
+        ("https:api.osvi.ai", "scheme, host and path"),
+        ("https://:443", "scheme, host and path"),
+        ("https://user:secret@api.osvi.ai", "scheme, host and path"),
+        ("https://@api.osvi.ai", "scheme, host and path"),
+        ("http://localhost@evil.example", "scheme, host and path"),
+        ("http://127.0.0.1\\@evil.example", "scheme, host and path"),
+        ("https://api.osvi.ai?a=b", "scheme, host and path"),
+        ("https://api.osvi.ai/?", "scheme, host and path"),
+        ("https://api.osvi.ai?", "scheme, host and path"),
+        ("https://api.osvi.ai#a", "scheme, host and path"),
+        ("https://api.osvi.ai#", "scheme, host and path"),
+        ("https://api.osvi.ai:port", "is not a URL"),
+        ("https://api.osvi.ai:99999", "is not a URL"),
+        ("https://[::1", "is not a URL"),
+        ("http://api.osvi.ai", "is not https"),
+        ("http://127.0.0.1.evil.example", "is not https"),
+        ("http://localhost.evil.example", "is not https"),
+        ("http://127.0.0.1\\.evil.example", "is not https"),
+        ("http://0.0.0.0", "is not https"),
+        ("http://10.0.0.1", "is not https"),
+        ("http://2130706433", "is not https"),
+        ("http://0x7f.0.0.1", "is not https"),
+        ("http://[::]", "is not https"),
+        ("ftp://127.0.0.1", "is not https"),
+        ("file://localhost/etc", "is not https"),
+        ("javascript://127.0.0.1", "is not https"),
+    ],
+)
+def test_a_base_url_that_cannot(url, problem):
+    assert problem in refusal_of("BASE_URL", url, lambda it: it.base_url)
+
+
+@given(st.text() | st.from_regex(r"https?://[!-~]{0,20}", fullmatch=True) | st.binary())
+def test_no_base_url_makes_the_check_stumble(url):
+    assert isinstance(base_url_problem(url), str)
+
+
+# The token
+
+
+def read_token(it):
+    return it.api_token
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (None, "is missing"),
+        ("", "is empty"),
+        (b"sandbox-token-16", "is not text"),
+        (1234567890123456, "is not text"),
+        ([TOKEN], "is not text"),
+        ("sandbox token 16", "a character that no token has"),
+        (" sandbox-token", "a character that no token has"),
+        ("sandbox-token\n", "a character that no token has"),
+        ("sandbox\ttoken", "a character that no token has"),
+        ("sändbox-token-16", "a character that no token has"),
+        ("sandbox\x00token", "a character that no token has"),
+        ("sandbox\ud83dtoken", "a character that no token has"),
+        ("no.such.module.token", "nothing is there"),
+        (f"{__name__}.no_such_name", "nothing is there"),
+        (f"{__name__}.a_module_level_list", "is not text"),
+    ],
+)
+def test_a_token_that_cannot_be_used(value, problem):
+    message = refusal_of("API_TOKEN", value, read_token)
+    assert problem in message
+    assert not isinstance(value, str) or not value or value not in message
+
+
+a_module_level_list = [TOKEN]
+a_module_level_token = "module-token-016"
+
+
+class Vault:
+    answers = []
+
+    def __call__(self):
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+vault = Vault()
+
+
+@pytest.mark.parametrize("source", [vault, f"{__name__}.vault"])
+def test_a_callable_is_asked_each_time(account, source):
+    vault.answers = ["first-token", "second-token"]
+    with account(API_TOKEN=source):
+        assert [Account().api_token, Account().api_token] == ["first-token", "second-token"]
+
+
+def test_a_dotted_path_may_lead_to_the_token_itself(account):
+    with account(API_TOKEN=f"{__name__}.a_module_level_token"):
+        assert Account().api_token == a_module_level_token
+
+
+@pytest.mark.parametrize("token", ["abc.defg.hij.klm", "a.b.c.d.e.f.g.hi"])
+def test_a_token_of_sixteen_characters_may_have_dots(account, token):
+    with account(API_TOKEN=token):
+        assert Account().api_token == token
+
+
+@pytest.mark.parametrize("token", ["1.2.3", "a-b.c", "abc..def", ".abc", "abc.", "!~{}[]()%$#@"])
+def test_what_is_no_dotted_path_is_a_token(account, token):
+    with account(API_TOKEN=token):
+        assert Account().api_token == token
+
+
+@pytest.mark.parametrize("answer", [None, "", b"x", "a b", 16, vault])
+def test_a_callable_that_returns_junk(answer):
+    vault.answers = [answer]
+    refusal_of("API_TOKEN", vault, read_token)
+
+
+def shown_of(error):
+    """What a crash reporter shows of an error: all its frames in our package, locals included."""
+    trace = error.__traceback__
+    while "/osvi_django/" not in trace.tb_frame.f_code.co_filename:
+        trace = trace.tb_next
+    what = traceback.TracebackException(type(error), error, trace, capture_locals=True)
+    return "".join(what.format())
+
+
+@pytest.mark.parametrize("error", [KeyError(TOKEN), ImproperlyConfigured(TOKEN), OSError(TOKEN)])
+def test_a_callable_that_raises_is_not_quoted(account, error):
+    vault.answers = [error]
+    with account(API_TOKEN=vault), pytest.raises(InvalidSetting) as caught:
+        _ = Account().api_token
+    assert f"its callable raised {type(error).__name__}" in str(caught.value)
+    assert caught.value.__context__ is None
+    assert TOKEN not in shown_of(caught.value)
+
+
+@pytest.fixture
+def broken_module(tmp_path, monkeypatch):
+    (tmp_path / "broken_vault.py").write_text(f"raise RuntimeError({TOKEN!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "broken_vault.token"
+    sys.modules.pop("broken_vault", None)
+
+
+def test_a_module_that_breaks_while_it_is_imported_is_not_quoted(account, broken_module):
+    with account(API_TOKEN=broken_module), pytest.raises(InvalidSetting) as caught:
+        _ = Account().api_token
+    assert "its module raised RuntimeError" in str(caught.value)
+    assert caught.value.__context__ is None
+    assert TOKEN not in shown_of(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("accounts", "read"),
+    [
+        ({"default": {"API_TOKEN": f"{TOKEN}\n"}}, read_token),
+        ({"default": {"API_TOKEN": [TOKEN]}}, read_token),
+        ({"default": {"API_TOKEN": lambda: f"{TOKEN} "}}, read_token),
+        ({"default": {"API_TOKEN": "a.dotted.sandbox_token_16"}}, read_token),
+        ({"other": {"API_TOKEN": TOKEN}}, lambda it: it.base_url),
+        ({"default": TOKEN, "other": {"API_TOKEN": TOKEN}}, lambda it: it.base_url),
+        (TOKEN, lambda it: it.base_url),
+        ([TOKEN], lambda it: account_aliases()),
+        ({"default": {"API_TOKEN": TOKEN, "DEADLINE": 0}}, lambda it: it.deadline),
+        ({"default": {"API_TOKEN": TOKEN, "DEADLINE": 1}}, lambda it: it.deadline),
+        ({"default": {"API_TOKEN": TOKEN, "CONCURRENCY": 0}}, lambda it: it.concurrency),
+        ({"default": {"API_TOKEN": TOKEN, "CLOSE_WITH": 0}}, lambda it: it.close_with),
+        ({"default": {"API_TOKEN": TOKEN, "BASE_URL": 0}}, lambda it: it.base_url),
+    ],
+)
+def test_no_frame_of_an_error_holds_the_token(accounts, read):
+    with override_settings(OSVI=accounts), pytest.raises(InvalidSetting) as caught:
+        read(Account())
+    shown = shown_of(caught.value)
+    assert "InvalidSetting" in shown
+    assert TOKEN not in shown
+    assert "sandbox_token_16" not in shown
+
+
+# The setting as a whole
+
+
+@pytest.mark.parametrize("accounts", [None, {}, [], "text", 5, [("default", {})], {"default"}])
+def test_a_setting_that_names_no_account(accounts):
+    with override_settings(OSVI=accounts):
+        for read in (account_aliases, lambda: Account().base_url):
+            with pytest.raises(
+                InvalidSetting, match="OSVI is missing or names no account"
+            ) as caught:
+                read()
+            assert caught.value.key == ""
+            assert "API_TOKEN" in caught.value.hint
+
+
+def test_a_setting_that_is_missing(settings):
+    del settings.OSVI
+    with pytest.raises(InvalidSetting, match="OSVI is missing"):
+        account_aliases()
+
+
+def test_an_account_that_is_missing(account):
+    with account(), pytest.raises(InvalidSetting, match='no account "eu"') as caught:
+        _ = Account("eu").base_url
+    assert 'OSVI["eu"]' in caught.value.hint
+
+
+@pytest.mark.parametrize("entry", [None, TOKEN, [], ModuleType("x")])
+def test_an_entry_that_is_no_dictionary(entry):
+    problem = r'OSVI\["default"\] is not a dictionary'
+    with override_settings(OSVI={"default": entry}), pytest.raises(InvalidSetting, match=problem):
+        _ = Account().base_url
+
+
+def test_keys_that_mean_nothing_are_listed(account):
+    with account(API_KEY="x", base_url="y", **{"1": 2}):
+        assert Account().unknown_keys() == ["1", "API_KEY", "base_url"]

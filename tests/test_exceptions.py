@@ -1,0 +1,176 @@
+"""The tree of errors is the one that its docstring draws, and each says what to do next."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import re
+
+import pytest
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.utils import translation
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy
+
+from osvi_django import exceptions
+from osvi_django.exceptions import (
+    CloseInProgress,
+    InsideTransaction,
+    InvalidInput,
+    OSVIBadAnswer,
+    OSVIError,
+    OSVINoAnswer,
+    OSVINotConfigured,
+    OSVIRejected,
+    OSVIThrottled,
+    OSVIUnauthorized,
+    OSVIUnreachable,
+)
+
+ALL = [
+    value
+    for value in vars(exceptions).values()
+    if inspect.isclass(value) and value.__module__ == exceptions.__name__
+]
+TREE = [kind for kind in ALL if issubclass(kind, OSVIError)]
+NODE = re.compile(r"^    ([ │]*)[├└]── (\w+) +(\w+)  ", re.MULTILINE)
+# Sending the very same call again does no harm, and may work.
+RETRYABLE = {OSVIUnreachable, OSVIThrottled, CloseInProgress}
+
+
+def drawn():
+    """Name, code and parent of each class that the docstring draws below the root."""
+    parents = ["OSVIError"]
+    for indent, name, code in NODE.findall(exceptions.__doc__):
+        depth = len(indent) // 4 + 1
+        parents[depth:] = [name]
+        yield name, code, parents[depth - 1]
+
+
+def test_the_docstring_draws_the_classes():
+    classes = [(kind.__name__, kind.code, kind.__bases__[0].__name__) for kind in TREE[1:]]
+    assert sorted(drawn()) == sorted(classes)
+    assert "\n    OSVIError\n" in exceptions.__doc__
+
+
+def test_what_stands_apart_is_drawn_apart():
+    assert set(ALL) - set(TREE) == {OSVINotConfigured}
+    assert f"\n    OSVINotConfigured           {OSVINotConfigured.code} " in exceptions.__doc__
+    assert issubclass(OSVINotConfigured, ImproperlyConfigured)
+    assert not issubclass(OSVINotConfigured, OSVIError)
+
+
+def test_codes_are_unique_and_stable():
+    assert {kind.__name__: kind.code for kind in ALL} == {
+        "OSVIError": "error",
+        "InvalidInput": "invalid",
+        "InsideTransaction": "inside_transaction",
+        "NotAllowed": "permission_denied",
+        "SessionNotFound": "not_found",
+        "CloseInProgress": "close_in_progress",
+        "OSVIUnreachable": "unreachable",
+        "OSVIRejected": "rejected",
+        "OSVIUnauthorized": "unauthorized",
+        "OSVIThrottled": "throttled",
+        "OSVIBadAnswer": "bad_answer",
+        "OSVINoAnswer": "unconfirmed",
+        "OSVINotConfigured": "not_configured",
+    }
+    assert len({kind.code for kind in ALL}) == len(ALL)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_only_what_is_safe_to_repeat_is_retryable(kind):
+    assert kind.retryable is (kind in RETRYABLE)
+    assert kind("x").retryable is kind.retryable
+
+
+def test_a_call_inside_a_transaction_is_a_mistake_of_the_program():
+    assert issubclass(InsideTransaction, RuntimeError)
+
+
+@pytest.mark.parametrize("kind", TREE)
+def test_each_says_in_a_plain_sentence_or_two_what_happened(kind):
+    assert isinstance(kind.message, Promise)
+    sentence = str(kind())
+    assert re.fullmatch(r"[A-Z][^\n]{10,250}\.", sentence)
+    assert 1 <= len(re.findall(r"\.(?: |$)", sentence)) <= 3
+    assert "  " not in sentence
+    assert "%" not in sentence
+
+
+@pytest.mark.parametrize("kind", TREE)
+def test_a_message_of_ones_own_takes_the_place_of_the_sentence(kind):
+    assert str(kind("Something else.")) == "Something else."
+    assert str(kind(gettext_lazy("Yes"))) == "Yes"
+
+
+@pytest.mark.parametrize("kind", [k for k in TREE if k is not InvalidInput])
+def test_the_vendors_words_are_quoted_after_the_sentence(kind):
+    error = kind(reason="100% off", status=422)
+    assert str(error) == f"{kind.message} OSVI said: “100% off”"
+
+
+def test_not_configured_says_what_is_wrong():
+    error = OSVINotConfigured('OSVI["default"]["API_TOKEN"] is missing 100%.')
+    assert str(error).startswith("OSVI is not set up on this site, so nothing was sent.")
+    assert str(error).endswith('OSVI["default"]["API_TOKEN"] is missing 100%.')
+
+
+@pytest.fixture
+def german(monkeypatch):
+    """A catalogue with two of the sentences in German, active for one test."""
+    catalogue = translation.trans_real.translation("de")
+    words = {
+        "Something went wrong with OSVI.": "Mit OSVI ging etwas schief.",
+        "OSVI said: “%(reason)s”": "OSVI sagte: „%(reason)s“",
+        "There is no such chat session here.": "Diese Sitzung gibt es hier nicht.",
+    }
+    for text, translated in words.items():
+        monkeypatch.setitem(catalogue._catalog._catalogs[0], text, translated)
+
+
+def test_str_is_translated_when_it_is_shown_not_when_it_is_raised(german):
+    error = OSVIError(reason="no")
+    message = exceptions.SessionNotFound.message
+    with translation.override("de"):
+        assert str(error) == "Mit OSVI ging etwas schief. OSVI sagte: „no“"
+        assert str(message) == "Diese Sitzung gibt es hier nicht."
+    assert str(error) == "Something went wrong with OSVI. OSVI said: “no”"
+
+
+def test_str_works_before_the_apps_are_ready(monkeypatch):
+    monkeypatch.setattr(translation.trans_real, "_translations", {})
+    monkeypatch.setattr(translation.trans_real, "_default", None)
+    monkeypatch.setattr(apps, "apps_ready", False)
+    translation.deactivate()
+    assert str(OSVIError(reason="no")) == "Something went wrong with OSVI. OSVI said: “no”"
+
+
+@pytest.mark.parametrize("kind", [k for k in TREE if k is not InvalidInput])
+@pytest.mark.parametrize("remake", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy])  # noqa: S301
+@pytest.mark.parametrize("message", ["", "A message.", gettext_lazy("A message.")])
+def test_nothing_is_lost_in_a_pickle(kind, remake, message):
+    error = kind(message, status=429, reason="Slow down", retry_after=1.5)
+    made = remake(error)
+    assert type(made) is kind
+    assert (made.code, made.retryable) == (kind.code, kind.retryable)
+    assert (made.status, made.reason, made.retry_after) == (429, "Slow down", 1.5)
+    assert str(made) == str(error)
+
+
+def test_nor_are_a_field_and_a_problem():
+    invalid = pickle.loads(pickle.dumps(InvalidInput("Too long.", field="note")))  # noqa: S301
+    assert (invalid.field, str(invalid), invalid.status) == ("note", "Too long.", None)
+    broken = pickle.loads(pickle.dumps(OSVINotConfigured("No token.")))  # noqa: S301
+    assert str(broken) == str(OSVINotConfigured("No token."))
+
+
+@pytest.mark.parametrize(
+    "kind", [OSVIUnauthorized, OSVIThrottled, OSVIRejected, OSVIBadAnswer, OSVINoAnswer]
+)
+def test_what_is_not_known_is_none(kind):
+    error = kind()
+    assert (error.status, error.reason, error.retry_after) == (None, "", None)

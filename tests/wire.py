@@ -1,0 +1,166 @@
+"""A server that says whatever a test wants it to say, over real sockets on this machine."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import struct
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, zero seconds
+
+
+def http(body=b"", *, status=200, headers=(), length=None):
+    """One HTTP answer with a Content-Length, as bytes."""
+    lines = [
+        f"HTTP/1.1 {status} Whatever",
+        f"Content-Length: {len(body) if length is None else length}",
+    ]
+    lines += [f"{name}: {value}" for name, value in headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def chunked(*chunks, end=b"0\r\n\r\n", headers=()):
+    """One HTTP answer in chunks, as bytes."""
+    lines = ["HTTP/1.1 200 OK", "Transfer-Encoding: chunked"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    head = "\r\n".join([*lines, "", ""]).encode()
+    return head + b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + end
+
+
+def envelope(session_id="s-1", **data):
+    """The body of a successful close."""
+    return json.dumps({"success": True, "data": {"session_id": session_id, **data}}).encode()
+
+
+def closed(session_id="s-1", summary="Fine.", **options):
+    """The whole HTTP answer of a successful close."""
+    return http(envelope(session_id, summary=summary), **options)
+
+
+@dataclass
+class Call:
+    """One request as it arrived, and the connection to answer it on."""
+
+    server: RawServer = field(repr=False)
+    sock: socket.socket = field(repr=False)
+    line: str
+    headers: dict
+    body: bytes
+
+    @property
+    def target(self):
+        return self.line.split(" ")[1]
+
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def drip(self, data, interval=0.03):
+        """Send a byte at a time, until the client has gone or the server stops."""
+        for place in range(len(data)):
+            self.send(data[place : place + 1])
+            self.pause(interval)
+
+    def pause(self, seconds=60):
+        if self.server.stopping.wait(seconds):
+            raise ConnectionAbortedError
+
+    def hang_up(self):
+        raise ConnectionAbortedError
+
+    def reset(self):
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        raise ConnectionAbortedError
+
+
+class RawServer:
+    """Answers each request with the next of ``replies``, and the last of them for ever.
+
+    A reply is bytes or a callable that is given the ``Call``. ``context`` makes it talk TLS.
+    """
+
+    def __init__(self, *replies, context=None):
+        self.replies = list(replies) or [closed()]
+        self.context = context
+        self.calls = []
+        self.connections = 0
+        self.stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._socks = set()
+        self._threads = []
+
+    def __enter__(self):
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self._listener.getsockname()[1]
+        scheme = "https" if self.context else "http"
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self._spawn(self._accept)
+        return self
+
+    def __exit__(self, *error):
+        self.stopping.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            for sock in self._socks:
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5)
+
+    def converse(self, sock):
+        """Read requests and answer them for as long as the client asks; tests may replace it."""
+        with sock.makefile("rb") as file:
+            while call := self._read(sock, file):
+                with self._lock:
+                    self.calls.append(call)
+                    reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+                reply(call) if callable(reply) else call.send(reply)
+
+    def _spawn(self, target, *args):
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self):
+        while not self.stopping.is_set():
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._lock:
+                self.connections += 1
+                self._socks.add(sock)
+            self._spawn(self._serve, sock)
+
+    def _serve(self, plain):
+        sock = plain
+        try:
+            if self.context:
+                sock = self.context.wrap_socket(plain, server_side=True)
+                with self._lock:
+                    self._socks.add(sock)
+            self.converse(sock)
+        except (OSError, ssl.SSLError):
+            pass  # the client has gone, or the test wanted an end without an answer
+        finally:
+            with self._lock:
+                self._socks -= {plain, sock}
+                sock.close()
+                plain.close()
+
+    def _read(self, sock, file):
+        line = file.readline().decode("latin-1").strip()
+        if not line:
+            return None
+        headers = {}
+        while field_line := file.readline().decode("latin-1").strip():
+            name, _, value = field_line.partition(":")
+            headers[name.lower()] = value.strip()
+        body = file.read(int(headers.get("content-length", 0)))
+        return Call(server=self, sock=sock, line=line, headers=headers, body=body)
