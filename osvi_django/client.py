@@ -458,6 +458,12 @@ class _BoundedResponse(HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(_BoundedSocket(sock), *args, **kwargs)  # type: ignore[arg-type]
 
+    def begin(self) -> None:
+        super().begin()
+        # urllib3 logs, word for word, what of the headers it cannot parse: the token may be there.
+        self.msg.defects.clear()
+        self.msg.set_payload("")
+
 
 class _TimelyOptions(list[Any]):
     """Set on a socket before it connects: of a host's many addresses, none is tried too late."""

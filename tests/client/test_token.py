@@ -136,6 +136,12 @@ def test_a_refusal_that_quotes_it_is_scrubbed(osvi, token, fails):
     assert raised.reason == "No such token: [API token]!"
 
 
+def test_headers_that_quote_it_and_cannot_be_parsed_are_not_logged(token, fails):
+    reply = b"HTTP/1.1 401 X\r\nContent-Length: 0\r\nno such token %s\r\n\r\n" % token.encode()
+    with RawServer(reply) as server:
+        fails(server.url, OSVIRejected)
+
+
 @pytest.mark.parametrize(
     ("token", "quote"),
     [
