@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -64,7 +65,13 @@ class Call:
             self.send(data[place : place + 1])
             self.pause(interval)
 
-    def pause(self, seconds=60):
+    def pour(self, data, seconds=5):
+        """Send the same again and again, until the client has gone or the server stops."""
+        ends_at = time.monotonic() + seconds
+        while time.monotonic() < ends_at and not self.server.stopping.is_set():
+            self.send(data)
+
+    def pause(self, seconds=5):
         if self.server.stopping.wait(seconds):
             raise ConnectionAbortedError
 
