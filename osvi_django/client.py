@@ -302,7 +302,7 @@ def _refusal(answer: Answer, envelope: dict[str, Any]) -> OSVIError | None:
         return OSVINoAnswer(status=status, reason=reason, retry_after=answer.retry_after)
     if status >= 400 or (said_no and status == 200):
         return OSVIRejected(status=status, reason=reason or f"HTTP {status}")
-    return OSVIBadAnswer(status=status) if status >= 300 else None
+    return None if 200 <= status < 300 else OSVIBadAnswer(status=status)
 
 
 def _reason(envelope: dict[str, Any]) -> str:

@@ -301,6 +301,7 @@ def test_the_content_type_does_not_matter(close, kind):
     retry_after=st.none() | st.floats(0, 1000),
 )
 @example(status=200, body=GOOD, truncated=True, retry_after=None)
+@example(status=150, body=GOOD, truncated=False, retry_after=None)
 def test_any_answer_is_a_closed_session_or_an_error_of_ours(status, body, truncated, retry_after):
     answer = Answer(status=status, body=body, truncated=truncated, retry_after=retry_after)
     answer.text.encode()
