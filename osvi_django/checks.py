@@ -10,6 +10,8 @@ osvi_django.E006   ``CONNECT_TIMEOUT``
 osvi_django.E007   ``READ_TIMEOUT``
 osvi_django.E008   ``DEADLINE``
 osvi_django.E009   ``CONCURRENCY``
+osvi_django.E010   ``LEASE``
+osvi_django.E011   ``SPOOL_DIR``
 =================  ==========================================================
 """
 
@@ -86,4 +88,6 @@ _CHECKS: Final[dict[str, tuple[str, Callable[[Account], object]]]] = {
     "READ_TIMEOUT": ("osvi_django.E007", lambda account: account.read_timeout),
     "DEADLINE": ("osvi_django.E008", lambda account: account.deadline),
     "CONCURRENCY": ("osvi_django.E009", lambda account: account.concurrency),
+    "LEASE": ("osvi_django.E010", lambda account: account.lease),
+    "SPOOL_DIR": ("osvi_django.E011", lambda account: account.spool_dir),
 }

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import requests
 from django.core.exceptions import ImproperlyConfigured
@@ -114,6 +114,14 @@ class ClosedSession:
     summary: str | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ActiveSession:
+    """A session that OSVI has open; ``status`` is OSVI's word for how."""
+
+    session_id: str
+    status: str
+
+
 class OSVIClient:
     """One OSVI account's chat API. Cheap to make; connections are kept per thread, not per client.
 
@@ -178,20 +186,30 @@ class OSVIClient:
         """
         return read_closed(self.send_close(session_id, agent_uuid=agent_uuid), session_id)
 
-    def send_close(self, session_id: str, *, agent_uuid: str = "") -> Answer:
+    def send_close(self, session_id: str, *, agent_uuid: str = "", dialect: str = "") -> Answer:
         """Send the close and return whatever was answered, unread; ``read_closed`` reads it.
 
         The legacy call needs ``agent_uuid`` (the vendor's "End Chat Session" page); v1 does not.
+        ``dialect`` is the client's own where none is named.
         """
-        path = _CLOSE_PATHS[self.close_with].format(id=_quoted(session_id))
-        if self.close_with == "v1":
+        dialect = dialect or self.close_with
+        path = _CLOSE_PATHS[dialect].format(id=_quoted(session_id))
+        if dialect == "v1":
             return self._send("POST", path, {"command": "close"})
         if not agent_uuid:
             problem = "agent_uuid is missing: name the agent that the session belongs to."
             raise InvalidInput(problem, field="agent_uuid")
         return self._send("POST", path, {"agent_uuid": agent_uuid})
 
-    def _send(self, method: str, path: str, payload: dict[str, Any]) -> Answer:
+    def active_session(self, customer_id: str, *, agent_uuid: str) -> ActiveSession | None:
+        """The session that a customer has open with an agent, or None.
+
+        Raises what ``close_session`` raises; nothing is changed by asking.
+        """
+        query = urlencode({"customer_id": customer_id, "agent_uuid": agent_uuid})
+        return _read_active(self._send("GET", f"/v1/chat/session/active?{query}"))
+
+    def _send(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Answer:
         """The one funnel that every call passes."""
         auth = self._auth()
         started = time.monotonic()
@@ -200,17 +218,21 @@ class OSVIClient:
         try:
             answer = self._exchange(method, self.base_url + path, payload, auth)
         except (requests.RequestException, HTTPError, HTTPException, OSError) as exc:
-            error = _not_answered()
+            error = _not_answered(exc)
             outcome = f"{error.code} ({_names(exc)})"
         else:
             outcome = str(answer.status)
-        logger.info("%s %s: %s in %.2f s", method, path, outcome, time.monotonic() - started)
+        # A query has the customer in it.
+        call = (method, path.partition("?")[0], outcome, time.monotonic() - started)
+        logger.info("%s %s: %s in %.2f s", *call)
         if error is None:
             return answer
         # Out here nothing of requests' error, which carries the token, hangs on ours.
         raise error
 
-    def _exchange(self, method: str, url: str, payload: dict[str, Any], auth: _TokenAuth) -> Answer:
+    def _exchange(
+        self, method: str, url: str, payload: dict[str, Any] | None, auth: _TokenAuth
+    ) -> Answer:
         with _wire.session(url).request(
             method,
             url,
@@ -258,6 +280,17 @@ def read_closed(answer: Answer, session_id: str) -> ClosedSession:
         raise OSVIBadAnswer(status=answer.status)
     summary = storable(summary or "").strip()
     return ClosedSession(session_id=session_id, summary=summary or None)
+
+
+def _read_active(answer: Answer) -> ActiveSession | None:
+    if answer.status == 404 and _read_envelope(answer).get("success") is False:
+        return None
+    data = _read_data(answer)
+    session_id, status = data.get("id"), data.get("status")
+    if not isinstance(session_id, str) or not isinstance(status, str):
+        raise OSVIBadAnswer(status=answer.status)
+    # Nothing but an open one is asked for; whoever sends a closed one says that none is open.
+    return ActiveSession(session_id=session_id, status=status) if status != "closed" else None
 
 
 def _reader(token: str | Callable[[], str]) -> Callable[[], str]:
@@ -342,9 +375,13 @@ def _retry_after(header: str | None) -> float | None:
     return float(min(seconds, MAX_RETRY_AFTER))
 
 
-def _not_answered() -> OSVIError:
+def _not_answered(exc: Exception) -> OSVIError:
     """Our own error for a failure of the wire: was anything sent?"""
-    return OSVINoAnswer() if _wire.sent else OSVIUnreachable()
+    sent = _wire.sent
+    if sent is None:
+        # It never came to a connection of ours: a fake transport, or requests refused the URL.
+        sent = not isinstance(exc, (requests.ConnectTimeout, ValueError))
+    return OSVINoAnswer() if sent else OSVIUnreachable()
 
 
 def _names(exc: BaseException) -> str:
@@ -386,14 +423,14 @@ class _Wire(threading.local):
 
     def __init__(self) -> None:
         self.ends_at = 0.0
-        self.sent = False
+        self.sent: bool | None = None
         self._pid = os.getpid()
         self._session = _new_session()
 
     def begin(self, ends_at: float) -> None:
         """Begin a call that must be over at ``ends_at``, in seconds of the monotonic clock."""
         self.ends_at = ends_at
-        self.sent = False
+        self.sent = None
 
     def remaining(self) -> float:
         """Seconds until the deadline. Raises ``TimeoutError`` where it is over."""
@@ -479,6 +516,7 @@ class _Bounded(HTTPConnection):
     response_class = _BoundedResponse
 
     def connect(self) -> None:
+        _wire.sent = False
         try:
             self.timeout = min(self.timeout or float("inf"), _wire.remaining())
         except TimeoutError as exc:

@@ -7,8 +7,11 @@ wrong, how, and what would be right. The token is never part of a message.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -24,11 +27,15 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "READ_TIMEOUT": 60,
     "DEADLINE": 90,
     "CONCURRENCY": 16,
+    "LEASE": None,
+    "SPOOL_DIR": None,
 }
 KEYS: Final = frozenset({"API_TOKEN", *DEFAULTS})
 DIALECTS: Final = ("legacy", "v1")
 
-# How long a close may stay claimed past its deadline: room to write the answer down.
+# A close that is refused asks once more whether there was anything to close.
+CALLS_PER_CLOSE: Final = 2
+# How long a close may stay claimed past its calls: room to write the answer down.
 LEASE_MARGIN: Final = 60  # seconds
 # Sockets and dates overflow far beyond a day, and nobody waits that long for a close.
 MAX_SECONDS: Final = 86_400
@@ -94,8 +101,27 @@ class Account:
 
     @property
     def lease(self) -> float:
-        """Seconds for which a close is claimed: longer than any call can take."""
-        return self.deadline + LEASE_MARGIN
+        """Seconds for which a close is claimed: longer than its calls can take."""
+        calls = CALLS_PER_CLOSE * self.deadline
+        if self._get("LEASE") is None:
+            return calls + LEASE_MARGIN
+        lease = self._seconds("LEASE")
+        if lease <= calls:
+            hint = f"Leave it out, or give it more than {CALLS_PER_CLOSE} times DEADLINE."
+            raise self.invalid("LEASE", "could be over while OSVI is asked", hint)
+        return lease
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where answers wait while the database is away: a directory of this user alone."""
+        value = self._get("SPOOL_DIR")
+        if value is None:
+            user = os.getuid() if hasattr(os, "getuid") else "spool"
+            return Path(tempfile.gettempdir(), f"osvi_django-{user}")
+        if not isinstance(value, str | Path) or not Path(value).is_absolute():
+            hint = "Name a directory that outlives a restart, and that this user alone may read."
+            raise self.invalid("SPOOL_DIR", "is not an absolute path", hint)
+        return Path(value)
 
     @property
     def concurrency(self) -> int:

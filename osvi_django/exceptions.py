@@ -12,6 +12,7 @@
     │   └── OSVIThrottled       throttled           OSVI asks to come back later
     ├── OSVIBadAnswer           bad_answer          OSVI answered, and it makes no sense
     └── OSVINoAnswer            unconfirmed         it was sent, and no answer came back
+        └── AnswerNotStored     unconfirmed         an answer came while the database was away
 
     OSVINotConfigured           not_configured      an ImproperlyConfigured, apart from the tree
 
@@ -50,7 +51,6 @@ class OSVIError(Exception):
 
     code: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
-    attempt: Any = None
     message: ClassVar[str | Promise] = _("Something went wrong with OSVI.")
 
     def __init__(
@@ -60,8 +60,10 @@ class OSVIError(Exception):
         status: int | None = None,
         reason: str = "",
         retry_after: float | None = None,
+        attempt: Any = None,
     ) -> None:
         super().__init__(message)
+        self.attempt = attempt
         self.status = status
         self.reason = reason
         self.retry_after = retry_after
@@ -173,7 +175,16 @@ class OSVINoAnswer(OSVIError):
     code = "unconfirmed"
     message = _(
         "OSVI may have closed this session; its answer was lost on the way. "
-        "It will not be sent a second time by itself: look the session up at OSVI first."
+        "It is not sent a second time by itself: recovery asks OSVI whether the session is closed."
+    )
+
+
+class AnswerNotStored(OSVINoAnswer):
+    """OSVI answered and this site's database was away; the answer waits for recovery."""
+
+    message = _(
+        "OSVI answered, but this site's database was away. The answer is kept, and is stored as "
+        "soon as recovery runs: look again later, and do not close this session anew."
     )
 
 

@@ -197,12 +197,20 @@ class CloseAttempt(models.Model):
         BAD_ANSWER = "bad_answer", _("answer not understood")
         NO_ANSWER = "no_answer", _("sent, no answer")
 
+    class Kind(models.TextChoices):
+        """What was tried."""
+
+        CLOSE = "close", _("close")
+        FETCH = "fetch", _("close once more, for the summary")
+        MARK = "mark", _("mark as closed, by hand")
+
     session = models.ForeignKey(
         ChatSession,
         on_delete=models.CASCADE,
         related_name="attempts",
         verbose_name=_("chat session"),
     )
+    kind = models.CharField(_("kind"), max_length=16, choices=Kind.choices, default=Kind.CLOSE)
     requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         on_delete=models.SET_NULL,
@@ -215,7 +223,7 @@ class CloseAttempt(models.Model):
         _("door"),
         max_length=DOOR_MAX_LENGTH,
         default="code",
-        help_text=_("Where the request came in: admin, rest, command, task or code."),
+        help_text=_("Where the request came in: admin, rest, command, task, recovery or code."),
     )
     note = models.CharField(_("note"), max_length=NOTE_MAX_LENGTH, blank=True)
     claim = models.UUIDField(_("claim"), unique=True, editable=False)

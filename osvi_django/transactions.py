@@ -1,15 +1,21 @@
-"""Keeping what OSVI answered out of the host's transactions, where a rollback would lose it."""
+"""Transactions of our own: never inside the host's, and tried again while the database is away."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from django.db import connections, transaction
+from django.db import InterfaceError, OperationalError, connections, transaction
 
 from osvi_django.exceptions import InsideTransaction
 
 _View = TypeVar("_View", bound=Callable[..., Any])
+_Result = TypeVar("_Result")
+
+# Between one try and the next: from the first to the last, doubled each time.
+_FIRST_PAUSE: Final = 0.05  # seconds
+_LAST_PAUSE: Final = 2.0  # seconds
 
 
 def non_atomic(view: _View) -> _View:
@@ -35,3 +41,26 @@ def refuse_inside_transaction(using: str) -> None:
         inside = not connection.in_atomic_block and not connection.get_autocommit()
     if inside:
         raise InsideTransaction
+
+
+def persist(work: Callable[[], _Result], *, using: str, patience: float) -> _Result:
+    """Run ``work`` in a transaction of its own, for up to ``patience`` seconds again and again.
+
+    A deadlock, a lock or a database that restarts is over in a moment, so each try has a fresh
+    connection where the old one is of no use. ``work`` may run more often than once.
+    Raises the last error of the database.
+    """
+    ends_at = time.monotonic() + patience
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            with transaction.atomic(using=using, durable=True):
+                return work()
+        except (OperationalError, InterfaceError):
+            connection = connections[using]
+            # In the transaction of a TestCase nothing can be tried again.
+            if connection.in_atomic_block or time.monotonic() + pause > ends_at:
+                raise
+            connection.close()
+        time.sleep(pause)
+        pause = min(2 * pause, _LAST_PAUSE)

@@ -35,7 +35,10 @@ def session(osvi_sandbox):
 def mirrored(osvi, **fields):
     session = ChatSessionFactory(**fields)
     osvi.add_session(
-        session_id=session.session_id, agent_uuid=session.agent.uuid, summary="All is well."
+        session_id=session.session_id,
+        agent_uuid=session.agent.uuid,
+        customer_id=session.customer_id,
+        summary="All is well.",
     )
     return session
 

@@ -24,7 +24,7 @@ from osvi_django.exceptions import (
 )
 from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services import close_session, close_session_by_id
-from osvi_django.services.closing import DatabaseNow
+from osvi_django.services.steps import DatabaseNow
 from osvi_django.signals import session_close_failed, session_closed
 from osvi_django.testing import (
     MISSING,

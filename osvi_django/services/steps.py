@@ -1,0 +1,405 @@
+"""The steps that a close is made of, each committed before the next; whoever closes takes these.
+
+::
+
+    claim    the session is ours alone, and the attempt is written down
+    send     OSVI is asked, with no transaction open
+    keep     the raw answer is stored before anybody reads it
+    settle   the session is closed and its summary stored, or it goes back to what it was
+
+A process that dies in between leaves a claim whose lease runs out, and a journal that says how far
+it came. A database that goes away in between is waited for; where it stays away, the answer goes to
+the spool.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.models import AnonymousUser
+from django.db import Error, router
+from django.db.models import F, QuerySet
+from django.db.models.functions import Coalesce, Now
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from osvi_django import spool
+from osvi_django.client import Answer, ClosedSession, OSVIClient, read_closed, storable
+from osvi_django.conf import Account, InvalidSetting
+from osvi_django.exceptions import (
+    AnswerNotStored,
+    InvalidInput,
+    OSVIBadAnswer,
+    OSVIError,
+    OSVINoAnswer,
+    OSVINotConfigured,
+    OSVIRejected,
+    SessionNotFound,
+)
+from osvi_django.models import (
+    ANSWER_MAX_BYTES,
+    DOOR_MAX_LENGTH,
+    NOTE_MAX_LENGTH,
+    ChatSession,
+    CloseAttempt,
+    SessionSummary,
+)
+from osvi_django.signals import session_close_failed, session_closed
+from osvi_django.transactions import persist
+
+logger = logging.getLogger(__name__)
+
+User = AbstractBaseUser | AnonymousUser
+Kind = CloseAttempt.Kind
+Outcome = CloseAttempt.Outcome
+Status = ChatSession.Status
+SummaryStatus = ChatSession.SummaryStatus
+
+# How long to wait for a database that went away: before OSVI is asked, and with its answer in hand.
+PATIENCE_BEFORE: Final = 2  # seconds
+PATIENCE_AFTER: Final = 20  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloseRequest:
+    """Who wants it, through which door, and why; checked once, whichever door it was."""
+
+    requested_by: User | None
+    door: str
+    note: str
+
+    def __post_init__(self) -> None:
+        _require_length("door", self.door, DOOR_MAX_LENGTH)
+        _require_length("note", self.note, NOTE_MAX_LENGTH)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloseResult:
+    """A session that is closed.
+
+    ``summary`` is None where OSVI sent none, ``session.summary_status`` says why; ``changed`` is
+    False and ``attempt`` None where it was closed already and nobody was asked.
+    """
+
+    session: ChatSession
+    summary: SessionSummary | None
+    changed: bool
+    attempt: CloseAttempt | None
+
+
+class DatabaseNow(Now):
+    """The database's clock in UTC: a lease must not end early because some host's clock is off."""
+
+    def as_mysql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
+        """``NOW()`` is local time there, an hour off at a change of summer time."""
+        return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **extra)
+
+
+def prepare(account: str) -> tuple[OSVIClient, float]:
+    """The client of an account, and for how many seconds to claim what it closes.
+
+    Raises ``OSVINotConfigured``.
+    """
+    client = OSVIClient.for_account(account)
+    try:
+        return client, Account(account).lease
+    except InvalidSetting as error:
+        problem = str(error)
+    raise OSVINotConfigured(problem)
+
+
+def claim(
+    session: ChatSession, request: CloseRequest, *, lease: float, kind: Kind = Kind.CLOSE
+) -> CloseAttempt | None:
+    """Take an open session and write the attempt down; None where somebody else was faster."""
+    token = uuid.uuid4()
+
+    def work() -> CloseAttempt | None:
+        # The order matters to MariaDB, which assigns from left to right.
+        if not take(session, ChatSession.OPEN, token, lease=lease, status_before=F("status")):
+            return None
+        return write_attempt(session, request, token, kind)
+
+    return persist(work, using=using(session), patience=PATIENCE_BEFORE)
+
+
+def take(
+    session: ChatSession,
+    statuses: tuple[Status, ...],
+    token: uuid.UUID,
+    *,
+    lease: float,
+    **changes: Any,
+) -> bool:
+    """Claim a session in one of ``statuses`` for ``lease`` seconds; whether it is ours now."""
+    taken = rows(session).filter(status__in=statuses)
+    lease_until = DatabaseNow() + timedelta(seconds=lease)
+    changes |= {"status": Status.CLOSING, "claim": token, "lease_until": lease_until}
+    if taken.update(**changes, updated_at=timezone.now()):
+        return True
+    # Ours all the same, where the commit arrived and the word of it did not.
+    return rows(session).filter(claim=token).exists()
+
+
+def write_attempt(
+    session: ChatSession, request: CloseRequest, token: uuid.UUID, kind: Kind
+) -> CloseAttempt:
+    """Write down who is about to ask OSVI for what."""
+    attempt, _created = CloseAttempt.objects.using(using(session)).get_or_create(
+        claim=token,
+        defaults={
+            "session": session,
+            "kind": kind,
+            "requested_by": request.requested_by,  # type: ignore[misc]  # of the host's user model
+            "door": request.door,
+            "note": storable(request.note),
+        },
+    )
+    return attempt
+
+
+def send(
+    client: OSVIClient, session: ChatSession, attempt: CloseAttempt, *, dialect: str = ""
+) -> ClosedSession:
+    """Ask OSVI to close, keep whatever it answers, and only then read that.
+
+    Raises what the client raises, and ``AnswerNotStored`` where only the spool could keep it.
+    """
+    answer = client.send_close(session.session_id, agent_uuid=session.agent.uuid, dialect=dialect)
+    keep(session, attempt, answer)
+    return read_closed(answer, session.session_id)
+
+
+def keep(session: ChatSession, attempt: CloseAttempt, answer: Answer) -> None:
+    """Store the answer before anybody reads it: whatever goes wrong from here on, it is there."""
+    text = answer.text.encode()[:ANSWER_MAX_BYTES].decode(errors="ignore")
+    changes = {"answer": text, "http_status": answer.status, "answered_at": timezone.now()}
+
+    def work() -> None:
+        update_attempt(attempt, outcome=Outcome.ANSWERED, **changes)
+
+    try:
+        persist(work, using=using(session), patience=PATIENCE_AFTER)
+    except Error:
+        logger.exception("the answer of attempt %s goes to the spool", attempt.pk)
+    else:
+        return
+    _put_in_spool(session, attempt, answer)
+    raise AnswerNotStored
+
+
+def still_open(client: OSVIClient, session: ChatSession) -> bool | None:
+    """Whether OSVI has this very session open; None where there is no customer to ask by.
+
+    Raises what the client raises.
+    """
+    if not session.customer_id:
+        return None
+    active = client.active_session(session.customer_id, agent_uuid=session.agent.uuid)
+    return active is not None and active.session_id == session.session_id
+
+
+def settle_closed(
+    session: ChatSession,
+    attempt: CloseAttempt | None,
+    *,
+    text: str | None,
+    missing: SummaryStatus = SummaryStatus.NOT_PROVIDED,
+    held: uuid.UUID | None = None,
+    **changes: Any,
+) -> CloseResult:
+    """Close the session here, store its summary, and tell of it.
+
+    ``missing``: what to say where there is no summary; ``held``: the claim that must still hold it,
+    where it was not OSVI that said it is closed; ``changes``: what becomes of the attempt.
+    Raises ``AnswerNotStored`` where the database stays away: the answer is kept, in the attempt.
+    """
+
+    def work() -> bool:
+        if not _end(rows(session), held):
+            return False
+        if attempt is not None:
+            update_attempt(attempt, finished_at=timezone.now(), **changes)
+        summary_status = SummaryStatus.STORED if _store_summary(session, text) else missing
+        rows(session).update(summary_status=summary_status)
+        return True
+
+    changed = _persist_answer(session, work)
+    result = closed_result(session, changed=changed, attempt=attempt)
+    if changed:
+        logger.info("session %r is closed: %s", session.session_id, session.summary_status)
+        session_closed.send_robust(
+            ChatSession, session=session, summary=result.summary, attempt=attempt
+        )
+    return result
+
+
+def settle_failed(
+    session: ChatSession,
+    attempt: CloseAttempt,
+    error: OSVIError | OSVINotConfigured,
+    *,
+    held: uuid.UUID | None = None,
+) -> None:
+    """Let go of a session that was not closed, or of which nobody knows, and tell of it."""
+    error.attempt = attempt
+    _outcome, reopens = policy(error)
+
+    def work() -> None:
+        ours = rows(session).filter(claim=held or attempt.claim)
+        release(ours, status=F("status_before") if reopens else Status.UNCONFIRMED)
+        update_attempt(attempt, finished_at=timezone.now(), **told_of(error))
+        reload(session)
+
+    try:
+        persist(work, using=using(session), patience=PATIENCE_AFTER)
+    except Error:
+        # The lease runs out, and recovery asks OSVI: what is raised is still what happened.
+        logger.exception("the end of attempt %s could not be written", attempt.pk)
+        return
+    names = (session.session_id, attempt.pk, error.code)
+    logger.warning("session %r not closed by attempt %s: %s", *names)
+    session_close_failed.send_robust(ChatSession, session=session, error=error, attempt=attempt)
+
+
+def policy(error: OSVIError | OSVINotConfigured) -> tuple[Outcome, bool]:
+    """What an attempt that ended so is called, and whether the session is open again."""
+    if isinstance(error, OSVIRejected):
+        return Outcome.REJECTED, True
+    if isinstance(error, OSVIBadAnswer):
+        return Outcome.BAD_ANSWER, False
+    if isinstance(error, OSVINoAnswer):
+        return Outcome.NO_ANSWER, False
+    return Outcome.NOT_SENT, True
+
+
+def told_of(error: OSVIError | OSVINotConfigured) -> dict[str, str]:
+    """What the journal says of an error."""
+    outcome, _reopens = policy(error)
+    reason = getattr(error, "reason", "")
+    return {"outcome": outcome, "error_code": error.code, "error_reason": reason}
+
+
+def end_lease(session: ChatSession) -> None:
+    """Let go of a session whose closer did not come back: what it did, nobody here knows."""
+    over = rows(session).filter(status=Status.CLOSING, lease_until__lt=DatabaseNow())
+    # A look before the write: on MariaDB the crowd that lost the claim would deadlock its winner.
+    if not over.exists():
+        return
+
+    def work() -> None:
+        if release(over, status=Status.UNCONFIRMED):
+            # An attempt that was answered stays so: its answer is still to be read.
+            started = attempts(session).filter(outcome=Outcome.STARTED)
+            started.update(
+                outcome=Outcome.NO_ANSWER,
+                error_code=OSVINoAnswer.code,
+                finished_at=timezone.now(),
+            )
+
+    persist(work, using=using(session), patience=PATIENCE_BEFORE)
+
+
+def release(sessions: QuerySet[ChatSession], **changes: Any) -> int:
+    """Change sessions and let go of them; how many there were."""
+    return sessions.update(claim=None, lease_until=None, updated_at=timezone.now(), **changes)
+
+
+def update_attempt(attempt: CloseAttempt, **changes: Any) -> None:
+    """Change an attempt in the database and in the hands of whoever asked for it."""
+    alias = router.db_for_write(CloseAttempt, instance=attempt)
+    CloseAttempt.objects.using(alias).filter(pk=attempt.pk).update(**changes)
+    for name, value in changes.items():
+        setattr(attempt, name, value)
+
+
+def closed_result(
+    session: ChatSession, *, changed: bool = False, attempt: CloseAttempt | None = None
+) -> CloseResult:
+    """The session as it is stored, with its summary."""
+    reload(session)
+    summary = SessionSummary.objects.using(using(session)).filter(session=session).first()
+    return CloseResult(session=session, summary=summary, changed=changed, attempt=attempt)
+
+
+def reload(session: ChatSession) -> None:
+    """Read a session anew, with its agent. Raises ``SessionNotFound``."""
+    known = ChatSession.objects.select_related("agent")
+    try:
+        session.refresh_from_db(using=using(session), from_queryset=known)
+    except ChatSession.DoesNotExist:
+        raise SessionNotFound from None
+
+
+def rows(session: ChatSession) -> QuerySet[ChatSession]:
+    """The session's row, as something to filter and update."""
+    return ChatSession.objects.using(using(session)).filter(pk=session.pk)
+
+
+def attempts(session: ChatSession) -> QuerySet[CloseAttempt]:
+    """The session's journal."""
+    return CloseAttempt.objects.using(using(session)).filter(session=session)
+
+
+def using(session: ChatSession) -> str:
+    """The database that a session is written to."""
+    return router.db_for_write(ChatSession, instance=session)
+
+
+def _end(sessions: QuerySet[ChatSession], held: uuid.UUID | None) -> int:
+    """The UPDATE comes first: SQLite lets no reader of a transaction become its writer."""
+    ours = sessions.filter(claim=held) if held else sessions
+    return release(ours, status=Status.CLOSED, closed_at=Coalesce("closed_at", timezone.now()))
+
+
+def _store_summary(session: ChatSession, text: str | None) -> bool:
+    """Store ``text`` where there is one, and say whether the session has a summary now."""
+    summaries = SessionSummary.objects.using(using(session))
+    if text is None:
+        return summaries.filter(session=session).exists()
+    written = {
+        "text": text,
+        "source": SessionSummary.Source.OSVI,
+        "received_at": timezone.now(),
+    }
+    summaries.update_or_create(session=session, defaults=written)
+    return True
+
+
+def _persist_answer(session: ChatSession, work: Callable[[], bool]) -> bool:
+    try:
+        return persist(work, using=using(session), patience=PATIENCE_AFTER)
+    except Error:
+        logger.exception("the answer for session %r waits for recovery", session.session_id)
+    raise AnswerNotStored
+
+
+def _put_in_spool(session: ChatSession, attempt: CloseAttempt, answer: Answer) -> None:
+    try:
+        directory = Account(session.agent.account).spool_dir
+        spool.put(
+            directory,
+            spool.SpooledAnswer(
+                session=session.pk,
+                attempt=attempt.pk,
+                claim=str(attempt.claim),
+                status=answer.status,
+                body=answer.body,
+                truncated=answer.truncated,
+            ),
+        )
+    except (OSError, InvalidSetting):
+        ids = (session.session_id, attempt.pk)
+        logger.critical("the answer for session %r, attempt %s, is lost", *ids, exc_info=True)
+
+
+def _require_length(name: str, value: str, length: int) -> None:
+    if len(value) > length:
+        problem = _("%(field)s is too long: use at most %(length)d characters.")
+        raise InvalidInput(problem % {"field": name, "length": length}, field=name)
