@@ -206,7 +206,10 @@ class OSVIClient:
 
         Raises what ``close_session`` raises; nothing is changed by asking.
         """
-        query = urlencode({"customer_id": customer_id, "agent_uuid": agent_uuid})
+        if _NOT_STORABLE.search(customer_id):
+            problem = "customer_id is not an id that can be sent: use the one that OSVI gave."
+            raise InvalidInput(problem, field="customer_id")
+        query = urlencode({"customer_id": customer_id, "agent_uuid": storable(agent_uuid)})
         return _read_active(self._send("GET", f"/v1/chat/session/active?{query}"))
 
     def _send(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Answer:

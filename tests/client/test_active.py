@@ -1,0 +1,91 @@
+"""Asking which session is open: ``GET /v1/chat/session/active``."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from osvi_django.client import ActiveSession
+from osvi_django.exceptions import (
+    InvalidInput,
+    OSVIBadAnswer,
+    OSVINoAnswer,
+    OSVIRejected,
+    OSVIThrottled,
+    OSVIUnauthorized,
+)
+from osvi_django.testing import Status
+from tests.wire import RawServer, http
+
+
+@pytest.fixture
+def ask(make_client):
+    def _ask(url, customer_id="+1 555", **options):
+        return make_client(url, **options).active_session(customer_id, agent_uuid="agent_1")
+
+    return _ask
+
+
+def session(**data):
+    return http(json.dumps({"success": True, "data": {"id": "s-1", **data}}).encode())
+
+
+@pytest.mark.parametrize("customer_id", ["+1 555", "a&b=c#d/e?f", "%2B", "été \U0001f600", ""])
+def test_the_open_session_of_a_customer_is_found(osvi, ask, customer_id):
+    osvi.add_session("s-1", agent_uuid="agent_1", customer_id=customer_id or "nobody")
+    expected = ActiveSession(session_id="s-1", status="active") if customer_id else None
+    if not customer_id:
+        osvi.script(None, Status(404))
+    assert ask(osvi.url, customer_id) == expected
+    (request,) = osvi.requests
+    assert (request.method, request.path) == ("GET", "/v1/chat/session/active")
+    query = {"customer_id": customer_id, "agent_uuid": "agent_1"}
+    assert request.query == {name: value for name, value in query.items() if value}
+    assert request.raw == b""
+
+
+def test_no_open_session_is_none(osvi, ask):
+    assert ask(osvi.url) is None
+
+
+def test_a_closed_one_is_none_that_is_open(ask):
+    with RawServer(session(status="closed")) as server:
+        assert ask(server.url) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (http(b"<html>Not found", status=404), OSVIRejected),
+        (http(b'{"success": false}', status=401), OSVIUnauthorized),
+        (http(status=429), OSVIThrottled),
+        (http(status=500), OSVINoAnswer),
+        (http(b"{}"), OSVIBadAnswer),
+        (http(b"[]"), OSVIBadAnswer),
+        (session(), OSVIBadAnswer),
+        (session(status=None), OSVIBadAnswer),
+        (session(status="active", id=7), OSVIBadAnswer),
+        (http(status=302, headers=[("Location", "/")]), OSVIBadAnswer),
+    ],
+)
+def test_anything_else_is_an_error(ask, reply, error):
+    with RawServer(reply) as server, pytest.raises(error):
+        ask(server.url)
+    assert len(server.calls) == 1
+
+
+def test_what_cannot_be_sent_is_refused_first(osvi, ask):
+    with pytest.raises(InvalidInput) as caught:
+        ask(osvi.url, "\ud83d")
+    assert caught.value.field == "customer_id"
+    assert osvi.requests == []
+
+
+def test_our_log_does_not_name_the_customer(osvi, ask, caplog):
+    caplog.set_level("DEBUG", logger="osvi_django.client")
+    ask(osvi.url, "+15551112222")
+    assert "GET /v1/chat/session/active: 404" in caplog.text
+    assert "5551112222" not in "".join(
+        record.getMessage() for record in caplog.records if record.name == "osvi_django.client"
+    )
