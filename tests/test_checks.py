@@ -25,6 +25,8 @@ IDS = {
     "READ_TIMEOUT": "osvi_django.E007",
     "DEADLINE": "osvi_django.E008",
     "CONCURRENCY": "osvi_django.E009",
+    "LEASE": "osvi_django.E010",
+    "SPOOL_DIR": "osvi_django.E011",
 }
 
 
@@ -47,6 +49,8 @@ def test_a_sane_account_is_fine():
         "READ_TIMEOUT": 2.5,
         "DEADLINE": 3,
         "CONCURRENCY": 1,
+        "LEASE": 7,
+        "SPOOL_DIR": "/var/spool/osvi",
     }
     assert check(default=everything, other=everything) == []
     assert set(everything) <= KEYS
@@ -73,6 +77,9 @@ def test_a_sane_account_is_fine():
         ("DEADLINE", 1),
         ("CONCURRENCY", 0),
         ("CONCURRENCY", True),
+        ("LEASE", 100),
+        ("LEASE", "300"),
+        ("SPOOL_DIR", "here"),
     ],
 )
 def test_each_key_has_an_id_of_its_own(key, value):
@@ -97,8 +104,8 @@ def test_a_key_that_means_nothing_is_reported():
 def test_every_account_and_every_fault_is_reported():
     broken = {"TIMEOUT": 1, **dict.fromkeys(IDS, object())}
     found = check(one=broken, two={}, three=None, four={"API_TOKEN": TOKEN})
-    ids = sorted(["osvi_django.E002", *IDS.values()])
-    # A deadline cannot be compared with a connect timeout that is none; it has a fault of its own.
+    # What is compared with another key is reported once that one is mended.
+    ids = sorted(["osvi_django.E002", *(IDS[key] for key in IDS if key != "LEASE")])
     assert sorted(check_id for check_id, message in found if '"one"' in message) == ids
     assert [check_id for check_id, message in found if '"two"' in message] == [IDS["API_TOKEN"]]
     assert [check_id for check_id, message in found if '"three"' in message] == ["osvi_django.E001"]

@@ -120,6 +120,29 @@ def test_a_lease_is_longer_than_any_call(account):
         assert Account().lease >= 30 + 60
 
 
+@pytest.mark.parametrize("value", [90, 179, 180, True, "300", -1, float("inf")])
+def test_a_lease_outlasts_all_calls_of_a_close(value):
+    refusal_of("LEASE", value, lambda it: it.lease)
+
+
+def test_a_lease_may_be_named(account):
+    with account(LEASE=180.5):
+        assert Account().lease == 180.5
+
+
+@pytest.mark.parametrize("value", ["", "spool", "./spool", 5, b"/spool", ["/spool"]])
+def test_a_spool_is_an_absolute_path(value):
+    assert "absolute path" in refusal_of("SPOOL_DIR", value, lambda it: it.spool_dir)
+
+
+def test_where_the_spool_is(account, tmp_path):
+    for value in (tmp_path, str(tmp_path)):
+        with account(SPOOL_DIR=value):
+            assert Account().spool_dir == tmp_path
+    with account():
+        assert Account().spool_dir.is_absolute()
+
+
 @pytest.mark.parametrize("value", [0, -1, True, 1.0, "16", None, float("nan"), float("inf")])
 def test_concurrency_is_a_whole_number(value):
     assert "whole number of 1 or more" in refusal_of(
