@@ -12,6 +12,7 @@ osvi_django.E008   ``DEADLINE``
 osvi_django.E009   ``CONCURRENCY``
 osvi_django.E010   ``LEASE``
 osvi_django.E011   ``SPOOL_DIR``
+osvi_django.E012   ``DATABASE_PATIENCE``
 =================  ==========================================================
 """
 
@@ -90,4 +91,5 @@ _CHECKS: Final[dict[str, tuple[str, Callable[[Account], object]]]] = {
     "CONCURRENCY": ("osvi_django.E009", lambda account: account.concurrency),
     "LEASE": ("osvi_django.E010", lambda account: account.lease),
     "SPOOL_DIR": ("osvi_django.E011", lambda account: account.spool_dir),
+    "DATABASE_PATIENCE": ("osvi_django.E012", lambda account: account.database_patience),
 }

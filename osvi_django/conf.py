@@ -27,6 +27,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "READ_TIMEOUT": 60,
     "DEADLINE": 90,
     "CONCURRENCY": 16,
+    "DATABASE_PATIENCE": 20,
     "LEASE": None,
     "SPOOL_DIR": None,
 }
@@ -35,8 +36,9 @@ DIALECTS: Final = ("legacy", "v1")
 
 # A close that is refused asks once more whether there was anything to close.
 CALLS_PER_CLOSE: Final = 2
-# How long a close may stay claimed past its calls: room to write the answer down.
-LEASE_MARGIN: Final = 60  # seconds
+# Its answer is written twice: as it came, and then as a closed session.
+WRITES_PER_CLOSE: Final = 2
+LEASE_MARGIN: Final = 20  # seconds
 # Sockets and dates overflow far beyond a day, and nobody waits that long for a close.
 MAX_SECONDS: Final = 86_400
 
@@ -101,15 +103,20 @@ class Account:
 
     @property
     def lease(self) -> float:
-        """Seconds for which a close is claimed: longer than its calls can take."""
+        """Seconds for which a close is claimed: longer than its calls and writes can take."""
         calls = CALLS_PER_CLOSE * self.deadline
         if self._get("LEASE") is None:
-            return calls + LEASE_MARGIN
+            return calls + WRITES_PER_CLOSE * self.database_patience + LEASE_MARGIN
         lease = self._seconds("LEASE")
         if lease <= calls:
             hint = f"Leave it out, or give it more than {CALLS_PER_CLOSE} times DEADLINE."
             raise self.invalid("LEASE", "could be over while OSVI is asked", hint)
         return lease
+
+    @property
+    def database_patience(self) -> float:
+        """Seconds to wait for a database that went away while an answer is in hand."""
+        return self._seconds("DATABASE_PATIENCE")
 
     @property
     def spool_dir(self) -> Path:

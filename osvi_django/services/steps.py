@@ -31,7 +31,7 @@ from django.utils.translation import gettext as _
 
 from osvi_django import spool
 from osvi_django.client import Answer, ClosedSession, OSVIClient, read_closed, storable
-from osvi_django.conf import Account, InvalidSetting
+from osvi_django.conf import DEFAULTS, Account, InvalidSetting
 from osvi_django.exceptions import (
     AnswerNotStored,
     InvalidInput,
@@ -61,9 +61,8 @@ Outcome = CloseAttempt.Outcome
 Status = ChatSession.Status
 SummaryStatus = ChatSession.SummaryStatus
 
-# How long to wait for a database that went away: before OSVI is asked, and with its answer in hand.
+# How long to wait for a database that went away while nothing is lost yet.
 PATIENCE_BEFORE: Final = 2  # seconds
-PATIENCE_AFTER: Final = 20  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,13 +184,12 @@ def keep(session: ChatSession, attempt: CloseAttempt, answer: Answer) -> None:
         update_attempt(attempt, outcome=Outcome.ANSWERED, **changes)
 
     try:
-        persist(work, using=using(session), patience=PATIENCE_AFTER)
+        persist(work, using=using(session), patience=_patience(session))
     except Error:
         logger.exception("the answer of attempt %s goes to the spool", attempt.pk)
     else:
         return
-    _put_in_spool(session, attempt, answer)
-    raise AnswerNotStored
+    raise AnswerNotStored if _put_in_spool(session, attempt, answer) else OSVINoAnswer
 
 
 def still_open(client: OSVIClient, session: ChatSession) -> bool | None:
@@ -258,7 +256,7 @@ def settle_failed(
         reload(session)
 
     try:
-        persist(work, using=using(session), patience=PATIENCE_AFTER)
+        persist(work, using=using(session), patience=_patience(session))
     except Error:
         # The lease runs out, and recovery asks OSVI: what is raised is still what happened.
         logger.exception("the end of attempt %s could not be written", attempt.pk)
@@ -352,6 +350,15 @@ def using(session: ChatSession) -> str:
     return router.db_for_write(ChatSession, instance=session)
 
 
+def _patience(session: ChatSession) -> float:
+    """How long to wait for a database that went away while an answer is in hand, in seconds."""
+    try:
+        return Account(session.agent.account).database_patience
+    except InvalidSetting:
+        # What is in hand is worth more than the setting.
+        return float(DEFAULTS["DATABASE_PATIENCE"])
+
+
 def _end(sessions: QuerySet[ChatSession], held: uuid.UUID | None) -> int:
     """The UPDATE comes first: SQLite lets no reader of a transaction become its writer."""
     ours = sessions.filter(claim=held) if held else sessions
@@ -374,29 +381,29 @@ def _store_summary(session: ChatSession, text: str | None) -> bool:
 
 def _persist_answer(session: ChatSession, work: Callable[[], bool]) -> bool:
     try:
-        return persist(work, using=using(session), patience=PATIENCE_AFTER)
+        return persist(work, using=using(session), patience=_patience(session))
     except Error:
         logger.exception("the answer for session %r waits for recovery", session.session_id)
     raise AnswerNotStored
 
 
-def _put_in_spool(session: ChatSession, attempt: CloseAttempt, answer: Answer) -> None:
+def _put_in_spool(session: ChatSession, attempt: CloseAttempt, answer: Answer) -> bool:
+    """Keep an answer in a file; False, and as loud a word as there is, where even that fails."""
+    spooled = spool.SpooledAnswer(
+        session=session.pk,
+        attempt=attempt.pk,
+        claim=str(attempt.claim),
+        status=answer.status,
+        body=answer.body,
+        truncated=answer.truncated,
+    )
     try:
-        directory = Account(session.agent.account).spool_dir
-        spool.put(
-            directory,
-            spool.SpooledAnswer(
-                session=session.pk,
-                attempt=attempt.pk,
-                claim=str(attempt.claim),
-                status=answer.status,
-                body=answer.body,
-                truncated=answer.truncated,
-            ),
-        )
+        spool.put(Account(session.agent.account).spool_dir, spooled)
     except (OSError, InvalidSetting):
         ids = (session.session_id, attempt.pk)
         logger.critical("the answer for session %r, attempt %s, is lost", *ids, exc_info=True)
+        return False
+    return True
 
 
 def _require_length(name: str, value: str, length: int) -> None:

@@ -1,0 +1,358 @@
+"""The database goes away between OSVI's answer and our write: for a moment, or for longer."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+from django.db import OperationalError, connection, connections
+
+from osvi_django import spool
+from osvi_django.exceptions import AnswerNotStored, OSVINoAnswer, OSVIRejected
+from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
+from osvi_django.services import close_session
+from osvi_django.services.recovery import Settled, recover_all
+from osvi_django.services.steps import DatabaseNow
+from osvi_django.testing import Junk, Status
+from osvi_django.testing.factories import CloseAttemptFactory
+from osvi_django.transactions import persist
+from tests.services.conftest import SUMMARY
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ATTEMPTS = "osvi_django_closeattempt"
+SESSIONS = "osvi_django_chatsession"
+SUMMARIES = "osvi_django_sessionsummary"
+
+
+@pytest.fixture(autouse=True)
+def spool_dir(settings, osvi_sandbox, tmp_path):
+    """A spool of the test's own, and little patience."""
+    directory = tmp_path / "spool"
+    settings.OSVI["default"] |= {"SPOOL_DIR": directory, "DATABASE_PATIENCE": 0.3}
+    return directory
+
+
+@pytest.fixture
+def lose(osvi_sandbox):
+    """Take a table away while OSVI works on a close; ``bring_back`` ends that."""
+    lost = []
+
+    def _lose(table):
+        def take_away(_chat):
+            # In the sandbox's own thread, with a connection of its own.
+            try:
+                rename(table, f"{table}_away")
+                lost.append(table)
+            finally:
+                connection.close()
+            return 0
+
+        osvi_sandbox.latency = take_away
+
+    yield _lose
+    bring_back(osvi_sandbox, lost)
+
+
+@pytest.fixture
+def bring(osvi_sandbox, lose):
+    return lambda: bring_back(osvi_sandbox, lose.__closure__[0].cell_contents)
+
+
+def bring_back(osvi, lost):
+    osvi.latency = 0
+    while lost:
+        table = lost.pop()
+        rename(f"{table}_away", table)
+
+
+def rename(old, new):
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {old} RENAME TO {new}")
+
+
+def end_lease():
+    ChatSession.objects.filter(status="closing").update(lease_until=DatabaseNow())
+
+
+class TestForAMoment:
+    def test_a_connection_that_is_cut_is_made_anew(self, mirrored, osvi_sandbox, spool_dir):
+        session = mirrored()
+        fault = MomentaryFault()
+        osvi_sandbox.latency = fault.begin
+        try:
+            result = close_session(session)
+        finally:
+            fault.end()
+        assert fault.began
+        assert (result.changed, result.summary.text) == (True, SUMMARY)
+        assert CloseAttempt.objects.get().outcome == "closed"
+        assert not spool_dir.exists()
+
+    def test_work_is_tried_again_until_it_succeeds(self):
+        tries = []
+
+        def work():
+            tries.append(1)
+            if len(tries) < 3:
+                raise OperationalError("deadlock")
+            return "done"
+
+        assert persist(work, using="default", patience=5) == "done"
+        assert len(tries) == 3
+
+    def test_patience_ends(self):
+        def work():
+            raise OperationalError("gone")
+
+        with pytest.raises(OperationalError, match="gone"):
+            persist(work, using="default", patience=0.2)
+
+    def test_what_was_half_written_is_not_written(self, mirrored):
+        session = mirrored()
+
+        def work():
+            ChatSession.objects.update(customer_id="half")
+            raise OperationalError("gone")
+
+        with pytest.raises(OperationalError):
+            persist(work, using="default", patience=0)
+        session.refresh_from_db()
+        assert session.customer_id != "half"
+
+
+@pytest.mark.django_db
+def test_inside_a_test_case_nothing_is_tried_again():
+    tries = []
+
+    def work():
+        tries.append(1)
+        raise OperationalError("deadlock")
+
+    with pytest.raises(OperationalError):
+        persist(work, using="default", patience=5)
+    assert len(tries) == 1
+
+
+class MomentaryFault:
+    """Cuts the closing thread's connection, or on SQLite locks the file for a little."""
+
+    def __init__(self):
+        self.began = False
+        self.victim = connection.vendor != "sqlite" and own_id()
+        if connection.vendor == "sqlite":
+            connection.cursor().execute("PRAGMA busy_timeout = 10")
+        self.locker = None
+
+    def begin(self, _chat):
+        self.began = True
+        try:
+            if connection.vendor == "sqlite":
+                self._lock()
+            else:
+                cut(self.victim)
+        finally:
+            connection.close()
+        return 0
+
+    def _lock(self):
+        locked = threading.Event()
+        self.locker = threading.Thread(target=self._hold_lock, args=(locked,))
+        self.locker.start()
+        locked.wait()
+
+    def _hold_lock(self, locked):
+        connection.ensure_connection()
+        raw = connection.connection
+        raw.execute("BEGIN IMMEDIATE")
+        locked.set()
+        threading.Event().wait(0.1)
+        raw.rollback()
+        connection.close()
+
+    def end(self):
+        if self.locker:
+            self.locker.join()
+
+
+def own_id():
+    query = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT CONNECTION_ID()"}
+    with connection.cursor() as cursor:
+        cursor.execute(query[connection.vendor])
+        return cursor.fetchone()[0]
+
+
+def cut(victim):
+    command = {"postgresql": "SELECT pg_terminate_backend(%s)", "mysql": "KILL %s"}
+    with connection.cursor() as cursor:
+        cursor.execute(command[connection.vendor], [victim])
+
+
+class TestForLonger:
+    def test_the_answer_waits_in_the_spool_and_recovery_brings_it_home(
+        self, mirrored, osvi_sandbox, lose, bring, spool_dir, caplog
+    ):
+        session = mirrored()
+        lose(ATTEMPTS)
+        with pytest.raises(AnswerNotStored) as caught:
+            close_session(session)
+        assert caught.value.code == "unconfirmed"
+        [path] = spool.waiting(spool_dir)
+        assert spool.read(path).session == session.pk
+        assert "refund" not in caplog.text
+        bring()
+        assert ChatSession.objects.get().status == "closing"
+        [result] = recover_all()
+        assert (result.settled, result.session) == (Settled.STORED, session)
+        stored = ChatSession.objects.get()
+        assert (stored.status, stored.summary.text) == ("closed", SUMMARY)
+        assert "refund" in CloseAttempt.objects.get().answer
+        assert list(spool.waiting(spool_dir)) == []
+        assert osvi_sandbox.close_requests(session.session_id) == 1
+        assert list(recover_all()) == []
+
+    def test_an_answer_that_was_kept_is_applied_when_the_lease_is_over(
+        self, mirrored, osvi_sandbox, lose, bring, spool_dir
+    ):
+        session = mirrored()
+        lose(SUMMARIES)
+        with pytest.raises(AnswerNotStored):
+            close_session(session)
+        bring()
+        assert CloseAttempt.objects.get().outcome == "answered"
+        assert not SessionSummary.objects.exists()
+        end_lease()
+        [result] = recover_all()
+        assert result.settled is Settled.STORED
+        assert SessionSummary.objects.get().text == SUMMARY
+        assert osvi_sandbox.close_requests(session.session_id) == 1
+        assert not spool_dir.exists()
+
+    def test_a_refusal_is_told_though_it_cannot_be_written(
+        self, mirrored, osvi_sandbox, lose, bring
+    ):
+        session = mirrored()
+        osvi_sandbox.script(session.session_id, Status(403, errors=["No."], close=True))
+        lose(SESSIONS)
+        with pytest.raises(OSVIRejected, match="No"):
+            close_session(session)
+        bring()
+        end_lease()
+        [result] = recover_all()
+        assert result.settled is Settled.REOPENED
+
+    def test_where_even_the_spool_fails_one_line_says_which_session(
+        self, mirrored, lose, bring, settings, caplog, tmp_path
+    ):
+        (tmp_path / "file").write_text("")
+        settings.OSVI["default"]["SPOOL_DIR"] = tmp_path / "file" / "spool"
+        session = mirrored()
+        lose(ATTEMPTS)
+        with pytest.raises(OSVINoAnswer) as caught:
+            close_session(session)
+        assert not isinstance(caught.value, AnswerNotStored)
+        [record] = [each for each in caplog.records if each.levelname == "CRITICAL"]
+        assert session.session_id in record.getMessage()
+        assert "refund" not in caplog.text
+
+    def test_a_setting_that_broke_meanwhile_loses_nothing(
+        self, mirrored, osvi_sandbox, settings, spool_dir
+    ):
+        session = mirrored()
+
+        def break_it(_chat):
+            settings.OSVI["default"]["DATABASE_PATIENCE"] = "long"
+            return 0
+
+        osvi_sandbox.latency = break_it
+        assert close_session(session).summary.text == SUMMARY
+
+
+class TestSpool:
+    @pytest.fixture
+    def spooled(self, mirrored, lose, bring, spool_dir):
+        """A session whose answer is in the spool."""
+
+        def _spooled():
+            session = mirrored()
+            lose(ATTEMPTS)
+            with pytest.raises(AnswerNotStored):
+                close_session(session)
+            bring()
+            return session
+
+        return _spooled
+
+    def test_a_refusal_that_waited_opens_the_session_again(
+        self, spooled, osvi_sandbox, mirrored, lose, bring, spool_dir
+    ):
+        session = mirrored()
+        osvi_sandbox.script(session.session_id, Status(403, errors=["No."], close=True))
+        lose(ATTEMPTS)
+        with pytest.raises(AnswerNotStored):
+            close_session(session)
+        bring()
+        assert [result.settled for result in recover_all()] == [Settled.REOPENED]
+        assert CloseAttempt.objects.get().error_reason == "No."
+        assert list(spool.waiting(spool_dir)) == []
+
+    def test_junk_that_waited_settles_nothing_and_osvi_is_asked(
+        self, osvi_sandbox, mirrored, lose, bring, spool_dir
+    ):
+        session = mirrored()
+        osvi_sandbox.script(session.session_id, Junk())
+        lose(ATTEMPTS)
+        with pytest.raises(AnswerNotStored):
+            close_session(session)
+        bring()
+        found = [result.settled for result in recover_all()]
+        assert found == [Settled.LEFT, Settled.STORED]
+        assert list(spool.waiting(spool_dir)) == []
+
+    def test_an_answer_whose_attempt_is_settled_is_thrown_away(self, spooled, spool_dir):
+        spooled()
+        CloseAttempt.objects.update(outcome="closed")
+        assert list(recover_all()) == []
+        assert list(spool.waiting(spool_dir)) == []
+
+    def test_an_answer_of_another_projects_database_is_left(self, spooled, spool_dir, caplog):
+        spooled()
+        [path] = spool.waiting(spool_dir)
+        other = replace(spool.read(path), claim=str(CloseAttemptFactory.build().claim))
+        path.unlink()
+        path = spool.put(spool_dir, other)
+        assert list(recover_all()) == []
+        assert path.exists()
+        assert "belongs to no attempt here" in caplog.text
+
+    @pytest.mark.parametrize("text", ["", "{}", '{"claim": "x", "body": ""}'])
+    def test_a_file_that_is_no_answer_stays_and_stops_nothing(
+        self, spooled, spool_dir, caplog, text
+    ):
+        spooled()
+        bad = spool_dir / "0.json"
+        bad.write_text(text)
+        assert [result.settled for result in recover_all()] == [Settled.STORED]
+        assert bad.exists()
+        assert "stays there" in caplog.text
+
+    def test_a_spool_that_others_may_enter_is_not_read(self, spooled, spool_dir, caplog):
+        spooled()
+        spool_dir.chmod(0o755)
+        assert list(recover_all()) == []
+        assert "cannot be read" in caplog.text
+        spool_dir.chmod(0o700)
+        assert [result.settled for result in recover_all()] == [Settled.STORED]
+
+    def test_a_file_that_another_recovery_took_is_not_missed(self, spooled, spool_dir):
+        spooled()
+        [path] = spool.waiting(spool_dir)
+        (spool_dir / "0.json").symlink_to(spool_dir / "gone")
+        assert [result.settled for result in recover_all()] == [Settled.STORED]
+        assert not path.exists()
+
+
+def test_one_connection_is_left(mirrored):
+    close_session(mirrored())
+    assert len(connections.all(initialized_only=True)) == 1
