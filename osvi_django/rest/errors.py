@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from rest_framework import exceptions, status
+from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import exception_handler
 
 from osvi_django.exceptions import OSVIError, OSVINotConfigured
+from osvi_django.rest.serializers import attempt_url
 
 # OSVI's own 401 and 404 are about us and OSVI: never passed on as if they were about the caller.
 STATUSES: Final = {
@@ -34,15 +36,17 @@ RETRY_AFTER: Final = 10  # seconds
 def handle(exc: Exception, context: dict[str, Any]) -> Response | None:
     """Answer for an error of ours or of REST framework; None for any other, which is a bug."""
     if isinstance(exc, OSVIError | OSVINotConfigured):
-        return _answer(exc)
+        return _answer(exc, context["request"])
     response = exception_handler(exc, context)
     if response is not None:
         response.data = _body_of(exc, response.data)
     return response
 
 
-def _answer(error: OSVIError | OSVINotConfigured) -> Response:
+def _answer(error: OSVIError | OSVINotConfigured, request: Request) -> Response:
     body = {"detail": str(error), "code": error.code, "retryable": error.retryable}
+    if error.attempt is not None:
+        body["attempt"] = attempt_url(error.attempt, request)
     headers = {}
     if error.retryable:
         headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after", 0) or RETRY_AFTER))

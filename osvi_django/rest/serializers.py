@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.reverse import reverse
 
-from osvi_django.models import ID_MAX_LENGTH, NOTE_MAX_LENGTH, ChatSession
+from osvi_django.models import ID_MAX_LENGTH, NOTE_MAX_LENGTH, ChatSession, CloseAttempt
 from osvi_django.services.permissions import may_read_summary
 
 
@@ -40,6 +42,38 @@ class SessionSerializer(serializers.ModelSerializer[ChatSession]):
         """The text, for those who may read it."""
         readable = may_read_summary(self.context["request"].user, session)
         return session.summary.text if readable and hasattr(session, "summary") else None
+
+
+class AttemptSerializer(serializers.ModelSerializer[CloseAttempt]):
+    """One try to close a session: who, through which door, when, and what came of it."""
+
+    session_id = serializers.CharField(source="session.session_id")
+    requested_by = serializers.CharField(source="requested_by.get_username", default=None)
+
+    class Meta:
+        model = CloseAttempt
+        fields = (
+            "id",
+            "session_id",
+            "kind",
+            "outcome",
+            "error_code",
+            "error_reason",
+            "requested_by",
+            "door",
+            "note",
+            "started_at",
+            "answered_at",
+            "finished_at",
+        )
+        read_only_fields = fields
+
+
+def attempt_url(attempt: CloseAttempt, request: Request) -> str:
+    """Where an attempt is to be seen, below wherever the host has included our URLs."""
+    namespace = request.resolver_match.namespace if request.resolver_match else "osvi_django"
+    names = {"session_id": attempt.session.session_id, "pk": attempt.pk}
+    return reverse(f"{namespace}:session-attempt", kwargs=names, request=request)
 
 
 class CloseSerializer(serializers.Serializer[Any]):

@@ -5,7 +5,13 @@ from __future__ import annotations
 from django.urls import path, register_converter
 from django.urls.converters import PathConverter
 
-from osvi_django.rest.views import SessionCloseView, SessionDetailView, SessionListView
+from osvi_django.rest.views import (
+    AttemptView,
+    SessionCloseView,
+    SessionDetailView,
+    SessionListView,
+    SessionRecoverView,
+)
 
 
 class AnyTextConverter(PathConverter):
@@ -22,6 +28,16 @@ urlpatterns = [
         "sessions/<osvi_id:session_id>/close/",
         SessionCloseView.as_view(),
         name="session-close",
+    ),
+    path(
+        "sessions/<osvi_id:session_id>/recover/",
+        SessionRecoverView.as_view(),
+        name="session-recover",
+    ),
+    path(
+        "sessions/<osvi_id:session_id>/attempts/<int:pk>/",
+        AttemptView.as_view(),
+        name="session-attempt",
     ),
     path("sessions/<osvi_id:session_id>/", SessionDetailView.as_view(), name="session-detail"),
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.utils.decorators import method_decorator
-from rest_framework.generics import ListAPIView
+from rest_framework.generics import ListAPIView, get_object_or_404
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -18,12 +18,15 @@ from osvi_django.models import ChatSession
 from osvi_django.rest.errors import handle
 from osvi_django.rest.permissions import MayAsk, MayViewSessions
 from osvi_django.rest.serializers import (
+    AttemptSerializer,
     CloseSerializer,
     SessionFilterSerializer,
     SessionSerializer,
 )
 from osvi_django.services import close_session_by_id
 from osvi_django.services.mirroring import find_session
+from osvi_django.services.permissions import require_close
+from osvi_django.services.recovery import recover_session
 from osvi_django.transactions import non_atomic
 
 
@@ -72,6 +75,20 @@ class SessionDetailView(OwnErrors):
         return Response(SessionSerializer(session, context={"request": request}).data)
 
 
+class AttemptView(OwnErrors):
+    """``GET sessions/{session_id}/attempts/{id}/``: what became of a try to close it."""
+
+    permission_classes = (MayViewSessions,)
+
+    def get(self, request: Request, session_id: str, pk: int) -> Response:
+        """One attempt of this session, or 404."""
+        session = find_session(session_id)
+        if session is None:
+            raise SessionNotFound
+        attempts = session.attempts.select_related("session", "requested_by")
+        return Response(AttemptSerializer(get_object_or_404(attempts, pk=pk)).data)
+
+
 @method_decorator(non_atomic, name="dispatch")
 class SessionCloseView(OwnErrors):
     """``POST sessions/{session_id}/close/`` with ``agent_uuid`` and ``note``, both optional."""
@@ -86,3 +103,20 @@ class SessionCloseView(OwnErrors):
         result = close_session_by_id(session_id, requested_by=request.user, door="rest", **wishes)
         session = SessionSerializer(result.session, context={"request": request})
         return Response({**session.data, "changed": result.changed})
+
+
+@method_decorator(non_atomic, name="dispatch")
+class SessionRecoverView(OwnErrors):
+    """``POST sessions/{session_id}/recover/``: settle a session of which nobody knows."""
+
+    permission_classes = (MayAsk,)
+
+    def post(self, request: Request, session_id: str) -> Response:
+        """Ask OSVI: 200, the session, and in ``settled`` and ``detail`` what became of it."""
+        session = find_session(session_id)
+        if session is None:
+            require_close(request.user)
+            raise SessionNotFound
+        found = recover_session(session, requested_by=request.user, door="rest")
+        body = SessionSerializer(find_session(session_id), context={"request": request}).data
+        return Response({**body, "settled": found.settled.value, "detail": found.detail})

@@ -9,7 +9,11 @@ from rest_framework.test import APIClient
 
 from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.testing import Drop, Junk, OddSummary, Redirect, Status
-from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
+from osvi_django.testing.factories import (
+    ChatSessionFactory,
+    CloseAttemptFactory,
+    ClosedSessionFactory,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -126,7 +130,8 @@ class TestErrors:
         response = api.post(close_url(session.session_id))
         body = response.json()
         assert response.status_code == status
-        assert set(body) == {"detail", "code", "retryable"}
+        assert set(body) == {"detail", "code", "retryable", "attempt"}
+        assert api.get(body["attempt"]).json()["error_code"] == code
         assert (body["code"], body["retryable"]) == (code, retryable)
         assert body["detail"].endswith((".", "”"))
         assert response.get("Retry-After") == ("7" if retryable else None)
@@ -149,8 +154,11 @@ class TestErrors:
 
     def test_under_way(self, api, session):
         ChatSession.objects.update(status="closing", lease_until="2999-01-01T00:00Z")
+        attempt = CloseAttemptFactory(session=session, door="admin")
         response = api.post(close_url(session.session_id))
         assert (response.status_code, response["Retry-After"]) == (409, "5")
+        seen = api.get(response.json()["attempt"]).json()
+        assert (seen["id"], seen["outcome"], seen["door"]) == (attempt.pk, "started", "admin")
         assert (response.json()["code"], response.json()["retryable"]) == (
             "close_in_progress",
             True,

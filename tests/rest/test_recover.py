@@ -1,0 +1,118 @@
+"""``POST sessions/{session_id}/recover/`` and the attempts that errors link to."""
+
+from __future__ import annotations
+
+import pytest
+from rest_framework.test import APIClient
+
+from osvi_django.models import ChatSession
+from osvi_django.testing import Drop, Status
+from osvi_django.testing.factories import (
+    ChatSessionFactory,
+    CloseAttemptFactory,
+    ClosedSessionFactory,
+)
+
+pytestmark = pytest.mark.django_db
+
+BASE = "/api/osvi/sessions/"
+
+
+@pytest.fixture
+def api(staff):
+    client = APIClient()
+    client.force_authenticate(staff)
+    return client
+
+
+@pytest.fixture
+def lost(osvi_sandbox, api):
+    """A session that OSVI closed, and whose answer was lost."""
+    session = ChatSessionFactory()
+    osvi_sandbox.add_session(
+        session_id=session.session_id,
+        agent_uuid=session.agent.uuid,
+        customer_id=session.customer_id,
+        summary="All is well.",
+    )
+    osvi_sandbox.script(session.session_id, Drop(after_closing=True))
+    assert api.post(f"{BASE}{session.session_id}/close/").status_code == 504
+    return session
+
+
+def recover(client, session):
+    return client.post(f"{BASE}{session.session_id}/recover/")
+
+
+class TestRecover:
+    def test_it_answers_the_session_and_what_became_of_it(self, api, lost, staff):
+        response = recover(api, lost)
+        body = response.json()
+        assert response.status_code == 200
+        assert (body["settled"], body["detail"]) == ("stored", "")
+        assert (body["status"], body["summary"]) == ("closed", "All is well.")
+        fetch = ChatSession.objects.get().attempts.first()
+        assert (fetch.requested_by, fetch.door) == (staff, "rest")
+
+    def test_what_cannot_be_settled_is_left_and_said(self, api, lost, osvi_sandbox):
+        osvi_sandbox.script(None, Status(500))
+        body = recover(api, lost).json()
+        assert (body["settled"], body["status"]) == ("left", "unconfirmed")
+        assert body["detail"].startswith("OSVI")
+
+    def test_a_closed_one_is_left(self, api, osvi_sandbox):
+        assert recover(api, ClosedSessionFactory()).json()["settled"] == "left"
+
+    def test_one_under_way_is_a_409(self, api, lost):
+        ChatSession.objects.update(status="closing", lease_until="2999-01-01T00:00Z")
+        response = recover(api, lost)
+        assert (response.status_code, response.json()["code"]) == (409, "close_in_progress")
+        assert "attempt" in response.json()
+
+    def test_unknown_here(self, api):
+        assert recover(api, ChatSession(session_id="unknown")).status_code == 404
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_without_the_permission_it_is_a_403(self, lost, django_user_model, grant, known):
+        client = APIClient()
+        user = django_user_model.objects.create_user("jo")
+        client.force_authenticate(grant(user, "view_chatsession"))
+        session = lost if known else ChatSession(session_id="unknown")
+        assert recover(client, session).status_code == 403
+
+    def test_without_a_name_it_is_a_401(self, lost):
+        assert recover(APIClient(), lost).status_code == 401
+
+    @pytest.mark.django_db(transaction=True)
+    def test_hosts_with_atomic_requests_can_recover(self, api, lost, settings):
+        assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+        assert recover(api, lost).json()["settled"] == "stored"
+
+
+class TestAttempt:
+    def test_it_is_shown_without_the_answer(self, api, staff):
+        attempt = CloseAttemptFactory(requested_by=staff, note="bye", answer="secret words")
+        response = api.get(f"{BASE}{attempt.session.session_id}/attempts/{attempt.pk}/")
+        body = response.json()
+        assert (body["session_id"], body["requested_by"]) == (attempt.session.session_id, "sam")
+        assert (body["kind"], body["outcome"], body["note"]) == ("close", "started", "bye")
+        assert "secret" not in response.content.decode()
+
+    def test_the_hosts_own_code_has_no_name(self, api):
+        attempt = CloseAttemptFactory()
+        url = f"{BASE}{attempt.session.session_id}/attempts/{attempt.pk}/"
+        assert api.get(url).json()["requested_by"] is None
+
+    @pytest.mark.parametrize("of", ["another", "unknown"])
+    def test_one_of_another_session_is_a_404(self, api, of):
+        ChatSessionFactory(session_id="another")
+        response = api.get(f"{BASE}{of}/attempts/{CloseAttemptFactory().pk}/")
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+    def test_it_takes_the_permission_to_view(self, django_user_model, grant):
+        client = APIClient()
+        user = django_user_model.objects.create_user("jo")
+        client.force_authenticate(grant(user, "close_chatsession"))
+        attempt = CloseAttemptFactory()
+        url = f"{BASE}{attempt.session.session_id}/attempts/{attempt.pk}/"
+        assert client.get(url).status_code == 403
