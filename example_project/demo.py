@@ -38,6 +38,7 @@ from osvi_django.exceptions import OSVIError
 from osvi_django.testing import OSVISandbox, SandboxSession
 
 BASE_DIR: Final = Path(__file__).resolve().parent.parent
+RUNS: Final = BASE_DIR / ".demo"
 MANAGE: Final = BASE_DIR / "manage.py"
 HOST: Final = "127.0.0.1"
 PREFERRED_PORT: Final = 8000
@@ -45,6 +46,8 @@ CONVERSATIONS: Final = 24
 LATENCY: Final = 0.6  # seconds of every close: an AI writes a summary
 PATIENCE: Final = 60  # seconds for the site to start, or to answer
 USERNAME: Final = "staff"
+# Not every system has the last, which a terminal sends that is closed.
+SIGNALS: Final = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
 PERMISSIONS: Final = (
     "view_chatsession",
     "close_chatsession",
@@ -60,7 +63,7 @@ class DemoFailed(Exception):
 
 def main() -> int:
     """Run the demo until it is stopped; the exit code."""
-    stop_on_signals()
+    interruption.listen()
     try:
         run()
     except KeyboardInterrupt:
@@ -71,18 +74,39 @@ def main() -> int:
     return 0
 
 
-def stop_on_signals() -> None:
-    """Let each way to end a program end this one tidily, also where a shell ignores Ctrl-C."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):  # not every system has them all
-            signal.signal(getattr(signal, name), stop)
+class Interruption:
+    """The wish to end, by Ctrl-C or a signal; held back while something is only half begun."""
+
+    def __init__(self) -> None:
+        self.is_wanted = False
+        self.is_held = False
+
+    def listen(self) -> None:
+        """Let each way to end a program end this one tidily, also where a shell ignores Ctrl-C."""
+        for number in SIGNALS:
+            signal.signal(number, self.receive)
+
+    def receive(self, number: int, frame: object) -> None:
+        """End once: an impatient second Ctrl-C must not interrupt the tidying up."""
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        self.is_wanted = True
+        if not self.is_held:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait with it until whatever begins in this block can be ended as well."""
+        self.is_held = True
+        try:
+            yield
+        finally:
+            self.is_held = False
+        if self.is_wanted:
+            raise KeyboardInterrupt
 
 
-def stop(number: int, frame: object) -> None:
-    """Stop, once: an impatient second Ctrl-C must not interrupt the tidying up."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt
+interruption = Interruption()
 
 
 def run() -> None:
@@ -102,11 +126,12 @@ def run() -> None:
 @contextmanager
 def run_folder() -> Iterator[Path]:
     """A folder of this run's own, so that two demos do not meet; removed at the end."""
-    home = BASE_DIR / ".demo"
-    home.mkdir(exist_ok=True)
-    with TemporaryDirectory(prefix="run-", dir=home, ignore_cleanup_errors=True) as folder:
+    RUNS.mkdir(exist_ok=True)
+    with interruption.held():
+        folder = TemporaryDirectory(prefix="run-", dir=RUNS, ignore_cleanup_errors=True)
+    with folder:
         try:
-            yield Path(folder)
+            yield Path(folder.name)
         finally:
             connections.close_all()
 
@@ -207,7 +232,7 @@ class Site:
         """Start Django's own server, which serves the admin's static files as well."""
         self.url = f"http://{HOST}:{port}"
         command = [sys.executable, MANAGE, "runserver", "--noreload", f"{HOST}:{port}"]
-        with self.log.open("ab") as log:
+        with interruption.held(), self.log.open("ab") as log:
             # A session of its own: Ctrl-C in the terminal reaches the demo, which stops this.
             self.process = subprocess.Popen(  # noqa: S603 - nothing in it comes from outside
                 command,
@@ -285,7 +310,7 @@ def introduce(folder: Path, osvi: OSVISandbox, site: Site) -> None:
     """Say what runs where."""
     say(f"  Sandbox   {osvi.url} with {CONVERSATIONS} chats")
     say(f"  Site      {site.url}/")
-    say(f"  Database  {folder.relative_to(BASE_DIR)}/db.sqlite3\n")
+    say(f"  Database  {os.path.relpath(folder, BASE_DIR)}/db.sqlite3\n")
 
 
 def walk_through_doors(site: Site) -> None:

@@ -141,12 +141,14 @@ def test_two_at_once_do_not_meet_and_leave_a_taken_port_alone(monkeypatch, is_ta
 
 
 @pytest.mark.parametrize("line", ["The osvi_django demo", "Three chats are closed"])
-def test_it_can_be_stopped_before_it_is_ready(monkeypatch, line):
-    with running(monkeypatch) as demo:
+def test_it_can_be_stopped_before_it_is_ready(monkeypatch, tmp_path, line):
+    command = changed(f"demo.RUNS = demo.Path({str(tmp_path)!r})")
+    with running(monkeypatch, *command) as demo:
         demo.read_until(line)
         code, out, err = demo.end(signal.SIGINT)
     assert (code, err) == (0, "")
     assert out.endswith(FAREWELL)
+    assert list(tmp_path.iterdir()) == []
 
 
 def run_with(monkeypatch, change):
