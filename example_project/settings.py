@@ -1,4 +1,4 @@
-"""The host project of the demo and of the test suite: what a team that uses osvi_django would write."""
+"""The host project of the demo and the test suite: what a team that uses osvi_django writes."""
 
 import os
 from pathlib import Path
@@ -51,9 +51,12 @@ TEMPLATES = [
 ]
 
 # Any database that Django knows, named by a URL; SQLite where none is named.
-DATABASES = {"default": dj_database_url.config(default=f"sqlite:///{BASE_DIR / 'db.sqlite3'}")}
+DATABASE_URL = os.environ.get("DATABASE_URL") or "sqlite://"
+DATABASES = {"default": dict(dj_database_url.parse(DATABASE_URL))}
 DATABASES["default"]["ATOMIC_REQUESTS"] = True
-if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    if not os.environ.get("DATABASE_URL"):
+        DATABASES["default"]["NAME"] = BASE_DIR / "db.sqlite3"
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,  # seconds

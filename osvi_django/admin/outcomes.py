@@ -6,11 +6,21 @@ from typing import Final, NamedTuple
 
 from django.contrib import messages
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
 
 from osvi_django.exceptions import CloseInProgress, OSVIError, OSVINoAnswer, OSVINotConfigured
 from osvi_django.services import CloseResult
+from osvi_django.services.recovery import RecoveryResult, Settled
 
 _NOT_FINAL: Final = (CloseInProgress, OSVINoAnswer)
+
+
+_FOUND: Final = {
+    Settled.STORED: _lazy("OSVI had closed the chat session, and its summary is stored now."),
+    Settled.NOT_PROVIDED: _lazy("OSVI had closed the chat session, and provided no summary."),
+    Settled.LOST: _lazy("OSVI had closed the chat session, and its summary is lost."),
+    Settled.REOPENED: _lazy("OSVI has the chat session open: it can be closed again."),
+}
 
 
 class Told(NamedTuple):
@@ -31,6 +41,19 @@ def told_of_result(result: CloseResult) -> Told:
     else:
         sentence = _("The chat session is closed. OSVI provided no summary of it.")
     return Told(messages.SUCCESS, sentence, tried=True)
+
+
+def told_of_marking(note: str) -> Told:
+    """What to say of a session that somebody marked as closed, and why."""
+    sentence = _("The chat session is marked as closed: %(note)s")
+    return Told(messages.SUCCESS, sentence % {"note": note}, tried=True)
+
+
+def told_of_recovery(found: RecoveryResult) -> Told:
+    """What to say of a session that was looked into."""
+    if found.settled is Settled.LEFT:
+        return Told(messages.WARNING, found.detail, tried=False)
+    return Told(messages.SUCCESS, str(_FOUND[found.settled]), tried=True)
 
 
 def told_of_error(error: OSVIError | OSVINotConfigured) -> Told:

@@ -113,8 +113,16 @@ class TestButton:
     @pytest.mark.parametrize("status", ChatSession.Status.values)
     def test_it_is_there_while_the_session_is_open(self, desk, status):
         session = ChatSessionFactory(status=status)
-        offered = close_url(session) in desk.get(page_of(session)).content.decode()
-        assert offered == (status in {"active", "dormant"})
+        html = desk.get(page_of(session)).content.decode()
+        assert ("Close this chat session" in html) == (status in {"active", "dormant"})
+        assert ("Try again" in html) == (status == "unconfirmed")
+        assert ("Mark as closed" in html) == (status == "unconfirmed")
+
+    def test_one_whose_closer_died_can_be_tried_again(self, desk):
+        session = ChatSessionFactory(status="closing", lease_until="2026-01-01T00:00Z")
+        html = desk.get(page_of(session)).content.decode()
+        assert "Try again" in html
+        assert "may have closed this session" in html
 
     def test_it_is_not_there_without_the_permission(self, log_in):
         session = ChatSessionFactory()

@@ -1,0 +1,163 @@
+"""Sessions of which nobody knows whether they are closed, and what staff can do about them."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.urls import reverse
+
+from osvi_django.exceptions import OSVINoAnswer
+from osvi_django.models import ChatSession, CloseAttempt
+from osvi_django.services import close_session
+from osvi_django.testing import Drop, Status
+from osvi_django.testing.factories import ChatSessionFactory
+
+pytestmark = pytest.mark.django_db
+
+LIST = "/admin/osvi_django/chatsession/"
+SUMMARY = "The customer asked for a refund.\nThe agent <b>gave</b> it."
+
+
+@pytest.fixture
+def unconfirmed(mirrored, osvi_sandbox):
+    """Make a session whose close was answered by nobody, in the way of this fault."""
+
+    def _unconfirmed(fault):
+        session = mirrored()
+        osvi_sandbox.script(session.session_id, fault)
+        with pytest.raises(OSVINoAnswer):
+            close_session(session)
+        return session
+
+    return _unconfirmed
+
+
+@pytest.fixture
+def closed_there(unconfirmed):
+    return unconfirmed(Drop(after_closing=True))
+
+
+def url_of(name, session):
+    return reverse(f"admin:osvi_django_chatsession_{name}", args=[session.pk])
+
+
+class TestShown:
+    def test_in_words_of_their_own(self, desk, closed_there):
+        html = desk.get(url_of("change", closed_there)).content.decode()
+        assert "osvi-status-unconfirmed" in html
+        assert "OSVI may have closed this session; its answer was lost on the way." in html
+        assert "recovery asks OSVI whether the session is closed" in html
+
+    def test_and_they_can_be_filtered(self, desk, closed_there):
+        ChatSessionFactory()
+        response = desk.get(LIST, {"status__exact": "unconfirmed"})
+        assert list(response.context["cl"].result_list) == [closed_there]
+
+
+class TestTryAgain:
+    def test_it_says_that_osvi_is_asked_first(self, desk, closed_there, osvi_sandbox):
+        html = desk.get(url_of("close", closed_there)).content.decode()
+        assert "OSVI is asked first whether the chat session is still open" in html
+        assert 'value="Try again"' in html
+        assert len(osvi_sandbox.requests) == 1
+
+    @pytest.mark.parametrize("fault", [Drop(), Drop(after_closing=True)], ids=repr)
+    def test_the_summary_comes_home(self, desk, unconfirmed, told, osvi_sandbox, fault):
+        session = unconfirmed(fault)
+        response = desk.post(url_of("close", session), {"post": "yes"}, follow=True)
+        assert told(response) == [
+            ("success", "The chat session is closed and its summary is stored.")
+        ]
+        assert ChatSession.objects.get().summary.text == SUMMARY
+        assert osvi_sandbox.closes(session.session_id) == 1
+
+    def test_where_osvi_cannot_tell_nothing_is_sent(self, desk, closed_there, told, osvi_sandbox):
+        osvi_sandbox.script(None, Status(500))
+        response = desk.post(url_of("close", closed_there), {"post": "yes"}, follow=True)
+        [(level, sentence)] = told(response)
+        assert (level, sentence.startswith("OSVI")) == ("warning", True)
+        assert osvi_sandbox.close_requests(closed_there.session_id) == 1
+
+
+class TestMark:
+    def test_it_asks_how_that_is_known(self, desk, closed_there):
+        html = desk.get(url_of("mark", closed_there)).content.decode()
+        assert "How you know that it is closed" in html
+        assert '<label for="id_note" class="required">' in html
+        response = desk.post(url_of("mark", closed_there), {"post": "yes", "note": " "})
+        assert "This field is required." in response.content.decode()
+        assert ChatSession.objects.get().status == "unconfirmed"
+
+    def test_the_word_is_taken_and_is_in_both_histories(
+        self, desk, closed_there, told, staff, osvi_sandbox
+    ):
+        data = {"post": "yes", "note": "Seen in the dashboard."}
+        response = desk.post(url_of("mark", closed_there), data, follow=True)
+        assert told(response) == [
+            ("success", "The chat session is marked as closed: Seen in the dashboard.")
+        ]
+        session = ChatSession.objects.get()
+        assert (session.status, session.summary_status) == ("closed", "lost")
+        attempt = session.attempts.first()
+        assert (attempt.kind, attempt.requested_by) == (CloseAttempt.Kind.MARK, staff)
+        assert "Seen in the dashboard." in LogEntry.objects.get().get_change_message()
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_one_that_is_open_cannot_be_marked(self, desk, mirrored, told):
+        data = {"post": "yes", "note": "Seen."}
+        response = desk.post(url_of("mark", mirrored()), data, follow=True)
+        [(level, sentence)] = told(response)
+        assert (level, "Only an unconfirmed session" in sentence) == ("error", True)
+        assert ChatSession.objects.get().status == "active"
+
+    def test_without_the_permission_it_is_a_403(
+        self, client, django_user_model, grant, closed_there
+    ):
+        user = django_user_model.objects.create_user("jo", is_staff=True)
+        client.force_login(grant(user, "view_chatsession"))
+        url = url_of("mark", closed_there)
+        assert client.get(url).status_code == 403
+        assert client.post(url, {"post": "yes", "note": "Seen."}).status_code == 403
+        html = client.get(url_of("change", closed_there)).content.decode()
+        assert url not in html
+
+
+class TestAskAboutSelected:
+    def select(self, *chosen, **fields):
+        return {
+            "action": "recover_selected",
+            "_selected_action": [session.pk for session in chosen],
+            **fields,
+        }
+
+    def test_it_asks_first(self, desk, closed_there, osvi_sandbox):
+        html = desk.post(LIST, self.select(closed_there, index=0)).content.decode()
+        assert "Ask OSVI whether this chat session is closed?" in html
+        assert 'name="action" value="recover_selected"' in html
+        assert 'name="note"' not in html
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_it_settles_what_can_be_settled_and_says_the_rest(
+        self, desk, unconfirmed, mirrored, told
+    ):
+        lost, never = unconfirmed(Drop(after_closing=True)), unconfirmed(Drop())
+        active = mirrored()
+        chosen = self.select(lost, never, active, post="yes")
+        left, counted = told(desk.post(LIST, chosen, follow=True))
+        assert left[0] == "warning"
+        assert left[1].startswith(f"{active}: This chat session is not unconfirmed")
+        assert counted == ("success", "2 chat sessions are settled.")
+        states = ChatSession.objects.in_bulk()
+        assert (states[lost.pk].status, states[never.pk].status) == ("closed", "active")
+        said = {entry.get_change_message() for entry in LogEntry.objects.all()}
+        assert said == {
+            "OSVI had closed the chat session, and its summary is stored now.",
+            "OSVI has the chat session open: it can be closed again.",
+        }
+
+    @pytest.mark.django_db(transaction=True)
+    def test_hosts_with_atomic_requests_can(self, desk, closed_there, told, settings):
+        assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+        response = desk.post(LIST, self.select(closed_there, post="yes"), follow=True)
+        assert told(response) == [("success", "1 chat session is settled.")]
+        assert ChatSession.objects.get().summary.text == SUMMARY
