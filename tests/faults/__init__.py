@@ -1,0 +1,1 @@
+"""A campaign of faults: processes killed, databases stopped, answers lost; then the books."""

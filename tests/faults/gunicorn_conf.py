@@ -1,0 +1,16 @@
+"""What gunicorn is told in a campaign: to write down which worker ended, and when."""
+
+import os
+import time
+from pathlib import Path
+
+# Its socket lies in the home of whoever runs it.
+control_socket_disable = True
+
+_DEATHS = Path(os.environ["FAULTS_DEATHS"])
+
+
+def child_exit(server, worker):
+    """Append a line for a worker that is gone, whoever ended it."""
+    with _DEATHS.open("a") as file:
+        file.write(f"{time.time()} {worker.pid}\n")

@@ -1,0 +1,172 @@
+"""What happens to which session, all of it drawn from one seed before anything begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from osvi_django.testing import (
+    MISSING,
+    Drip,
+    Drop,
+    Fault,
+    Hang,
+    Junk,
+    OddSummary,
+    Redirect,
+    Status,
+)
+from osvi_django.testing.account import WhenClosed
+
+Door = Literal["rest", "admin"]
+Moment = Literal["asked", "closed", "answered", "anytime", "master"]
+
+NO_FAULT = "none"
+_SECONDS = 2.5  # longer than a whole call may take
+_STATUSES = (401, 404, 409, 422, 429, 500, 502, 503, 504)
+_NOWHERE = "http://127.0.0.1:9/"
+# After these the site believes that nothing was done.
+_REFUSALS = frozenset({401, 404, 409, 422, 429, 503})
+
+FAULTS: dict[str, Fault] = {
+    "drop": Drop(),
+    "drop, closed": Drop(after_closing=True),
+    "reset": Drop(reset=True),
+    "reset, closed": Drop(after_closing=True, reset=True),
+    "hang": Hang(_SECONDS, after_closing=False),
+    "hang, closed": Hang(_SECONDS),
+    "drip, a little": Drip("body", 0.002),
+    "drip, too slow": Drip("body", 0.05),
+    "drip, headers": Drip("headers", 0.05),
+    "drip, not closed": Drip("body", 0.05, close=False),
+    "junk": Junk(close=False),
+    "junk, closed": Junk(b'{"success": tr', "application/json", close=True),
+    **{f"status {code}": Status(code) for code in _STATUSES},
+    **{f"status {code}, closed": Status(code, close=True) for code in _STATUSES},
+    "summary null": OddSummary(None),
+    "summary empty": OddSummary(""),
+    "summary missing": OddSummary(MISSING),
+    "summary a number": OddSummary(42),
+    "summary a list": OddSummary(["The customer", "left."]),
+    "summary with U+0000": OddSummary("The customer\x00left; the agent said good-bye."),
+    "redirect": Redirect(_NOWHERE),
+    "redirect, closed": Redirect(_NOWHERE, code=307, close=True),
+}
+# The site is told that there is none.
+NO_SUMMARY = frozenset({"summary null", "summary empty", "summary missing"})
+# The site is told that nothing was done, and it is not true.
+LIES = frozenset(f"status {code}, closed" for code in _REFUSALS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kill:
+    """A SIGKILL: ``moment`` of the close, and seconds after it."""
+
+    moment: Moment
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outage:
+    """The database stops between OSVI's close and its answer, or before the close is asked for."""
+
+    moment: Literal["closed", "before"]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The script of one session; ``faults`` meet its close requests in their order."""
+
+    number: int
+    session_id: str
+    customer_id: str
+    status: str
+    summary: str
+    when_closed: WhenClosed
+    latency: float
+    faults: tuple[str, ...]
+    doors: tuple[Door, ...]
+    kill: Kill | None = None
+    outage: Outage | None = None
+
+
+def draw(seed: int, *, closes: int, kills: int, outages: int, patience: float) -> list[Plan]:
+    """The plans of a whole campaign. Every fault is met; ``patience`` is what outages outlast."""
+    random = Random(seed)  # noqa: S311 - a script, not a secret
+    numbers = list(range(closes))
+    killed = dict(zip(random.sample(numbers, min(kills, closes)), _kills(random), strict=False))
+    stopped = random.sample(numbers[closes // 10 :], min(outages, closes))
+    lengths = dict(zip(stopped, _outages(random, patience), strict=False))
+    faults = _faults(random, closes)
+    return [
+        _plan(random, number, faults[number], killed.get(number), lengths.get(number))
+        for number in numbers
+    ]
+
+
+def _plan(
+    random: Random, number: int, fault: str, kill: Kill | None, outage: Outage | None
+) -> Plan:
+    if kill or outage:
+        # Nothing else in the way of the moment that is to be hit, but for a few.
+        fault = fault if random.random() < 0.2 else NO_FAULT
+    if outage and outage.moment == "closed" and random.random() < 0.5:
+        # With the answer in hand and nowhere to write it down.
+        kill = Kill(moment="answered", delay=min(1.0, outage.seconds / 2))
+        fault = NO_FAULT
+    again = random.choice(sorted(FAULTS)) if random.random() < 0.12 else NO_FAULT
+    return Plan(
+        number=number,
+        session_id=f"{random.getrandbits(64):016x}-{number}",
+        customer_id="" if random.random() < 0.03 else f"+1555{number:07d}",
+        status="dormant" if random.random() < 0.1 else "active",
+        summary=f"Conversation {number}: the customer’s question was answered. ✓",
+        when_closed=random.choice(("again", "again", "again", "without", 404, 409, 422)),
+        latency=random.choice((0.0, random.uniform(0, 0.4))),
+        faults=(fault, again),
+        doors=tuple(_doors(random)),
+        kill=kill,
+        outage=outage,
+    )
+
+
+def _doors(random: Random) -> Iterator[Door]:
+    """Who wants it closed: often two or three at once."""
+    for _ in range(random.choice((1, 1, 2, 2, 3))):
+        yield "admin" if random.random() < 0.3 else "rest"
+
+
+def _faults(random: Random, closes: int) -> list[str]:
+    """One for each session: half of them meet a fault, and each fault is met as often."""
+    names = sorted(FAULTS)
+    random.shuffle(names)
+    drawn = [names[index % len(names)] for index in range(closes // 2)]
+    drawn += [NO_FAULT] * (closes - len(drawn))
+    random.shuffle(drawn)
+    return drawn
+
+
+def _kills(random: Random) -> Iterator[Kill]:
+    moments: tuple[Moment, ...] = ("asked", "closed", "answered", "answered", "anytime")
+    number = 0
+    while True:
+        number += 1
+        if number % 20 == 5:
+            yield Kill(moment="master")
+            continue
+        moment = random.choice(moments)
+        longest = {"answered": 0.03, "anytime": 0.3}.get(moment, 0.0)
+        yield Kill(moment=moment, delay=random.uniform(0, longest))
+
+
+def _outages(random: Random, patience: float) -> Iterator[Outage]:
+    """Short ones, and each fourth longer than the service waits for its database."""
+    number = 0
+    while True:
+        number += 1
+        seconds = patience + 4 if number % 4 == 0 else random.uniform(0.5, 4)
+        moment = "before" if number % 3 == 0 else "closed"
+        yield Outage(moment=moment, seconds=seconds)
