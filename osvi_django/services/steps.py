@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from django.contrib.auth.base_user import AbstractBaseUser
@@ -63,6 +64,8 @@ SummaryStatus = ChatSession.SummaryStatus
 
 # How long to wait for a database that went away while nothing is lost yet.
 PATIENCE_BEFORE: Final = 2  # seconds
+# How long an answer may be in memory alone: what takes longer than a deadlock goes to the spool.
+_IN_MEMORY: Final = 0.3  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,13 +186,18 @@ def keep(session: ChatSession, attempt: CloseAttempt, answer: Answer) -> None:
     def work() -> None:
         update_attempt(attempt, outcome=Outcome.ANSWERED, **changes)
 
-    try:
-        persist(work, using=using(session), patience=_patience(session))
-    except Error:
-        logger.exception("the answer of attempt %s goes to the spool", attempt.pk)
-    else:
+    if _is_kept(work, session, attempt, patience=_IN_MEMORY):
         return
-    raise AnswerNotStored if _put_in_spool(session, attempt, answer) else OSVINoAnswer
+    # Whoever waits for long may be killed meanwhile, and must not have the only copy.
+    path = _put_in_spool(session, attempt, answer)
+    if _is_kept(work, session, attempt, patience=_patience(session)):
+        if path is not None:
+            path.unlink(missing_ok=True)
+        return
+    if path is None:
+        ids = (session.session_id, attempt.pk)
+        logger.critical("the answer for session %r, attempt %s, is lost", *ids)
+    raise OSVINoAnswer if path is None else AnswerNotStored
 
 
 def still_open(client: OSVIClient, session: ChatSession) -> bool | None:
@@ -387,8 +395,19 @@ def _persist_answer(session: ChatSession, work: Callable[[], bool]) -> bool:
     raise AnswerNotStored
 
 
-def _put_in_spool(session: ChatSession, attempt: CloseAttempt, answer: Answer) -> bool:
-    """Keep an answer in a file; False, and as loud a word as there is, where even that fails."""
+def _is_kept(
+    work: Callable[[], None], session: ChatSession, attempt: CloseAttempt, *, patience: float
+) -> bool:
+    try:
+        persist(work, using=using(session), patience=patience)
+    except Error:
+        logger.exception("the answer of attempt %s cannot be stored just now", attempt.pk)
+        return False
+    return True
+
+
+def _put_in_spool(session: ChatSession, attempt: CloseAttempt, answer: Answer) -> Path | None:
+    """Keep an answer in a file; None where even that fails."""
     spooled = spool.SpooledAnswer(
         session=session.pk,
         attempt=attempt.pk,
@@ -398,12 +417,10 @@ def _put_in_spool(session: ChatSession, attempt: CloseAttempt, answer: Answer) -
         truncated=answer.truncated,
     )
     try:
-        spool.put(Account(session.agent.account).spool_dir, spooled)
+        return spool.put(Account(session.agent.account).spool_dir, spooled)
     except (OSError, InvalidSetting):
-        ids = (session.session_id, attempt.pk)
-        logger.critical("the answer for session %r, attempt %s, is lost", *ids, exc_info=True)
-        return False
-    return True
+        logger.exception("the answer of attempt %s cannot be put in the spool", attempt.pk)
+        return None
 
 
 def _require_length(name: str, value: str, length: int) -> None:

@@ -1,0 +1,88 @@
+"""What only shows when processes die and databases stop in the middle of a close."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from django.db import OperationalError
+
+from osvi_django import spool
+from osvi_django.models import CloseAttempt
+from osvi_django.services import close_session, steps
+from tests.services.conftest import SUMMARY
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def spool_dir(settings, osvi_sandbox, tmp_path):
+    """A spool of the test's own."""
+    directory = tmp_path / "spool"
+    settings.OSVI["default"] |= {"SPOOL_DIR": directory, "DATABASE_PATIENCE": 10}
+    return directory
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """While it is set, no answer can be written to the database."""
+    event = threading.Event()
+    write = steps.update_attempt
+
+    def update_attempt(attempt, **changes):
+        if event.is_set():
+            raise OperationalError("the database is away")
+        write(attempt, **changes)
+
+    monkeypatch.setattr(steps, "update_attempt", update_attempt)
+    event.set()
+    return event
+
+
+class Watcher(threading.Thread):
+    """Waits until something is there, ends the outage, and remembers what it saw."""
+
+    def __init__(self, look, away):
+        super().__init__()
+        self.look = look
+        self.away = away
+        self.seen = None
+
+    def run(self):
+        ends_at = time.monotonic() + 5
+        while not self.seen and time.monotonic() < ends_at:
+            self.seen = self.look()
+            time.sleep(0.01)
+        self.away.clear()
+
+
+def test_an_answer_is_in_the_spool_while_its_closer_waits_for_the_database(
+    mirrored, away, spool_dir
+):
+    # Web servers kill whoever waits too long, and with it what it has in hand.
+    session = mirrored()
+    watcher = Watcher(lambda: [spool.read(path) for path in spool.waiting(spool_dir)], away)
+    watcher.start()
+    result = close_session(session)
+    watcher.join()
+    [spooled] = watcher.seen
+    assert SUMMARY.splitlines()[0].encode() in spooled.body
+    assert result.summary.text == SUMMARY
+    assert CloseAttempt.objects.get().outcome == "closed"
+    assert list(spool.waiting(spool_dir)) == []
+
+
+def test_a_spool_that_cannot_be_used_does_not_end_the_wait(
+    mirrored, away, settings, tmp_path, caplog
+):
+    (tmp_path / "file").write_text("")
+    settings.OSVI["default"]["SPOOL_DIR"] = tmp_path / "file" / "spool"
+    session = mirrored()
+    watcher = Watcher(lambda: "cannot be put in the spool" in caplog.text, away)
+    watcher.start()
+    result = close_session(session)
+    watcher.join()
+    assert watcher.seen
+    assert result.summary.text == SUMMARY
+    assert "CRITICAL" not in {record.levelname for record in caplog.records}
