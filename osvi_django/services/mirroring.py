@@ -33,18 +33,25 @@ def mirror_by_id(session_id: str, *, agent_uuid: str, account: str) -> ChatSessi
     _require_id("session_id", session_id)
     _require_id("agent_uuid", agent_uuid)
     agent = _get_or_insert(ChatAgent, {"account": account, "uuid": agent_uuid})
-    _require_same("agent_uuid", agent_uuid, agent.uuid)
+    if agent is None:
+        raise _look_alike("agent_uuid")
     session = _get_or_insert(ChatSession, {"session_id": session_id}, agent=agent)
-    _require_same("session_id", session_id, session.session_id)
+    if session is None:
+        raise _look_alike("session_id")
     return session
 
 
-def _get_or_insert(model: type[_Row], ids: dict[str, str], **others: Any) -> _Row:
-    """``get_or_create`` without its roll-back, over which MariaDB's racing inserts deadlock."""
+def _get_or_insert(model: type[_Row], ids: dict[str, str], **others: Any) -> _Row | None:
+    """``get_or_create`` without its roll-back, over which MariaDB's racing inserts deadlock.
+
+    None where the database takes another row's id for the same one, as MariaDB does without regard
+    to case and accents: rather nothing than another session.
+    """
     rows: QuerySet[_Row] = QuerySet(model, using=router.db_for_write(model))
     if not rows.filter(**ids).exists():
         rows.bulk_create([model(**ids, **others)], ignore_conflicts=True)
-    return rows.get(**ids)
+    same = (row for row in rows.filter(**ids) if all(getattr(row, key) == ids[key] for key in ids))
+    return next(same, None)
 
 
 def _require_id(field: str, value: str) -> None:
@@ -54,11 +61,9 @@ def _require_id(field: str, value: str) -> None:
         raise InvalidInput(problem % {"field": field, "length": ID_MAX_LENGTH}, field=field)
 
 
-def _require_same(field: str, asked: str, found: str) -> None:
-    """Refuse an id for which the database has a look-alike, rather than close another session."""
-    if asked != found:
-        problem = _("%(field)s differs from one that is here only in case, accents or spaces.")
-        raise InvalidInput(problem % {"field": field}, field=field)
+def _look_alike(field: str) -> InvalidInput:
+    problem = _("%(field)s differs from one that is here only in case, accents or spaces.")
+    return InvalidInput(problem % {"field": field}, field=field)
 
 
 def _is_storable_id(value: str) -> bool:

@@ -167,10 +167,8 @@ def recover_all() -> Iterator[RecoveryResult]:
     alias = router.db_for_write(ChatSession)
     dead = Q(status=Status.CLOSING, lease_until__lt=DatabaseNow())
     lost = ChatSession.objects.using(alias).filter(dead | Q(status=Status.UNCONFIRMED))
-    for pk in list(lost.order_by("pk").values_list("pk", flat=True)):
-        session = ChatSession.objects.using(alias).filter(pk=pk).first()
-        if session is not None:
-            yield _recover_safely(session)
+    for session in list(lost.defer("metadata").order_by("pk")):
+        yield _recover_safely(session)
 
 
 def _recover_safely(session: ChatSession) -> RecoveryResult:

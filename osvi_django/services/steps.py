@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partialmethod
 from pathlib import Path
 from typing import Any, Final
 
@@ -98,9 +99,8 @@ class CloseResult:
 class DatabaseNow(Now):
     """The database's clock in UTC: a lease must not end early because some host's clock is off."""
 
-    def as_mysql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        """``NOW()`` is local time there, an hour off at a change of summer time."""
-        return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **extra)
+    # NOW() is local time there, an hour off at a change of summer time.
+    as_mysql = partialmethod(Now.as_sql, template="UTC_TIMESTAMP(6)")
 
 
 def prepare(account: str) -> tuple[OSVIClient, float]:
@@ -296,18 +296,16 @@ def end_lease(session: ChatSession) -> None:
     """Let go of a session whose closer did not come back: what it did, nobody here knows."""
     over = rows(session).filter(status=Status.CLOSING, lease_until__lt=DatabaseNow())
     # A look before the write: on MariaDB the crowd that lost the claim would deadlock its winner.
-    if not over.exists():
+    dead = [claim for claim in over.values_list("claim", flat=True) if claim]
+    if not dead:
         return
 
     def work() -> None:
-        if release(over, status=Status.UNCONFIRMED):
-            # An attempt that was answered stays so: its answer is still to be read.
-            started = attempts(session).filter(outcome=Outcome.STARTED)
-            started.update(
-                outcome=Outcome.NO_ANSWER,
-                error_code=OSVINoAnswer.code,
-                finished_at=timezone.now(),
-            )
+        release(over.filter(claim__in=dead), status=Status.UNCONFIRMED)
+        # An attempt that was answered stays so: its answer is still to be read.
+        attempts(session).filter(claim__in=dead, outcome=Outcome.STARTED).update(
+            outcome=Outcome.NO_ANSWER, error_code=OSVINoAnswer.code, finished_at=timezone.now()
+        )
 
     persist(work, using=using(session), patience=PATIENCE_BEFORE)
 

@@ -287,6 +287,18 @@ class TestHostsSettings:
         assert (response.status_code, response.json()["code"]) == (429, "throttled")
         assert (response.json()["retryable"], response["Retry-After"]) == (True, "3")
 
+    def test_a_bug_of_the_host_stays_one(self, api, monkeypatch, osvi_sandbox):
+        from osvi_django.rest.views import SessionCloseView  # noqa: PLC0415
+
+        monkeypatch.setattr(SessionCloseView, "throttle_classes", [Buggy])
+        with pytest.raises(ZeroDivisionError):
+            api.post(close_url("unknown"))
+
+
+class Buggy:
+    def allow_request(self, request, view):
+        return 1 / 0
+
 
 def hosts_own_handler(exc, context):
     raise AssertionError("not for these views")

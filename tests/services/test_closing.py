@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
 from django.utils import timezone
 
 from osvi_django.exceptions import (
@@ -42,6 +43,7 @@ from osvi_django.testing.factories import (
     CloseAttemptFactory,
     ClosedSessionFactory,
 )
+from tests.services.conftest import mirror
 
 pytestmark = pytest.mark.django_db
 
@@ -49,20 +51,9 @@ Outcome = CloseAttempt.Outcome
 
 
 @pytest.fixture
-def session(osvi_sandbox):
+def session(mirrored):
     """An active session that the sandbox knows as well."""
-    return mirrored(osvi_sandbox)
-
-
-def mirrored(osvi, **fields):
-    session = ChatSessionFactory(**fields)
-    osvi.add_session(
-        session_id=session.session_id,
-        agent_uuid=session.agent.uuid,
-        customer_id=session.customer_id,
-        summary="The customer asked for a refund.\nThe agent gave it.",
-    )
-    return session
+    return mirrored()
 
 
 @pytest.fixture
@@ -148,7 +139,7 @@ class TestSuccess:
         assert len(SessionSummary.objects.get().text) == 400_000
 
     def test_a_summary_that_is_here_already_is_not_replaced_by_none(self, osvi_sandbox):
-        session = mirrored(osvi_sandbox)
+        session = mirror(osvi_sandbox)
         SessionSummary.objects.create(session=session, text="Written before.")
         osvi_sandbox.script(session.session_id, OddSummary(None))
         result = close_session(session)
@@ -215,7 +206,7 @@ class TestFailure:
         ],
     )
     def test_a_refusal_leaves_the_session_as_it_was(self, osvi_sandbox, fault, error, code, status):
-        session = mirrored(osvi_sandbox, status=status)
+        session = mirror(osvi_sandbox, status=status)
         osvi_sandbox.script(session.session_id, fault)
         with pytest.raises(error) as caught:
             close_session(session)
@@ -318,13 +309,13 @@ class TestFailure:
     def test_nothing_is_told_of_what_was_not_tried(self, osvi_sandbox, heard):
         close_session(ClosedSessionFactory())
         with pytest.raises(NotAllowed):
-            close_session(mirrored(osvi_sandbox), requested_by=AnonymousUser())
+            close_session(mirror(osvi_sandbox), requested_by=AnonymousUser())
         assert heard == []
 
 
 class TestNotConfigured:
     def test_an_unknown_account_is_said_before_anything_is_written(self, osvi_sandbox):
-        session = mirrored(osvi_sandbox, agent__account="emea")
+        session = mirror(osvi_sandbox, agent__account="emea")
         with pytest.raises(OSVINotConfigured, match="emea") as caught:
             close_session(session)
         assert isinstance(caught.value, ImproperlyConfigured)
@@ -347,8 +338,8 @@ class TestNotConfigured:
     def test_a_session_goes_through_the_account_of_its_agent(self, osvi_sandbox, settings):
         with OSVISandbox(token="token-of-emea-16") as emea:
             settings.OSVI["emea"] = {"API_TOKEN": emea.token, "BASE_URL": emea.url}
-            assert close_session(mirrored(emea, agent__account="emea")).changed
-            assert close_session(mirrored(osvi_sandbox)).changed
+            assert close_session(mirror(emea, agent__account="emea")).changed
+            assert close_session(mirror(osvi_sandbox)).changed
             for osvi in (emea, osvi_sandbox):
                 [request] = osvi.requests
                 assert request.headers["API-Token"] == osvi.token
@@ -382,7 +373,7 @@ class TestPermission:
     ):
         settings.AUTHENTICATION_BACKENDS = [f"{__name__}.{OwnersOnly.__name__}"]
         user = django_user_model.objects.create_user(session.customer_id)
-        other = mirrored(osvi_sandbox)
+        other = mirror(osvi_sandbox)
         with pytest.raises(NotAllowed):
             close_session(other, requested_by=user)
         assert close_session(session, requested_by=user).changed
@@ -472,7 +463,7 @@ class TestById:
         assert osvi_sandbox.requests == []
 
     def test_an_id_that_only_looks_alike_is_another_session(self, osvi_sandbox):
-        agent = mirrored(osvi_sandbox, session_id="session-a").agent
+        agent = mirror(osvi_sandbox, session_id="session-a").agent
         with pytest.raises(SessionNotFound):
             close_session_by_id("SESSION-A")
         # MariaDB cannot hold both; whatever it is, it must not be the other one that is closed.
@@ -481,6 +472,22 @@ class TestById:
                 close_session_by_id("SESSION-A", **ids)
         assert osvi_sandbox.close_requests("session-a") == 0
         assert ChatSession.objects.get(session_id__exact="session-a").status == "active"
+
+    @pytest.mark.parametrize("column", ["session_id", "uuid"])
+    def test_a_database_that_takes_look_alikes_for_the_same(self, osvi_sandbox, column):
+        session = mirror(osvi_sandbox, session_id="session-a", agent__uuid="agent-a")
+        table = "chatsession" if column == "session_id" else "chatagent"
+        if connection.vendor != "mysql":  # MariaDB does so by itself
+            with connection.cursor() as cursor:
+                index = f"CREATE UNIQUE INDEX alike ON osvi_django_{table} (lower({column}))"
+                cursor.execute(index)
+        ids = {"session_id": "session-b", "agent_uuid": "agent-a"}
+        ids |= {"session_id": "SESSION-A"} if column == "session_id" else {"agent_uuid": "AGENT-A"}
+        with pytest.raises(InvalidInput, match="case") as caught:
+            close_session_by_id(**ids)
+        assert caught.value.field == {"uuid": "agent_uuid"}.get(column, column)
+        assert ChatSession.objects.get(pk=session.pk).status == "active"
+        assert osvi_sandbox.requests == []
 
     def test_those_who_may_not_close_cannot_make_rows(self, osvi_sandbox):
         with pytest.raises(NotAllowed):

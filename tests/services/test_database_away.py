@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from dataclasses import replace
 
 import pytest
+from django.core.management import call_command
 from django.db import OperationalError, connection, connections
 
 from osvi_django import spool
@@ -14,7 +17,7 @@ from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services import close_session
 from osvi_django.services.recovery import Settled, recover_all
 from osvi_django.services.steps import DatabaseNow
-from osvi_django.testing import Junk, Status
+from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import CloseAttemptFactory
 from osvi_django.transactions import persist
 from tests.services.conftest import SUMMARY
@@ -228,6 +231,29 @@ class TestForLonger:
         assert SessionSummary.objects.get().text == SUMMARY
         assert osvi_sandbox.close_requests(session.session_id) == 1
         assert not spool_dir.exists()
+
+    def test_the_answer_to_a_fetch_waits_as_well(
+        self, mirrored, osvi_sandbox, lose, bring, spool_dir
+    ):
+        session = mirrored()
+        osvi_sandbox.script(session.session_id, Drop(after_closing=True))
+        with pytest.raises(OSVINoAnswer):
+            close_session(session)
+        lose(ATTEMPTS)
+        [result] = recover_all()
+        assert (result.settled, "kept" in result.detail) == (Settled.LEFT, True)
+        bring()
+        assert [result.settled for result in recover_all()] == [Settled.STORED]
+        assert osvi_sandbox.close_requests(session.session_id) == 2
+
+    def test_a_watch_goes_on_when_the_database_is_back(self, mirrored, capfd):
+        rename(SESSIONS, f"{SESSIONS}_away")
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        try:
+            call_command("osvi_recover", watch=0.1)
+        finally:
+            rename(f"{SESSIONS}_away", SESSIONS)
+        assert "The database is away" in capfd.readouterr().err
 
     def test_a_refusal_is_told_though_it_cannot_be_written(
         self, mirrored, osvi_sandbox, lose, bring

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import uuid
 from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core.management import CommandError, call_command
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models.signals import pre_save
 
 from osvi_django.exceptions import (
@@ -32,7 +36,7 @@ from osvi_django.services.recovery import (
 )
 from osvi_django.services.steps import DatabaseNow
 from osvi_django.signals import session_closed
-from osvi_django.testing import Drop, Junk, OddSummary, Status
+from osvi_django.testing import Drop, Fault, Junk, OddSummary, Status
 from osvi_django.testing.factories import (
     ChatSessionFactory,
     CloseAttemptFactory,
@@ -496,6 +500,24 @@ class TestSweep:
         assert "1 stored, 0 not_provided, 0 lost, 0 reopened, 0 left, 0 failed" in said
         assert SUMMARY not in said
 
+    @pytest.mark.django_db(transaction=True)
+    def test_the_command_watches_until_it_is_stopped(self, unconfirmed, capsys):
+        first = unconfirmed(Drop())
+        began = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        call_command("osvi_recover", watch=0.1)
+        said = capsys.readouterr().out
+        assert f"'{first.session_id}': reopened" in said
+        assert said.count("0 failed") > 1
+        assert {number: signal.getsignal(number) for number in began} == began
+
+    def test_a_lease_that_is_too_short_is_said(self, unconfirmed, settings):
+        session = unconfirmed(Drop())
+        settings.OSVI["default"]["LEASE"] = 1
+        for call in (recover_session, close_again):
+            with pytest.raises(OSVINotConfigured, match="LEASE"):
+                call(session)
+
     def test_the_command_wants_seconds(self):
         with pytest.raises(CommandError, match="above 0"):
             call_command("osvi_recover", watch=0)
@@ -514,3 +536,21 @@ def test_inside_a_transaction_nothing_is_looked_into(open_there, osvi_sandbox):
     with transaction.atomic(), pytest.raises(InsideTransaction):
         mark_closed(open_there, note="x")
     assert len(osvi_sandbox.requests) == 1
+
+
+class TakenOver(Fault):
+    """Another process finds the lease over and claims the session, while OSVI is at the fetch."""
+
+    def play(self, exchange):
+        try:
+            ChatSession.objects.update(claim=uuid.uuid4())
+        finally:
+            connection.close()
+        Status(409).play(exchange)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_recovery_whose_lease_ran_out_decides_nothing(closed_there, osvi_sandbox):
+    osvi_sandbox.script(closed_there.session_id, TakenOver())
+    assert recover_session(closed_there).settled is Settled.LEFT
+    assert (closed_there.status, closed_there.summary_status) == ("closing", "pending")

@@ -44,11 +44,15 @@ class Command(BaseCommand):
 
     def _watch(self, seconds: float) -> None:
         stopped = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_args: stopped.set())
-        while not stopped.is_set():
-            self._sweep_patiently()
-            stopped.wait(seconds)
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, lambda *_args: stopped.set()) for number in numbers]
+        try:
+            while not stopped.is_set():
+                self._sweep_patiently()
+                stopped.wait(seconds)
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
 
     def _sweep_patiently(self) -> None:
         close_old_connections()

@@ -1,0 +1,148 @@
+"""An exception after OSVI's answer loses nothing, in hosts with ``ATOMIC_REQUESTS``.
+
+Real request cycles on real transactions: what breaks is the host's own code, on the way out.
+"""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.db.models.signals import pre_save
+from django.test import Client
+from django.urls import reverse
+from rest_framework.renderers import JSONRenderer
+
+from osvi_django.exceptions import OSVINoAnswer
+from osvi_django.models import ChatSession
+from osvi_django.services import close_session
+from osvi_django.signals import session_closed
+from osvi_django.testing import Drop
+from osvi_django.testing.factories import ChatSessionFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LIST = "/admin/osvi_django/chatsession/"
+
+
+class BrokenOnTheWayOut:
+    """A middleware of the host that fails once the view has answered."""
+
+    def __init__(self, get_response):
+        self.get_response = get_response
+
+    def __call__(self, request):
+        self.get_response(request)
+        raise RuntimeError("a bug of the host")
+
+
+class BrokenRenderer(JSONRenderer):
+    """A renderer of the host that fails over what the view has answered."""
+
+    def render(self, data, accepted_media_type=None, renderer_context=None):
+        raise RuntimeError("a bug of the host")
+
+
+@pytest.fixture
+def browser(staff, settings):
+    """A client that shows a 500 where it would be one, in a host with ATOMIC_REQUESTS."""
+    assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+    client = Client(raise_request_exception=False)
+    client.force_login(staff)
+    return client
+
+
+@pytest.fixture
+def session(osvi_sandbox, transactional_db):
+    session = ChatSessionFactory()
+    osvi_sandbox.add_session(
+        session_id=session.session_id,
+        agent_uuid=session.agent.uuid,
+        customer_id=session.customer_id,
+        summary="All is well.",
+    )
+    return session
+
+
+def rest(client, session):
+    return client.post(f"/api/osvi/sessions/{session.session_id}/close/")
+
+
+def confirm_page(client, session):
+    url = reverse("admin:osvi_django_chatsession_close", args=[session.pk])
+    return client.post(url, {"post": "yes"})
+
+
+def list_action(client, session):
+    chosen = {"action": "close_selected", "_selected_action": [session.pk], "post": "yes"}
+    return client.post(LIST, chosen)
+
+
+def recover_action(client, session):
+    chosen = {"action": "recover_selected", "_selected_action": [session.pk], "post": "yes"}
+    return client.post(LIST, chosen)
+
+
+def rest_recover(client, session):
+    return client.post(f"/api/osvi/sessions/{session.session_id}/recover/")
+
+
+DOORS = [rest, confirm_page, list_action]
+
+
+def assert_stored(osvi, session):
+    stored = ChatSession.objects.get()
+    assert (stored.status, stored.summary.text) == ("closed", "All is well.")
+    assert osvi.closes(session.session_id) == 1
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_middleware_on_the_way_out(browser, session, osvi_sandbox, settings, door):
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.{BrokenOnTheWayOut.__name__}"]
+    assert door(browser, session).status_code == 500
+    assert_stored(osvi_sandbox, session)
+
+
+@pytest.mark.parametrize("door", [rest_recover, confirm_page, recover_action])
+def test_middleware_on_the_way_out_of_a_recovery(browser, session, osvi_sandbox, settings, door):
+    osvi_sandbox.script(session.session_id, Drop(after_closing=True))
+    with pytest.raises(OSVINoAnswer):
+        close_session(session)
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.{BrokenOnTheWayOut.__name__}"]
+    assert door(browser, session).status_code == 500
+    assert_stored(osvi_sandbox, session)
+
+
+def test_rendering_the_answer(browser, session, osvi_sandbox, monkeypatch):
+    from rest_framework.views import APIView  # noqa: PLC0415
+
+    # Where REST framework keeps the host's DEFAULT_RENDERER_CLASSES once it is imported.
+    monkeypatch.setattr(APIView, "renderer_classes", [BrokenRenderer])
+    assert rest(browser, session).status_code == 500
+    assert_stored(osvi_sandbox, session)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_receiver_of_the_signal(browser, session, osvi_sandbox, door):
+    def explode(**named):
+        raise RuntimeError("a bug of the host")
+
+    session_closed.connect(explode)
+    try:
+        assert door(browser, session).status_code in {200, 302}
+    finally:
+        session_closed.disconnect(explode)
+    assert_stored(osvi_sandbox, session)
+
+
+@pytest.mark.parametrize("door", [confirm_page, list_action])
+def test_a_broken_history(browser, session, osvi_sandbox, door):
+    def explode(**named):
+        raise RuntimeError("a bug of the host")
+
+    pre_save.connect(explode, sender=LogEntry)
+    try:
+        assert door(browser, session).status_code == 302
+    finally:
+        pre_save.disconnect(explode, sender=LogEntry)
+    assert_stored(osvi_sandbox, session)
+    assert not LogEntry.objects.exists()
