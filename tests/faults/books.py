@@ -18,7 +18,7 @@ from tests.faults.plan import LIES, NO_FAULT, NO_SUMMARY, Plan
 from tests.faults.processes import Death
 
 # An answer is read and committed within this, where the process lives and the database is there.
-INSTANT = 0.5  # seconds
+INSTANT = 0.8  # seconds
 # What the clocks of two processes on one machine, and their rounding, may differ.
 _ROUNDING = 0.01  # seconds
 _NOT_LOOKED_AT = frozenset({"unreachable", "throttled", "unauthorized", "not_configured"})
@@ -199,8 +199,14 @@ def _summaries(page: Page) -> list[str | None]:
 def _states_agree(page: Page, books: Books) -> Iterator[str]:
     if page.status == "closed" and page.osvi_status != "closed":
         yield f"it is closed here and {page.osvi_status} at OSVI"
-    if page.status in {"active", "dormant"}:
+    if page.status in {"active", "dormant"} and not _cannot_be_told(page):
         yield f"it is {page.status} here after all, and {page.osvi_status} at OSVI"
+
+
+def _cannot_be_told(page: Page) -> bool:
+    """Whether the site was told that nothing was done, and has no way to learn better."""
+    lied_to = any(ask.fault in LIES for ask in page.asks)
+    return lied_to and not page.plan.customer_id and page.plan.when_closed in (404, 409, 422)
 
 
 def _a_missing_summary_is_explained(page: Page, books: Books) -> Iterator[str]:

@@ -29,18 +29,18 @@ from django.core.management import call_command
 from django.db import connections
 
 from tests.faults import books as bookkeeping
-from tests.faults import table
+from tests.faults import table, timing
 from tests.faults.books import Attempt, Books, Page
 from tests.faults.clients import APP, PASSWORD, STAFF, Crowd
 from tests.faults.databases import DATABASES, Database, NotHere, free_port
 from tests.faults.osvi import Ask, PlannedOSVI, owner_of
-from tests.faults.plan import Door, Plan, draw
+from tests.faults.plan import Plan, draw
 from tests.faults.processes import Deaths, Recoveries, Site, environment
 
 CROWD = 8
-PATIENCE = 20  # seconds: osvi_django.services.steps.PATIENCE_AFTER
 ROUNDS = 15  # of recoveries, after which whatever is left stays so
 AT_ONCE = 3  # recoveries
+_AWAY = 60  # seconds that no outage lasts
 _START = 60  # seconds for the site to answer
 _SWEEP = 120  # seconds for a recovery
 
@@ -95,7 +95,7 @@ class Strikes:
     def before(self, plan: Plan) -> None:
         """Somebody is about to ask for this session."""
         if plan.number % 4:
-            self.outages.is_up.wait(2 * PATIENCE)
+            self.outages.is_up.wait(_AWAY)
         if not self._is_first(plan, "before"):
             return
         if plan.number % 50 == 25:
@@ -145,7 +145,7 @@ class Campaign:
 
     def __init__(self, options: argparse.Namespace, folder: Path, database: Database) -> None:
         counts = {name: getattr(options, name) for name in ("closes", "kills", "outages")}
-        self.plans = draw(options.seed, **counts, patience=PATIENCE)
+        self.plans = draw(options.seed, **counts, patience=timing.DATABASE_PATIENCE)
         self.database = database
         self.spool = folder / "spool"
         self.deaths = Deaths(folder / "deaths")
@@ -231,11 +231,9 @@ class Campaign:
     def _trouble(self, crowd: Crowd) -> None:
         self.osvi.on_moment = self.strikes.on_moment
         self.strikes.watch()
-        wishes: list[tuple[Plan, Door]] = [
-            (plan, door) for plan in self.plans for door in plan.doors
-        ]
+        wishes = [(plan, door) for plan in self.plans for door in plan.doors]
         crowd.close(wishes, self.strikes.before)
-        self.outages.is_up.wait(2 * PATIENCE)
+        self.outages.is_up.wait(_AWAY)
         self.osvi.plays = False
         self.recoveries.stop()
 
@@ -252,7 +250,7 @@ class Campaign:
             self.recoveries.wait(_SWEEP)
             self.recoveries.stop()
             if self._is_unsettled():
-                time.sleep(_lease() / 3)
+                time.sleep(timing.LEASE / 3)
 
     def _is_unsettled(self) -> bool:
         sessions = _model("ChatSession").objects
@@ -314,12 +312,6 @@ def _attempt(row: Any) -> Attempt:
 def _model(name: str) -> Any:
     """Models can be imported only once this run's settings are known."""
     return apps.get_model("osvi_django", name)
-
-
-def _lease() -> float:
-    from tests.faults.settings import LEASE  # noqa: PLC0415 - the settings want the environment
-
-    return LEASE
 
 
 @contextmanager

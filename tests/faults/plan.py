@@ -123,7 +123,7 @@ def _plan(
         session_id=f"{random.getrandbits(64):016x}-{number}",
         customer_id="" if random.random() < 0.03 else f"+1555{number:07d}",
         status="dormant" if random.random() < 0.1 else "active",
-        summary=f"Conversation {number}: the customer’s question was answered. ✓",
+        summary=f"Conversation {number}: the customer was helped. ✓ ü",
         when_closed=random.choice(("again", "again", "again", "without", 404, 409, 422)),
         latency=random.choice((0.0, random.uniform(0, 0.4))),
         faults=(fault, again),
@@ -158,7 +158,7 @@ def _kills(random: Random) -> Iterator[Kill]:
             yield Kill(moment="master")
             continue
         moment = random.choice(moments)
-        longest = {"answered": 0.03, "anytime": 0.3}.get(moment, 0.0)
+        longest = {"answered": 0.012, "anytime": 0.3}.get(moment, 0.0)
         yield Kill(moment=moment, delay=random.uniform(0, longest))
 
 

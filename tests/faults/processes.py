@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.faults import timing
+
 _BASE = Path(__file__).resolve().parent.parent.parent
 _GRACE = 3  # seconds for workers to notice that their master is gone
 
@@ -75,7 +77,15 @@ class Site:
         """Start it, with threads in its workers every other time."""
         threads = ["--threads", "4", "--worker-class", "gthread"] if self.starts % 2 else []
         self.starts += 1
-        options = ["--workers", "4", "--timeout", "8", "--graceful-timeout", "1", *threads]
+        options = [
+            "--workers",
+            "4",
+            "--timeout",
+            str(timing.GUNICORN_TIMEOUT),
+            "--graceful-timeout",
+            "1",
+            *threads,
+        ]
         quiet = ["--log-level", "warning", "--config", "python:tests.faults.gunicorn_conf"]
         command = [sys.executable, "-m", "gunicorn", "example_project.wsgi"]
         with self.log.open("ab") as log:
@@ -162,9 +172,7 @@ class Recoveries:
     def stop(self) -> None:
         """End those that still run."""
         for process in self.running:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+            self.kill(process)
         self.running.clear()
 
     @property

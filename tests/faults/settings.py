@@ -4,16 +4,16 @@ import os
 
 from example_project.settings import *  # noqa: F403
 from example_project.settings import DATABASES, OSVI
-
-CONNECT_TIMEOUT, READ_TIMEOUT, DEADLINE, LEASE = 1, 1.5, 2, 5  # seconds
+from tests.faults import timing
 
 OSVI = {
     "default": {
         **OSVI["default"],
-        "CONNECT_TIMEOUT": CONNECT_TIMEOUT,
-        "READ_TIMEOUT": READ_TIMEOUT,
-        "DEADLINE": DEADLINE,
-        "LEASE": LEASE,
+        "CONNECT_TIMEOUT": timing.CONNECT_TIMEOUT,
+        "READ_TIMEOUT": timing.READ_TIMEOUT,
+        "DEADLINE": timing.DEADLINE,
+        "LEASE": timing.LEASE,
+        "DATABASE_PATIENCE": timing.DATABASE_PATIENCE,
         "SPOOL_DIR": os.environ["FAULTS_SPOOL_DIR"],
     }
 }

@@ -24,7 +24,7 @@ _COLUMNS = (
 def report(books: Books, *, command: str, seconds: float) -> str:
     """The table, and the few numbers that stand above it."""
     kinds = Counter(death.why for death in books.deaths if not death.why.startswith("gunicorn"))
-    kills = ", ".join(f"{number} × {why}" for why, number in sorted(kinds.items()))
+    kills = ", ".join(f"{number} {why}" for why, number in sorted(kinds.items()))
     outages = ", ".join(f"{end - begin:.1f}" for begin, end in books.outages)
     states = Counter(f"{page.status}, {page.summary_status}" for page in books.pages)
     ended = ", ".join(f"{number} {state}" for state, number in states.most_common())
@@ -34,8 +34,7 @@ def report(books: Books, *, command: str, seconds: float) -> str:
         "",
         f"`python -m tests.faults.campaign {command}`: {seconds:.0f} s",
         "",
-        f"- {told} times somebody asked the site to close one of {len(books.pages)} sessions; "
-        f"OSVI got {asks} close requests",
+        f"- {told} wishes to close one of {len(books.pages)} sessions, {asks} requests to OSVI",
         f"- {sum(kinds.values())} kills: {kills or 'none'}",
         f"- {len(books.outages)} outages of the database, in seconds: {outages or 'none'}",
         f"- the sessions ended: {ended}",

@@ -1,0 +1,13 @@
+"""How long things take in a campaign: all of it shorter than in a host's settings."""
+
+from __future__ import annotations
+
+from typing import Final
+
+CONNECT_TIMEOUT: Final = 1  # seconds, as all of these
+READ_TIMEOUT: Final = 1.5
+DEADLINE: Final = 2
+LEASE: Final = 5
+# Some outages are longer, and gunicorn ends some workers while they wait.
+DATABASE_PATIENCE: Final = 6
+GUNICORN_TIMEOUT: Final = 5
