@@ -15,7 +15,8 @@ _COLUMNS = (
     "summaries answered",
     "stored",
     "into a killed process",
-    "of these fetched",
+    "which OSVI tells again",
+    "and which are stored",
     "lost by us",
     "closed twice",
 )
@@ -88,6 +89,7 @@ def _row(name: str, pages: list[Page], times: int | None, books: Books) -> str:
         len(answered),
         sum(page.text is not None for page in answered),
         len(killed),
+        sum(page.plan.when_closed == "again" for page in killed),
         sum(page.text is not None for page in killed),
         sum(bookkeeping.lost_by_us(page, books) for page in pages),
         sum(bookkeeping.closed_twice(page, books) for page in pages),
