@@ -99,7 +99,7 @@ def colour_of(driver, selector, name):
 def test_from_the_list_to_the_summary(browse, live_server, session):
     driver = browse()
     driver.get(f"{live_server.url}/admin/osvi_django/chatsession/")
-    follow(driver, "#result_list th a")
+    follow(driver, "#result_list tbody th a")
     follow(driver, "a.osvi-close-link")
     driver.find_element(By.NAME, "note").send_keys("They said goodbye.")
     follow(driver, "#content input[type=submit]")
