@@ -4,10 +4,11 @@
 #   PYTHON=python3.12        what makes it: 3.11 or newer
 #   DJANGO='django~=5.2.0'   a pip requirement; without it, a new environment gets the newest
 #   PYTEST_ARGS='-k rest'    handed on to pytest; a part of the suite is too little for the coverage
+#   FAULTS_ARGS='--seed 7'   handed on to each campaign of faults
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test lint install clean help FORCE
+.PHONY: demo test faults lint install clean help FORCE
 
 # It must be run to be believed: a version manager leaves commands on the path that only fail.
 IS_USABLE := 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))'
@@ -30,6 +31,11 @@ test: $(VENV)/.installed-dev  ## Run the test suite; it must cover every line an
 	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
+
+faults: $(addprefix $(VENV)/.installed-,dev postgresql mariadb)  ## Kill, stop and lie for minutes
+	$(BIN)/python -m tests.faults.campaign --closes 1000 --kills 120 --outages 12 $(FAULTS_ARGS)
+	$(BIN)/python -m tests.faults.campaign --database mariadb --kills 30 $(FAULTS_ARGS)
+	$(BIN)/python -m tests.faults.campaign --database sqlite --kills 30 $(FAULTS_ARGS)
 
 lint: $(VENV)/.installed-lint  ## Look at the code: ruff, mypy, and who imports whom
 	$(BIN)/python -m ruff check .

@@ -150,6 +150,7 @@ class Campaign:
         self.spool = folder / "spool"
         self.deaths = Deaths(folder / "deaths")
         self.osvi = PlannedOSVI(self.plans, self._owner_of)
+        self.osvi.dormant_counts_as_active = options.dormant == "found"
         self.osvi.start()
         surroundings = self._surroundings()
         self.site = Site(folder, free_port(), surroundings, self.deaths)
@@ -368,6 +369,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--outages", type=int, default=3, help="of PostgreSQL alone")
     parser.add_argument("--limit", type=int, default=1800, help="seconds, then it gives up")
     parser.add_argument("--report", type=Path, help="a file to which the table is added")
+    parser.add_argument(
+        "--dormant",
+        choices=("found", "hidden"),
+        default="found",
+        help="whether OSVI finds dormant sessions when it is asked for active ones",
+    )
     options = parser.parse_args(arguments)
     if not DATABASES[options.database].can_stop:
         options.outages = 0

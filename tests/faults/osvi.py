@@ -46,7 +46,6 @@ class PlannedOSVI(OSVISandbox):
         self.plays = True
         self._questions = 0
         super().__init__(latency=self._latency)
-        self.dormant_counts_as_active = True
         for plan in plans:
             self.add_session(
                 plan.session_id,

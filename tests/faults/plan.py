@@ -21,6 +21,7 @@ from osvi_django.testing import (
 from osvi_django.testing.account import WhenClosed
 
 Door = Literal["rest", "admin"]
+OutageMoment = Literal["before", "closed", "answered"]
 Moment = Literal["asked", "closed", "answered", "anytime", "master"]
 
 NO_FAULT = "none"
@@ -70,9 +71,9 @@ class Kill:
 
 @dataclass(frozen=True, kw_only=True)
 class Outage:
-    """The database stops between OSVI's close and its answer, or before the close is asked for."""
+    """The database stops before a close, between it and OSVI's answer, or right after that."""
 
-    moment: Literal["closed", "before"]
+    moment: OutageMoment
     seconds: float
 
 
@@ -113,7 +114,7 @@ def _plan(
     if kill or outage:
         # Nothing else in the way of the moment that is to be hit, but for a few.
         fault = fault if random.random() < 0.2 else NO_FAULT
-    if outage and outage.moment == "closed" and random.random() < 0.5:
+    if outage and outage.moment != "before" and random.random() < 0.5:
         # With the answer in hand and nowhere to write it down.
         kill = Kill(moment="answered", delay=min(1.0, outage.seconds / 2))
         fault = NO_FAULT
@@ -164,9 +165,9 @@ def _kills(random: Random) -> Iterator[Kill]:
 
 def _outages(random: Random, patience: float) -> Iterator[Outage]:
     """Short ones, and each fourth longer than the service waits for its database."""
+    moments: tuple[OutageMoment, ...] = ("before", "closed", "answered")
     number = 0
     while True:
         number += 1
         seconds = patience + 4 if number % 4 == 0 else random.uniform(0.5, 4)
-        moment = "before" if number % 3 == 0 else "closed"
-        yield Outage(moment=moment, seconds=seconds)
+        yield Outage(moment=moments[number % 3], seconds=seconds)

@@ -57,7 +57,7 @@ def _rows(books: Books) -> Iterator[str]:
         yield _row(f"OSVI: {fault}", pages, times, books)
     for moment in ("asked", "closed", "answered", "anytime", "master"):
         yield from _chosen(f"kill: {moment}", books, _killed(moment))
-    for moment in ("closed", "before"):
+    for moment in ("before", "closed", "answered"):
         yield from _chosen(f"database stopped: {moment}", books, _stopped(moment))
     yield _row("**all**", list(books.pages), None, books)
 
