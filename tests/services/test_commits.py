@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 from django.db import connection, transaction
+from django.utils import timezone
 
-from osvi_django.exceptions import CloseInProgress, InsideTransaction
+from osvi_django.exceptions import CloseInProgress, InsideTransaction, OSVINoAnswer
 from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services import close_session, close_session_by_id
+from osvi_django.services.recovery import Settled, recover_all
 from osvi_django.services.steps import DatabaseNow
+from osvi_django.testing import Drop
 from osvi_django.testing.factories import ChatSessionFactory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +32,10 @@ def session(osvi_sandbox, transactional_db):
 def mirrored(osvi):
     session = ChatSessionFactory()
     osvi.add_session(
-        session_id=session.session_id, agent_uuid=session.agent.uuid, summary="All is well."
+        session_id=session.session_id,
+        agent_uuid=session.agent.uuid,
+        customer_id=session.customer_id,
+        summary="All is well.",
     )
     return session
 
@@ -84,6 +90,27 @@ class TestEachStepIsCommitted:
         told = {"status": "closing", "before": "active", "claimed_by": "started"}
         # Two calls of at most 90 seconds each may be made, and the lease outlasts them by 60.
         assert seen == {**told, 181: 0, 239: 0, 241: 1}
+
+    def test_a_clock_that_steps_frees_no_lease(self, session, osvi_sandbox, monkeypatch):
+        errors = []
+        tomorrow = timezone.now() + timedelta(days=1)
+
+        def close_as_well(_chat):
+            try:
+                # This host's clock is a day ahead; the database's is not.
+                monkeypatch.setattr(timezone, "now", lambda: tomorrow)
+                close_session(ChatSession.objects.get())
+            except CloseInProgress as error:
+                errors.append(error)
+            finally:
+                monkeypatch.undo()
+                connection.close()
+            return 0
+
+        osvi_sandbox.latency = close_as_well
+        assert close_session(session).changed
+        assert len(errors) == 1
+        assert osvi_sandbox.close_requests(session.session_id) == 1
 
     def test_no_transaction_is_open_while_osvi_is_asked(self, session, osvi_sandbox):
         closing_threads_connection = connection.connection
@@ -207,3 +234,32 @@ def test_of_ten_who_meet_an_unknown_session_one_asks(transactional_db, osvi_sand
     assert outcomes.count("closed") == 1
     assert osvi_sandbox.close_requests(chat.id) == 1
     assert ChatSession.objects.get().status == "closed"
+
+
+def test_of_many_recoveries_one_asks(transactional_db, osvi_sandbox):
+    sessions = [mirrored(osvi_sandbox) for _ in range(4)]
+    for session in sessions:
+        osvi_sandbox.script(session.session_id, Drop(after_closing=True))
+        with pytest.raises(OSVINoAnswer):
+            close_session(session)
+    found = []
+    start = threading.Barrier(5)
+
+    def sweep():
+        try:
+            start.wait()
+            found.extend(recover_all())
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=sweep) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {result.settled for result in found} <= {Settled.STORED, Settled.LEFT}
+    assert [result.settled for result in found].count(Settled.STORED) == 4
+    for session in sessions:
+        assert osvi_sandbox.close_requests(session.session_id) == 2
+    assert SessionSummary.objects.count() == 4
+    assert CloseAttempt.objects.filter(kind=CloseAttempt.Kind.FETCH).count() == 4
