@@ -138,6 +138,10 @@ class ChatSession(models.Model):
         indexes = (
             models.Index(fields=("-started_at", "-id"), name="osvi_session_newest"),
             models.Index(fields=("status", "-started_at", "-id"), name="osvi_session_status"),
+            models.Index(
+                fields=("summary_status", "-started_at", "-id"), name="osvi_session_summary"
+            ),
+            models.Index(fields=("mode", "-started_at", "-id"), name="osvi_session_mode"),
             models.Index(fields=("agent", "-started_at", "-id"), name="osvi_session_agent"),
             models.Index(fields=("customer_id", "-started_at", "-id"), name="osvi_session_cust"),
         )
