@@ -22,6 +22,8 @@ INSTANT = 0.8  # seconds
 # What the clocks of two processes on one machine, and their rounding, may differ.
 _ROUNDING = 0.01  # seconds
 _NOT_LOOKED_AT = frozenset({"unreachable", "throttled", "unauthorized", "not_configured"})
+# What every event of a story begins with, or does not need.
+_NOT_SHOWN = frozenset({"at", "until", "started_at", "session_id"})
 _REFUSES_TO_TELL = frozenset({"without", 404, 409, 422})
 
 
@@ -54,6 +56,8 @@ class Page:
     attempts: tuple[Attempt, ...] = ()
     """Oldest first."""
     told: tuple[Told, ...] = ()
+    touched_at: float = 0.0
+    """When the row was last written."""
 
     @property
     def handed_out(self) -> list[Ask]:
@@ -249,6 +253,16 @@ def _one_is_told_that_it_changed(page: Page, books: Books) -> Iterator[str]:
         yield f"{len(changed)} callers were told that they closed it"
 
 
+def _no_page_breaks(page: Page, books: Books) -> Iterator[str]:
+    for told in page.told:
+        away = any(
+            begin - INSTANT <= told.until and told.at <= end + INSTANT
+            for begin, end in books.outages
+        )
+        if told.status == 500 and not away:
+            yield f"the {told.door} answered 500 while the database was there"
+
+
 RULES: dict[str, Callable[[Page, Books], Iterator[str]]] = {
     "no summary is lost": _no_summary_is_lost,
     "nothing is closed twice": _nothing_is_closed_twice,
@@ -258,6 +272,7 @@ RULES: dict[str, Callable[[Page, Books], Iterator[str]]] = {
     "both say the same": _states_agree,
     "a missing summary is explained": _a_missing_summary_is_explained,
     "one caller closed it": _one_is_told_that_it_changed,
+    "no page breaks": _no_page_breaks,
 }
 
 
@@ -269,9 +284,16 @@ def story(page: Page, books: Books) -> str:
     ]
     events += [(ask.at, f"OSVI is asked {_values(ask)}") for ask in page.asks]
     events += [(told.at, f"a client {_values(told)}") for told in page.told]
+    if page.touched_at:
+        events.append((page.touched_at, "its row is written for the last time"))
     if events:
         first, last = min(events)[0] - 1, max(events)[0] + 10
-        deaths = (death for death in books.deaths if first <= death.at <= last)
+        pids = {ask.pid for ask in page.asks}
+        deaths = (
+            death
+            for death in books.deaths
+            if first <= death.at <= last and (death.pid in pids or "recovery" in death.why)
+        )
         events += [(death.at, f"{death.pid} ends: {death.why}") for death in deaths]
         outages = (each for each in books.outages if first <= each[1] and each[0] <= last)
         events += [(begin, f"the database is away until {_clock(end)}") for begin, end in outages]
@@ -285,7 +307,7 @@ def _values(thing: Any) -> str:
     return " ".join(
         f"{name}={_clock(value) if name.endswith('_at') and value else value!r}"
         for name, value in shown
-        if name not in {"at", "started_at", "session_id"} and value not in (None, "", False)
+        if name not in _NOT_SHOWN and value not in (None, "", False)
     )
 
 

@@ -54,6 +54,7 @@ class Outages:
         self.is_up = threading.Event()
         self.is_up.set()
         self._lock = threading.Lock()
+        self._is_over = threading.Event()
 
     def stop(self, seconds: float) -> None:
         """Stop it at once, and start it that much later."""
@@ -65,11 +66,18 @@ class Outages:
         self.database.stop()
         threading.Thread(target=self._start, args=(began, seconds), daemon=True).start()
 
+    def end(self) -> None:
+        """No database is started any more."""
+        self._is_over.set()
+        self.is_up.wait(_AWAY)
+
     def _start(self, began: float, seconds: float) -> None:
-        time.sleep(seconds)
-        self.database.start()
-        self.times.append((began, time.time()))
-        self.is_up.set()
+        try:
+            if not self._is_over.wait(seconds):
+                self.database.start()
+        finally:
+            self.times.append((began, time.time()))
+            self.is_up.set()
 
 
 class Strikes:
@@ -128,8 +136,7 @@ class Strikes:
 
     def _later(self, delay: float, strike: Any) -> None:
         time.sleep(delay)
-        with self._lock:
-            strike()
+        strike()
 
     def _is_first(self, plan: Plan, what: str) -> bool:
         with self._lock:
@@ -174,8 +181,9 @@ class Campaign:
         return self._books(crowd)
 
     def stop(self) -> None:
-        """End all that was started."""
-        self.recoveries.stop()
+        """End all that was started, and let nobody start more."""
+        self.outages.end()
+        self.recoveries.close()
         self.site.stop()
         connections.close_all()
         self.osvi.stop()
@@ -248,10 +256,16 @@ class Campaign:
             if number == 0 and moments:
                 time.sleep(self.random.uniform(0.8, 1.6))
                 self.recoveries.kill(started[0])
-            self.recoveries.wait(_SWEEP)
+            self._expect_success(self.recoveries.wait(_SWEEP))
             self.recoveries.stop()
             if self._is_unsettled():
                 time.sleep(timing.LEASE / 3)
+
+    def _expect_success(self, codes: list[int]) -> None:
+        """A recovery ends well, or was killed."""
+        if set(codes) - {0, -signal.SIGKILL}:
+            log = self.recoveries.log.read_text()[-3000:]
+            raise RuntimeError(f"Recoveries ended with {codes}:\n{log}")
 
     def _is_unsettled(self) -> bool:
         sessions = _model("ChatSession").objects
@@ -290,6 +304,7 @@ class Campaign:
             osvi_closes=self.osvi.closes(plan.session_id),
             asks=tuple(self.osvi.asks[plan.session_id]),
             attempts=tuple(sorted(map(_attempt, row.attempts.all()), key=lambda a: a.started_at)),
+            touched_at=row.updated_at.timestamp(),
             told=tuple(told.get(plan.session_id, ())),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import requests
@@ -29,6 +29,7 @@ class Told:
     """HTTP's; 0 where no answer came."""
     words: str
     """The code of an error, or what went wrong with the connection."""
+    until: float = 0.0
     changed: bool = False
     summary: str | None = None
 
@@ -59,6 +60,7 @@ class Client:
         return Told(
             session_id=plan.session_id,
             at=at,
+            until=time.time(),
             door=door,
             status=status,
             words=words,
@@ -102,6 +104,7 @@ class Crowd:
         self.size = size
         self.told: list[Told] = []
         self._lock = threading.Lock()
+        self._errors: list[Exception] = []
 
     def close(self, wishes: list[tuple[Plan, Door]], before: Callable[[Plan], None]) -> None:
         """Have all of these closed. ``before`` is called by whoever begins with a session."""
@@ -114,8 +117,18 @@ class Crowd:
             thread.start()
         for thread in threads:
             thread.join()
+        if self._errors:
+            raise self._errors[0]
 
-    def _work(self, waiting: object, before: Callable[[Plan], None]) -> None:
+    def _work(self, waiting: Iterator[tuple[Plan, Door]], before: Callable[[Plan], None]) -> None:
+        try:
+            self._take_turns(waiting, before)
+        except Exception as error:  # noqa: BLE001 - raised where everybody is waited for
+            self._errors.append(error)
+
+    def _take_turns(
+        self, waiting: Iterator[tuple[Plan, Door]], before: Callable[[Plan], None]
+    ) -> None:
         client = Client(self.url, self.keys)
         while True:
             with self._lock:

@@ -16,7 +16,7 @@ _USER = "postgres"
 _READY = 30  # seconds
 _MARIADB = "mysql://root@127.0.0.1:3306"
 # Losing power is not what is tried here: a server that is killed keeps what the system has.
-_OPTIONS = ("fsync=off", "full_page_writes=off", "max_connections=60", "shared_buffers=32MB")
+_OPTIONS = ("fsync=off", "max_connections=60", "shared_buffers=32MB")
 
 
 class NotHere(Exception):
@@ -131,7 +131,11 @@ class PostgreSQL(Database):
                 start_new_session=True,
                 **_as_postgres(),
             )
-        self._wait()
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Stop at once: every connection ends, nothing is tidied up."""

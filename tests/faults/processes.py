@@ -71,6 +71,8 @@ class Site:
         self.environment = environment
         self.deaths = deaths
         self.starts = 0
+        self._lock = threading.Lock()
+        self._is_over = False
         self.master: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -105,17 +107,20 @@ class Site:
 
     def kill_master(self) -> None:
         """Kill the master alone, and start another when its workers have followed."""
-        if self.master is None:
-            return
-        workers = self.workers()
-        self.deaths.kill(self.master.pid, "the master was killed")
-        self.master.wait()
-        self._end(workers)
-        self.start()
+        with self._lock:
+            if self.master is None or self._is_over:
+                return
+            workers = self.workers()
+            self.deaths.kill(self.master.pid, "the master was killed")
+            self.master.wait()
+            self._end(workers)
+            self.start()
 
     def stop(self) -> None:
-        """End all of it."""
-        master, self.master = self.master, None
+        """End all of it, for good."""
+        with self._lock:
+            self._is_over = True
+            master, self.master = self.master, None
         if master is None:
             return
         workers = _children(master.pid)
@@ -144,10 +149,14 @@ class Recoveries:
         self.environment = environment
         self.deaths = deaths
         self.running: list[subprocess.Popen[bytes]] = []
+        self._lock = threading.Lock()
+        self._is_over = False
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start one more."""
-        with self.log.open("ab") as log:
+        with self._lock, self.log.open("ab") as log:
+            if self._is_over:
+                raise RuntimeError("The campaign is over.")
             process = subprocess.Popen(
                 [sys.executable, "manage.py", "osvi_recover", *arguments],
                 cwd=_BASE,
@@ -156,7 +165,7 @@ class Recoveries:
                 stdout=log,
                 stderr=log,
             )
-        self.running.append(process)
+            self.running.append(process)
         return process
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
@@ -171,9 +180,15 @@ class Recoveries:
 
     def stop(self) -> None:
         """End those that still run."""
-        for process in self.running:
-            self.kill(process)
-        self.running.clear()
+        with self._lock:
+            for process in self.running:
+                self.kill(process)
+            self.running.clear()
+
+    def close(self) -> None:
+        """End those that still run, and start no more."""
+        self._is_over = True
+        self.stop()
 
     @property
     def pids(self) -> list[int]:

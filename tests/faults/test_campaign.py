@@ -236,6 +236,13 @@ class TestBooks:
     def test_two_who_were_told_that_they_closed_it_are_found(self):
         assert rules(replace(GOOD, told=GOOD.told * 2)) == {"one caller closed it"}
 
+    def test_an_error_page_is_found_but_in_an_outage(self):
+        broken = replace(GOOD.told[0], status=500, changed=False, summary=None, until=100.5)
+        page = replace(GOOD, told=(broken,))
+        assert rules(page) == {"no page breaks"}
+        assert rules(page, outages=((100.1, 104.0),)) == set()
+        assert rules(page, outages=((110.0, 114.0),)) == {"no page breaks"}
+
     def test_a_story_tells_everything_in_order(self):
         books = Books(pages=(LOST,), deaths=(KILLED,), outages=((99.95, 104.0),))
         [_plan, state, *events] = story(LOST, books).splitlines()
