@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from osvi_django.client import storable
+from tests.faults import timing
 from tests.faults.clients import Told
 from tests.faults.osvi import Ask
 from tests.faults.plan import LIES, NO_FAULT, NO_SUMMARY, Plan
@@ -21,6 +22,8 @@ from tests.faults.processes import Death
 INSTANT = 0.8  # seconds
 # What the clocks of two processes on one machine, and their rounding, may differ.
 _ROUNDING = 0.01  # seconds
+# The share of its timeout that a site has waited for at least when it hangs up.
+_PATIENT = 0.9
 _NOT_LOOKED_AT = frozenset({"unreachable", "throttled", "unauthorized", "not_configured"})
 # What every event of a story begins with, or does not need.
 _NOT_SHOWN = frozenset({"at", "until", "started_at", "session_id"})
@@ -125,11 +128,13 @@ def into_killed(ask: Ask, page: Page, books: Books) -> bool:
 
 
 def too_late(ask: Ask, page: Page) -> bool:
-    """Whether an answer was written when the site had hung up, which its journal shows."""
+    """Whether no answer was written until the site had rightly hung up, as its journal shows."""
     attempt = page.attempt_of(ask)
-    if attempt is None or attempt.kept or attempt.finished_at is None or ask.answered_at is None:
+    if attempt is None or attempt.kept or attempt.finished_at is None:
         return False
-    return attempt.finished_at < ask.answered_at + _ROUNDING
+    waited = min(attempt.finished_at, ask.answered_at or attempt.finished_at) - ask.at
+    came_before = ask.answered_at is not None and ask.answered_at < attempt.finished_at - _ROUNDING
+    return waited >= _PATIENT * timing.READ_TIMEOUT and not came_before
 
 
 def lost_by_us(page: Page, books: Books) -> bool:
@@ -242,7 +247,9 @@ def _was_disturbed(fetch: Attempt, page: Page, books: Books) -> bool:
         until = (fetch.finished_at or fetch.started_at) + INSTANT
         return any(fetch.started_at <= death.at <= until for death in books.deaths)
     return any(
-        ask.fault != NO_FAULT or books.died(ask.pid, ask.at, (ask.answered_at or ask.at) + INSTANT)
+        ask.fault != NO_FAULT
+        or too_late(ask, page)
+        or books.died(ask.pid, ask.at, (ask.answered_at or ask.at) + INSTANT)
         for ask in asks
     )
 

@@ -164,6 +164,13 @@ class TestBooks:
         page = replace(LOST, asks=asks, attempts=attempts)
         assert rules(page, deaths=(KILLED,)) == set()
 
+    @pytest.mark.parametrize(("waited", "found"), [(1.5, set()), (0.5, {"no summary is lost"})])
+    def test_an_answer_may_come_too_late(self, waited, found):
+        hung_up = attempt(**NO_ANSWER | {"finished_at": 100 + waited})
+        late = (ask(answered_at=100 + waited),)
+        page = replace(LOST, plan=replace(PLAN, when_closed=409), asks=late, attempts=(hung_up,))
+        assert rules(page) == found
+
     def test_it_may_be_lost_where_a_recovery_was_killed_before_it_asked(self):
         page = replace(LOST, attempts=(attempt(**NO_ANSWER), attempt(**FETCH | NO_ANSWER)))
         recovery = Death(at=110.1, pid=1, why="a recovery was killed")
