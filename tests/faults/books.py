@@ -245,7 +245,8 @@ def _was_disturbed(fetch: Attempt, page: Page, books: Books) -> bool:
     asks = [ask for ask in page.asks if page.attempt_of(ask) is fetch]
     if not asks:
         until = (fetch.finished_at or fetch.started_at) + INSTANT
-        return any(fetch.started_at <= death.at <= until for death in books.deaths)
+        recoveries = (death.at for death in books.deaths if "recovery" in death.why)
+        return any(fetch.started_at <= at <= until for at in recoveries)
     return any(
         ask.fault != NO_FAULT
         or too_late(ask, page)

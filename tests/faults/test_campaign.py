@@ -175,6 +175,8 @@ class TestBooks:
         page = replace(LOST, attempts=(attempt(**NO_ANSWER), attempt(**FETCH | NO_ANSWER)))
         recovery = Death(at=110.1, pid=1, why="a recovery was killed")
         assert rules(page, deaths=(KILLED, recovery)) == set()
+        worker = replace(recovery, why="killed at any time")
+        assert rules(page, deaths=(KILLED, worker)) == {"a missing summary is explained"}
 
     def test_a_session_closed_twice_is_found(self):
         assert rules(replace(GOOD, osvi_closes=2)) == {"nothing is closed twice"}
