@@ -65,6 +65,8 @@ MAX_BODY: Final = 2_000_000  # bytes, decoded
 MAX_REASON: Final = 300  # characters of the vendor's own words
 MAX_RETRY_AFTER: Final = 21_600  # seconds: urllib3 believes no more either
 _CHUNK: Final = 65_536  # bytes
+_ACTIVE_PATH: Final = "/v1/chat/session/active?"
+_QUERY = re.compile(r"\?\S*")
 _CLOSE_PATHS: Final = {
     "legacy": "/chat_sessions/{id}/close_session",
     "v1": "/v1/chat/session/{id}/support",
@@ -206,17 +208,26 @@ class OSVIClient:
 
         Raises what ``close_session`` raises; nothing is changed by asking.
         """
+        return _read_active(self._send_active(customer_id, agent_uuid=storable(agent_uuid)))
+
+    def active_session_ids(self, customer_id: str) -> frozenset[str]:
+        """The ids of all sessions that a customer has open, with whichever agent.
+
+        Raises what ``close_session`` raises; nothing is changed by asking.
+        """
+        return _read_active_ids(self._send_active(customer_id))
+
+    def _send_active(self, customer_id: str, **agent: str) -> Answer:
         if _NOT_STORABLE.search(customer_id):
             problem = "customer_id is not an id that can be sent: use the one that OSVI gave."
             raise InvalidInput(problem, field="customer_id")
-        query = urlencode({"customer_id": customer_id, "agent_uuid": storable(agent_uuid)})
-        return _read_active(self._send("GET", f"/v1/chat/session/active?{query}"))
+        return self._send("GET", _ACTIVE_PATH + urlencode({"customer_id": customer_id, **agent}))
 
     def _send(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Answer:
         """The one funnel that every call passes."""
-        auth = self._auth()
         started = time.monotonic()
         _wire.begin(started + self.deadline)
+        auth = self._auth()
         error: OSVIError | None = None
         try:
             answer = self._exchange(method, self.base_url + path, payload, auth)
@@ -276,10 +287,11 @@ def read_closed(answer: Answer, session_id: str) -> ClosedSession:
     Raises ``OSVIRejected`` and its kinds, ``OSVIBadAnswer`` and ``OSVINoAnswer``.
     """
     data = _read_data(answer)
-    if data.get("session_id") != session_id:
-        raise OSVIBadAnswer(status=answer.status)
     summary = data.get("summary")
     if summary is not None and not isinstance(summary, str):
+        raise OSVIBadAnswer(status=answer.status)
+    # The vendor promises no key of the two, and a summary must not be lost over the other.
+    if data.get("session_id", session_id if summary else None) != session_id:
         raise OSVIBadAnswer(status=answer.status)
     summary = storable(summary or "").strip()
     return ClosedSession(session_id=session_id, summary=summary or None)
@@ -294,6 +306,12 @@ def _read_active(answer: Answer) -> ActiveSession | None:
         raise OSVIBadAnswer(status=answer.status)
     # Nothing but an open one is asked for; whoever sends a closed one says that none is open.
     return ActiveSession(session_id=session_id, status=status) if status != "closed" else None
+
+
+def _read_active_ids(answer: Answer) -> frozenset[str]:
+    """The ids in an object of session objects, keyed by agent."""
+    sessions = [each for each in _read_data(answer).values() if isinstance(each, dict)]
+    return frozenset(each["id"] for each in sessions if isinstance(each.get("id"), str))
 
 
 def _reader(token: str | Callable[[], str]) -> Callable[[], str]:
@@ -412,6 +430,24 @@ class _TokenAuth(AuthBase):
         """``body`` without the token, should a server quote it: answers are stored."""
         # A very short one would be found in innocent words.
         return self._quoted.sub(b"[API token]", body) if len(self._token) >= 8 else body
+
+
+class _WithoutCustomers(logging.Filter):
+    """Cuts the query, which names a customer, from what urllib3 logs of our calls."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        args = record.args if isinstance(record.args, tuple) else ()
+        if any(_ACTIVE_PATH in str(each) for each in args):
+            record.args = tuple(_without_query(each) for each in args)
+        return True
+
+
+def _without_query(argument: object) -> object:
+    return _QUERY.sub("?...", argument) if isinstance(argument, str) else argument
+
+
+for _name in ("urllib3.connectionpool", "urllib3.util.retry"):
+    logging.getLogger(_name).addFilter(_WithoutCustomers())
 
 
 class _Session(requests.Session):
@@ -534,6 +570,7 @@ class _Bounded(HTTPConnection):
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
+        _wire.sent = bool(_wire.sent)
         # Resolving a name has no bound: whoever comes too late must not begin.
         self.sock.settimeout(min(self.timeout or float("inf"), _wire.remaining()))
         _wire.sent = True

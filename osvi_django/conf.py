@@ -34,8 +34,8 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 KEYS: Final = frozenset({"API_TOKEN", *DEFAULTS})
 DIALECTS: Final = ("legacy", "v1")
 
-# A close that is refused asks once more whether there was anything to close.
-CALLS_PER_CLOSE: Final = 2
+# A close that is refused asks twice more whether there was anything to close.
+CALLS_PER_CLOSE: Final = 3
 # Its answer is written twice: as it came, and then as a closed session.
 WRITES_PER_CLOSE: Final = 2
 LEASE_MARGIN: Final = 20  # seconds

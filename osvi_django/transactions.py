@@ -30,17 +30,22 @@ def refuse_inside_transaction(using: str) -> None:
 
     A durable block is the one guard that tells a caller's transaction from that of ``TestCase``.
     """
-    try:
-        with transaction.atomic(using=using, durable=True):
-            pass
-    except RuntimeError:
-        inside = True
-    else:
+    connection = connections[using]
+    if not connection.in_atomic_block:
         # With autocommit switched off by hand there is no block, and no commit of ours either.
-        connection = connections[using]
-        inside = not connection.in_atomic_block and not connection.get_autocommit()
+        inside = not connection.get_autocommit()
+    else:
+        inside = _is_callers_own(using)
     if inside:
         raise InsideTransaction
+
+
+def _is_callers_own(using: str) -> bool:
+    try:
+        with transaction.atomic(using=using, durable=True):
+            return False
+    except RuntimeError:
+        return True
 
 
 def persist(work: Callable[[], _Result], *, using: str, patience: float) -> _Result:

@@ -49,7 +49,7 @@ def test_a_sane_account_is_fine():
         "READ_TIMEOUT": 2.5,
         "DEADLINE": 3,
         "CONCURRENCY": 1,
-        "LEASE": 7,
+        "LEASE": 10,
         "SPOOL_DIR": "/var/spool/osvi",
     }
     assert check(default=everything, other=everything) == []

@@ -11,11 +11,10 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -31,6 +30,7 @@ from osvi_django.models import NOTE_MAX_LENGTH, ChatSession
 from osvi_django.services import close_session
 from osvi_django.services.permissions import may_close
 from osvi_django.services.recovery import close_again, mark_closed, recover_session
+from osvi_django.services.steps import DatabaseNow
 from osvi_django.transactions import non_atomic
 
 logger = logging.getLogger(__name__)
@@ -70,10 +70,8 @@ class RecoverForm(forms.Form):
 
 def is_unconfirmed(session: ChatSession) -> bool:
     """Whether nobody knows if it is closed: no answer came, or its closer did not come back."""
-    lease = session.lease_until  # None unless it is being closed
-    return session.status == ChatSession.Status.UNCONFIRMED or (
-        lease is not None and lease < timezone.now()
-    )
+    lease_over = getattr(session, "lease_over", False)  # by the database's clock
+    return session.status == ChatSession.Status.UNCONFIRMED or lease_over
 
 
 class CloseViews(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at run time
@@ -86,6 +84,13 @@ class CloseViews(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at r
     def has_close_permission(self, request: HttpRequest, obj: ChatSession | None = None) -> bool:
         """Whether to offer a close; the service decides once more."""
         return may_close(request.user, obj)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ChatSession]:
+        """The sessions, and of each that is being closed whether its closer did not come back."""
+        over = Q(status=ChatSession.Status.CLOSING, lease_until__lt=DatabaseNow())
+        lease_over = ExpressionWrapper(over, output_field=BooleanField())
+        sessions: QuerySet[ChatSession] = super().get_queryset(request)
+        return sessions.annotate(lease_over=lease_over)
 
     def get_urls(self) -> list[URLPattern]:
         """The admin's URLs and ours, with those that ask OSVI outside any transaction."""
@@ -144,6 +149,9 @@ class CloseViews(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at r
         sessions = list(queryset.select_related("agent")[: self.selection_limit + 1])
         if len(sessions) > self.selection_limit:
             self._say_too_many(request)
+            return None
+        if not sessions:
+            self._say_none(request)
             return None
         form = _form_of(request, form_class)
         if form.is_valid():
@@ -227,14 +235,14 @@ class CloseViews(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at r
         return path(
             f"<path:object_id>/{name}/",
             self.admin_site.admin_view(view),
-            name=f"osvi_django_chatsession_{name}",
+            name=f"{self.opts.app_label}_{self.opts.model_name}_{name}",
         )
 
     def _page_after(self, request: HttpRequest, session: ChatSession) -> str:
         if not self.has_view_permission(request, session):
             return reverse("admin:index", current_app=self.admin_site.name)
         return reverse(
-            "admin:osvi_django_chatsession_change",
+            f"admin:{self.opts.app_label}_{self.opts.model_name}_change",
             args=[quote(session.pk)],
             current_app=self.admin_site.name,
         )
@@ -243,6 +251,10 @@ class CloseViews(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at r
         sentence = _("There is no chat session “%(key)s”. Perhaps it was deleted?")
         self.message_user(request, sentence % {"key": object_id}, messages.WARNING)
         return HttpResponseRedirect(reverse("admin:index", current_app=self.admin_site.name))
+
+    def _say_none(self, request: HttpRequest) -> None:
+        sentence = _("None of the chat sessions that you chose is in this list any more.")
+        self.message_user(request, sentence, messages.WARNING)
 
     def _say_too_many(self, request: HttpRequest) -> None:
         sentence = _(

@@ -58,9 +58,13 @@ def _body_of(exc: Exception, data: Any) -> dict[str, Any]:
     if isinstance(exc, exceptions.ValidationError):
         detail = " ".join(_sentences(data))
         return {"detail": detail, "code": "invalid", "retryable": False, "errors": data}
-    detail = data["detail"]
+    told = data.get("detail") if isinstance(data, dict) else None
+    if not isinstance(told, exceptions.ErrorDetail):
+        # A host's own authentication may put anything there.
+        plain = getattr(exc, "default_detail", ""), getattr(exc, "default_code", "error")
+        told = exceptions.ErrorDetail(*plain)
     retryable = isinstance(exc, exceptions.Throttled)
-    return {"detail": detail, "code": detail.code, "retryable": retryable}
+    return {"detail": told, "code": told.code, "retryable": retryable}
 
 
 def _sentences(errors: dict[str, list[str]]) -> Iterator[str]:

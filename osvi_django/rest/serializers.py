@@ -71,9 +71,9 @@ class AttemptSerializer(serializers.ModelSerializer[CloseAttempt]):
 
 def attempt_url(attempt: CloseAttempt, request: Request) -> str:
     """Where an attempt is to be seen, below wherever the host has included our URLs."""
-    namespace = request.resolver_match.namespace if request.resolver_match else "osvi_django"
-    names = {"session_id": attempt.session.session_id, "pk": attempt.pk}
-    return reverse(f"{namespace}:session-attempt", kwargs=names, request=request)
+    here: Any = request.resolver_match
+    names = {**here.kwargs, "session_id": attempt.session.session_id, "pk": attempt.pk}
+    return reverse(f"{here.namespace}:session-attempt", kwargs=names, request=request)
 
 
 class CloseSerializer(serializers.Serializer[Any]):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC
 from typing import Any
 
 from django.db.models import QuerySet
+from django.utils.dateparse import parse_datetime
 from django.utils.decorators import method_decorator
+from rest_framework.exceptions import NotFound
 from rest_framework.generics import ListAPIView, get_object_or_404
-from rest_framework.pagination import CursorPagination
+from rest_framework.pagination import Cursor, CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -45,6 +48,22 @@ class NewestFirst(CursorPagination):
     page_size_query_param = "page_size"
     max_page_size = 200
 
+    def decode_cursor(self, request: Request) -> Cursor | None:
+        """The cursor of the query string; 404 where its position is no moment in time."""
+        cursor = super().decode_cursor(request)
+        if cursor is not None and cursor.position is not None:
+            self._require_moment(str(cursor.position))
+        return cursor
+
+    def _require_moment(self, position: str) -> None:
+        try:
+            moment = parse_datetime(position)
+            is_one = moment is not None and moment.astimezone(UTC) is not None
+        except (ValueError, OverflowError):
+            is_one = False
+        if not is_one:
+            raise NotFound(self.invalid_cursor_message)
+
 
 class SessionListView(OwnErrors, ListAPIView[ChatSession]):
     """``GET sessions/``: newest first, by ``status``, ``agent`` (its UUID) and ``customer_id``."""
@@ -67,7 +86,7 @@ class SessionDetailView(OwnErrors):
 
     permission_classes = (MayViewSessions,)
 
-    def get(self, request: Request, session_id: str) -> Response:
+    def get(self, request: Request, session_id: str, **kwargs: Any) -> Response:
         """One session, or 404."""
         session = find_session(session_id)
         if session is None:
@@ -80,7 +99,7 @@ class AttemptView(OwnErrors):
 
     permission_classes = (MayViewSessions,)
 
-    def get(self, request: Request, session_id: str, pk: int) -> Response:
+    def get(self, request: Request, session_id: str, pk: int, **kwargs: Any) -> Response:
         """One attempt of this session, or 404."""
         session = find_session(session_id)
         if session is None:
@@ -95,7 +114,7 @@ class SessionCloseView(OwnErrors):
 
     permission_classes = (MayAsk,)
 
-    def post(self, request: Request, session_id: str) -> Response:
+    def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
         """Close it: 200 and the session, its summary, and whether this call changed anything."""
         asked = CloseSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
@@ -111,12 +130,12 @@ class SessionRecoverView(OwnErrors):
 
     permission_classes = (MayAsk,)
 
-    def post(self, request: Request, session_id: str) -> Response:
+    def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
         """Ask OSVI: 200, the session, and in ``settled`` and ``detail`` what became of it."""
         session = find_session(session_id)
         if session is None:
             require_close(request.user)
             raise SessionNotFound
         found = recover_session(session, requested_by=request.user, door="rest")
-        body = SessionSerializer(find_session(session_id), context={"request": request}).data
+        body = SessionSerializer(found.session, context={"request": request}).data
         return Response({**body, "settled": found.settled.value, "detail": found.detail})

@@ -25,7 +25,7 @@ from osvi_django.exceptions import (
 )
 from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.services import steps
-from osvi_django.services.mirroring import find_session, mirror_by_id
+from osvi_django.services.mirroring import find_session, mirror_by_id, move_to_agent
 from osvi_django.services.permissions import require_close
 from osvi_django.services.steps import (
     CloseRequest,
@@ -40,7 +40,9 @@ from osvi_django.transactions import refuse_inside_transaction
 # How soon it is worth looking again at a close that is under way: an AI writes for seconds.
 LOOK_AGAIN_AFTER: Final = 5  # seconds
 # What OSVI may answer to the close of a closed session; it does not document which.
-CLOSED_ALREADY: Final = frozenset({404, 409, 422})
+NOT_FOUND: Final = 404
+CONFLICT: Final = 409
+CLOSED_ALREADY: Final = frozenset({NOT_FOUND, CONFLICT, 422})
 
 
 def close_session(
@@ -90,12 +92,11 @@ def close_session_by_id(
     """
     refuse_inside_transaction(router.db_for_write(ChatSession))
     session = find_session(session_id)
+    require_close(requested_by, session)
     if session is None:
-        require_close(requested_by)
         session = _meet(session_id, agent_uuid=agent_uuid, account=account)
     elif agent_uuid not in {"", session.agent.uuid}:
-        problem = _("agent_uuid names another agent than the one that this session belongs to.")
-        raise InvalidInput(problem, field="agent_uuid")
+        _correct_agent(session, agent_uuid=agent_uuid, account=account)
     return close_session(session, requested_by=requested_by, door=door, note=note)
 
 
@@ -110,11 +111,27 @@ def _meet(session_id: str, *, agent_uuid: str, account: str) -> ChatSession:
     return mirror_by_id(session_id, agent_uuid=agent_uuid, account=account)
 
 
+def _correct_agent(session: ChatSession, *, agent_uuid: str, account: str) -> None:
+    """Take another agent for a session of which nothing but what a caller said is known."""
+    if session.is_open and not session.customer_id and not _was_ever_heard_of(session):
+        move_to_agent(session, agent_uuid=agent_uuid, account=account)
+        return
+    problem = _("agent_uuid names another agent than the one that this session belongs to.")
+    raise InvalidInput(problem, field="agent_uuid")
+
+
+def _was_ever_heard_of(session: ChatSession) -> bool:
+    """Whether a close of it was ever answered with anything but a refusal, or may have been."""
+    refused = (Outcome.NOT_SENT, Outcome.REJECTED)
+    tried = steps.attempts(session)
+    return not tried.exists() or tried.exclude(outcome__in=refused).exists()
+
+
 def _carry_out(client: OSVIClient, session: ChatSession, attempt: CloseAttempt) -> CloseResult:
     try:
         closed = steps.send(client, session, attempt)
     except AnswerNotStored:
-        raise
+        raise  # its session is left to recovery
     except (OSVIError, OSVINotConfigured) as error:
         if isinstance(error, OSVIRejected) and _is_closed_already(client, session, error):
             return _settle_closed_already(session, attempt, error)
@@ -139,8 +156,13 @@ def _is_closed_already(client: OSVIClient, session: ChatSession, error: OSVIReje
     """Whether OSVI refused because there is nothing left to close; it is asked."""
     if error.status not in CLOSED_ALREADY:
         return False
+    # OSVI may not count a dormant session as active, and only a conflict says that it is closed.
+    if session.status == Status.DORMANT and error.status != CONFLICT:
+        return False
     try:
-        return steps.still_open(client, session) is False
+        gone = steps.still_open(client, session) is False
+        # Where the address is mistaken, all is answered 404.
+        return gone and (error.status != NOT_FOUND or steps.surely_not_open(client, session))
     except (OSVIError, OSVINotConfigured):
         return False
 

@@ -31,14 +31,25 @@ def mirror_by_id(session_id: str, *, agent_uuid: str, account: str) -> ChatSessi
     Raises ``InvalidInput`` where an id cannot be one. Safe when two processes do it at once.
     """
     _require_id("session_id", session_id)
-    _require_id("agent_uuid", agent_uuid)
-    agent = _get_or_insert(ChatAgent, {"account": account, "uuid": agent_uuid})
-    if agent is None:
-        raise _look_alike("agent_uuid")
+    agent = _agent(agent_uuid, account)
     session = _get_or_insert(ChatSession, {"session_id": session_id}, agent=agent)
     if session is None:
         raise _look_alike("session_id")
     return session
+
+
+def move_to_agent(session: ChatSession, *, agent_uuid: str, account: str) -> None:
+    """Mirror a session as another agent's; raises ``InvalidInput`` where that cannot be one."""
+    session.agent = _agent(agent_uuid, account)
+    session.save(update_fields=["agent", "updated_at"])
+
+
+def _agent(agent_uuid: str, account: str) -> ChatAgent:
+    _require_id("agent_uuid", agent_uuid)
+    agent = _get_or_insert(ChatAgent, {"account": account, "uuid": agent_uuid})
+    if agent is None:
+        raise _look_alike("agent_uuid")
+    return agent
 
 
 def _get_or_insert(model: type[_Row], ids: dict[str, str], **others: Any) -> _Row | None:

@@ -35,4 +35,7 @@ def require_close(user: Any, session: ChatSession | None = None) -> None:
 
 def _may(user: Any, permission: str, session: ChatSession | None) -> bool:
     # Django's own backend knows no permission on one object, and others may know nothing else.
-    return user.has_perm(permission) or (session is not None and user.has_perm(permission, session))
+    has_perm = getattr(user, "has_perm", None)
+    if has_perm is None:
+        return False
+    return has_perm(permission) or (session is not None and has_perm(permission, session))

@@ -147,6 +147,9 @@ def mark_closed(
         steps.reload(session)
         problem = _("Only an unconfirmed session can be marked as closed.")
         raise InvalidInput(problem, field="status")
+    # Whatever arrived is better than anybody's word.
+    if _read_what_arrived(session, token):
+        return steps.closed_result(session, changed=True)
     attempt = steps.write_attempt(session, request, token, Kind.MARK)
     return steps.settle_closed(
         session,
@@ -199,9 +202,8 @@ def _nothing_to_settle(session: ChatSession) -> RecoveryResult:
 def _settle(
     client: OSVIClient, session: ChatSession, token: uuid.UUID, request: CloseRequest
 ) -> RecoveryResult:
-    for attempt in steps.attempts(session).filter(outcome=Outcome.ANSWERED):
-        if found := _read_kept(session, attempt, _kept(attempt), token):
-            return found
+    if found := _read_what_arrived(session, token):
+        return found
     try:
         is_open = steps.still_open(client, session)
     except (OSVIError, OSVINotConfigured) as error:
@@ -212,6 +214,27 @@ def _settle(
         steps.release(steps.rows(session).filter(claim=token), status=Status.ACTIVE)
         return RecoveryResult(session=session, settled=Settled.REOPENED)
     return _fetch(client, session, token, request)
+
+
+def _read_what_arrived(session: ChatSession, token: uuid.UUID) -> RecoveryResult | None:
+    """Settle by an answer that is here and was not read; None where none settles it."""
+    brought = [found for path in _spooled(session) for found in _recover_file(path, token)]
+    if settled := [found for found in brought if found.settled is not Settled.LEFT]:
+        return settled[0]
+    for attempt in steps.attempts(session).filter(outcome=Outcome.ANSWERED):
+        if found := _read_kept(session, attempt, _kept(attempt), token):
+            return found
+    return None
+
+
+def _spooled(session: ChatSession) -> list[Path]:
+    """The files of one session."""
+    try:
+        directory = Account(session.agent.account).spool_dir
+        return [path for path in spool.waiting(directory) if path.name.startswith(f"{session.pk}-")]
+    except (OSError, InvalidSetting):
+        logger.exception("the spool of session %r cannot be read", session.session_id)
+        return []
 
 
 def _kept(attempt: CloseAttempt) -> Answer:
@@ -269,7 +292,7 @@ def _fetch(
     if _was_fetched(session):
         steps.settle_closed(session, None, text=None, missing=SummaryStatus.LOST, held=token)
         return _as_stored(session)
-    attempt = steps.write_attempt(session, request, token, Kind.FETCH)
+    attempt = _write_fetch(session, token, request)
     try:
         # The one close that is documented to answer with the summary, whatever the account uses.
         closed = steps.send(client, session, attempt, dialect="legacy")
@@ -278,6 +301,13 @@ def _fetch(
     except (OSVIError, OSVINotConfigured) as error:
         return _refused(session, attempt, error, token) or _left(session, str(error))
     return _closed(session, attempt, closed.summary)
+
+
+def _write_fetch(session: ChatSession, token: uuid.UUID, request: CloseRequest) -> CloseAttempt:
+    def work() -> CloseAttempt:
+        return steps.write_attempt(session, request, token, Kind.FETCH)
+
+    return persist(work, using=steps.using(session), patience=steps.PATIENCE_BEFORE)
 
 
 def _was_fetched(session: ChatSession) -> bool:
@@ -316,7 +346,8 @@ def _spool_dirs() -> list[Path]:
         raise OSVINotConfigured(str(error)) from None
 
 
-def _recover_file(path: Path) -> Iterator[RecoveryResult]:
+def _recover_file(path: Path, token: uuid.UUID | None = None) -> Iterator[RecoveryResult]:
+    """Bring home the answer in a file; ``token`` is the claim of whoever holds the session now."""
     try:
         answer = spool.read(path)
         attempt = _attempt_of(answer)
@@ -324,7 +355,7 @@ def _recover_file(path: Path) -> Iterator[RecoveryResult]:
             logger.warning("the answer in %s belongs to no attempt here", path)
             return
         if attempt.outcome in _UNREAD:
-            yield _bring_home(attempt, answer)
+            yield _bring_home(attempt, answer, token)
         path.unlink(missing_ok=True)
     except FileNotFoundError:
         return  # another recovery was faster
@@ -338,12 +369,14 @@ def _attempt_of(answer: spool.SpooledAnswer) -> CloseAttempt | None:
     return known.filter(claim=answer.claim).first()
 
 
-def _bring_home(attempt: CloseAttempt, spooled: spool.SpooledAnswer) -> RecoveryResult:
+def _bring_home(
+    attempt: CloseAttempt, spooled: spool.SpooledAnswer, token: uuid.UUID | None
+) -> RecoveryResult:
     """Store an answer from the spool, and settle its session by it."""
     session = attempt.session
     answer = Answer(status=spooled.status, body=spooled.body, truncated=spooled.truncated)
     steps.keep(session, attempt, answer)
-    found = _read_kept(session, attempt, answer, attempt.claim)
+    found = _read_kept(session, attempt, answer, token or attempt.claim)
     if found is None:
         # It settled nothing, and its closer has given up: OSVI is asked next.
         ours = steps.rows(session).filter(claim=attempt.claim)

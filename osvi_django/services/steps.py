@@ -23,6 +23,7 @@ from functools import partialmethod
 from pathlib import Path
 from typing import Any, Final
 
+from django.contrib.auth import get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser
 from django.db import Error, router
@@ -158,7 +159,7 @@ def write_attempt(
         defaults={
             "session": session,
             "kind": kind,
-            "requested_by": request.requested_by,  # type: ignore[misc]  # of the host's user model
+            "requested_by": _as_row(request.requested_by),
             "door": request.door,
             "note": storable(request.note),
         },
@@ -197,7 +198,7 @@ def keep(session: ChatSession, attempt: CloseAttempt, answer: Answer) -> None:
     if path is None:
         ids = (session.session_id, attempt.pk)
         logger.critical("the answer for session %r, attempt %s, is lost", *ids)
-    raise OSVINoAnswer if path is None else AnswerNotStored
+    raise OSVINoAnswer() if path is None else AnswerNotStored(attempt=attempt)
 
 
 def still_open(client: OSVIClient, session: ChatSession) -> bool | None:
@@ -209,6 +210,15 @@ def still_open(client: OSVIClient, session: ChatSession) -> bool | None:
         return None
     active = client.active_session(session.customer_id, agent_uuid=session.agent.uuid)
     return active is not None and active.session_id == session.session_id
+
+
+def surely_not_open(client: OSVIClient, session: ChatSession) -> bool:
+    """Whether OSVI tells what its customer has open with any agent, and this is not among it.
+
+    A mistaken agent or address is answered 404, like a customer who has nothing open: only a list
+    tells these apart. Raises what the client raises.
+    """
+    return session.session_id not in client.active_session_ids(session.customer_id)
 
 
 def settle_closed(
@@ -236,7 +246,7 @@ def settle_closed(
         rows(session).update(summary_status=summary_status)
         return True
 
-    changed = _persist_answer(session, work)
+    changed = _persist_answer(session, attempt, work)
     result = closed_result(session, changed=changed, attempt=attempt)
     if changed:
         logger.info("session %r is closed: %s", session.session_id, session.summary_status)
@@ -318,7 +328,8 @@ def release(sessions: QuerySet[ChatSession], **changes: Any) -> int:
 def update_attempt(attempt: CloseAttempt, **changes: Any) -> None:
     """Change an attempt in the database and in the hands of whoever asked for it."""
     alias = router.db_for_write(CloseAttempt, instance=attempt)
-    CloseAttempt.objects.using(alias).filter(pk=attempt.pk).update(**changes)
+    if not CloseAttempt.objects.using(alias).filter(pk=attempt.pk).update(**changes):
+        logger.critical("attempt %s was deleted while OSVI was asked", attempt.pk)
     for name, value in changes.items():
         setattr(attempt, name, value)
 
@@ -333,10 +344,9 @@ def closed_result(
 
 
 def reload(session: ChatSession) -> None:
-    """Read a session anew, with its agent. Raises ``SessionNotFound``."""
-    known = ChatSession.objects.select_related("agent")
+    """Read a session anew. Raises ``SessionNotFound``."""
     try:
-        session.refresh_from_db(using=using(session), from_queryset=known)
+        session.refresh_from_db(using=using(session))
     except ChatSession.DoesNotExist:
         raise SessionNotFound from None
 
@@ -385,12 +395,14 @@ def _store_summary(session: ChatSession, text: str | None) -> bool:
     return True
 
 
-def _persist_answer(session: ChatSession, work: Callable[[], bool]) -> bool:
+def _persist_answer(
+    session: ChatSession, attempt: CloseAttempt | None, work: Callable[[], bool]
+) -> bool:
     try:
         return persist(work, using=using(session), patience=_patience(session))
     except Error:
         logger.exception("the answer for session %r waits for recovery", session.session_id)
-    raise AnswerNotStored
+    raise AnswerNotStored(attempt=attempt)
 
 
 def _is_kept(
@@ -419,6 +431,11 @@ def _put_in_spool(session: ChatSession, attempt: CloseAttempt, answer: Answer) -
     except (OSError, InvalidSetting):
         logger.exception("the answer of attempt %s cannot be put in the spool", attempt.pk)
         return None
+
+
+def _as_row(user: User | None) -> Any:
+    """Who the journal names: a host's services may act for somebody who is no row of a table."""
+    return user if isinstance(user, get_user_model()) and user.pk else None
 
 
 def _require_length(name: str, value: str, length: int) -> None:

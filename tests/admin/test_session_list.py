@@ -150,6 +150,13 @@ class TestCloseSelected:
         assert counted == ("success", "1 chat session is closed.")
         assert len(osvi_sandbox.requests) == 1
 
+    def test_where_none_is_left_in_the_list_that_is_said(self, desk, mirrored, told):
+        session = mirrored()
+        ChatSession.objects.update(status="closed")
+        url = f"{LIST}?status__exact=active"
+        [(level, sentence)] = told(desk.post(url, self.select([session], post="yes"), follow=True))
+        assert (level, sentence.startswith("None of the chat sessions")) == ("warning", True)
+
     def test_a_note_that_is_too_long_is_asked_for_again(self, desk, mirrored, osvi_sandbox):
         fields = self.select([mirrored()], post="yes", note="x" * 1001)
         assert "at most 1000 characters" in desk.post(LIST, fields).content.decode()

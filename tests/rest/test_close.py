@@ -5,6 +5,8 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import pytest
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.test import APIClient
 
 from osvi_django.models import ChatSession, CloseAttempt
@@ -212,6 +214,13 @@ class TestPermission:
         assert (body["changed"], body["summary"], body["summary_status"]) == (True, None, "stored")
         assert client.post(close_url(ClosedSessionFactory().session_id)).json()["summary"] is None
 
+    def test_nobody_learns_of_sessions_without_the_permission(self, session, django_user_model):
+        client = APIClient()
+        client.force_authenticate(django_user_model.objects.create_user("jo"))
+        for session_id in (session.session_id, "unknown"):
+            response = client.post(close_url(session_id), {"agent_uuid": "x"}, format="json")
+            assert response.status_code == 403
+
     def test_a_session_cookie_needs_the_csrf_token(self, session, staff, osvi_sandbox):
         client = APIClient(enforce_csrf_checks=True)
         client.force_login(staff)
@@ -287,12 +296,44 @@ class TestHostsSettings:
         assert (response.status_code, response.json()["code"]) == (429, "throttled")
         assert (response.json()["retryable"], response["Retry-After"]) == (True, "3")
 
+    @pytest.mark.parametrize("detail", [{"message": "x"}, ["a"], {"detail": ["x"]}], ids=repr)
+    def test_a_hosts_own_authentication_may_say_anything(
+        self, api, monkeypatch, osvi_sandbox, detail
+    ):
+        from osvi_django.rest.views import SessionCloseView  # noqa: PLC0415
+
+        monkeypatch.setattr(Odd, "detail", detail)
+        monkeypatch.setattr(SessionCloseView, "authentication_classes", [Odd])
+        response = APIClient().post(close_url("unknown"))
+        assert (response.status_code, response.json()["code"]) == (401, "authentication_failed")
+        assert response.json()["detail"] == "Incorrect authentication credentials."
+
+    @pytest.mark.urls("tests.rest.tenant_urls")
+    def test_a_host_may_include_it_below_a_prefix_of_its_own(self, api, session, osvi_sandbox):
+        url = f"/acme/chats/sessions/{session.session_id}/"
+        osvi_sandbox.script(session.session_id, Drop())
+        attempt = api.post(f"{url}close/").json()["attempt"]
+        assert attempt.startswith(f"http://testserver{url}attempts/")
+        assert api.get(attempt).json()["outcome"] == "no_answer"
+        assert api.get(url).json()["status"] == "unconfirmed"
+        assert api.post(f"{url}recover/").json()["settled"] == "reopened"
+
     def test_a_bug_of_the_host_stays_one(self, api, monkeypatch, osvi_sandbox):
         from osvi_django.rest.views import SessionCloseView  # noqa: PLC0415
 
         monkeypatch.setattr(SessionCloseView, "throttle_classes", [Buggy])
         with pytest.raises(ZeroDivisionError):
             api.post(close_url("unknown"))
+
+
+class Odd(BaseAuthentication):
+    detail = None
+
+    def authenticate(self, request):
+        raise AuthenticationFailed(self.detail)
+
+    def authenticate_header(self, request):
+        return "Odd"
 
 
 class Buggy:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 import pytest
 from rest_framework.test import APIClient
 
@@ -80,8 +82,20 @@ class TestList:
         assert response.json()["detail"].startswith(f"{named}: ")
         assert list(response.json()["errors"]) == [named]
 
-    def test_a_cursor_that_makes_no_sense_is_a_404(self, api):
-        response = api.get(LIST, {"cursor": "junk"})
+    @pytest.mark.parametrize(
+        "position",
+        [
+            None,
+            "p=abc",
+            "p=%00",
+            "p=2020-13-45T00:00",
+            "p=9999-12-31T23:59:59.999999-12:00",
+            "p=0001-01-01T00:00:00%2B14:00",
+        ],
+    )
+    def test_a_cursor_that_makes_no_sense_is_a_404(self, api, position):
+        cursor = "junk" if position is None else b64encode(position.encode()).decode()
+        response = api.get(LIST, {"cursor": cursor})
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
     def test_a_page_has_an_end(self, api):

@@ -17,6 +17,8 @@ def mirror(osvi, **fields):
         agent_uuid=session.agent.uuid,
         customer_id=session.customer_id,
         summary=SUMMARY,
+        # OSVI has it open, whatever we do with it here.
+        status=session.status if session.is_open else "active",
     )
     return session
 

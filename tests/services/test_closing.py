@@ -402,6 +402,26 @@ class TestInput:
         close_session(session, note="a\x00b")
         assert CloseAttempt.objects.get().note == "a\ufffdb"
 
+    @pytest.mark.parametrize(
+        "narrow",
+        [lambda rows: rows.only("session_id"), lambda rows: rows.defer("agent", "status")],
+    )
+    def test_a_row_of_which_not_all_was_read(self, session, narrow):
+        assert close_session(narrow(ChatSession.objects).get()).changed
+
+    def test_whoever_is_no_row_of_the_users_table_is_not_named(self, session):
+        class Service:
+            pk = 1
+
+            def has_perm(self, permission, obj=None):
+                return True
+
+        assert close_session(session, requested_by=Service()).attempt.requested_by is None
+
+    def test_whoever_knows_no_permissions_has_none(self, session):
+        with pytest.raises(NotAllowed):
+            close_session(session, requested_by=object())
+
     def test_a_session_that_was_deleted_or_never_saved_is_not_found(self, osvi_sandbox):
         session = ChatSessionFactory()
         ChatSession.objects.all().delete()
@@ -448,6 +468,20 @@ class TestById:
             with pytest.raises((InvalidInput, SessionNotFound)):
                 close_session_by_id(**ids)
         assert not ChatSession.objects.exists()
+        assert osvi_sandbox.requests == []
+
+    def test_a_mistyped_agent_can_be_corrected(self, osvi_sandbox):
+        chat = osvi_sandbox.add_session(agent_uuid="agent_right", summary="All is well.")
+        with pytest.raises(OSVIRejected):
+            close_session_by_id(chat.id, agent_uuid="agent_wrong")
+        result = close_session_by_id(chat.id, agent_uuid="agent_right")
+        assert (result.changed, result.session.agent.uuid) == (True, "agent_right")
+
+    @pytest.mark.parametrize("known", [{"customer_id": "+1555"}, {"status": "unconfirmed"}, {}])
+    def test_the_agent_of_a_session_that_is_known_stays(self, osvi_sandbox, known):
+        session = ChatSessionFactory(**{"customer_id": "", **known})
+        with pytest.raises(InvalidInput):
+            close_session_by_id(session.session_id, agent_uuid="agent_other")
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("odd", [".", ".."])

@@ -13,7 +13,12 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from osvi_django.exceptions import CloseInProgress, InsideTransaction, OSVINoAnswer
+from osvi_django.exceptions import (
+    CloseInProgress,
+    InsideTransaction,
+    OSVINoAnswer,
+    SessionNotFound,
+)
 from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services import close_session, close_session_by_id
 from osvi_django.services.recovery import Settled, recover_all
@@ -78,7 +83,7 @@ class TestEachStepIsCommitted:
                 row = ChatSession.objects.get()
                 seen.update(status=row.status, before=row.status_before)
                 seen["claimed_by"] = CloseAttempt.objects.get(claim=row.claim).outcome
-                for seconds in (181, 239, 241):
+                for seconds in (271, 329, 331):
                     over_by_then = {"lease_until__lt": DatabaseNow() + timedelta(seconds=seconds)}
                     seen[seconds] = ChatSession.objects.filter(**over_by_then).count()
             finally:
@@ -88,8 +93,8 @@ class TestEachStepIsCommitted:
         osvi_sandbox.latency = look
         close_session(session)
         told = {"status": "closing", "before": "active", "claimed_by": "started"}
-        # Two calls of at most 90 seconds each may be made, and the lease outlasts them by 60.
-        assert seen == {**told, 181: 0, 239: 0, 241: 1}
+        # Three calls of at most 90 seconds each may be made, and the lease outlasts them by 60.
+        assert seen == {**told, 271: 0, 329: 0, 331: 1}
 
     def test_a_clock_that_steps_frees_no_lease(self, session, osvi_sandbox, monkeypatch):
         errors = []
@@ -111,6 +116,43 @@ class TestEachStepIsCommitted:
         assert close_session(session).changed
         assert len(errors) == 1
         assert osvi_sandbox.close_requests(session.session_id) == 1
+
+    def test_a_session_that_is_deleted_meanwhile_is_said(self, session, osvi_sandbox, caplog):
+        def delete(_chat):
+            try:
+                ChatSession.objects.all().delete()
+            finally:
+                connection.close()
+            return 0
+
+        osvi_sandbox.latency = delete
+        with pytest.raises(SessionNotFound):
+            close_session(session)
+        assert "was deleted while OSVI was asked" in caplog.text
+        assert "All is well" not in caplog.text
+
+    def test_a_closed_session_is_read_while_somebody_writes(self, session):
+        if connection.vendor != "sqlite":
+            pytest.skip("only SQLite has one lock for all writers")
+        close_session(session)
+        locked, done = threading.Event(), threading.Event()
+
+        def write():
+            with transaction.atomic():
+                ChatSession.objects.update(customer_id="x")
+                locked.set()
+                done.wait()
+            connection.close()
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        locked.wait()
+        connection.cursor().execute("PRAGMA busy_timeout = 10")
+        try:
+            assert not close_session(session).changed
+        finally:
+            done.set()
+            thread.join()
 
     def test_no_transaction_is_open_while_osvi_is_asked(self, session, osvi_sandbox):
         closing_threads_connection = connection.connection

@@ -15,7 +15,7 @@ from osvi_django import spool
 from osvi_django.exceptions import AnswerNotStored, OSVINoAnswer, OSVIRejected
 from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services import close_session
-from osvi_django.services.recovery import Settled, recover_all
+from osvi_django.services.recovery import Settled, close_again, recover_all, recover_session
 from osvi_django.services.steps import DatabaseNow
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import CloseAttemptFactory
@@ -335,6 +335,24 @@ class TestSpool:
         found = [result.settled for result in recover_all()]
         assert found == [Settled.LEFT, Settled.STORED]
         assert list(spool.waiting(spool_dir)) == []
+
+    @pytest.mark.parametrize("ask", [recover_session, close_again])
+    def test_whoever_looks_into_one_session_reads_it_first(
+        self, spooled, osvi_sandbox, spool_dir, ask
+    ):
+        session = spooled()
+        end_lease()
+        ask(session)
+        assert session.summary.text == SUMMARY
+        assert osvi_sandbox.close_requests(session.session_id) == 1
+        assert list(spool.waiting(spool_dir)) == []
+
+    def test_a_spool_that_cannot_be_read_stops_nobody(self, spooled, spool_dir, caplog):
+        session = spooled()
+        end_lease()
+        spool_dir.chmod(0o755)
+        assert recover_session(session).settled is Settled.STORED  # from OSVI
+        assert "cannot be read" in caplog.text
 
     def test_an_answer_whose_attempt_is_settled_is_thrown_away(self, spooled, spool_dir):
         spooled()

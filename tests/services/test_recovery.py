@@ -25,7 +25,7 @@ from osvi_django.exceptions import (
     OSVIRejected,
     SessionNotFound,
 )
-from osvi_django.models import ChatSession, CloseAttempt
+from osvi_django.models import ChatAgent, ChatSession, CloseAttempt
 from osvi_django.services import close_session
 from osvi_django.services.recovery import (
     Settled,
@@ -362,6 +362,35 @@ class TestClosedBehindOurBack:
             close_session(session)
         assert session.status == "active"
 
+    def test_a_dormant_one_stays_open_where_the_refusal_may_mean_anything(
+        self, mirrored, osvi_sandbox
+    ):
+        # The sandbox does not count a dormant session as active: nor may OSVI.
+        session = mirrored(status="dormant")
+        osvi_sandbox.sessions[session.session_id].status = "dormant"
+        osvi_sandbox.script(session.session_id, Status(422, errors=["No."]))
+        with pytest.raises(OSVIRejected):
+            close_session(session)
+        assert session.status == "dormant"
+        assert close_session(session).summary.text == SUMMARY
+
+    def test_nothing_is_closed_where_the_address_is_mistaken(
+        self, mirrored, osvi_sandbox, settings
+    ):
+        session = mirrored()
+        settings.OSVI["default"]["BASE_URL"] += "/api"
+        with pytest.raises(OSVIRejected):
+            close_session(session)
+        assert session.status == "active"
+        assert osvi_sandbox.sessions[session.session_id].status == "active"
+
+    def test_nor_where_the_agent_is(self, mirrored, osvi_sandbox):
+        session = mirrored()
+        ChatAgent.objects.update(uuid="agent_mistyped")
+        with pytest.raises(OSVIRejected):
+            close_session(session)
+        assert session.status == "active"
+
     def test_so_does_one_of_which_osvi_cannot_tell(self, closed_elsewhere, osvi_sandbox):
         osvi_sandbox.when_closed = 409
         osvi_sandbox.script(None, Status(500))
@@ -434,6 +463,13 @@ class TestMarkClosed:
         session = mirrored()
         dead(session)
         assert mark_closed(session, note="Seen.").changed
+
+    def test_an_answer_that_arrived_is_better_than_a_word(self, mirrored, osvi_sandbox):
+        session = mirrored()
+        dead(session, outcome=Outcome.ANSWERED, http_status=200, answer=answer_of(session))
+        result = mark_closed(session, note="Seen.")
+        assert (result.summary.text, session.summary_status) == (SUMMARY, "stored")
+        assert osvi_sandbox.requests == []
 
 
 class TestSweep:

@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import Error, close_old_connections
 from django.utils.translation import gettext as _
 
+from osvi_django.conf import MAX_SECONDS
 from osvi_django.services.recovery import RecoveryResult, Settled, recover_all
 
 
@@ -32,10 +33,10 @@ class Command(BaseCommand):
         """Sweep once and fail where a session failed, or for ever and say so each time."""
         if watch is None:
             self._sweep_once()
-        elif watch > 0:
+        elif 0 < watch <= MAX_SECONDS:
             self._watch(watch)
         else:
-            raise CommandError(_("--watch takes a number of seconds above 0."))
+            raise CommandError(_("--watch takes a number of seconds above 0, a day at most."))
 
     def _sweep_once(self) -> None:
         failed = self._sweep()[Settled.FAILED]
