@@ -16,7 +16,7 @@ WIRE = "Only client.py imports requests"
 ROOMS = (
     "urls",
     *("admin", "rest", "management", "services"),
-    *("client", "models", "checks", "transactions"),
+    *("client", "models", "checks", "transactions", "spool"),
     *("conf", "exceptions", "signals"),
 )
 
