@@ -509,12 +509,12 @@ class TestById:
 
     @pytest.mark.parametrize("column", ["session_id", "uuid"])
     def test_a_database_that_takes_look_alikes_for_the_same(self, osvi_sandbox, column):
-        session = mirror(osvi_sandbox, session_id="session-a", agent__uuid="agent-a")
         table = "chatsession" if column == "session_id" else "chatagent"
         if connection.vendor != "mysql":  # MariaDB does so by itself
             with connection.cursor() as cursor:
                 index = f"CREATE UNIQUE INDEX alike ON osvi_django_{table} (lower({column}))"
                 cursor.execute(index)
+        session = mirror(osvi_sandbox, session_id="session-a", agent__uuid="agent-a")
         ids = {"session_id": "session-b", "agent_uuid": "agent-a"}
         ids |= {"session_id": "SESSION-A"} if column == "session_id" else {"agent_uuid": "AGENT-A"}
         with pytest.raises(InvalidInput, match="case") as caught:
