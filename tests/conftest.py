@@ -5,6 +5,11 @@ from __future__ import annotations
 import pytest
 from django.contrib.auth.models import Permission
 from django.db import connections
+from rest_framework.test import APIClient
+
+from osvi_django.exceptions import OSVINoAnswer
+from osvi_django.services import close_session
+from tests.mirroring import mirror
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +40,31 @@ def staff(db, django_user_model, grant):
     """A member of the support staff, who may see and close sessions and read summaries."""
     user = django_user_model.objects.create_user("sam", is_staff=True)
     return grant(user, "view_chatsession", "close_chatsession", "view_sessionsummary")
+
+
+@pytest.fixture
+def api(staff):
+    """A REST client of a member of the support staff."""
+    client = APIClient()
+    client.force_authenticate(staff)
+    return client
+
+
+@pytest.fixture
+def mirrored(osvi_sandbox, db):
+    """Make a session that is here and at the sandbox."""
+    return lambda **fields: mirror(osvi_sandbox, **fields)
+
+
+@pytest.fixture
+def unconfirmed(mirrored, osvi_sandbox):
+    """Make a session whose close was answered by nobody, in the way of this fault."""
+
+    def _unconfirmed(fault, **fields):
+        session = mirrored(**fields)
+        osvi_sandbox.script(session.session_id, fault)
+        with pytest.raises(OSVINoAnswer):
+            close_session(session)
+        return session
+
+    return _unconfirmed

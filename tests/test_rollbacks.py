@@ -17,7 +17,7 @@ from osvi_django.models import ChatSession
 from osvi_django.services import close_session
 from osvi_django.signals import session_closed
 from osvi_django.testing import Drop
-from osvi_django.testing.factories import ChatSessionFactory
+from tests.mirroring import mirror
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -53,14 +53,7 @@ def browser(staff, settings):
 
 @pytest.fixture
 def session(osvi_sandbox, transactional_db):
-    session = ChatSessionFactory()
-    osvi_sandbox.add_session(
-        session_id=session.session_id,
-        agent_uuid=session.agent.uuid,
-        customer_id=session.customer_id,
-        summary="All is well.",
-    )
-    return session
+    return mirror(osvi_sandbox, summary="All is well.")
 
 
 def rest(client, session):

@@ -13,10 +13,9 @@ from osvi_django.testing.factories import (
     CloseAttemptFactory,
     ClosedSessionFactory,
 )
+from tests.mirroring import SUMMARY
 
 pytestmark = pytest.mark.django_db
-
-SUMMARY = "The customer asked for a refund.\nThe agent <b>gave</b> it."
 
 
 def page_of(session):

@@ -6,30 +6,14 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.urls import reverse
 
-from osvi_django.exceptions import OSVINoAnswer
 from osvi_django.models import ChatSession, CloseAttempt
-from osvi_django.services import close_session
 from osvi_django.testing import Drop, Status
 from osvi_django.testing.factories import ChatSessionFactory
+from tests.mirroring import SUMMARY
 
 pytestmark = pytest.mark.django_db
 
 LIST = "/admin/osvi_django/chatsession/"
-SUMMARY = "The customer asked for a refund.\nThe agent <b>gave</b> it."
-
-
-@pytest.fixture
-def unconfirmed(mirrored, osvi_sandbox):
-    """Make a session whose close was answered by nobody, in the way of this fault."""
-
-    def _unconfirmed(fault):
-        session = mirrored()
-        osvi_sandbox.script(session.session_id, fault)
-        with pytest.raises(OSVINoAnswer):
-            close_session(session)
-        return session
-
-    return _unconfirmed
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
 
 from osvi_django.models import ChatSession
-from osvi_django.testing.factories import ChatSessionFactory
+from tests.mirroring import mirror
 
 MISSING = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
 
@@ -68,13 +68,8 @@ def browse(live_server, staff, client):
 
 @pytest.fixture
 def session(osvi_sandbox, transactional_db):
-    session = ChatSessionFactory()
-    osvi_sandbox.add_session(
-        session_id=session.session_id,
-        agent_uuid=session.agent.uuid,
-        summary="The customer asked for a refund.\n<script>document.title = 'oh'</script>",
-    )
-    return session
+    summary = "The customer asked for a refund.\n<script>document.title = 'oh'</script>"
+    return mirror(osvi_sandbox, summary=summary)
 
 
 def choose(driver, selector):

@@ -12,10 +12,10 @@ from rest_framework.test import APIClient
 from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.testing import Drop, Junk, OddSummary, Redirect, Status
 from osvi_django.testing.factories import (
-    ChatSessionFactory,
     CloseAttemptFactory,
     ClosedSessionFactory,
 )
+from tests.mirroring import mirror
 
 pytestmark = pytest.mark.django_db
 
@@ -27,26 +27,8 @@ def close_url(session_id):
 
 
 @pytest.fixture
-def api(staff):
-    client = APIClient()
-    client.force_authenticate(staff)
-    return client
-
-
-@pytest.fixture
 def session(osvi_sandbox):
-    return mirrored(osvi_sandbox)
-
-
-def mirrored(osvi, **fields):
-    session = ChatSessionFactory(**fields)
-    osvi.add_session(
-        session_id=session.session_id,
-        agent_uuid=session.agent.uuid,
-        customer_id=session.customer_id,
-        summary="All is well.",
-    )
-    return session
+    return mirror(osvi_sandbox, summary="All is well.")
 
 
 class TestSuccess:
@@ -98,7 +80,7 @@ class TestSuccess:
         "odd", ["a/b", "a/close", "ä ö?#%2F", "-", "%00", "emoji 😀", "a..b", "two\nlines"]
     )
     def test_ids_of_any_kind(self, api, osvi_sandbox, odd):
-        session = mirrored(osvi_sandbox, session_id=odd)
+        session = mirror(osvi_sandbox, summary="All is well.", session_id=odd)
         assert api.post(close_url(odd)).json()["session_id"] == odd
         assert osvi_sandbox.close_requests(session.session_id) == 1
 
@@ -210,7 +192,9 @@ class TestPermission:
         user = grant(django_user_model.objects.create_user("jo"), "close_chatsession")
         client = APIClient()
         client.force_authenticate(user)
-        body = client.post(close_url(mirrored(osvi_sandbox).session_id)).json()
+        body = client.post(
+            close_url(mirror(osvi_sandbox, summary="All is well.").session_id)
+        ).json()
         assert (body["changed"], body["summary"], body["summary_status"]) == (True, None, "stored")
         assert client.post(close_url(ClosedSessionFactory().session_id)).json()["summary"] is None
 

@@ -19,25 +19,9 @@ BASE = "/api/osvi/sessions/"
 
 
 @pytest.fixture
-def api(staff):
-    client = APIClient()
-    client.force_authenticate(staff)
-    return client
-
-
-@pytest.fixture
-def lost(osvi_sandbox, api):
+def lost(unconfirmed):
     """A session that OSVI closed, and whose answer was lost."""
-    session = ChatSessionFactory()
-    osvi_sandbox.add_session(
-        session_id=session.session_id,
-        agent_uuid=session.agent.uuid,
-        customer_id=session.customer_id,
-        summary="All is well.",
-    )
-    osvi_sandbox.script(session.session_id, Drop(after_closing=True))
-    assert api.post(f"{BASE}{session.session_id}/close/").status_code == 504
-    return session
+    return unconfirmed(Drop(after_closing=True), summary="All is well.")
 
 
 def recover(client, session):

@@ -19,13 +19,6 @@ LIST = "/api/osvi/sessions/"
 
 
 @pytest.fixture
-def api(staff):
-    client = APIClient()
-    client.force_authenticate(staff)
-    return client
-
-
-@pytest.fixture
 def limited(django_user_model, grant):
     """A client of somebody with no more than these permissions."""
 

@@ -43,7 +43,7 @@ from osvi_django.testing.factories import (
     CloseAttemptFactory,
     ClosedSessionFactory,
 )
-from tests.services.conftest import mirror
+from tests.mirroring import SUMMARY, mirror
 
 pytestmark = pytest.mark.django_db
 
@@ -74,11 +74,10 @@ def heard():
 class TestSuccess:
     def test_the_summary_is_returned_and_stored(self, session):
         result = close_session(session)
-        text = "The customer asked for a refund.\nThe agent gave it."
-        assert result.summary.text == text
+        assert result.summary.text == SUMMARY
         assert result.changed
         stored = ChatSession.objects.get()
-        assert stored.summary.text == text
+        assert stored.summary.text == SUMMARY
         assert (stored.status, stored.summary_status) == ("closed", "stored")
         assert stored.closed_at is not None
         assert (stored.claim, stored.lease_until) == (None, None)

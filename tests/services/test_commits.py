@@ -24,25 +24,14 @@ from osvi_django.services import close_session, close_session_by_id
 from osvi_django.services.recovery import Settled, recover_all
 from osvi_django.services.steps import DatabaseNow
 from osvi_django.testing import Drop
-from osvi_django.testing.factories import ChatSessionFactory
+from tests.mirroring import mirror
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def session(osvi_sandbox, transactional_db):
-    return mirrored(osvi_sandbox)
-
-
-def mirrored(osvi):
-    session = ChatSessionFactory()
-    osvi.add_session(
-        session_id=session.session_id,
-        agent_uuid=session.agent.uuid,
-        customer_id=session.customer_id,
-        summary="All is well.",
-    )
-    return session
+    return mirror(osvi_sandbox, summary="All is well.")
 
 
 class TestInsideATransaction:
@@ -67,7 +56,7 @@ class TestInsideATransaction:
 
     @pytest.mark.django_db
     def test_the_transaction_of_a_test_case_is_not_the_callers(self, osvi_sandbox):
-        session = mirrored(osvi_sandbox)
+        session = mirror(osvi_sandbox, summary="All is well.")
         with transaction.atomic(), pytest.raises(InsideTransaction):
             close_session(session)
         assert close_session(session).changed
@@ -279,7 +268,7 @@ def test_of_ten_who_meet_an_unknown_session_one_asks(transactional_db, osvi_sand
 
 
 def test_of_many_recoveries_one_asks(transactional_db, osvi_sandbox):
-    sessions = [mirrored(osvi_sandbox) for _ in range(4)]
+    sessions = [mirror(osvi_sandbox, summary="All is well.") for _ in range(4)]
     for session in sessions:
         osvi_sandbox.script(session.session_id, Drop(after_closing=True))
         with pytest.raises(OSVINoAnswer):

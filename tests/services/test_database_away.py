@@ -20,7 +20,7 @@ from osvi_django.services.steps import DatabaseNow
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import CloseAttemptFactory
 from osvi_django.transactions import persist
-from tests.services.conftest import SUMMARY
+from tests.mirroring import SUMMARY
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

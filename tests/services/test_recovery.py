@@ -42,26 +42,12 @@ from osvi_django.testing.factories import (
     CloseAttemptFactory,
     ClosedSessionFactory,
 )
-from tests.services.conftest import SUMMARY
+from tests.mirroring import SUMMARY
 
 pytestmark = pytest.mark.django_db
 
 Kind = CloseAttempt.Kind
 Outcome = CloseAttempt.Outcome
-
-
-@pytest.fixture
-def unconfirmed(mirrored, osvi_sandbox):
-    """Make a session whose close was answered by nobody, in the way of this fault."""
-
-    def _unconfirmed(fault, **fields):
-        session = mirrored(**fields)
-        osvi_sandbox.script(session.session_id, fault)
-        with pytest.raises(OSVINoAnswer):
-            close_session(session)
-        return session
-
-    return _unconfirmed
 
 
 @pytest.fixture

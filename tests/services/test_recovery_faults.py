@@ -11,7 +11,7 @@ from django.db import OperationalError
 from osvi_django import spool
 from osvi_django.models import CloseAttempt
 from osvi_django.services import close_session, steps
-from tests.services.conftest import SUMMARY
+from tests.mirroring import SUMMARY
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -1,29 +1,21 @@
-"""What the services' tests share."""
+"""A session that is here and at OSVI: where nearly every test begins."""
 
 from __future__ import annotations
 
-import pytest
-
 from osvi_django.testing.factories import ChatSessionFactory
 
-SUMMARY = "The customer asked for a refund.\nThe agent gave it."
+SUMMARY = "The customer asked for a refund.\nThe agent <b>gave</b> it."
 
 
-def mirror(osvi, **fields):
-    """Make a session that is here and at this OSVI."""
+def mirror(osvi, *, summary=SUMMARY, **fields):
+    """Make a session with these fields, and the same one at this sandbox."""
     session = ChatSessionFactory(**fields)
     osvi.add_session(
         session_id=session.session_id,
         agent_uuid=session.agent.uuid,
         customer_id=session.customer_id,
-        summary=SUMMARY,
+        summary=summary,
         # OSVI has it open, whatever we do with it here.
         status=session.status if session.is_open else "active",
     )
     return session
-
-
-@pytest.fixture
-def mirrored(osvi_sandbox, db):
-    """Make a session that is here and at the sandbox."""
-    return lambda **fields: mirror(osvi_sandbox, **fields)
