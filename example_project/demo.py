@@ -27,6 +27,7 @@ from urllib.parse import quote
 import django
 import requests
 from django.apps import apps
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ObjectDoesNotExist
 from django.core.management import call_command
@@ -133,7 +134,9 @@ def run_folder() -> Iterator[Path]:
         try:
             yield Path(folder.name)
         finally:
-            connections.close_all()
+            # Whoever ends this early ends it before Django was set up.
+            if settings.configured:
+                connections.close_all()
 
 
 def configure(database: Path, osvi: OSVISandbox) -> None:
