@@ -41,8 +41,8 @@ from osvi_django.transactions import refuse_inside_transaction
 LOOK_AGAIN_AFTER: Final = 5  # seconds
 # What OSVI may answer to the close of a closed session; it does not document which.
 NOT_FOUND: Final = 404
-CONFLICT: Final = 409
-CLOSED_ALREADY: Final = frozenset({NOT_FOUND, CONFLICT, 422})
+VALIDATION_FAILED: Final = 422
+CLOSED_ALREADY: Final = frozenset({NOT_FOUND, 409, VALIDATION_FAILED})
 
 
 def close_session(
@@ -156,8 +156,8 @@ def _is_closed_already(client: OSVIClient, session: ChatSession, error: OSVIReje
     """Whether OSVI refused because there is nothing left to close; it is asked."""
     if error.status not in CLOSED_ALREADY:
         return False
-    # OSVI may not count a dormant session as active, and only a conflict says that it is closed.
-    if session.status == Status.DORMANT and error.status != CONFLICT:
+    # OSVI may not count a dormant session as active, and a 422 may mean anything.
+    if session.status == Status.DORMANT and error.status == VALIDATION_FAILED:
         return False
     try:
         gone = steps.still_open(client, session) is False

@@ -215,7 +215,10 @@ def _states_agree(page: Page, books: Books) -> Iterator[str]:
 def _cannot_be_told(page: Page) -> bool:
     """Whether the site was told that nothing was done, and has no way to learn better."""
     lied_to = any(ask.fault in LIES for ask in page.asks)
-    return lied_to and not page.plan.customer_id and page.plan.when_closed in (404, 409, 422)
+    # Of a dormant session OSVI may not tell that it is open, and a 422 may mean anything.
+    unclear = page.plan.status == "dormant" and page.plan.when_closed == 422
+    denied = page.plan.when_closed in (404, 409, 422)
+    return lied_to and denied and (unclear or not page.plan.customer_id)
 
 
 def _a_missing_summary_is_explained(page: Page, books: Books) -> Iterator[str]:

@@ -198,7 +198,7 @@ class TestFailure:
         ("fault", "error", "code"),
         [
             (Status(401, error="Invalid API token"), OSVIUnauthorized, "unauthorized"),
-            (Status(404, errors=["Session not found"]), OSVIRejected, "rejected"),
+            (Status(403, errors=["Not allowed"]), OSVIRejected, "rejected"),
             (Status(422, errors=["agent_uuid is invalid"]), OSVIRejected, "rejected"),
             (Status(429, retry_after=7), OSVIThrottled, "throttled"),
             (Status(503, retry_after=7, body=b""), OSVIThrottled, "throttled"),
