@@ -54,17 +54,25 @@ class Outages:
         self.is_up = threading.Event()
         self.is_up.set()
         self._lock = threading.Lock()
+        self._may_begin = True
         self._is_over = threading.Event()
 
     def stop(self, seconds: float) -> None:
         """Stop it at once, and start it that much later."""
         with self._lock:
-            if not self.is_up.is_set() or not self.database.can_stop:
+            may_stop = self._may_begin and self.database.can_stop
+            if not may_stop or not self.is_up.is_set():
                 return
             self.is_up.clear()
         began = time.time()
         self.database.stop()
         threading.Thread(target=self._start, args=(began, seconds), daemon=True).start()
+
+    def cease(self) -> None:
+        """Begin none any more, and wait for the last: to look at rows takes a database."""
+        with self._lock:
+            self._may_begin = False
+        self.is_up.wait(_AWAY)
 
     def end(self) -> None:
         """No database is started any more."""
@@ -242,7 +250,7 @@ class Campaign:
         self.strikes.watch()
         wishes = [(plan, door) for plan in self.plans for door in plan.doors]
         crowd.close(wishes, self.strikes.before)
-        self.outages.is_up.wait(_AWAY)
+        self.outages.cease()
         self.osvi.plays = False
         self.recoveries.stop()
 
