@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import requests
 from django.core.exceptions import ImproperlyConfigured
@@ -215,7 +215,11 @@ class OSVIClient:
 
         Raises what ``close_session`` raises; nothing is changed by asking.
         """
-        return _read_active_ids(self._send_active(customer_id))
+        answer = self._send_active(customer_id)
+        # Below a mistaken path of the base URL all is answered 404; without a path it means: none.
+        if _says_none(answer) and not urlsplit(self.base_url).path:
+            return frozenset()
+        return _read_active_ids(answer)
 
     def _send_active(self, customer_id: str, **agent: str) -> Answer:
         if _NOT_STORABLE.search(customer_id):
@@ -297,8 +301,13 @@ def read_closed(answer: Answer, session_id: str) -> ClosedSession:
     return ClosedSession(session_id=session_id, summary=summary or None)
 
 
+def _says_none(answer: Answer) -> bool:
+    """Whether OSVI itself, and no gateway, answered 404."""
+    return answer.status == 404 and _read_envelope(answer).get("success") is False
+
+
 def _read_active(answer: Answer) -> ActiveSession | None:
-    if answer.status == 404 and _read_envelope(answer).get("success") is False:
+    if _says_none(answer):
         return None
     data = _read_data(answer)
     session_id, status = data.get("id"), data.get("status")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from osvi_django.client import ActiveSession
+from osvi_django.client import ActiveSession, OSVIClient
 from osvi_django.exceptions import (
     InvalidInput,
     OSVIBadAnswer,
@@ -15,7 +15,7 @@ from osvi_django.exceptions import (
     OSVIThrottled,
     OSVIUnauthorized,
 )
-from osvi_django.testing import Status
+from osvi_django.testing import OSVISandbox, Status
 from tests.wire import RawServer, http
 
 
@@ -89,3 +89,31 @@ def test_our_log_does_not_name_the_customer(osvi, ask, caplog):
     assert "5551112222" not in "".join(
         record.getMessage() for record in caplog.records if record.name == "osvi_django.client"
     )
+
+
+@pytest.mark.parametrize("path", ["", "/"])
+def test_a_404_to_the_list_means_none(path):
+    with OSVISandbox() as osvi:
+        osvi.script(None, Status(404, errors=["Not found"]))
+        client = OSVIClient(token=osvi.token, base_url=osvi.url + path)
+        assert client.active_session_ids("+1555") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [("/api", Status(404, errors=["Not found"])), ("", Status(404, body=b"<h1>404</h1>"))],
+)
+def test_a_404_that_may_come_from_elsewhere_means_nothing(path, fault):
+    with OSVISandbox() as osvi:
+        osvi.script(None, fault)
+        client = OSVIClient(token=osvi.token, base_url=osvi.url + path)
+        with pytest.raises(OSVIRejected):
+            client.active_session_ids("+1555")
+
+
+def test_the_list_is_of_all_agents():
+    with OSVISandbox() as osvi:
+        client = OSVIClient(token=osvi.token, base_url=osvi.url)
+        assert client.active_session_ids("+1555") == frozenset()
+        chats = [osvi.add_session(agent_uuid=uuid, customer_id="+1555") for uuid in ("a", "b")]
+        assert client.active_session_ids("+1555") == {chat.id for chat in chats}
