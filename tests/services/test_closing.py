@@ -537,6 +537,20 @@ class TestOthersAtIt:
         assert ChatSession.objects.get().status == "closing"
         assert osvi_sandbox.requests == []
 
+    def test_one_that_is_closed_just_before_the_claim(self, session, osvi_sandbox, settings):
+        class Meanwhile(dict):
+            """Settings are read between the look at a session and its claim."""
+
+            def get(self, key, default=None):
+                ChatSession.objects.update(status="closed")
+                return super().get(key, default)
+
+        settings.OSVI = {"default": Meanwhile(settings.OSVI["default"])}
+        result = close_session(session)
+        assert (result.changed, result.session.status) == (False, "closed")
+        assert osvi_sandbox.requests == []
+        assert not CloseAttempt.objects.exists()
+
     def test_one_whose_process_died_is_unconfirmed(self, session, osvi_sandbox):
         attempt = claim_as_if_elsewhere(session, ends_in=-1)
         with pytest.raises(OSVINoAnswer):
