@@ -117,9 +117,7 @@ def prepare(account: str) -> tuple[OSVIClient, float]:
     raise OSVINotConfigured(problem)
 
 
-def claim(
-    session: ChatSession, request: CloseRequest, *, lease: float, kind: Kind = Kind.CLOSE
-) -> CloseAttempt | None:
+def claim(session: ChatSession, request: CloseRequest, *, lease: float) -> CloseAttempt | None:
     """Take an open session and write the attempt down; None where somebody else was faster."""
     token = uuid.uuid4()
 
@@ -127,7 +125,7 @@ def claim(
         # The order matters to MariaDB, which assigns from left to right.
         if not take(session, ChatSession.OPEN, token, lease=lease, status_before=F("status")):
             return None
-        return write_attempt(session, request, token, kind)
+        return write_attempt(session, request, token, Kind.CLOSE)
 
     return persist(work, using=using(session), patience=PATIENCE_BEFORE)
 

@@ -210,6 +210,15 @@ def in_transaction(raw):
     return not raw.get_autocommit()
 
 
+def run_at_once(target, count):
+    """Run it in so many threads, until the last has ended."""
+    threads = [threading.Thread(target=target) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 @pytest.mark.parametrize("by_id", [False, True])
 def test_of_twenty_closers_one_asks(session, osvi_sandbox, by_id):
     osvi_sandbox.latency = 0.3
@@ -229,11 +238,7 @@ def test_of_twenty_closers_one_asks(session, osvi_sandbox, by_id):
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=close) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_at_once(close, 20)
     assert osvi_sandbox.close_requests(session.session_id) == 1
     assert len(results) + len(errors) == 20
     assert [result.changed for result in results].count(True) == 1
@@ -256,11 +261,7 @@ def test_of_ten_who_meet_an_unknown_session_one_asks(transactional_db, osvi_sand
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=close) for _ in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_at_once(close, 10)
     assert len(outcomes) == 10
     assert outcomes.count("closed") == 1
     assert osvi_sandbox.close_requests(chat.id) == 1
@@ -283,11 +284,7 @@ def test_of_many_recoveries_one_asks(transactional_db, osvi_sandbox):
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=sweep) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_at_once(sweep, 5)
     assert {result.settled for result in found} <= {Settled.STORED, Settled.LEFT}
     assert [result.settled for result in found].count(Settled.STORED) == 4
     for session in sessions:

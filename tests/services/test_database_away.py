@@ -38,9 +38,14 @@ def spool_dir(settings, osvi_sandbox, tmp_path):
 
 
 @pytest.fixture
-def lose(osvi_sandbox):
-    """Take a table away while OSVI works on a close; ``bring_back`` ends that."""
-    lost = []
+def lost():
+    """The tables that are away."""
+    return []
+
+
+@pytest.fixture
+def lose(osvi_sandbox, lost):
+    """Take a table away while OSVI works on a close; ``bring`` ends that."""
 
     def _lose(table):
         def take_away(_chat):
@@ -59,8 +64,9 @@ def lose(osvi_sandbox):
 
 
 @pytest.fixture
-def bring(osvi_sandbox, lose):
-    return lambda: bring_back(osvi_sandbox, lose.__closure__[0].cell_contents)
+def bring(osvi_sandbox, lost):
+    """Bring all tables back."""
+    return lambda: bring_back(osvi_sandbox, lost)
 
 
 def bring_back(osvi, lost):
