@@ -230,7 +230,7 @@ class CloseAttempt(models.Model):
         help_text=_("Where the request came in: admin, rest, command, task, recovery or code."),
     )
     note = models.CharField(_("note"), max_length=NOTE_MAX_LENGTH, blank=True)
-    claim = models.UUIDField(_("claim"), unique=True, editable=False)
+    claim = models.UUIDField(_("claim"), editable=False)
     outcome = models.CharField(
         _("outcome"), max_length=16, choices=Outcome.choices, default=Outcome.STARTED
     )
@@ -252,6 +252,165 @@ class CloseAttempt(models.Model):
         verbose_name = _("close attempt")
         verbose_name_plural = _("close attempts")
         ordering = ("-started_at", "-id")
+        # Sessions that are claimed together have one claim.
+        constraints = (
+            models.UniqueConstraint(fields=("session", "claim"), name="osvi_attempt_per_claim"),
+        )
 
     def __str__(self) -> str:
         return f"{self.session}: {self.get_outcome_display()}"
+
+
+class CloseJob(models.Model):
+    """A wish to close many sessions, and how far it has come; whoever runs it may die."""
+
+    class Status(models.TextChoices):
+        """Whether it is worked on, and how it ended."""
+
+        DRAFT = "draft", _("not yet confirmed")
+        QUEUED = "queued", _("waiting to begin")
+        RUNNING = "running", _("at work")
+        PAUSED = "paused", _("paused")
+        COMPLETED = "completed", _("completed")
+        COMPLETED_WITH_ERRORS = "completed_with_errors", _("completed, with failures")
+        CANCELLED = "cancelled", _("cancelled")
+
+    UNFINISHED: ClassVar = (Status.QUEUED, Status.RUNNING, Status.PAUSED)
+
+    status = models.CharField(
+        _("status"), max_length=32, choices=Status.choices, default=Status.QUEUED
+    )
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name=_("requested by"),
+    )
+    for_somebody = models.BooleanField(
+        _("for a user"),
+        default=False,
+        editable=False,
+        help_text=_("Somebody's permission is asked for again when it runs."),
+    )
+    door = models.CharField(_("door"), max_length=DOOR_MAX_LENGTH, default="code")
+    note = models.CharField(_("note"), max_length=NOTE_MAX_LENGTH, blank=True)
+    retry_of = models.ForeignKey(
+        "self",
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="retries",
+        verbose_name=_("retry of"),
+    )
+    total = models.PositiveIntegerField(_("total"), default=0)
+    succeeded = models.PositiveIntegerField(_("closed"), default=0)
+    failed = models.PositiveIntegerField(_("failed"), default=0)
+    unconfirmed = models.PositiveIntegerField(_("unconfirmed"), default=0)
+    cancelled = models.PositiveIntegerField(_("cancelled"), default=0)
+    reason = models.CharField(_("why it is paused"), max_length=500, blank=True)
+    created_at = models.DateTimeField(_("created"), default=timezone.now)
+    started_at = models.DateTimeField(_("started"), null=True, blank=True)
+    finished_at = models.DateTimeField(_("finished"), null=True, blank=True)
+    resume_at = models.DateTimeField(_("goes on"), null=True, blank=True)
+    running_since = models.DateTimeField(null=True, blank=True, editable=False)
+    done_before = models.PositiveIntegerField(default=0, editable=False)
+    seen_at = models.DateTimeField(
+        _("last sign of life"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("When whoever runs it last said so, by the database's clock."),
+    )
+
+    class Meta:
+        verbose_name = _("close job")
+        verbose_name_plural = _("close jobs")
+        ordering = ("-id",)
+        indexes = (models.Index(fields=("status", "-id"), name="osvi_job_status"),)
+
+    def __str__(self) -> str:
+        return str(_("Close job %(id)s") % {"id": self.pk})
+
+    @property
+    def done(self) -> int:
+        """How many of its sessions have come to an end."""
+        return self.succeeded + self.failed + self.unconfirmed
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more will be done by it."""
+        return self.finished_at is not None
+
+
+class CloseJobItem(models.Model):
+    """One session of a job, and what became of it."""
+
+    class Outcome(models.TextChoices):
+        """``waiting`` and ``closing`` are on the way, the others are its end."""
+
+        WAITING = "waiting", _("waiting")
+        CLOSING = "closing", _("being closed")
+        CLOSED = "closed", _("closed")
+        ALREADY_CLOSED = "already_closed", _("closed already")
+        REJECTED = "rejected", _("refused by OSVI")
+        UNCONFIRMED = "unconfirmed", _("unconfirmed")
+        NOT_FOUND = "not_found", _("not known here")
+        NOT_ALLOWED = "not_allowed", _("not allowed")
+        CANCELLED = "cancelled", _("cancelled")
+
+    SUCCEEDED: ClassVar = (Outcome.CLOSED, Outcome.ALREADY_CLOSED)
+    FAILED: ClassVar = (Outcome.REJECTED, Outcome.NOT_FOUND, Outcome.NOT_ALLOWED)
+
+    job = models.ForeignKey(
+        CloseJob,
+        on_delete=models.CASCADE,
+        related_name="items",
+        verbose_name=_("close job"),
+        db_index=False,  # the index below begins with it
+    )
+    asked_id = models.CharField(
+        _("session id"),
+        max_length=ID_MAX_LENGTH,
+        help_text=_("OSVI's own id of the session; it may be one that is not known here."),
+    )
+    session = models.ForeignKey(
+        ChatSession,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name=_("chat session"),
+    )
+    account = models.CharField(_("account"), max_length=64, blank=True)
+    outcome = models.CharField(
+        _("outcome"), max_length=16, choices=Outcome.choices, default=Outcome.WAITING
+    )
+    error_code = models.CharField(_("error code"), max_length=32, blank=True)
+    error_reason = models.CharField(_("reason"), max_length=300, blank=True)
+    attempt = models.ForeignKey(
+        CloseAttempt,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name=_("close attempt"),
+    )
+    claim = models.UUIDField(_("claim"), null=True, blank=True, editable=False)
+    lease_until = models.DateTimeField(
+        _("lease until"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("Until when whoever closes it holds it, by the database's clock."),
+    )
+
+    class Meta:
+        verbose_name = _("session of a close job")
+        verbose_name_plural = _("sessions of close jobs")
+        ordering = ("id",)
+        indexes = (models.Index(fields=("job", "outcome", "account", "id"), name="osvi_item_next"),)
+
+    def __str__(self) -> str:
+        return self.asked_id

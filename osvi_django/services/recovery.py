@@ -21,7 +21,6 @@ from typing import Final
 
 from django.db import router
 from django.db.models import Q
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from osvi_django import spool
@@ -150,7 +149,7 @@ def mark_closed(
     # Whatever arrived is better than anybody's word.
     if _read_what_arrived(session, token):
         return steps.closed_result(session, changed=True)
-    attempt = steps.write_attempt(session, request, token, Kind.MARK)
+    (attempt,) = steps.write_attempts([session], request, token, Kind.MARK)
     return steps.settle_closed(
         session,
         attempt,
@@ -187,7 +186,7 @@ def _recover_safely(session: ChatSession) -> RecoveryResult:
 
 def _take(session: ChatSession, token: uuid.UUID, lease: float) -> bool:
     def work() -> bool:
-        return steps.take(session, (Status.UNCONFIRMED,), token, lease=lease)
+        return bool(steps.take(steps.rows(session), (Status.UNCONFIRMED,), token, lease=lease))
 
     return persist(work, using=steps.using(session), patience=steps.PATIENCE_BEFORE)
 
@@ -281,7 +280,7 @@ def _refused(
     if attempt.kind == Kind.CLOSE and reopens and not gone:
         steps.settle_failed(session, attempt, error, held=token)
         return RecoveryResult(session=session, settled=Settled.REOPENED)
-    steps.update_attempt(attempt, finished_at=timezone.now(), **told)
+    steps.end_attempts([(attempt, told)])
     return None
 
 
@@ -305,7 +304,8 @@ def _fetch(
 
 def _write_fetch(session: ChatSession, token: uuid.UUID, request: CloseRequest) -> CloseAttempt:
     def work() -> CloseAttempt:
-        return steps.write_attempt(session, request, token, Kind.FETCH)
+        (attempt,) = steps.write_attempts([session], request, token, Kind.FETCH)
+        return attempt
 
     return persist(work, using=steps.using(session), patience=steps.PATIENCE_BEFORE)
 
@@ -366,7 +366,7 @@ def _recover_file(path: Path, token: uuid.UUID | None = None) -> Iterator[Recove
 def _attempt_of(answer: spool.SpooledAnswer) -> CloseAttempt | None:
     alias = router.db_for_write(CloseAttempt)
     known = CloseAttempt.objects.using(alias).select_related("session__agent")
-    return known.filter(claim=answer.claim).first()
+    return known.filter(session=answer.session, claim=answer.claim).first()
 
 
 def _bring_home(
@@ -375,7 +375,7 @@ def _bring_home(
     """Store an answer from the spool, and settle its session by it."""
     session = attempt.session
     answer = Answer(status=spooled.status, body=spooled.body, truncated=spooled.truncated)
-    steps.keep(session, attempt, answer)
+    steps.keep(attempt, answer)
     found = _read_kept(session, attempt, answer, token or attempt.claim)
     if found is None:
         # It settled nothing, and its closer has given up: OSVI is asked next.

@@ -1,5 +1,7 @@
 """The steps that a close is made of, each committed before the next; whoever closes takes these.
 
+One session is a batch of one: whoever closes many takes several through a step in one commit.
+
 ::
 
     claim    the session is ours alone, and the attempt is written down
@@ -16,8 +18,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partialmethod
 from pathlib import Path
@@ -26,7 +28,7 @@ from typing import Any, Final
 from django.contrib.auth import get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser
-from django.db import Error, router
+from django.db import Error, InterfaceError, OperationalError, router
 from django.db.models import F, QuerySet
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
@@ -117,52 +119,85 @@ def prepare(account: str) -> tuple[OSVIClient, float]:
     raise OSVINotConfigured(problem)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """OSVI has closed a session: what is to be stored.
+
+    ``missing``: what to say where there is no summary; ``held``: the claim that must still hold the
+    session, where it was not OSVI that said it is closed; ``told``: what becomes of the attempt.
+    """
+
+    session: ChatSession
+    attempt: CloseAttempt | None
+    text: str | None = field(repr=False)
+    missing: SummaryStatus = SummaryStatus.NOT_PROVIDED
+    held: uuid.UUID | None = None
+    told: dict[str, str] = field(default_factory=lambda: {"outcome": Outcome.CLOSED})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A session was not closed, or nobody knows; ``held`` is the claim that holds it."""
+
+    session: ChatSession
+    attempt: CloseAttempt
+    error: OSVIError | OSVINotConfigured
+    held: uuid.UUID | None = None
+
+
 def claim(session: ChatSession, request: CloseRequest, *, lease: float) -> CloseAttempt | None:
     """Take an open session and write the attempt down; None where somebody else was faster."""
     token = uuid.uuid4()
 
-    def work() -> CloseAttempt | None:
-        # The order matters to MariaDB, which assigns from left to right.
-        if not take(session, ChatSession.OPEN, token, lease=lease, status_before=F("status")):
-            return None
-        return write_attempt(session, request, token, Kind.CLOSE)
+    def work() -> list[CloseAttempt]:
+        return claim_all([session], request, token, lease=lease)
 
-    return persist(work, using=using(session), patience=PATIENCE_BEFORE)
+    claimed = persist(work, using=using(session), patience=PATIENCE_BEFORE)
+    return claimed[0] if claimed else None
+
+
+def claim_all(
+    sessions: Sequence[ChatSession], request: CloseRequest, token: uuid.UUID, *, lease: float
+) -> list[CloseAttempt]:
+    """Take whichever of these is open, and write the attempts down; in the caller's transaction."""
+    # The order of the changes matters to MariaDB, which assigns from left to right.
+    taken = take(rows(*sessions), ChatSession.OPEN, token, lease=lease, status_before=F("status"))
+    ours = [session for session in sessions if session.pk in taken]
+    return write_attempts(ours, request, token, Kind.CLOSE) if ours else []
 
 
 def take(
-    session: ChatSession,
+    sessions: QuerySet[ChatSession],
     statuses: tuple[Status, ...],
     token: uuid.UUID,
     *,
     lease: float,
     **changes: Any,
-) -> bool:
-    """Claim a session in one of ``statuses`` for ``lease`` seconds; whether it is ours now."""
-    taken = rows(session).filter(status__in=statuses)
+) -> set[int]:
+    """Claim for ``lease`` seconds those in one of ``statuses``; the keys of those that are ours."""
     lease_until = DatabaseNow() + timedelta(seconds=lease)
     changes |= {"status": Status.CLOSING, "claim": token, "lease_until": lease_until}
-    if taken.update(**changes, updated_at=timezone.now()):
-        return True
-    # Ours all the same, where the commit arrived and the word of it did not.
-    return rows(session).filter(claim=token).exists()
+    sessions.filter(status__in=statuses).update(**changes, updated_at=timezone.now())
+    # Also those of a try before this, where the commit arrived and the word of it did not.
+    return set(sessions.filter(claim=token).values_list("pk", flat=True))
 
 
-def write_attempt(
-    session: ChatSession, request: CloseRequest, token: uuid.UUID, kind: Kind
-) -> CloseAttempt:
+def write_attempts(
+    sessions: Sequence[ChatSession], request: CloseRequest, token: uuid.UUID, kind: Kind
+) -> list[CloseAttempt]:
     """Write down who is about to ask OSVI for what."""
-    attempt, _created = CloseAttempt.objects.using(using(session)).get_or_create(
-        claim=token,
-        defaults={
-            "session": session,
-            "kind": kind,
-            "requested_by": _as_row(request.requested_by),
-            "door": request.door,
-            "note": storable(request.note),
-        },
-    )
-    return attempt
+    journal = CloseAttempt.objects.using(using(sessions[0]))
+    written = {each.session_id: each for each in journal.filter(session__in=sessions, claim=token)}
+    missing = [each for each in sessions if each.pk not in written]
+    facts: dict[str, Any] = {
+        "claim": token,
+        "kind": kind,
+        "requested_by": as_row(request.requested_by),
+        "door": request.door,
+        "note": storable(request.note),
+    }
+    fresh = journal.bulk_create([CloseAttempt(session=each, **facts) for each in missing])
+    return [*written.values(), *fresh]
 
 
 def send(
@@ -173,30 +208,30 @@ def send(
     Raises what the client raises, and ``AnswerNotStored`` where only the spool could keep it.
     """
     answer = client.send_close(session.session_id, agent_uuid=session.agent.uuid, dialect=dialect)
-    keep(session, attempt, answer)
+    keep(attempt, answer)
     return read_closed(answer, session.session_id)
 
 
-def keep(session: ChatSession, attempt: CloseAttempt, answer: Answer) -> None:
-    """Store the answer before anybody reads it: whatever goes wrong from here on, it is there."""
-    text = answer.text.encode()[:ANSWER_MAX_BYTES].decode(errors="ignore")
-    changes = {"answer": text, "http_status": answer.status, "answered_at": timezone.now()}
+def keep(attempt: CloseAttempt, answer: Answer) -> None:
+    """Store the answer before anybody reads it: whatever goes wrong from here on, it is there.
 
-    def work() -> None:
-        update_attempt(attempt, outcome=Outcome.ANSWERED, **changes)
+    Raises ``AnswerNotStored`` where only the spool has it, ``OSVINoAnswer`` where it is lost.
+    """
+    for error in keep_all([(attempt, answer)]).values():
+        raise error
 
-    if _is_kept(work, session, attempt, patience=_IN_MEMORY):
-        return
-    # Whoever waits for long may be killed meanwhile, and must not have the only copy.
-    path = _put_in_spool(session, attempt, answer)
-    if _is_kept(work, session, attempt, patience=_patience(session)):
-        if path is not None:
-            path.unlink(missing_ok=True)
-        return
-    if path is None:
-        ids = (session.session_id, attempt.pk)
-        logger.critical("the answer for session %r, attempt %s, is lost", *ids)
-    raise OSVINoAnswer() if path is None else AnswerNotStored(attempt=attempt)
+
+def keep_all(answered: Sequence[tuple[CloseAttempt, Answer]]) -> dict[int, OSVINoAnswer]:
+    """Store these answers in one commit; by attempt, the error where one could not be stored."""
+    try:
+        return _keep_together(answered)
+    except Error:
+        logger.exception("%s answers cannot be stored together", len(answered))
+    # One of them may be what the database cannot take.
+    errors: dict[int, OSVINoAnswer] = {}
+    for each in answered:
+        errors |= _keep_alone(each)
+    return errors
 
 
 def still_open(client: OSVIClient, session: ChatSession) -> bool | None:
@@ -226,32 +261,57 @@ def settle_closed(
     text: str | None,
     missing: SummaryStatus = SummaryStatus.NOT_PROVIDED,
     held: uuid.UUID | None = None,
-    **changes: Any,
+    **told: str,
 ) -> CloseResult:
-    """Close the session here, store its summary, and tell of it.
+    """Close the session here, store its summary, and tell of it; the arguments are ``Closed``'s.
 
-    ``missing``: what to say where there is no summary; ``held``: the claim that must still hold it,
-    where it was not OSVI that said it is closed; ``changes``: what becomes of the attempt.
     Raises ``AnswerNotStored`` where the database stays away: the answer is kept, in the attempt.
     """
+    end = Closed(session=session, attempt=attempt, text=text, missing=missing, held=held, told=told)
+    return settle(end)
 
-    def work() -> bool:
-        if not _end(rows(session), held):
-            return False
-        if attempt is not None:
-            update_attempt(attempt, finished_at=timezone.now(), **changes)
-        summary_status = SummaryStatus.STORED if _store_summary(session, text) else missing
-        rows(session).update(summary_status=summary_status)
-        return True
 
-    changed = _persist_answer(session, attempt, work)
-    result = closed_result(session, changed=changed, attempt=attempt)
-    if changed:
-        logger.info("session %r is closed: %s", session.session_id, session.summary_status)
-        session_closed.send_robust(
-            ChatSession, session=session, summary=result.summary, attempt=attempt
+def settle(end: Closed) -> CloseResult:
+    """Close the session here, store its summary, and tell of it.
+
+    Raises ``AnswerNotStored`` where the database stays away: the answer is kept, in the attempt.
+    """
+    session = end.session
+    try:
+        changed = persist(
+            lambda: bool(write_closed([end])), using=using(session), patience=_patience(session)
         )
+    except Error:
+        logger.exception("the answer for session %r waits for recovery", session.session_id)
+        raise AnswerNotStored(attempt=end.attempt) from None
+    result = closed_result(session, changed=changed, attempt=end.attempt)
+    if changed:
+        _tell_closed(end, result.summary)
     return result
+
+
+def write_closed(ends: Sequence[Closed]) -> list[Closed]:
+    """Close sessions and store their summaries, in the caller's transaction; those that were so."""
+    # The UPDATE comes first: SQLite lets no reader of a transaction become its writer.
+    with_text = _end(
+        [end for end in ends if end.text is not None], summary_status=SummaryStatus.STORED
+    )
+    without = _end([end for end in ends if end.text is None])
+    _store_summaries(with_text)
+    _say_missing(without)
+    closed = with_text + without
+    end_attempts([(end.attempt, end.told) for end in closed if end.attempt is not None])
+    return closed
+
+
+def tell_closed(ends: Sequence[Closed]) -> None:
+    """Tell whoever listens, after the commit, of sessions that were closed together."""
+    listened = session_closed.has_listeners(ChatSession)
+    for end in ends:
+        if listened:
+            _tell_closed(end, closed_result(end.session).summary)
+        else:
+            logger.info("session %r is closed", end.session.session_id)
 
 
 def settle_failed(
@@ -263,12 +323,10 @@ def settle_failed(
 ) -> None:
     """Let go of a session that was not closed, or of which nobody knows, and tell of it."""
     error.attempt = attempt
-    _outcome, reopens = policy(error)
+    failure = Failed(session=session, attempt=attempt, error=error, held=held)
 
     def work() -> None:
-        ours = rows(session).filter(claim=held or attempt.claim)
-        release(ours, status=F("status_before") if reopens else Status.UNCONFIRMED)
-        update_attempt(attempt, finished_at=timezone.now(), **told_of(error))
+        write_failed([failure])
         reload(session)
 
     try:
@@ -277,9 +335,35 @@ def settle_failed(
         # The lease runs out, and recovery asks OSVI: what is raised is still what happened.
         logger.exception("the end of attempt %s could not be written", attempt.pk)
         return
-    names = (session.session_id, attempt.pk, error.code)
-    logger.warning("session %r not closed by attempt %s: %s", *names)
-    session_close_failed.send_robust(ChatSession, session=session, error=error, attempt=attempt)
+    tell_failed([failure])
+
+
+def write_failed(failures: Sequence[Failed]) -> None:
+    """Let go of sessions that were not closed, in the caller's transaction."""
+    for each in failures:
+        _outcome, reopens = policy(each.error)
+        ours = rows(each.session).filter(claim=each.held or each.attempt.claim)
+        release(ours, status=F("status_before") if reopens else Status.UNCONFIRMED)
+    end_attempts([(each.attempt, told_of(each.error)) for each in failures])
+
+
+def tell_failed(failures: Sequence[Failed]) -> None:
+    """Tell whoever listens, after the commit."""
+    for each in failures:
+        names = (each.session.session_id, each.attempt.pk, each.error.code)
+        logger.warning("session %r not closed by attempt %s: %s", *names)
+        session_close_failed.send_robust(
+            ChatSession, session=each.session, error=each.error, attempt=each.attempt
+        )
+
+
+def end_attempts(ended: Iterable[tuple[CloseAttempt, dict[str, str]]]) -> None:
+    """Write down how attempts ended: one UPDATE for all that ended alike."""
+    alike: dict[tuple[tuple[str, str], ...], list[CloseAttempt]] = {}
+    for attempt, told in ended:
+        alike.setdefault(tuple(sorted(told.items())), []).append(attempt)
+    for told_alike, attempts in alike.items():
+        update_attempts(attempts, finished_at=timezone.now(), **dict(told_alike))
 
 
 def policy(error: OSVIError | OSVINotConfigured) -> tuple[Outcome, bool]:
@@ -323,13 +407,14 @@ def release(sessions: QuerySet[ChatSession], **changes: Any) -> int:
     return sessions.update(claim=None, lease_until=None, updated_at=timezone.now(), **changes)
 
 
-def update_attempt(attempt: CloseAttempt, **changes: Any) -> None:
-    """Change an attempt in the database and in the hands of whoever asked for it."""
-    alias = router.db_for_write(CloseAttempt, instance=attempt)
-    if not CloseAttempt.objects.using(alias).filter(pk=attempt.pk).update(**changes):
-        logger.critical("attempt %s was deleted while OSVI was asked", attempt.pk)
-    for name, value in changes.items():
-        setattr(attempt, name, value)
+def update_attempts(attempts: Collection[CloseAttempt], **changes: Any) -> None:
+    """Change attempts in the database and in the hands of whoever asked for them."""
+    journal = _journal(attempts)
+    if journal.update(**changes) < len(attempts):
+        _say_deleted(attempts)
+    for attempt in attempts:
+        for name, value in changes.items():
+            setattr(attempt, name, value)
 
 
 def closed_result(
@@ -349,9 +434,10 @@ def reload(session: ChatSession) -> None:
         raise SessionNotFound from None
 
 
-def rows(session: ChatSession) -> QuerySet[ChatSession]:
-    """The session's row, as something to filter and update."""
-    return ChatSession.objects.using(using(session)).filter(pk=session.pk)
+def rows(*sessions: ChatSession) -> QuerySet[ChatSession]:
+    """The rows of one or more sessions, as something to filter and update."""
+    keys = [session.pk for session in sessions]
+    return ChatSession.objects.using(using(sessions[0])).filter(pk__in=keys)
 
 
 def attempts(session: ChatSession) -> QuerySet[CloseAttempt]:
@@ -373,49 +459,133 @@ def _patience(session: ChatSession) -> float:
         return float(DEFAULTS["DATABASE_PATIENCE"])
 
 
-def _end(sessions: QuerySet[ChatSession], held: uuid.UUID | None) -> int:
-    """The UPDATE comes first: SQLite lets no reader of a transaction become its writer."""
-    ours = sessions.filter(claim=held) if held else sessions
-    return release(ours, status=Status.CLOSED, closed_at=Coalesce("closed_at", timezone.now()))
+def _end(ends: Sequence[Closed], **changes: Any) -> list[Closed]:
+    """Close the sessions of ``ends``; those that were there and, where it matters, still held."""
+    changes |= {"status": Status.CLOSED, "closed_at": Coalesce("closed_at", timezone.now())}
+    free = [end for end in ends if end.held is None]
+    if free and release(_rows_of(free), **changes) < len(free):
+        there = set(_rows_of(free).values_list("pk", flat=True))
+        free = [end for end in free if end.session.pk in there]
+    ours = [(end, rows(end.session).filter(claim=end.held)) for end in ends if end.held]
+    held = [end for end, row in ours if release(row, **changes)]
+    return free + held
 
 
-def _store_summary(session: ChatSession, text: str | None) -> bool:
-    """Store ``text`` where there is one, and say whether the session has a summary now."""
-    summaries = SessionSummary.objects.using(using(session))
-    if text is None:
-        return summaries.filter(session=session).exists()
-    written = {
-        "text": text,
-        "source": SessionSummary.Source.OSVI,
-        "received_at": timezone.now(),
-    }
-    summaries.update_or_create(session=session, defaults=written)
-    return True
+def _store_summaries(ends: Sequence[Closed]) -> None:
+    """Store the texts; the sessions' rows are locked by now, so nobody else is at it."""
+    stored = _stored_summaries(ends)
+    fresh = []
+    for end in ends:
+        written = {
+            "text": end.text,
+            "source": SessionSummary.Source.OSVI,
+            "received_at": timezone.now(),
+        }
+        if end.session.pk in stored:
+            _summaries_of([end]).update(**written)
+        else:
+            fresh.append(SessionSummary(session=end.session, **written))
+    if fresh:
+        SessionSummary.objects.using(using(ends[0].session)).bulk_create(fresh)
 
 
-def _persist_answer(
-    session: ChatSession, attempt: CloseAttempt | None, work: Callable[[], bool]
-) -> bool:
+def _say_missing(ends: Sequence[Closed]) -> None:
+    """Say why there is no summary, where an earlier one is not there all the same."""
+    stored = _stored_summaries(ends)
+    for end in ends:
+        status = SummaryStatus.STORED if end.session.pk in stored else end.missing
+        rows(end.session).update(summary_status=status)
+
+
+def _stored_summaries(ends: Sequence[Closed]) -> set[int]:
+    """The keys of the sessions that have a summary."""
+    return set(_summaries_of(ends).values_list("session_id", flat=True)) if ends else set()
+
+
+def _summaries_of(ends: Sequence[Closed]) -> QuerySet[SessionSummary]:
+    keys = [end.session.pk for end in ends]
+    return SessionSummary.objects.using(using(ends[0].session)).filter(session__in=keys)
+
+
+def _rows_of(ends: Sequence[Closed]) -> QuerySet[ChatSession]:
+    return rows(*(end.session for end in ends))
+
+
+def _tell_closed(end: Closed, summary: SessionSummary | None) -> None:
+    session = end.session
+    logger.info("session %r is closed: %s", session.session_id, session.summary_status)
+    session_closed.send_robust(ChatSession, session=session, summary=summary, attempt=end.attempt)
+
+
+def _journal(attempts: Collection[CloseAttempt]) -> QuerySet[CloseAttempt]:
+    """The rows of attempts, as something to filter and update."""
+    keys = [attempt.pk for attempt in attempts]
+    alias = router.db_for_write(CloseAttempt, instance=next(iter(attempts)))
+    return CloseAttempt.objects.using(alias).filter(pk__in=keys)
+
+
+def _say_deleted(attempts: Collection[CloseAttempt]) -> None:
+    there = set(_journal(attempts).values_list("pk", flat=True))
+    for attempt in attempts:
+        if attempt.pk not in there:
+            logger.critical("attempt %s was deleted while OSVI was asked", attempt.pk)
+
+
+def _keep_together(answered: Sequence[tuple[CloseAttempt, Answer]]) -> dict[int, OSVINoAnswer]:
+    """Store answers, in the spool where the database is away; raises what is no absence."""
+    alias = using(answered[0][0].session)
+
+    def work() -> None:
+        _write_answers(answered)
+
     try:
-        return persist(work, using=using(session), patience=_patience(session))
-    except Error:
-        logger.exception("the answer for session %r waits for recovery", session.session_id)
-    raise AnswerNotStored(attempt=attempt)
-
-
-def _is_kept(
-    work: Callable[[], None], session: ChatSession, attempt: CloseAttempt, *, patience: float
-) -> bool:
+        persist(work, using=alias, patience=_IN_MEMORY)
+    except (OperationalError, InterfaceError):
+        logger.exception("%s answers cannot be stored just now", len(answered))
+    else:
+        return {}
+    # Whoever waits for long may be killed meanwhile, and must not have the only copies.
+    paths = {attempt.pk: _put_in_spool(attempt, answer) for attempt, answer in answered}
+    patience = max(_patience(attempt.session) for attempt, _answer in answered)
     try:
-        persist(work, using=using(session), patience=patience)
+        persist(work, using=alias, patience=patience)
+    except (OperationalError, InterfaceError):
+        logger.exception("%s answers could not be stored", len(answered))
+        return {attempt.pk: _not_kept(attempt, paths[attempt.pk]) for attempt, _answer in answered}
+    for path in filter(None, paths.values()):
+        path.unlink(missing_ok=True)
+    return {}
+
+
+def _keep_alone(answered: tuple[CloseAttempt, Answer]) -> dict[int, OSVINoAnswer]:
+    attempt, answer = answered
+    try:
+        return _keep_together([answered])
     except Error:
-        logger.exception("the answer of attempt %s cannot be stored just now", attempt.pk)
-        return False
-    return True
+        logger.exception("the answer of attempt %s cannot be stored", attempt.pk)
+    return {attempt.pk: _not_kept(attempt, _put_in_spool(attempt, answer))}
 
 
-def _put_in_spool(session: ChatSession, attempt: CloseAttempt, answer: Answer) -> Path | None:
+def _write_answers(answered: Sequence[tuple[CloseAttempt, Answer]]) -> None:
+    for attempt, answer in answered:
+        attempt.answer = answer.text.encode()[:ANSWER_MAX_BYTES].decode(errors="ignore")
+        attempt.http_status = answer.status
+    attempts = [attempt for attempt, _answer in answered]
+    update_attempts(attempts, outcome=Outcome.ANSWERED, answered_at=timezone.now())
+    _journal(attempts).bulk_update(attempts, ["answer", "http_status"])
+
+
+def _not_kept(attempt: CloseAttempt, path: Path | None) -> OSVINoAnswer:
+    if path is not None:
+        return AnswerNotStored(attempt=attempt)
+    ids = (attempt.session.session_id, attempt.pk)
+    logger.critical("the answer for session %r, attempt %s, is lost", *ids)
+    return OSVINoAnswer()
+
+
+def _put_in_spool(attempt: CloseAttempt, answer: Answer) -> Path | None:
     """Keep an answer in a file; None where even that fails."""
+    session = attempt.session
     spooled = spool.SpooledAnswer(
         session=session.pk,
         attempt=attempt.pk,
@@ -431,7 +601,7 @@ def _put_in_spool(session: ChatSession, attempt: CloseAttempt, answer: Answer) -
         return None
 
 
-def _as_row(user: User | None) -> Any:
+def as_row(user: User | None) -> Any:
     """Who the journal names: a host's services may act for somebody who is no row of a table."""
     return user if isinstance(user, get_user_model()) and user.pk else None
 

@@ -13,7 +13,7 @@ import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
-from django.db.models.signals import pre_save
+from django.db.models.signals import pre_init
 
 from osvi_django.exceptions import (
     CloseInProgress,
@@ -479,14 +479,14 @@ class TestSweep:
     def test_one_bad_row_does_not_stop_it(self, unconfirmed, caplog):
         bad, good = unconfirmed(Drop(after_closing=True)), unconfirmed(Drop())
 
-        def explode(instance, **named):
+        def explode(**named):
             raise RuntimeError("a bug of the host")
 
-        pre_save.connect(explode, sender=CloseAttempt)
+        pre_init.connect(explode, sender=CloseAttempt)
         try:
             found = list(recover_all())
         finally:
-            pre_save.disconnect(explode, sender=CloseAttempt)
+            pre_init.disconnect(explode, sender=CloseAttempt)
         assert [result.settled for result in found] == [Settled.FAILED, Settled.REOPENED]
         assert found[0].detail == "RuntimeError"
         assert "a bug of the host" in caplog.text
@@ -498,15 +498,15 @@ class TestSweep:
     def test_the_command_fails_where_a_row_failed(self, unconfirmed):
         unconfirmed(Drop(after_closing=True))
 
-        def explode(instance, **named):
+        def explode(**named):
             raise RuntimeError("a bug of the host")
 
-        pre_save.connect(explode, sender=CloseAttempt)
+        pre_init.connect(explode, sender=CloseAttempt)
         try:
             with pytest.raises(CommandError, match="1 failed"):
                 call_command("osvi_recover")
         finally:
-            pre_save.disconnect(explode, sender=CloseAttempt)
+            pre_init.disconnect(explode, sender=CloseAttempt)
 
     def test_an_account_that_is_not_configured_is_left(self, unconfirmed, settings):
         session = unconfirmed(Drop())

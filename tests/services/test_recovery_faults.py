@@ -28,14 +28,14 @@ def spool_dir(settings, osvi_sandbox, tmp_path):
 def away(monkeypatch):
     """While it is set, no answer can be written to the database."""
     event = threading.Event()
-    write = steps.update_attempt
+    write = steps.update_attempts
 
     def update_attempt(attempt, **changes):
         if event.is_set():
             raise OperationalError("the database is away")
         write(attempt, **changes)
 
-    monkeypatch.setattr(steps, "update_attempt", update_attempt)
+    monkeypatch.setattr(steps, "update_attempts", update_attempt)
     event.set()
     return event
 
