@@ -23,7 +23,8 @@ again as it is; ``str(error)`` is one plain sentence or two: what happened, and 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar, Final
 
 from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
 from django.utils.functional import Promise, lazy
@@ -82,8 +83,8 @@ class InvalidInput(OSVIError):
     code = "invalid"
     message = _("A value cannot be used.")
 
-    def __init__(self, message: str | Promise = "", *, field: str = "") -> None:
-        super().__init__(message)
+    def __init__(self, message: str | Promise = "", *, field: str = "", reason: str = "") -> None:
+        super().__init__(message, reason=reason)
         self.field = field
 
 
@@ -201,3 +202,25 @@ class OSVINotConfigured(ImproperlyConfigured):
             "Ask whoever runs it to mend the settings: %(problem)s"
         )
         return sentence % {"problem": super().__str__()}
+
+
+def describe(code: str, reason: str = "") -> str:
+    """What the error of this code says, with OSVI's own words; "" for no error, and for others'."""
+    error = _BY_CODE.get(code)
+    if error is None:
+        return ""
+    if issubclass(error, OSVIError):
+        return str(error(reason=reason))
+    return str(_("OSVI is not set up on this site. Ask whoever runs it to mend the settings."))
+
+
+def _kinds(error: type[OSVIError]) -> Iterator[type[OSVIError]]:
+    for kind in error.__subclasses__():
+        yield from _kinds(kind)
+        yield kind  # after its own kinds, so that of two with one code the wider one counts
+
+
+_BY_CODE: Final[dict[str, type[OSVIError] | type[OSVINotConfigured]]] = {
+    **{kind.code: kind for kind in _kinds(OSVIError)},
+    OSVINotConfigured.code: OSVINotConfigured,
+}

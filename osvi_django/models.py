@@ -309,7 +309,7 @@ class CloseJob(models.Model):
     failed = models.PositiveIntegerField(_("failed"), default=0)
     unconfirmed = models.PositiveIntegerField(_("unconfirmed"), default=0)
     cancelled = models.PositiveIntegerField(_("cancelled"), default=0)
-    reason = models.CharField(_("why it is paused"), max_length=500, blank=True)
+    paused_by = models.CharField(_("why it is paused"), max_length=32, blank=True)
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     started_at = models.DateTimeField(_("started"), null=True, blank=True)
     finished_at = models.DateTimeField(_("finished"), null=True, blank=True)

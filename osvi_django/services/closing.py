@@ -6,7 +6,7 @@ is taken in the committed steps of ``steps.py``.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeGuard
 
 from django.db import router
 from django.utils.translation import gettext as _
@@ -133,8 +133,8 @@ def _carry_out(client: OSVIClient, session: ChatSession, attempt: CloseAttempt) 
     except AnswerNotStored:
         raise  # its session is left to recovery
     except (OSVIError, OSVINotConfigured) as error:
-        if isinstance(error, OSVIRejected) and _is_closed_already(client, session, error):
-            return _settle_closed_already(session, attempt, error)
+        if is_worth_a_look(error, session) and is_closed_already(client, session, error):
+            return steps.settle(closed_already(session, attempt, error))
         steps.settle_failed(session, attempt, error)
         raise
     return steps.settle_closed(session, attempt, text=closed.summary, outcome=Outcome.CLOSED)
@@ -152,13 +152,16 @@ def _not_claimed(session: ChatSession) -> CloseResult:
     raise CloseInProgress(attempt=attempt, retry_after=LOOK_AGAIN_AFTER)
 
 
-def _is_closed_already(client: OSVIClient, session: ChatSession, error: OSVIRejected) -> bool:
-    """Whether OSVI refused because there is nothing left to close; it is asked."""
-    if error.status not in CLOSED_ALREADY:
+def is_worth_a_look(error: Exception, session: ChatSession) -> TypeGuard[OSVIRejected]:
+    """Whether OSVI may have refused because there is nothing left to close."""
+    if not isinstance(error, OSVIRejected) or error.status not in CLOSED_ALREADY:
         return False
     # OSVI may not count a dormant session as active, and a 422 may mean anything.
-    if session.status == Status.DORMANT and error.status == VALIDATION_FAILED:
-        return False
+    return session.status != Status.DORMANT or error.status != VALIDATION_FAILED
+
+
+def is_closed_already(client: OSVIClient, session: ChatSession, error: OSVIRejected) -> bool:
+    """Whether there is nothing left to close; OSVI is asked, and the database is not."""
     try:
         gone = steps.still_open(client, session) is False
         # Where the address is mistaken, all is answered 404.
@@ -167,18 +170,16 @@ def _is_closed_already(client: OSVIClient, session: ChatSession, error: OSVIReje
         return False
 
 
-def _settle_closed_already(
+def closed_already(
     session: ChatSession, attempt: CloseAttempt, error: OSVIRejected
-) -> CloseResult:
+) -> steps.Closed:
     """Closed behind our back; the summary is lost where a close of our own went unanswered."""
     unanswered = steps.attempts(session).filter(outcome__in=(Outcome.NO_ANSWER, Outcome.BAD_ANSWER))
-    return steps.settle_closed(
-        session,
-        attempt,
+    return steps.Closed(
+        session=session,
+        attempt=attempt,
         text=None,
         missing=SummaryStatus.LOST if unanswered.exists() else SummaryStatus.NOT_PROVIDED,
         held=attempt.claim,
-        outcome=Outcome.REJECTED,
-        error_code=error.code,
-        error_reason=error.reason,
+        told=steps.told_of(error) | {"outcome": Outcome.REJECTED},
     )

@@ -17,7 +17,7 @@ _Row = TypeVar("_Row", bound=Model)
 
 def find_session(session_id: str) -> ChatSession | None:
     """The session of this id, with its agent and summary, or None. Any text is safe to ask for."""
-    if not _is_storable_id(session_id):
+    if not is_storable_id(session_id):
         return None
     found = ChatSession.objects.select_related("agent", "summary").filter(session_id=session_id)
     session = found.first()
@@ -67,7 +67,7 @@ def _get_or_insert(model: type[_Row], ids: dict[str, str], **others: Any) -> _Ro
 
 def _require_id(field: str, value: str) -> None:
     # URLs lose the segments "." and ".." on their way, quoted or not.
-    if not _is_storable_id(value) or value in {".", ".."}:
+    if not is_storable_id(value) or value in {".", ".."}:
         problem = _("%(field)s is not an id that OSVI gave: use 1 to %(length)d characters.")
         raise InvalidInput(problem % {"field": field, "length": ID_MAX_LENGTH}, field=field)
 
@@ -77,5 +77,6 @@ def _look_alike(field: str) -> InvalidInput:
     return InvalidInput(problem % {"field": field}, field=field)
 
 
-def _is_storable_id(value: str) -> bool:
+def is_storable_id(value: str) -> bool:
+    """Whether the database can store, and find, this as an id."""
     return 0 < len(value) <= ID_MAX_LENGTH and storable(value) == value

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from django.db.models import QuerySet
+from django.utils.translation import gettext as _
+
 from osvi_django.exceptions import NotAllowed
-from osvi_django.models import ChatSession
+from osvi_django.models import ChatSession, CloseJob
 
 CLOSE: Final = "osvi_django.close_chatsession"
 VIEW: Final = "osvi_django.view_chatsession"
 VIEW_SUMMARY: Final = "osvi_django.view_sessionsummary"
+VIEW_JOB: Final = "osvi_django.view_closejob"
 
 
 def may_close(user: Any, session: ChatSession | None = None) -> bool:
@@ -31,6 +35,26 @@ def require_close(user: Any, session: ChatSession | None = None) -> None:
     """Raise ``NotAllowed`` where ``user`` may not close; None is the host's own code, and may."""
     if user is not None and not may_close(user, session):
         raise NotAllowed
+
+
+def may_view_all_jobs(user: Any) -> bool:
+    """Whether ``user`` may see the jobs of others as well."""
+    return _may(user, VIEW_JOB, None)
+
+
+def visible_jobs(user: Any) -> QuerySet[CloseJob]:
+    """The jobs that ``user`` may see: their own, and with the permission those of all others."""
+    if may_view_all_jobs(user):
+        return CloseJob.objects.all()
+    return CloseJob.objects.filter(requested_by=getattr(user, "pk", None) or 0)
+
+
+def require_job(user: Any, job: CloseJob) -> None:
+    """Raise ``NotAllowed`` where ``user`` may not decide about this job; None may."""
+    if user is None or (user.pk is not None and job.requested_by_id == user.pk):
+        return
+    if not (may_view_all_jobs(user) and may_close(user)):
+        raise NotAllowed(_("You do not have the permission to do this with this close job."))
 
 
 def _may(user: Any, permission: str, session: ChatSession | None) -> bool:

@@ -357,6 +357,14 @@ def tell_failed(failures: Sequence[Failed]) -> None:
         )
 
 
+def give_back(attempts: Sequence[CloseAttempt]) -> None:
+    """Undo claims of which nothing was sent, in the caller's transaction."""
+    claims = {attempt.claim for attempt in attempts}
+    ours = rows(*(attempt.session for attempt in attempts)).filter(claim__in=claims)
+    release(ours, status=F("status_before"))
+    _journal(attempts).delete()
+
+
 def end_attempts(ended: Iterable[tuple[CloseAttempt, dict[str, str]]]) -> None:
     """Write down how attempts ended: one UPDATE for all that ended alike."""
     alike: dict[tuple[tuple[str, str], ...], list[CloseAttempt]] = {}

@@ -1,0 +1,413 @@
+"""Running a close job: any number of processes may, and each may be killed at any moment.
+
+One thread, whoever called ``run_close_job``, is the only one that touches the database: it claims
+waiting sessions in batches, hands them to the threads of ``lanes.py``, and stores whatever has come
+back in one commit for all of it. The steps and rules of each close are those of ``closing.py``.
+
+What was claimed by a process that died is taken up again when its lease is over. Nobody knows then
+whether it was sent, so that OSVI is asked first, as for any unconfirmed session; such sessions come
+last, one after the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Final, TypeVar
+
+from django.db import Error, router
+
+from osvi_django.client import Answer, read_closed
+from osvi_django.exceptions import (
+    CloseInProgress,
+    NotAllowed,
+    OSVIBadAnswer,
+    OSVIError,
+    OSVINoAnswer,
+    OSVINotConfigured,
+    OSVIRejected,
+    OSVIThrottled,
+    OSVIUnauthorized,
+    OSVIUnreachable,
+    SessionNotFound,
+)
+from osvi_django.models import ChatSession, CloseAttempt, CloseJob, CloseJobItem
+from osvi_django.services import ledger, steps
+from osvi_django.services.closing import (
+    LOOK_AGAIN_AFTER,
+    closed_already,
+    is_closed_already,
+    is_worth_a_look,
+)
+from osvi_django.services.lanes import Lane, Reply, Trouble
+from osvi_django.services.ledger import Verdict
+from osvi_django.services.permissions import may_close
+from osvi_django.services.recovery import close_again
+from osvi_django.services.steps import Closed, CloseRequest, Failed, Status
+from osvi_django.transactions import persist, refuse_inside_transaction
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+Outcome = CloseJobItem.Outcome
+
+# How often whoever runs a job says that it is alive, while nothing comes back.
+SIGN_OF_LIFE: Final = 5.0  # seconds
+# How often to look for something to do while others have the rest of the job under way.
+_POLL: Final = 0.5  # seconds
+# How long to let answers gather before they are stored together.
+_GATHER: Final = 0.01  # seconds
+# How long to wait for a database that went away.
+_PATIENCE: Final = 20.0  # seconds
+
+# OSVI did not do it, and it is OSVI or the way there that is at fault: the session waits again.
+_NOT_NOW: Final = (OSVIUnreachable, OSVIThrottled, OSVIUnauthorized, OSVINotConfigured)
+# One of these alone says little; several in a row say that OSVI is in trouble.
+_TROUBLE: Final = (*_NOT_NOW, OSVINoAnswer, OSVIBadAnswer)
+
+
+def run_close_job(
+    job_id: int,
+    *,
+    stop: threading.Event | None = None,
+    on_progress: Callable[[CloseJob], None] | None = None,
+) -> CloseJob:
+    """Work on a job until it is finished, or paused, and return it as it is then.
+
+    Paused is a job while OSVI is in trouble: ``resume_at`` says when it is worth another run. Where
+    other processes have the last sessions under way, they are waited for, and taken up should their
+    lease run out. ``stop``, once set, ends the run early: nothing more is begun, and what is under
+    way is brought home. ``on_progress`` is called after each commit of results.
+
+    Raises ``InsideTransaction``, ``InvalidInput`` where there is no such job, and the database's
+    own errors where it stays away; the job can be run again after each.
+    """
+    refuse_inside_transaction(router.db_for_write(CloseJob))
+    job = ledger.find(job_id)
+    if ledger.begin(job):
+        run = _Run(job, stop or threading.Event(), on_progress)
+        run.work()
+    return ledger.find(job_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Result:
+    """What is to be stored of one reply; without an ``end``, nothing was sent."""
+
+    attempt: CloseAttempt
+    verdict: Verdict
+    end: Closed | Failed | None = None
+
+
+class _Run:
+    """One process's share in a job."""
+
+    def __init__(
+        self,
+        job: CloseJob,
+        stop: threading.Event,
+        on_progress: Callable[[CloseJob], None] | None,
+    ) -> None:
+        self.job = job
+        self.stop = stop
+        self.on_progress = on_progress
+        self.using = router.db_for_write(CloseJob, instance=job)
+        self.request = CloseRequest(requested_by=job.requested_by, door=job.door, note=job.note)
+        self.may_close_all = not job.for_somebody or may_close(job.requested_by)
+        self.arrived: SimpleQueue[Reply] = SimpleQueue()
+        self.lanes: dict[str, Lane] = {}
+        self.broken: dict[str, OSVINotConfigured] = {}
+        self.items: dict[int, CloseJobItem] = {}
+        self.seen_at = time.monotonic()
+
+    def work(self) -> None:
+        """Claim, collect and store until nothing is left that this process can do."""
+        try:
+            while not self.stop.is_set() and self._goes_on():
+                self._hand_out()
+                self._store(self._collect())
+        finally:
+            self._bring_home()
+
+    def _goes_on(self) -> bool:
+        """Whether something is under way; at the end of it, whether there is more to do."""
+        if self._under_way:
+            return True
+        self._open_lanes()
+        self._hand_out()
+        if self._under_way or self._take_up():
+            return True
+        if ledger.finish(self.job):
+            return False
+        return not self._is_to_pause() and self._wait()
+
+    def _wait(self) -> bool:
+        """Leave others, or OSVI, a moment."""
+        self.stop.wait(_POLL)
+        self._say_alive()
+        return True
+
+    def _is_to_pause(self) -> bool:
+        """Pause the job where all that is left of it is the business of an OSVI in trouble."""
+        troubles = {account: self._trouble_of(account) for account in ledger.accounts(self.job)}
+        known = [trouble for trouble in troubles.values() if trouble is not None]
+        if not known or len(known) < len(troubles) or ledger.others_are_at_it(self.job):
+            return False
+        wait = min(self.lanes[each].opens_in for each in troubles if each in self.lanes)
+        ledger.pause(self.job, known[0], wait)
+        return True
+
+    def _trouble_of(self, account: str) -> Trouble | None:
+        """Why nothing of this account is done for a while; None where something is."""
+        if account in self.broken:
+            return self.broken[account]
+        lane = self.lanes[account]
+        return lane.trouble if lane.is_given_up else None
+
+    @property
+    def _under_way(self) -> int:
+        return sum(lane.under_way for lane in self.lanes.values())
+
+    def _open_lanes(self) -> None:
+        known = {*self.lanes, *self.broken}
+        for account in ledger.accounts(self.job):
+            if account not in known:
+                self._open_lane(account)
+
+    def _open_lane(self, account: str) -> None:
+        try:
+            self.lanes[account] = Lane(account, self.arrived)
+        except OSVINotConfigured as error:
+            self.broken[account] = error
+
+    def _hand_out(self) -> None:
+        for lane in self.lanes.values():
+            if (room := lane.room) and (attempts := self._claim(lane, room)):
+                lane.close(attempts)
+
+    def _claim(self, lane: Lane, room: int) -> list[CloseAttempt]:
+        """Claim up to ``room`` waiting sessions, and settle those that need no close."""
+        chosen = ledger.next_waiting(self.job, lane.account, room)
+        if not chosen:
+            return []
+        token = uuid.uuid4()
+
+        def work() -> list[CloseAttempt]:
+            items = ledger.take(self.job, chosen, token, lane.lease)
+            return self._claim_sessions(items, token, lane.lease)
+
+        return persist(work, using=self.using, patience=_PATIENCE)
+
+    def _claim_sessions(
+        self, items: Sequence[CloseJobItem], token: uuid.UUID, lease: float
+    ) -> list[CloseAttempt]:
+        verdicts = [(item, verdict) for item in items if (verdict := self._at_sight(item))]
+        settled = {item.pk for item, _verdict in verdicts}
+        open_items = {item.session_id: item for item in items if item.pk not in settled}
+        sessions = [item.session for item in open_items.values() if item.session]
+        attempts = steps.claim_all(sessions, self.request, token, lease=lease) if sessions else []
+        mine = {attempt.pk: open_items.pop(attempt.session_id) for attempt in attempts}
+        if verdicts:
+            ledger.settle(self.job, verdicts)
+        if open_items:  # somebody else has these, or nobody knows
+            ledger.come_back(self.job, list(open_items.values()))
+        if attempts:
+            ledger.name_attempts(self.job, token)
+        self.items |= mine
+        return attempts
+
+    def _at_sight(self, item: CloseJobItem) -> Verdict | None:
+        """What becomes of an item that needs no close, or may have none."""
+        session = item.session
+        if session is None:
+            return Verdict(outcome=Outcome.NOT_FOUND, code=SessionNotFound.code)
+        if not self.may_close_all and not may_close(self.job.requested_by, session):
+            return Verdict(outcome=Outcome.NOT_ALLOWED, code=NotAllowed.code)
+        if session.status == Status.CLOSED:
+            return Verdict(outcome=Outcome.ALREADY_CLOSED)
+        return None
+
+    def _take_up(self) -> bool:
+        """Settle one session of which nobody knows, or which somebody else had; False: none."""
+        lanes = [lane for lane in self.lanes.values() if not lane.opens_in]
+        token = uuid.uuid4()
+        # Finding out and closing have a lease each.
+        lease = 2 * max((lane.lease for lane in lanes), default=0)
+        among = [lane.account for lane in lanes]
+        item = ledger.take_abandoned(self.job, among, token, lease) if lanes else None
+        if item is None:
+            return False
+        verdict = self._at_sight(item)
+        if verdict is None and item.session is not None:
+            verdict = self._close_again(item, item.session)
+        if verdict is None:
+            ledger.come_back(self.job, [item], LOOK_AGAIN_AFTER)
+        else:
+            self._persist(lambda: ledger.settle(self.job, [(item, self._as_tried(item, verdict))]))
+            self._report()
+        return True
+
+    def _as_tried(self, item: CloseJobItem, verdict: Verdict) -> Verdict:
+        """A session that was found closed may be so by the try that this job made before."""
+        was_closed = (
+            item.attempt is not None and item.attempt.outcome == CloseAttempt.Outcome.CLOSED
+        )
+        if verdict.outcome == Outcome.ALREADY_CLOSED and was_closed:
+            return Verdict(outcome=Outcome.CLOSED)
+        return verdict
+
+    def _close_again(self, item: CloseJobItem, session: ChatSession) -> Verdict | None:
+        """Ask OSVI whether it is open, and close it if so; None: somebody else has it."""
+        lane, sent_at = self.lanes[item.account], time.monotonic()
+        asker, door, note = self.request.requested_by, self.request.door, self.request.note
+        try:
+            result = close_again(session, requested_by=asker, door=door, note=note)
+        except CloseInProgress:
+            return None
+        except (OSVIError, OSVINotConfigured) as error:
+            self._tell_lane(lane, sent_at, error)
+            return _verdict_of(error)
+        self._tell_lane(lane, sent_at, None)
+        return Verdict(outcome=Outcome.CLOSED if result.changed else Outcome.ALREADY_CLOSED)
+
+    def _tell_lane(self, lane: Lane, sent_at: float, error: Trouble | None) -> None:
+        if isinstance(error, _TROUBLE):
+            lane.went_wrong(sent_at, error)
+        else:
+            lane.went_well(sent_at)
+
+    def _collect(self) -> list[Reply]:
+        """Whatever has come back; a moment is left for more, as each commit costs."""
+        replies: list[Reply] = []
+        try:
+            replies.append(self.arrived.get(timeout=_POLL))
+            time.sleep(_GATHER)
+            while True:
+                replies.append(self.arrived.get_nowait())
+        except Empty:
+            return replies
+
+    def _store(self, replies: Sequence[Reply]) -> None:
+        """Keep the raw answers, and only then read them and write down what they say."""
+        self._say_alive()
+        answered = [
+            (reply.attempt, reply.found) for reply in replies if isinstance(reply.found, Answer)
+        ]
+        lost = steps.keep_all(answered) if answered else {}
+        results = []
+        for reply in replies:
+            self._lane_of(reply).collected()
+            if reply.attempt.pk in lost:
+                self.items.pop(reply.attempt.pk)  # the answer is in the spool: recovery has it
+            elif result := self._judge(reply):
+                results.append(result)
+        if results:
+            self._write(results)
+
+    def _lane_of(self, reply: Reply) -> Lane:
+        return self.lanes[self.items[reply.attempt.pk].account]
+
+    def _judge(self, reply: Reply) -> _Result | None:
+        """What a reply says; None where OSVI is asked once more."""
+        attempt, found = reply.attempt, reply.found
+        if reply.refusal is not None:
+            return _judge_look(attempt, reply.refusal, is_closed=found is True)
+        if isinstance(found, OSVIError | OSVINotConfigured):
+            return self._judge_error(reply, found)
+        if not isinstance(found, Answer):
+            return _Result(attempt=attempt, verdict=Verdict(outcome=Outcome.WAITING))
+        try:
+            closed = read_closed(found, attempt.session.session_id)
+        except OSVIError as error:
+            return self._judge_error(reply, error)
+        self._tell_lane(self._lane_of(reply), reply.sent_at, None)
+        end = Closed(session=attempt.session, attempt=attempt, text=closed.summary)
+        return _Result(attempt=attempt, verdict=Verdict(outcome=Outcome.CLOSED), end=end)
+
+    def _judge_error(self, reply: Reply, error: Trouble) -> _Result | None:
+        lane, attempt = self._lane_of(reply), reply.attempt
+        self._tell_lane(lane, reply.sent_at, error)
+        if is_worth_a_look(error, attempt.session):
+            ask = partial(is_closed_already, session=attempt.session, error=error)
+            lane.look(attempt, ask, error)
+            return None
+        return _failed(attempt, error)
+
+    def _write(self, results: Sequence[_Result]) -> None:
+        """Store results in one commit; one that the database refuses must not stop the others."""
+        try:
+            closed = self._persist(lambda: self._write_together(results))
+        except Error:
+            logger.exception("%s results of job %s cannot be stored", len(results), self.job.pk)
+            if len(results) > 1:
+                for result in results:
+                    self._write([result])
+            else:
+                self.items.pop(results[0].attempt.pk)  # its lease runs out
+            return
+        for result in results:
+            self.items.pop(result.attempt.pk)
+        steps.tell_closed(closed)
+        steps.tell_failed([each.end for each in results if isinstance(each.end, Failed)])
+        self.seen_at = time.monotonic()
+        self._report()
+
+    def _write_together(self, results: Sequence[_Result]) -> list[Closed]:
+        closed = [each.end for each in results if isinstance(each.end, Closed)]
+        failed = [each.end for each in results if isinstance(each.end, Failed)]
+        unsent = [each.attempt for each in results if each.end is None]
+        closed = steps.write_closed(closed)
+        steps.write_failed(failed)
+        if unsent:
+            steps.give_back(unsent)
+        items = [(self.items[each.attempt.pk], each.verdict) for each in results]
+        ledger.settle(self.job, items)
+        return closed
+
+    def _persist(self, work: Callable[[], _T]) -> _T:
+        return persist(work, using=self.using, patience=_PATIENCE)
+
+    def _say_alive(self) -> None:
+        if time.monotonic() - self.seen_at > SIGN_OF_LIFE:
+            self.seen_at = time.monotonic()
+            self._persist(lambda: ledger.say_alive(self.job))
+
+    def _report(self) -> None:
+        if self.on_progress is not None:
+            self.on_progress(ledger.find(self.job.pk))
+
+    def _bring_home(self) -> None:
+        """Begin nothing more, store what still comes back, and let the threads go."""
+        for lane in self.lanes.values():
+            lane.halt()
+        while self._under_way:
+            self._store(self._collect())
+        for lane in self.lanes.values():
+            lane.end()
+
+
+def _judge_look(attempt: CloseAttempt, refusal: OSVIRejected, *, is_closed: bool) -> _Result:
+    if not is_closed:
+        return _failed(attempt, refusal)
+    end = closed_already(attempt.session, attempt, refusal)
+    return _Result(attempt=attempt, verdict=Verdict(outcome=Outcome.ALREADY_CLOSED), end=end)
+
+
+def _failed(attempt: CloseAttempt, error: Trouble) -> _Result:
+    error.attempt = attempt
+    end = Failed(session=attempt.session, attempt=attempt, error=error)
+    return _Result(attempt=attempt, verdict=_verdict_of(error), end=end)
+
+
+def _verdict_of(error: Trouble) -> Verdict:
+    if isinstance(error, _NOT_NOW):
+        return Verdict(outcome=Outcome.WAITING)
+    unknown = isinstance(error, OSVINoAnswer | OSVIBadAnswer)
+    outcome = Outcome.UNCONFIRMED if unknown else Outcome.REJECTED
+    return Verdict(outcome=outcome, code=error.code, reason=getattr(error, "reason", ""))

@@ -1,0 +1,315 @@
+"""Closing many sessions as a job: made in one go, run by whoever is there, looked at meanwhile.
+
+A job and its sessions are rows, and these alone are the truth: whoever runs it, a thread, a task
+queue or a command, is told its key and may die. ``engine.py`` runs it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from itertools import islice
+from typing import Final, TypeVar
+
+from django.db import router, transaction
+from django.db.models import Count, Model, Q, QuerySet
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from osvi_django.client import storable
+from osvi_django.conf import executor
+from osvi_django.exceptions import InvalidInput, NotAllowed, SessionNotFound
+from osvi_django.models import ChatSession, CloseJob, CloseJobItem
+from osvi_django.services import ledger, steps
+from osvi_django.services.engine import SIGN_OF_LIFE, run_close_job
+from osvi_django.services.mirroring import is_storable_id
+from osvi_django.services.permissions import may_close, require_job
+from osvi_django.services.steps import CloseRequest, DatabaseNow, User
+from osvi_django.transactions import persist
+
+__all__ = [
+    "Progress",
+    "cancel_close_job",
+    "confirm_close_job",
+    "create_close_job",
+    "due_jobs",
+    "progress_of",
+    "retry_close_job",
+    "run_close_job",
+    "take_up",
+]
+
+logger = logging.getLogger(__name__)
+
+Outcome = CloseJobItem.Outcome
+JobStatus = CloseJob.Status
+Wanted = Iterable[ChatSession] | Iterable[str] | Iterable[ChatSession | str]
+_Row = TypeVar("_Row", bound=Model)
+_T = TypeVar("_T")
+
+# How many sessions are read and written at a time, however many a job has.
+_CHUNK: Final = 1_000
+# Without a sign of life for so long, nobody runs a job any more.
+ABANDONED_AFTER: Final = 6 * SIGN_OF_LIFE  # seconds
+# How long a job that nobody confirms is kept.
+_DRAFT_LASTS: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a job has come: how many of each outcome, sessions a second, seconds still to go.
+
+    The last two are None where nothing can be said yet, or any more.
+    """
+
+    counts: dict[str, int]
+    per_second: float | None
+    seconds_left: float | None
+
+
+def create_close_job(
+    sessions: Wanted,
+    *,
+    requested_by: User | None = None,
+    door: str = "code",
+    note: str = "",
+    start: bool = True,
+    draft: bool = False,
+    retry_of: CloseJob | None = None,
+) -> CloseJob:
+    """Make a job that closes ``sessions``: a queryset, or sessions and OSVI's ids of sessions.
+
+    Each comes once, in constant memory for a queryset. An id that is not known here and a session
+    that ``requested_by`` may not close are in the job with just that outcome. The executor is told
+    after the commit, where ``start``; a ``draft`` waits for ``confirm_close_job``.
+
+    May be called inside a transaction. Raises ``InvalidInput``, and ``NotAllowed`` where
+    ``requested_by`` may close none of them.
+    """
+    request = CloseRequest(requested_by=requested_by, door=door, note=note.strip())
+    job = CloseJob(
+        status=JobStatus.DRAFT if draft else JobStatus.QUEUED,
+        requested_by=steps.as_row(requested_by),
+        for_somebody=steps.as_row(requested_by) is not None,
+        door=door,
+        note=storable(request.note),
+        retry_of=retry_of,
+    )
+    alias = router.db_for_write(CloseJob)
+    with transaction.atomic(using=alias):
+        job.save(using=alias)
+        _fill(job, _items_of(job, sessions, requested_by))
+        _require_one(job, requested_by)
+        if not draft:
+            _enqueue(job, start=start)
+    return job
+
+
+def confirm_close_job(
+    job: CloseJob, *, requested_by: User | None = None, note: str = ""
+) -> CloseJob:
+    """Let a draft begin, with this note. Raises ``InvalidInput`` where it is none any more."""
+    require_job(requested_by, job)
+    request = CloseRequest(requested_by=requested_by, door=job.door, note=note.strip())
+    with transaction.atomic(using=router.db_for_write(CloseJob, instance=job)):
+        drafts = ledger.rows(job).filter(status=JobStatus.DRAFT)
+        if not drafts.update(status=JobStatus.QUEUED, note=storable(request.note)):
+            raise InvalidInput(_("This close job has begun already."), field="job")
+        _enqueue(job, start=True)
+    return ledger.find(job.pk)
+
+
+def cancel_close_job(job: CloseJob, *, requested_by: User | None = None) -> CloseJob:
+    """Stop what has not been begun; what is under way comes to its end. A finished job stays so."""
+    require_job(requested_by, job)
+
+    def work() -> None:
+        unfinished = ledger.rows(job).filter(finished_at=None)
+        if unfinished.update(status=JobStatus.CANCELLED, paused_by="", resume_at=None):
+            ledger.cancel_waiting(job)
+            ledger.finish(job)
+
+    alias = router.db_for_write(CloseJob, instance=job)
+    persist(work, using=alias, patience=steps.PATIENCE_BEFORE)
+    return ledger.find(job.pk)
+
+
+def retry_close_job(
+    job: CloseJob, *, requested_by: User | None = None, door: str = "code"
+) -> CloseJob:
+    """Make a new job of what failed safely: nothing was closed, and nothing is in doubt.
+
+    Raises ``InvalidInput`` where nothing did.
+    """
+    require_job(requested_by, job)
+    failed = ledger.items(job).filter(outcome__in=CloseJobItem.FAILED)
+    if not failed.exists():
+        problem = _("Nothing in this close job failed in a way that can be tried again.")
+        raise InvalidInput(problem, field="job")
+    ids = (item.asked_id for item in _by_key(failed))
+    return create_close_job(ids, requested_by=requested_by, door=door, note=job.note, retry_of=job)
+
+
+def take_up(job: CloseJob) -> bool:
+    """Tell the executor of a job that nobody runs any more; whether that was so."""
+    if not _unattended().filter(pk=job.pk).update(seen_at=DatabaseNow()):
+        return False
+    _tell_executor(job.pk)
+    return True
+
+
+def due_jobs() -> list[CloseJob]:
+    """The jobs that wait, were abandoned, or whose pause is over, the oldest first."""
+    waits = _jobs().filter(status=JobStatus.QUEUED)
+    return list((waits | _unattended()).order_by("pk"))
+
+
+def progress_of(job: CloseJob) -> Progress:
+    """How far a job has come just now."""
+    outcomes = ledger.items(job).order_by().values_list("outcome").annotate(Count("pk"))
+    return Progress(counts=dict(outcomes), per_second=_rate(job), seconds_left=_seconds_left(job))
+
+
+def discard_drafts() -> None:
+    """Forget jobs that nobody confirmed."""
+    forgotten = timezone.now() - _DRAFT_LASTS
+    _jobs().filter(status=JobStatus.DRAFT, created_at__lt=forgotten).delete()
+
+
+def _rate(job: CloseJob) -> float | None:
+    if job.running_since is None or job.status != JobStatus.RUNNING:
+        return None
+    seconds = (timezone.now() - job.running_since).total_seconds()
+    done = job.done - job.done_before
+    return done / seconds if seconds > 0 and done else None
+
+
+def _seconds_left(job: CloseJob) -> float | None:
+    rate = _rate(job)
+    return (job.total - job.done - job.cancelled) / rate if rate else None
+
+
+def _require_one(job: CloseJob, user: User | None) -> None:
+    """Refuse a job of somebody who may close none of its sessions."""
+    nothing_waits = job.total == job.done
+    if user is not None and nothing_waits and not may_close(user):
+        raise NotAllowed
+
+
+def _fill(job: CloseJob, items: Iterable[CloseJobItem]) -> None:
+    """Write the items, a chunk at a time, and count those that have come to an end at once."""
+    alias = router.db_for_write(CloseJob, instance=job)
+    counts: Counter[str] = Counter()
+    for chunk in _chunks(items):
+        CloseJobItem.objects.using(alias).bulk_create(chunk)
+        counts.update(ledger.COUNTERS.get(item.outcome, "waiting") for item in chunk)
+    job.total = counts.total()
+    for name in set(ledger.COUNTERS.values()):
+        setattr(job, name, counts[name])
+    job.save(using=alias)
+
+
+def _items_of(job: CloseJob, sessions: Wanted, user: User | None) -> Iterator[CloseJobItem]:
+    """The items of a job as they begin, and as some of them end."""
+    allowed = user is None or may_close(user)
+    for asked_id, session in _found(sessions):
+        item = CloseJobItem(job=job, asked_id=asked_id)
+        if not allowed and not (session and may_close(user, session)):
+            item.outcome, item.error_code = Outcome.NOT_ALLOWED, NotAllowed.code
+        elif session is None:
+            item.outcome, item.error_code = Outcome.NOT_FOUND, SessionNotFound.code
+        if session is not None:
+            item.session, item.account = session, session.agent.account
+        yield item
+
+
+def _found(sessions: Wanted) -> Iterator[tuple[str, ChatSession | None]]:
+    """Each session once, with its id; None of those ids that are not known here."""
+    if isinstance(sessions, QuerySet) and not _is_sliced(sessions):
+        for session in _by_key(_slim(sessions)):
+            yield session.session_id, session
+        return
+    seen: set[str] = set()
+    for chunk in _chunks(sessions):
+        ids = dict.fromkeys(_id_of(each) for each in chunk)
+        fresh = [each for each in ids if each not in seen]
+        seen.update(fresh)
+        # MariaDB finds ids that differ in case as well: only the very same is the same.
+        known = {each.session_id: each for each in _slim(_sessions().filter(session_id__in=fresh))}
+        yield from ((each, known.get(each)) for each in fresh)
+
+
+def _is_sliced(sessions: QuerySet[ChatSession]) -> bool:
+    try:
+        sessions.order_by("pk")
+    except TypeError:
+        return True
+    return False
+
+
+def _id_of(wanted: ChatSession | str) -> str:
+    asked_id = wanted.session_id if isinstance(wanted, ChatSession) else wanted
+    if not isinstance(asked_id, str) or not is_storable_id(asked_id):
+        problem = _("session_ids has something that is not an id that OSVI gave: %(id)r.")
+        raise InvalidInput(problem % {"id": asked_id}, field="session_ids")
+    return asked_id
+
+
+def _slim(sessions: QuerySet[ChatSession]) -> QuerySet[ChatSession]:
+    """Without what OSVI sent of them, which may be much."""
+    return sessions.select_related("agent").only("session_id", "agent__account")
+
+
+def _by_key(rows: QuerySet[_Row]) -> Iterator[_Row]:
+    """Rows in the order of their keys, each once, a page at a time: not all are in memory."""
+    last = None
+    ordered = rows.order_by("pk")
+    while page := list((ordered if last is None else ordered.filter(pk__gt=last))[:_CHUNK]):
+        for row in page:
+            if row.pk != last:
+                yield row
+            last = row.pk
+
+
+def _chunks(wanted: Iterable[_T]) -> Iterator[list[_T]]:
+    rest = iter(wanted)
+    while chunk := list(islice(rest, _CHUNK)):
+        yield chunk
+
+
+def _enqueue(job: CloseJob, *, start: bool) -> None:
+    """Let a job wait for whoever runs it; one in which nothing is to be done ends at once."""
+    alias = router.db_for_write(CloseJob, instance=job)
+    ledger.say_alive(job)
+    if not ledger.finish(job) and start:
+        transaction.on_commit(partial(_tell_executor, job.pk), using=alias)
+    job.refresh_from_db(using=alias)
+
+
+def _tell_executor(job_id: int) -> None:
+    """Tell whoever is to run it; where that fails the job waits, and can be taken up later."""
+    try:
+        run = executor()
+        if run is not None:
+            run(job_id)
+    except Exception:
+        logger.exception("close job %s could not be started, and waits", job_id)
+
+
+def _unattended() -> QuerySet[CloseJob]:
+    """Jobs that nobody runs, though it would be time."""
+    silent = DatabaseNow() - timedelta(seconds=ABANDONED_AFTER)
+    begun = _jobs().filter(finished_at=None, seen_at__lt=silent).exclude(status=JobStatus.DRAFT)
+    return begun.filter(~Q(status=JobStatus.PAUSED) | Q(resume_at__lt=timezone.now()))
+
+
+def _jobs() -> QuerySet[CloseJob]:
+    return CloseJob.objects.using(router.db_for_write(CloseJob))
+
+
+def _sessions() -> QuerySet[ChatSession]:
+    return ChatSession.objects.using(router.db_for_write(ChatSession))

@@ -1,0 +1,223 @@
+"""The lanes of a job: for each account, threads that only speak HTTP, and how hard it is asked.
+
+No thread here touches the database. Whoever runs a job hands out what is claimed and collects what
+comes back; where OSVI is in trouble, what was not yet sent is given back, and it is asked again
+first by one close, then by one more with each that goes well.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+from typing import Final
+
+from osvi_django.client import Answer, OSVIClient
+from osvi_django.conf import CALLS_PER_CLOSE, Account, InvalidSetting
+from osvi_django.exceptions import (
+    OSVIError,
+    OSVINoAnswer,
+    OSVINotConfigured,
+    OSVIRejected,
+    OSVIThrottled,
+    OSVIUnauthorized,
+)
+from osvi_django.models import CloseAttempt
+from osvi_django.services import steps
+
+logger = logging.getLogger(__name__)
+
+Trouble = OSVIError | OSVINotConfigured
+# What a thread brings back: an answer, an error, whether it was closed already; None: not begun.
+Found = Answer | Trouble | bool | None
+
+# How many claimed sessions are under way at most, in threads of the lane: while an answer is
+# stored, and the next are claimed, no thread shall wait.
+AHEAD: Final = 3
+# After trouble without a Retry-After: longer each time, and at the last the lane is given up.
+PAUSES: Final = (1.0, 3.0, 9.0)  # seconds
+# What is longer is no slowing down any more.
+LONGEST_PAUSE: Final = 60.0  # seconds
+# When to look again whether a lane that was given up works.
+LOOK_AGAIN_AFTER: Final = 30.0  # seconds
+
+# Nothing but somebody's hand mends these.
+_HOPELESS: Final = (OSVIUnauthorized, OSVINotConfigured)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What became of one call; ``sent_at``: seconds of the monotonic clock."""
+
+    attempt: CloseAttempt
+    found: Found
+    sent_at: float
+    refusal: OSVIRejected | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    attempt: CloseAttempt
+    ask: Callable[[], Found]
+    send_by: float
+    refusal: OSVIRejected | None = None
+
+
+class Lane:
+    """The closes of one account that one run of a job has under way.
+
+    Its methods are for the one thread that runs the job. Raises ``OSVINotConfigured``.
+    """
+
+    def __init__(self, account: str, arrived: SimpleQueue[Reply]) -> None:
+        self.account = account
+        self.client, self.lease = steps.prepare(account)
+        self.size = _concurrency(account)
+        self.under_way = 0
+        self.trouble: Trouble | None = None
+        self.given_up_until = 0.0
+        self._calls_take = CALLS_PER_CLOSE * self.client.deadline
+        self._slots = _slots(account, self.size)
+        self._arrived = arrived
+        self._inbox: SimpleQueue[_Call | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._opens_at = 0.0
+        self._changed_at = 0.0
+        self._strikes = 0
+        self._limit = self._most = AHEAD * self.size
+
+    @property
+    def room(self) -> int:
+        """How many more sessions to claim just now; in batches, as a claim costs a commit."""
+        if time.monotonic() < self._opens_at:
+            return 0
+        room = self._limit - self.under_way
+        return room if room >= min(self.size, self._limit) else 0
+
+    @property
+    def opens_in(self) -> float:
+        """Seconds until there may be room."""
+        return max(0.0, self._opens_at - time.monotonic())
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether OSVI is in such trouble that waiting here makes no sense."""
+        return self.given_up_until > time.monotonic()
+
+    def close(self, attempts: Sequence[CloseAttempt]) -> None:
+        """Send these closes as soon as threads are free."""
+        # Whoever comes too late must not begin: another might take the session over meanwhile.
+        send_by = time.monotonic() + self.lease - self._calls_take
+        for attempt in attempts:
+            self.under_way += 1
+            ask = partial(self._send, attempt)
+            self._inbox.put(_Call(attempt=attempt, ask=ask, send_by=send_by))
+        missing = min(self.size, self.under_way) - len(self._threads)
+        for _number in range(missing):
+            self._start_thread()
+
+    def look(
+        self, attempt: CloseAttempt, ask: Callable[[OSVIClient], bool], refusal: OSVIRejected
+    ) -> None:
+        """Send the questions that follow a refusal."""
+        call = _Call(
+            attempt=attempt,
+            ask=lambda: ask(self._client_of(attempt)),
+            send_by=float("inf"),
+            refusal=refusal,
+        )
+        self.under_way += 1
+        self._inbox.put(call)
+
+    def collected(self) -> None:
+        """One call has come back."""
+        self.under_way -= 1
+
+    def went_well(self, sent_at: float) -> None:
+        """OSVI answered as it should: after trouble, ask a little more of it."""
+        if sent_at < self._changed_at:
+            return
+        self._strikes, self.trouble = 0, None
+        self._limit = self._most if self._limit >= self.size else self._limit + 1
+
+    def went_wrong(self, sent_at: float, error: Trouble) -> None:
+        """OSVI is in trouble: wait, then let a single close go first."""
+        if sent_at < self._changed_at:
+            return  # it was on its way when the trouble became known
+        self.trouble = error
+        self._changed_at = now = time.monotonic()
+        self._strikes += 1
+        pause = getattr(error, "retry_after", None) or PAUSES[min(self._strikes, len(PAUSES)) - 1]
+        self._limit = 1
+        self._opens_at = now + pause
+        slows_down = isinstance(error, OSVIThrottled) and error.retry_after is not None
+        worn_out = self._strikes >= len(PAUSES) and not slows_down
+        if isinstance(error, _HOPELESS) or worn_out or pause > LONGEST_PAUSE:
+            self._opens_at = self.given_up_until = now + max(pause, LOOK_AGAIN_AFTER)
+
+    def halt(self) -> None:
+        """Begin nothing more: what was not sent comes back at once."""
+        self._opens_at = float("inf")
+
+    def end(self) -> None:
+        """Let the threads go; they are idle by now, or their answers are no longer awaited."""
+        for _thread in self._threads:
+            self._inbox.put(None)
+
+    def _client_of(self, attempt: CloseAttempt) -> OSVIClient:
+        # An agent may have come to another account since: its sessions go through that one's token.
+        account = attempt.session.agent.account
+        return self.client if account == self.account else steps.prepare(account)[0]
+
+    def _send(self, attempt: CloseAttempt) -> Answer:
+        session = attempt.session
+        return self._client_of(attempt).send_close(
+            session.session_id, agent_uuid=session.agent.uuid
+        )
+
+    def _start_thread(self) -> None:
+        name = f"osvi-lane-{self.account}-{len(self._threads)}"
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        while (call := self._inbox.get()) is not None:
+            with self._slots:
+                sent_at = time.monotonic()
+                found = self._ask(call) if self._may_send(call, sent_at) else None
+            self._arrived.put(
+                Reply(attempt=call.attempt, found=found, sent_at=sent_at, refusal=call.refusal)
+            )
+
+    def _may_send(self, call: _Call, now: float) -> bool:
+        return call.refusal is not None or self._opens_at <= now <= call.send_by
+
+    def _ask(self, call: _Call) -> Found:
+        try:
+            return call.ask()
+        except (OSVIError, OSVINotConfigured) as error:
+            return error
+        except Exception:  # a bug must not end the thread, and nobody knows what was sent
+            logger.exception("attempt %s was not answered", call.attempt.pk)
+            return OSVINoAnswer()
+
+
+def _concurrency(account: str) -> int:
+    try:
+        return Account(account).concurrency
+    except InvalidSetting as error:
+        problem = str(error)
+    raise OSVINotConfigured(problem)
+
+
+def _slots(account: str, size: int) -> threading.Semaphore:
+    """One for each close that this process may have under way, whatever the number of its jobs."""
+    return _all_slots.setdefault((account, size), threading.Semaphore(size))
+
+
+_all_slots: Final[dict[tuple[str, int], threading.Semaphore]] = {}
