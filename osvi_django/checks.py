@@ -13,6 +13,8 @@ osvi_django.E009   ``CONCURRENCY``
 osvi_django.E010   ``LEASE``
 osvi_django.E011   ``SPOOL_DIR``
 osvi_django.E012   ``DATABASE_PATIENCE``
+osvi_django.E013   ``OSVI_EXECUTOR``, or what it needs
+osvi_django.E014   ``OSVI_BULK_LIMIT``
 =================  ==========================================================
 """
 
@@ -21,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from django.conf import settings
 from django.core.checks import CheckMessage, Error
 
 from osvi_django.conf import (
@@ -28,20 +31,38 @@ from osvi_django.conf import (
     Account,
     InvalidSetting,
     account_aliases,
+    bulk_limit,
+    close_task,
+    executor,
     token_problem,
 )
 
 _ENTRY = "osvi_django.E001"
 _UNKNOWN_KEY = "osvi_django.E002"
+_QUEUED: Final = "osvi_django.executors.django_tasks"
 
 
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
-    """Check every entry of ``settings.OSVI``; registered by the app's configuration."""
+    """Check every entry of ``settings.OSVI``, and the settings beside it; registered by the app."""
+    return [*_check_accounts(), *_check_site()]
+
+
+def _check_accounts() -> Iterator[CheckMessage]:
     try:
         aliases = account_aliases()
     except InvalidSetting as error:
-        return [_message(error, _ENTRY)]
-    return [message for alias in aliases for message in _check_account(Account(alias))]
+        yield _message(error, _ENTRY)
+        return
+    for alias in aliases:
+        yield from _check_account(Account(alias))
+
+
+def _check_site() -> Iterator[CheckMessage]:
+    for check_id, read in _SITE_CHECKS.values():
+        try:
+            read()
+        except InvalidSetting as error:
+            yield _message(error, check_id)
 
 
 def _check_account(account: Account) -> Iterator[CheckMessage]:
@@ -77,6 +98,12 @@ def _check_token(account: Account) -> None:
         raise account.invalid("API_TOKEN", problem, hint)
 
 
+def _check_executor() -> None:
+    executor()
+    if getattr(settings, "OSVI_EXECUTOR", None) == _QUEUED:
+        close_task()
+
+
 def _message(error: InvalidSetting, check_id: str) -> Error:
     return Error(str(error), hint=error.hint or None, id=check_id)
 
@@ -92,4 +119,9 @@ _CHECKS: Final[dict[str, tuple[str, Callable[[Account], object]]]] = {
     "LEASE": ("osvi_django.E010", lambda account: account.lease),
     "SPOOL_DIR": ("osvi_django.E011", lambda account: account.spool_dir),
     "DATABASE_PATIENCE": ("osvi_django.E012", lambda account: account.database_patience),
+}
+
+_SITE_CHECKS: Final[dict[str, tuple[str, Callable[[], object]]]] = {
+    "OSVI_EXECUTOR": ("osvi_django.E013", _check_executor),
+    "OSVI_BULK_LIMIT": ("osvi_django.E014", bulk_limit),
 }

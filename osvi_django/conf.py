@@ -1,4 +1,5 @@
-"""What the host configured: ``settings.OSVI``, read at the moment of use and never cached.
+"""What the host configured: ``settings.OSVI`` and its companions ``OSVI_EXECUTOR`` and
+``OSVI_BULK_LIMIT``, read at the moment of use and never cached.
 
 Every property answers with a usable value or raises ``InvalidSetting``, which says which key is
 wrong, how, and what would be right. The token is never part of a message.
@@ -32,6 +33,8 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "SPOOL_DIR": None,
 }
 KEYS: Final = frozenset({"API_TOKEN", *DEFAULTS})
+DEFAULT_EXECUTOR: Final = "osvi_django.executors.thread"
+DEFAULT_BULK_LIMIT: Final = 10_000
 DIALECTS: Final = ("legacy", "v1")
 
 # A close that is refused asks twice more whether there was anything to close.
@@ -46,9 +49,11 @@ _DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 # The vendor: "16-character API token".
 _TOKEN_LENGTH = 16
 
+Executor = Callable[[int], object]
+
 
 class InvalidSetting(ImproperlyConfigured):
-    """One key of ``settings.OSVI`` cannot be used; ``key`` is "" where it is the whole entry."""
+    """A setting cannot be used; ``key`` says which, and is "" where it is a whole entry of OSVI."""
 
     def __init__(self, message: str, *, key: str = "", hint: str = "") -> None:
         super().__init__(message)
@@ -134,9 +139,9 @@ class Account:
     def concurrency(self) -> int:
         """Closes under way at once, per process."""
         value = self._get("CONCURRENCY")
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.invalid("CONCURRENCY", "is not a whole number of 1 or more", "Try 16.")
-        return value
+        if problem := count_problem(value):
+            raise self.invalid("CONCURRENCY", problem, "Try 16.")
+        return int(value)
 
     @property
     def api_token(self) -> str:
@@ -201,6 +206,47 @@ class Account:
         raise self.invalid("API_TOKEN", f"could not be read: its callable raised {failure}")
 
 
+def executor() -> Executor | None:
+    """What is told the id of a new job; None where ``manage.py osvi_work`` looks for them itself.
+
+    Raises ``InvalidSetting``.
+    """
+    path = getattr(settings, "OSVI_EXECUTOR", DEFAULT_EXECUTOR)
+    if path is None:
+        return None
+    found, problem = _import_executor(path)
+    if problem:
+        hint = f'Use the dotted path of a callable, such as "{DEFAULT_EXECUTOR}", or None.'
+        raise InvalidSetting(f"OSVI_EXECUTOR {problem}.", key="OSVI_EXECUTOR", hint=hint)
+    return found  # type: ignore[return-value]  # what it takes is its author's business
+
+
+def close_task() -> Any:
+    """The task that ``osvi_django.executors.django_tasks`` puts into a queue.
+
+    It can be imported only where there are queues, so this is no import like others.
+    Raises ``InvalidSetting``.
+    """
+    try:
+        return import_string("osvi_django.tasks.close_sessions")
+    except ImportError:
+        problem = "needs Django's task queues, which neither Django nor django-tasks brings here"
+        hint = "Use Django 6 or newer, or pip install django-tasks."
+    except Exception as exc:  # noqa: BLE001  # the error differs with Django and the backend
+        problem = f'needs the queue "default" of TASKS["default"]: {exc}'.rstrip(".")
+        hint = "Add that queue, or write an executor of your own."
+    raise InvalidSetting(f"OSVI_EXECUTOR {problem}.", key="OSVI_EXECUTOR", hint=hint)
+
+
+def bulk_limit() -> int:
+    """How many sessions one REST request may name. Raises ``InvalidSetting``."""
+    value = getattr(settings, "OSVI_BULK_LIMIT", DEFAULT_BULK_LIMIT)
+    if problem := count_problem(value):
+        hint = f"The default is {DEFAULT_BULK_LIMIT}."
+        raise InvalidSetting(f"OSVI_BULK_LIMIT {problem}.", key="OSVI_BULK_LIMIT", hint=hint)
+    return int(value)
+
+
 def account_aliases() -> list[str]:
     """The names of all configured accounts.
 
@@ -215,6 +261,13 @@ def seconds_problem(value: object) -> str:
     if is_number and 0 < value <= MAX_SECONDS:  # type: ignore[operator]
         return ""
     return "is not a positive number of seconds, up to a day"
+
+
+def count_problem(value: object) -> str:
+    """What is wrong with a number of things, as the end of a sentence; "" where nothing is."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return ""
+    return "is not a whole number of 1 or more"
 
 
 def token_problem(token: object) -> str:
@@ -266,6 +319,19 @@ def _import(path: str) -> tuple[object, str]:
         return (path, "") if len(path) == _TOKEN_LENGTH else (None, problem)
     except Exception as exc:  # noqa: BLE001  # the host's own code, run by the import
         return None, f"could not be read: its module raised {type(exc).__name__}"
+
+
+def _import_executor(path: object) -> tuple[object, str]:
+    """What stands at the path of an executor, and the problem where it is none."""
+    if not isinstance(path, str) or not _DOTTED_PATH.fullmatch(path):
+        return None, "is not a dotted path"
+    try:
+        found = import_string(path)
+    except ImportError as exc:
+        return None, f"could not be imported: {exc}".rstrip(".")
+    except Exception as exc:  # noqa: BLE001  # the host's own code, run by the import
+        return None, f"could not be imported: its module raised {type(exc).__name__}"
+    return found, "" if callable(found) else "leads to something that cannot be called"
 
 
 def _is_loopback(host: str) -> bool:

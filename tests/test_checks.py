@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from io import StringIO
 
 import pytest
@@ -15,6 +16,7 @@ from django.test import override_settings
 from osvi_django import checks
 from osvi_django.checks import check_settings
 from osvi_django.conf import KEYS
+from tests.executors.queues import backend
 
 TOKEN = "sandbox-token-16"
 IDS = {
@@ -28,6 +30,8 @@ IDS = {
     "LEASE": "osvi_django.E010",
     "SPOOL_DIR": "osvi_django.E011",
 }
+EXECUTOR = "osvi_django.E013"
+BULK_LIMIT = "osvi_django.E014"
 
 
 def check(**accounts):
@@ -131,6 +135,70 @@ def test_an_account_by_another_name_than_text_is_reported():
     assert message.id == "osvi_django.E001"
 
 
+def check_site(**settings):
+    """Check these settings beside a sane account; the ids, messages and hints."""
+    with override_settings(OSVI={"default": {"API_TOKEN": TOKEN}}, **settings):
+        return [(message.id, message.msg, message.hint) for message in check_settings()]
+
+
+@pytest.mark.parametrize("name", ["thread", "immediate", "django_tasks"])
+def test_the_executors_of_this_package_are_fine(name):
+    assert check_site(OSVI_EXECUTOR=f"osvi_django.executors.{name}") == []
+
+
+def test_there_need_be_no_executor():
+    assert check_site(OSVI_EXECUTOR=None) == []
+
+
+@pytest.mark.parametrize("path", ["celery", "osvi_django.executors.celery", f"{__name__}.TOKEN"])
+def test_an_executor_that_cannot_be_used_is_reported(path):
+    ((check_id, message, hint),) = check_site(OSVI_EXECUTOR=path)
+    assert check_id == EXECUTOR
+    assert message.startswith("OSVI_EXECUTOR ")
+    assert "osvi_django.executors.thread" in hint
+
+
+@pytest.fixture
+def no_task_queues(monkeypatch):
+    """Neither Django's task queues nor the backport can be imported."""
+    monkeypatch.delitem(sys.modules, "osvi_django.tasks", raising=False)
+    monkeypatch.delattr("osvi_django.tasks", raising=False)
+    for name in ("django.tasks", "django_tasks"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.mark.usefixtures("no_task_queues")
+def test_task_queues_that_are_not_there_are_reported():
+    ((check_id, message, hint),) = check_site(OSVI_EXECUTOR="osvi_django.executors.django_tasks")
+    assert check_id == EXECUTOR
+    assert "neither Django nor django-tasks" in message
+    assert "pip install django-tasks" in hint
+    assert check_site() == []
+
+
+@pytest.mark.parametrize("tasks", [backend("immediate", QUEUES=["slow"]), {"slow": {}}])
+def test_a_queue_that_is_not_there_is_reported(settings, monkeypatch, tasks):
+    monkeypatch.delitem(sys.modules, "osvi_django.tasks", raising=False)
+    settings.TASKS = tasks
+    ((check_id, message, hint),) = check_site(OSVI_EXECUTOR="osvi_django.executors.django_tasks")
+    assert check_id == EXECUTOR
+    assert message.startswith('OSVI_EXECUTOR needs the queue "default" of TASKS["default"]: ')
+    assert hint.endswith(".")
+
+
+@pytest.mark.parametrize("value", [0, True, "10", None, 2.5])
+def test_a_bulk_limit_that_cannot_be_used_is_reported(value):
+    ((check_id, message, hint),) = check_site(OSVI_BULK_LIMIT=value)
+    assert (check_id, hint) == (BULK_LIMIT, "The default is 10000.")
+    assert message == "OSVI_BULK_LIMIT is not a whole number of 1 or more."
+
+
+def test_the_site_is_checked_whatever_the_accounts():
+    with override_settings(OSVI=None, OSVI_BULK_LIMIT=0, OSVI_EXECUTOR=5):
+        ids = [message.id for message in check_settings()]
+    assert ids == ["osvi_django.E001", EXECUTOR, BULK_LIMIT]
+
+
 calls = []
 
 
@@ -165,13 +233,14 @@ def test_no_network_and_no_database_is_asked(monkeypatch):
 
 
 def test_the_docstring_lists_the_ids():
-    table = re.findall(r"^(osvi_django\.E\d+)   (.*)$", checks.__doc__, re.MULTILINE)
-    ids = [check_id for check_id, _ in table]
-    assert ids == [f"osvi_django.E{number:03}" for number in range(1, len(ids) + 1)]
-    listed = {words.strip("`"): check_id for check_id, words in table[2:]}
-    assert listed == {key: check_id for key, (check_id, _) in checks._CHECKS.items()}
+    table = re.findall(r"^(osvi_django\.E\d+)   ``(\w+)``", checks.__doc__, re.MULTILINE)
+    every = re.findall(r"^osvi_django\.E(\d+)", checks.__doc__, re.MULTILINE)
+    assert every == [f"{number:03}" for number in range(1, len(every) + 1)]
+    listed = {name: check_id for check_id, name in table if name != "OSVI"}
+    known = {**checks._CHECKS, **checks._SITE_CHECKS}
+    assert listed == {key: check_id for key, (check_id, _) in known.items()}
     assert listed.items() >= IDS.items()
-    assert {"API_TOKEN", *listed} == KEYS
+    assert set(checks._CHECKS) == KEYS
 
 
 @pytest.mark.django_db  # for Django's own checks: JSONField's asks the database

@@ -1,4 +1,4 @@
-"""Each key of an account: what can be used, what cannot, and what the message says."""
+"""Each key of an account, and each setting beside: what can be used, and what is said otherwise."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
+from osvi_django import executors
 from osvi_django.conf import (
+    DEFAULT_BULK_LIMIT,
     DEFAULTS,
     MAX_SECONDS,
     Account,
     InvalidSetting,
     account_aliases,
     base_url_problem,
+    bulk_limit,
+    executor,
 )
 
 TOKEN = "sandbox-token-16"
@@ -411,3 +415,81 @@ def test_an_entry_that_is_no_dictionary(entry):
 def test_keys_that_mean_nothing_are_listed(account):
     with account(API_KEY="x", base_url="y", **{"1": 2}):
         assert Account().unknown_keys() == ["1", "API_KEY", "base_url"]
+
+
+# Who runs jobs, and how large one may be
+
+
+def told_in_person(job_id):
+    raise AssertionError("looking it up calls nobody")
+
+
+def test_jobs_run_in_a_thread_unless_told_otherwise(settings):
+    del settings.OSVI_EXECUTOR
+    assert executor() is executors.thread
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("osvi_django.executors.thread", executors.thread),
+        ("osvi_django.executors.immediate", executors.immediate),
+        ("osvi_django.executors.django_tasks", executors.django_tasks),
+        (f"{__name__}.told_in_person", told_in_person),
+        (None, None),
+    ],
+)
+def test_an_executor_that_can_be_used(settings, path, found):
+    settings.OSVI_EXECUTOR = path
+    assert executor() == found
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("", "is not a dotted path"),
+        ("thread", "is not a dotted path"),
+        ("osvi_django.executors:thread", "is not a dotted path"),
+        (" osvi_django.executors.thread", "is not a dotted path"),
+        (executors.thread, "is not a dotted path"),
+        (False, "is not a dotted path"),
+        ([], "is not a dotted path"),
+        ("no_such_module.thread", "could not be imported: No module named 'no_such_module'"),
+        (
+            "osvi_django.executors.celery",
+            'could not be imported: Module "osvi_django.executors" does not define a "celery"',
+        ),
+        (f"{__name__}.a_module_level_list", "leads to something that cannot be called"),
+        ("broken_vault.token", "could not be imported: its module raised RuntimeError"),
+    ],
+)
+@pytest.mark.usefixtures("broken_module")
+def test_an_executor_that_cannot(settings, path, problem):
+    settings.OSVI_EXECUTOR = path
+    with pytest.raises(InvalidSetting) as caught:
+        executor()
+    assert problem in str(caught.value)
+    assert str(caught.value).startswith("OSVI_EXECUTOR ")
+    assert caught.value.key == "OSVI_EXECUTOR"
+    assert "osvi_django.executors.thread" in caught.value.hint
+    assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [1, 50, 10**9])
+def test_a_bulk_limit_that_can_be_used(settings, value):
+    settings.OSVI_BULK_LIMIT = value
+    assert bulk_limit() == value
+
+
+def test_a_bulk_limit_has_a_default(settings):
+    del settings.OSVI_BULK_LIMIT
+    assert bulk_limit() == DEFAULT_BULK_LIMIT == 10_000
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.0, "16", None, float("inf"), [5]])
+def test_a_bulk_limit_that_cannot(settings, value):
+    settings.OSVI_BULK_LIMIT = value
+    with pytest.raises(InvalidSetting) as caught:
+        bulk_limit()
+    assert str(caught.value) == "OSVI_BULK_LIMIT is not a whole number of 1 or more."
+    assert (caught.value.key, caught.value.hint) == ("OSVI_BULK_LIMIT", "The default is 10000.")

@@ -15,7 +15,7 @@ FLOORS = "A file imports only from floors below its own"
 WIRE = "Only client.py imports requests"
 ROOMS = (
     "urls",
-    *("admin", "rest", "management", "services"),
+    *("admin", "rest", "management", "executors", "tasks", "services"),
     *("client", "models", "checks", "transactions", "spool"),
     *("conf", "exceptions", "signals"),
 )
@@ -58,6 +58,8 @@ def test_a_house_that_follows_the_contracts_passes(house):
         ("models", "house.services", FLOORS),
         ("client", "house.models", FLOORS),
         ("services", "house.rest", FLOORS),
+        ("services", "house.executors", FLOORS),
+        ("executors", "house.management", FLOORS),
         ("rest", "house.admin", FLOORS),
         ("admin", "house.rest", FLOORS),
         ("services", "requests", WIRE),

@@ -1,0 +1,1 @@
+"""Jobs run by threads, by queues and by real workers that are killed."""
