@@ -1,0 +1,1 @@
+"""What closing many sessions costs: ``python -m benchmarks.bulk --help``."""

@@ -1,0 +1,264 @@
+"""Closing many, measured against the raw limit and the naive loop: ``python -m benchmarks.bulk``.
+
+It takes Linux and what ``.[demo,testing,postgresql]`` installs. The sandbox OSVI runs in a process
+of its own, and whatever is measured in a fresh one each time. The databases are the run's own: a
+file, and one on the PostgreSQL server that ``--postgresql`` or ``DATABASE_URL`` names; where none
+answers, PostgreSQL is left out, and the report says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import django
+
+from benchmarks import children
+from benchmarks.databases import POSTGRESQL, Database, NotHere, PostgreSQL, SQLite
+from benchmarks.runs import Runs, typical
+from benchmarks.table import Row, table
+
+THREADS = 16  # the default of CONCURRENCY
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+INTRODUCTION = """\
+# What closing many costs
+
+A job that closes many sessions, measured against what the same number of threads can do at best:
+threads that post, each with a `requests.Session` of its own, read the JSON and have no database
+(the raw limit); and against what one writes first (the naive loop):
+
+```python
+for session in sessions:
+    requests.post(...)
+    session.status = "closed"
+    session.save()
+```
+
+Making the job, the journal of every close and storing the summaries are part of what this app is
+measured at. The sandbox OSVI runs in a process of its own, everything measured in a fresh one, on
+databases made for the run. The first two kinds are measured in turn, and the median is shown. Goals
+are for the ratio, or for the number itself where there is nothing to compare it with.
+
+`python -m benchmarks.bulk --write` measures anew and writes this page.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much is measured."""
+
+    latency: float = 0.2  # seconds
+    slow: int = 500  # sessions at that latency
+    naive: int = 50  # of them, by the naive loop
+    fast: int = 5_000  # sessions at latency 0
+    few: int = 500  # the sessions whose peak of memory others are compared with
+    many: int = 50_000
+    shared: int = 3_200  # sessions that processes share, at that latency
+    processes: tuple[int, ...] = (1, 2, 4)
+    rounds: int = 3
+
+
+QUICK = Plan(
+    latency=0.02,
+    slow=64,
+    naive=5,
+    fast=100,
+    few=50,
+    many=200,
+    shared=64,
+    processes=(1, 2),
+    rounds=1,
+)
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    options = _options()
+    # What this run has made is gone afterwards, also where it is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    began = time.monotonic()
+    plan = QUICK if options.quick else Plan()
+    with TemporaryDirectory(prefix="osvi-benchmark-") as folder, ExitStack() as stack:
+        databases, missing = _databases(options, Path(folder), stack)
+        runs = Runs(databases=databases, threads=THREADS)
+        rows = [row for measure in MEASURES for row in measure(runs, plan)]
+    report = _report(rows, missing, seconds=time.monotonic() - began)
+    print(report)
+    if options.write:
+        PAGE.write_text(f"{INTRODUCTION}\n{report}\n")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="a small run, whose numbers say little"
+    )
+    parser.add_argument("--write", action="store_true", help=f"write docs/{PAGE.name}")
+    parser.add_argument(
+        "--database", choices=("sqlite", "postgresql"), help="measure on this one alone"
+    )
+    parser.add_argument(
+        "--postgresql", default=_server(), metavar="URL", help="a database of the server to use"
+    )
+    return parser.parse_args()
+
+
+def _server() -> str:
+    url = os.environ.get("DATABASE_URL", "")
+    return url if url.startswith(("postgres:", "postgresql:")) else POSTGRESQL
+
+
+def _databases(
+    options: argparse.Namespace, folder: Path, stack: ExitStack
+) -> tuple[list[Database], str]:
+    """Those to measure on, and why one is missing."""
+    databases: list[Database] = []
+    if options.database != "postgresql":
+        databases.append(stack.enter_context(SQLite(_migrate, folder)))
+    if options.database != "sqlite":
+        try:
+            databases.append(stack.enter_context(PostgreSQL(_migrate, options.postgresql)))
+        except NotHere as error:
+            return databases, f"PostgreSQL was not measured: {error}."
+    return databases, ""
+
+
+def _migrate(url: str) -> None:
+    children.measure("migrate", database=url)
+
+
+def _report(rows: list[Row], missing: str, *, seconds: float) -> str:
+    machine = (
+        f"{time.strftime('%Y-%m-%d')}: Python {platform.python_version()}, "
+        f"Django {django.get_version()}, {os.cpu_count()} CPUs; {seconds / 60:.0f} minutes."
+    )
+    return "\n\n".join(filter(None, (machine, missing, table(rows))))
+
+
+def at_latency(runs: Runs, plan: Plan) -> Iterator[Row]:
+    """How near the app comes to what OSVI's latency allows."""
+    times = runs.in_turn(plan.slow, plan.latency, without=("raw",), rounds=plan.rounds)
+    title = f"{plan.slow} closes at {_ms(plan.latency)}, {THREADS} threads: s"
+    raw = typical(times["raw"], "wall")
+    for database in runs.databases:
+        wall = typical(times[database.label], "wall")
+        measured = runs.naive(database, plan.naive, plan.latency)["wall"]
+        naive = measured * plan.slow / plan.naive
+        yield Row(
+            what=f"{title}; raw limit",
+            database=database.label,
+            app=f"{wall:.2f}",
+            against=f"{raw:.2f}",
+            ratio=wall / raw,
+            at_most=1.05,
+        )
+        yield Row(
+            what=f"{title}; naive loop, reckoned from {plan.naive}: times faster",
+            database=database.label,
+            app=f"{wall:.2f}",
+            against=f"{naive:.1f}",
+            ratio=naive / wall,
+            at_least=0.9 * THREADS,
+        )
+
+
+def at_none(runs: Runs, plan: Plan) -> Iterator[Row]:
+    """What the app itself costs; and the peaks of memory, of which these runs give one."""
+    measured = runs.in_turn(plan.fast, 0.0, without=("raw", "client"), rounds=plan.rounds)
+    wall, cpu = (typical(measured["raw"], name) for name in ("wall", "cpu"))
+    title = f"{plan.fast} closes at latency 0"
+    each = 1_000 / plan.fast
+
+    def cpu_row(name: str, what: str, database: str, at_most: float) -> Row:
+        mine = typical(measured[name], "cpu")
+        return Row(
+            what=f"{title}: CPU of {what}, ms per close; raw limit",
+            database=database,
+            app=f"{mine * each:.3f}",
+            against=f"{cpu * each:.3f}",
+            ratio=mine / cpu,
+            at_most=at_most,
+        )
+
+    yield cpu_row("client", "the client alone", "", 1.1)
+    for database in runs.databases:
+        label = database.label
+        mine = typical(measured[label], "wall")
+        yield Row(
+            what=f"{title}: s; raw limit",
+            database=label,
+            app=f"{mine:.2f}",
+            against=f"{wall:.2f}",
+            ratio=mine / wall,
+            at_most=2.0,
+        )
+        yield cpu_row(label, "the process", label, 1.8)
+        left = max(run["connections"] for run in measured[label])
+        yield Row(what="connections left open afterwards", database=label, app=f"{left}", at_most=1)
+        between = typical(measured[label], "memory")
+        yield from _memory(runs, plan, database, between)
+
+
+def _memory(runs: Runs, plan: Plan, database: Database, between: float) -> Iterator[Row]:
+    few = runs.app(database, plan.few, 0.0)["memory"]
+    many = runs.app(database, plan.many, 0.0)["memory"]
+    for number, peak in ((plan.few, few), (plan.fast, between), (plan.many, many)):
+        yield Row(
+            what=f"peak memory at {number} closes, MB; at {plan.few}",
+            database=database.label,
+            app=f"{peak / 1e6:.1f}",
+            against=f"{few / 1e6:.1f}",
+            ratio=peak / few,
+            at_most=1.25 if number == plan.many else None,
+        )
+
+
+def shared(runs: Runs, plan: Plan) -> Iterator[Row]:
+    """How the rate grows with the processes that share a job."""
+    title = f"one job of {plan.shared} closes at {_ms(plan.latency)}: closes per s"
+    for database in runs.databases:
+        one = 0.0
+        for number in plan.processes:
+            rate = runs.shared(database, plan.shared, plan.latency, number)
+            one = one or rate
+            yield Row(
+                what=f"{title}; {number} processes, one process",
+                database=database.label,
+                app=f"{rate:.1f}",
+                against=f"{one:.1f}",
+                ratio=rate / one,
+                at_least=3.5 if number == 4 else None,
+            )
+
+
+def locks(runs: Runs, plan: Plan) -> Iterator[Row]:
+    """Whether a database was ever locked, or a statement failed otherwise, in all runs before."""
+    for database in runs.databases:
+        seen = runs.locks[database.label]
+        yield Row(
+            what="`database is locked`, deadlocks and the like, in all runs",
+            database=database.label,
+            app=f"{seen}",
+            at_most=0,
+        )
+
+
+# In this order: the last tells of the others.
+MEASURES: tuple[Callable[[Runs, Plan], Iterator[Row]], ...] = (at_latency, at_none, shared, locks)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms"
+
+
+if __name__ == "__main__":
+    main()
