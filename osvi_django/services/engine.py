@@ -32,9 +32,6 @@ from osvi_django.exceptions import (
     OSVINoAnswer,
     OSVINotConfigured,
     OSVIRejected,
-    OSVIThrottled,
-    OSVIUnauthorized,
-    OSVIUnreachable,
     SessionNotFound,
 )
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob, CloseJobItem
@@ -45,7 +42,7 @@ from osvi_django.services.closing import (
     is_closed_already,
     is_worth_a_look,
 )
-from osvi_django.services.lanes import Lane, Reply, Trouble
+from osvi_django.services.lanes import NOT_NOW, TROUBLE, TRY_AGAIN_AFTER, Lane, Reply, Trouble
 from osvi_django.services.ledger import Verdict
 from osvi_django.services.permissions import may_close
 from osvi_django.services.recovery import close_again
@@ -65,11 +62,6 @@ _POLL: Final = 0.5  # seconds
 _GATHER: Final = 0.01  # seconds
 # How long to wait for a database that went away.
 _PATIENCE: Final = 20.0  # seconds
-
-# OSVI did not do it, and it is OSVI or the way there that is at fault: the session waits again.
-_NOT_NOW: Final = (OSVIUnreachable, OSVIThrottled, OSVIUnauthorized, OSVINotConfigured)
-# One of these alone says little; several in a row say that OSVI is in trouble.
-_TROUBLE: Final = (*_NOT_NOW, OSVINoAnswer, OSVIBadAnswer)
 
 
 def run_close_job(
@@ -159,8 +151,8 @@ class _Run:
         known = [trouble for trouble in troubles.values() if trouble is not None]
         if not known or len(known) < len(troubles) or ledger.others_are_at_it(self.job):
             return False
-        wait = min(self.lanes[each].opens_in for each in troubles if each in self.lanes)
-        ledger.pause(self.job, known[0], wait)
+        waits = [self.lanes[each].opens_in for each in troubles if each in self.lanes]
+        ledger.pause(self.job, known[0], min(waits, default=TRY_AGAIN_AFTER))
         return True
 
     def _trouble_of(self, account: str) -> Trouble | None:
@@ -277,7 +269,7 @@ class _Run:
         return Verdict(outcome=Outcome.CLOSED if result.changed else Outcome.ALREADY_CLOSED)
 
     def _tell_lane(self, lane: Lane, sent_at: float, error: Trouble | None) -> None:
-        if isinstance(error, _TROUBLE):
+        if isinstance(error, TROUBLE):
             lane.went_wrong(sent_at, error)
         else:
             lane.went_well(sent_at)
@@ -406,7 +398,7 @@ def _failed(attempt: CloseAttempt, error: Trouble) -> _Result:
 
 
 def _verdict_of(error: Trouble) -> Verdict:
-    if isinstance(error, _NOT_NOW):
+    if isinstance(error, NOT_NOW):
         return Verdict(outcome=Outcome.WAITING)
     unknown = isinstance(error, OSVINoAnswer | OSVIBadAnswer)
     outcome = Outcome.UNCONFIRMED if unknown else Outcome.REJECTED

@@ -52,7 +52,7 @@ _Row = TypeVar("_Row", bound=Model)
 _T = TypeVar("_T")
 
 # How many sessions are read and written at a time, however many a job has.
-_CHUNK: Final = 1_000
+_CHUNK: Final = 500
 # Without a sign of life for so long, nobody runs a job any more.
 ABANDONED_AFTER: Final = 6 * SIGN_OF_LIFE  # seconds
 # How long a job that nobody confirms is kept.

@@ -19,12 +19,14 @@ from typing import Final
 from osvi_django.client import Answer, OSVIClient
 from osvi_django.conf import CALLS_PER_CLOSE, Account, InvalidSetting
 from osvi_django.exceptions import (
+    OSVIBadAnswer,
     OSVIError,
     OSVINoAnswer,
     OSVINotConfigured,
     OSVIRejected,
     OSVIThrottled,
     OSVIUnauthorized,
+    OSVIUnreachable,
 )
 from osvi_django.models import CloseAttempt
 from osvi_django.services import steps
@@ -42,9 +44,13 @@ AHEAD: Final = 3
 PAUSES: Final = (1.0, 3.0, 9.0)  # seconds
 # What is longer is no slowing down any more.
 LONGEST_PAUSE: Final = 60.0  # seconds
-# When to look again whether a lane that was given up works.
-LOOK_AGAIN_AFTER: Final = 30.0  # seconds
+# When to try again a lane that was given up.
+TRY_AGAIN_AFTER: Final = 30.0  # seconds
 
+# OSVI did not do it, and it is OSVI or the way there that is at fault.
+NOT_NOW: Final = (OSVIUnreachable, OSVIThrottled, OSVIUnauthorized, OSVINotConfigured)
+# One of these alone says little; several in a row say that OSVI is in trouble.
+TROUBLE: Final = (*NOT_NOW, OSVINoAnswer, OSVIBadAnswer)
 # Nothing but somebody's hand mends these.
 _HOPELESS: Final = (OSVIUnauthorized, OSVINotConfigured)
 
@@ -85,6 +91,7 @@ class Lane:
         self._arrived = arrived
         self._inbox: SimpleQueue[_Call | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._is_held = False
         self._opens_at = 0.0
         self._changed_at = 0.0
         self._strikes = 0
@@ -93,7 +100,7 @@ class Lane:
     @property
     def room(self) -> int:
         """How many more sessions to claim just now; in batches, as a claim costs a commit."""
-        if time.monotonic() < self._opens_at:
+        if self._is_held or time.monotonic() < self._opens_at:
             return 0
         room = self._limit - self.under_way
         return room if room >= min(self.size, self._limit) else 0
@@ -136,6 +143,8 @@ class Lane:
     def collected(self) -> None:
         """One call has come back."""
         self.under_way -= 1
+        # Whatever held it may have been an answer that could not be stored, and so was not read.
+        self._is_held = self._is_held and self.under_way > 0
 
     def went_well(self, sent_at: float) -> None:
         """OSVI answered as it should: after trouble, ask a little more of it."""
@@ -146,6 +155,7 @@ class Lane:
 
     def went_wrong(self, sent_at: float, error: Trouble) -> None:
         """OSVI is in trouble: wait, then let a single close go first."""
+        self._is_held = False
         if sent_at < self._changed_at:
             return  # it was on its way when the trouble became known
         self.trouble = error
@@ -157,7 +167,7 @@ class Lane:
         slows_down = isinstance(error, OSVIThrottled) and error.retry_after is not None
         worn_out = self._strikes >= len(PAUSES) and not slows_down
         if isinstance(error, _HOPELESS) or worn_out or pause > LONGEST_PAUSE:
-            self._opens_at = self.given_up_until = now + max(pause, LOOK_AGAIN_AFTER)
+            self._opens_at = self.given_up_until = now + max(pause, TRY_AGAIN_AFTER)
 
     def halt(self) -> None:
         """Begin nothing more: what was not sent comes back at once."""
@@ -190,12 +200,16 @@ class Lane:
             with self._slots:
                 sent_at = time.monotonic()
                 found = self._ask(call) if self._may_send(call, sent_at) else None
+                # What is answered by trouble at once must not be sent on and on meanwhile.
+                self._is_held = self._is_held or _is_trouble(found)
             self._arrived.put(
                 Reply(attempt=call.attempt, found=found, sent_at=sent_at, refusal=call.refusal)
             )
 
     def _may_send(self, call: _Call, now: float) -> bool:
-        return call.refusal is not None or self._opens_at <= now <= call.send_by
+        if call.refusal is not None:
+            return True
+        return not self._is_held and self._opens_at <= now <= call.send_by
 
     def _ask(self, call: _Call) -> Found:
         try:
@@ -205,6 +219,13 @@ class Lane:
         except Exception:  # a bug must not end the thread, and nobody knows what was sent
             logger.exception("attempt %s was not answered", call.attempt.pk)
             return OSVINoAnswer()
+
+
+def _is_trouble(found: Found) -> bool:
+    """Whether this will be told to ``went_wrong``, as far as can be seen before it is read."""
+    if isinstance(found, Answer):
+        return found.status >= 500 or found.status in {401, 429}
+    return isinstance(found, TROUBLE)
 
 
 def _concurrency(account: str) -> int:

@@ -1,0 +1,42 @@
+"""Sessions by the dozen, here and at the sandbox."""
+
+from __future__ import annotations
+
+import pytest
+
+from osvi_django.models import ChatSession
+from osvi_django.services.jobs import create_close_job, run_close_job
+from osvi_django.testing.factories import ChatAgentFactory
+from tests.mirroring import mirror
+
+
+@pytest.fixture
+def agent(db):
+    return ChatAgentFactory()
+
+
+@pytest.fixture
+def chats(osvi_sandbox, agent):
+    """Make so many sessions that are here and at the sandbox."""
+
+    def _chats(number, **fields):
+        return [mirror(osvi_sandbox, **{"agent": agent, **fields}) for _number in range(number)]
+
+    return _chats
+
+
+@pytest.fixture
+def close_all(osvi_sandbox):
+    """Make a job of these sessions, of all where none are named, and run it."""
+
+    def _close_all(sessions=None, **named):
+        wanted = ChatSession.objects.all() if sessions is None else sessions
+        return run_close_job(create_close_job(wanted, start=False, **named).pk)
+
+    return _close_all
+
+
+@pytest.fixture
+def outcomes():
+    """The outcome of each item of a job, by session id."""
+    return lambda job: dict(job.items.values_list("asked_id", "outcome"))

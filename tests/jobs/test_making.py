@@ -1,0 +1,234 @@
+"""A job is made: of what, by whom, and who is told."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import AnonymousUser
+from django.db import transaction
+from django.utils import timezone
+
+from osvi_django.exceptions import InvalidInput, NotAllowed
+from osvi_django.models import ChatSession, CloseJob
+from osvi_django.services.jobs import (
+    confirm_close_job,
+    create_close_job,
+    discard_drafts,
+    run_close_job,
+)
+from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
+
+TOLD = []
+
+
+def remember(job_id):
+    """An executor that only keeps in mind what it was told."""
+    TOLD.append(job_id)
+
+
+def broken(job_id):
+    """An executor that cannot do it."""
+    raise RuntimeError("no queue today")
+
+
+@pytest.fixture
+def told(settings):
+    settings.OSVI_EXECUTOR = "tests.jobs.test_making.remember"
+    TOLD.clear()
+    return TOLD
+
+
+def asked_ids(job):
+    return list(job.items.values_list("asked_id", flat=True))
+
+
+class TestWhatItIsMadeOf:
+    def test_a_queryset_in_whatever_order_it_has(self, agent, django_assert_max_num_queries):
+        sessions = ChatSessionFactory.create_batch(3, agent=agent)
+        with django_assert_max_num_queries(12):
+            job = create_close_job(ChatSession.objects.order_by("-session_id"))
+        assert asked_ids(job) == [session.session_id for session in sessions]
+        assert list(job.items.values_list("session", flat=True)) == [s.pk for s in sessions]
+        assert set(job.items.values_list("account", "outcome")) == {("default", "waiting")}
+        assert (job.total, job.done, job.status) == (3, 0, "queued")
+
+    def test_a_queryset_that_joins_counts_each_session_once(self, agent):
+        session = ChatSessionFactory(agent=agent)
+        for claim in (1, 2):
+            session.attempts.create(claim=f"{claim:032}")
+        twice = ChatSession.objects.filter(attempts__outcome="started")
+        assert len(twice) == 2
+        assert asked_ids(create_close_job(twice)) == [session.session_id]
+
+    def test_a_slice_of_a_queryset(self, agent):
+        ChatSessionFactory.create_batch(3, agent=agent)
+        newest = ChatSession.objects.order_by("-pk")[:2]
+        assert asked_ids(create_close_job(newest)) == [each.session_id for each in newest]
+
+    def test_sessions_and_ids_each_once(self, agent):
+        one, two = ChatSessionFactory.create_batch(2, agent=agent)
+        job = create_close_job([one, two.session_id, one.session_id, two, "nobody's"])
+        found = dict(job.items.values_list("asked_id", "outcome"))
+        assert found == {
+            one.session_id: "waiting",
+            two.session_id: "waiting",
+            "nobody's": "not_found",
+        }
+        assert (job.total, job.done, job.failed) == (3, 1, 1)
+
+    def test_an_id_that_differs_in_case_is_another_one(self, agent):
+        ChatSessionFactory(agent=agent, session_id="session-a")
+        job = create_close_job(["SESSION-A"])
+        assert [item.outcome for item in job.items.all()] == ["not_found"]
+
+    def test_a_generator(self, agent):
+        ids = [each.session_id for each in ChatSessionFactory.create_batch(2, agent=agent)]
+        assert asked_ids(create_close_job(each for each in ids)) == ids
+
+    @pytest.mark.parametrize("bad", ["", "a\x00b", "x" * 256, "\ud800", None, 7])
+    def test_what_cannot_be_an_id_is_an_error(self, db, bad):
+        with pytest.raises(InvalidInput) as caught:
+            create_close_job(["fine", bad])
+        assert caught.value.field == "session_ids"
+        assert not CloseJob.objects.exists()
+
+    @pytest.mark.parametrize(
+        ("named", "field"), [({"note": "x" * 1001}, "note"), ({"door": "x" * 33}, "door")]
+    )
+    def test_a_note_or_door_that_is_too_long(self, db, named, field):
+        with pytest.raises(InvalidInput) as caught:
+            create_close_job([], **named)
+        assert caught.value.field == field
+
+    @pytest.mark.parametrize("nothing", [[], ["unknown"]])
+    def test_where_nothing_is_to_be_done_it_is_finished_at_once(self, told, db, nothing):
+        with transaction.atomic():
+            job = create_close_job(nothing)
+        assert job.is_finished
+        assert job.status == ("completed_with_errors" if nothing else "completed")
+        assert told == []
+        assert run_close_job(job.pk).finished_at == job.finished_at
+
+    def test_a_large_one_costs_queries_by_the_chunk(self, agent, django_assert_max_num_queries):
+        new = (ChatSessionFactory.build(agent=agent) for _number in range(2_500))
+        ChatSession.objects.bulk_create(new)
+        with django_assert_max_num_queries(60):
+            job = create_close_job(ChatSession.objects.all())
+        assert job.total == job.items.count() == 2_500
+
+
+class TestWhoMay:
+    def test_whoever_may_close_none_makes_no_job(self, agent, django_user_model):
+        nobody = django_user_model.objects.create_user("nobody")
+        session = ChatSessionFactory(agent=agent)
+        for user in (nobody, AnonymousUser()):
+            for wanted in ([session], ["unknown"], [], ChatSession.objects.all()):
+                with pytest.raises(NotAllowed):
+                    create_close_job(wanted, requested_by=user)
+        assert not CloseJob.objects.exists()
+
+    def test_whoever_may_close_some_has_the_others_refused(
+        self, agent, django_user_model, settings
+    ):
+        settings.AUTHENTICATION_BACKENDS = ["tests.jobs.test_making.OnlyVIPs"]
+        user = django_user_model.objects.create_user("vip desk")
+        vip = ChatSessionFactory(agent=agent, customer_id="vip")
+        other = ChatSessionFactory(agent=agent)
+        job = create_close_job([vip, other, "unknown"], requested_by=user)
+        assert dict(job.items.values_list("asked_id", "outcome")) == {
+            vip.session_id: "waiting",
+            other.session_id: "not_allowed",
+            "unknown": "not_allowed",  # whether it is there is none of their business
+        }
+        assert (job.failed, job.requested_by) == (2, user)
+
+
+class OnlyVIPs:
+    """A backend of permissions on single sessions."""
+
+    def authenticate(self, request, **credentials):
+        return None
+
+    def has_perm(self, user, permission, obj=None):
+        wanted = permission == "osvi_django.close_chatsession"
+        return wanted and obj is not None and obj.customer_id == "vip"
+
+
+class TestTheExecutor:
+    def test_it_is_told_after_the_commit(self, agent, told, django_capture_on_commit_callbacks):
+        ChatSessionFactory(agent=agent)
+        with django_capture_on_commit_callbacks(execute=True):
+            job = create_close_job(ChatSession.objects.all())
+            assert told == []
+        assert told == [job.pk]
+
+    @pytest.mark.django_db(transaction=True)
+    def test_it_is_not_told_of_what_is_rolled_back(self, told):
+        ChatSessionFactory()
+        with transaction.atomic():
+            create_close_job(ChatSession.objects.all())
+            transaction.set_rollback(True)
+        assert told == []
+        assert not CloseJob.objects.exists()
+
+    @pytest.mark.django_db(transaction=True)
+    def test_without_a_transaction_it_is_told_at_once(self, told):
+        ChatSessionFactory()
+        job = create_close_job(ChatSession.objects.all())
+        assert told == [job.pk]
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.parametrize("path", ["tests.jobs.test_making.broken", "no.such.place"])
+    def test_where_it_fails_the_job_waits(self, settings, caplog, path):
+        settings.OSVI_EXECUTOR = path
+        ChatSessionFactory()
+        job = create_close_job(ChatSession.objects.all())
+        assert job.status == "queued"
+        assert f"close job {job.pk} could not be started" in caplog.text
+
+    @pytest.mark.django_db(transaction=True)
+    def test_nobody_is_told_where_none_is_set(self, settings, caplog):
+        settings.OSVI_EXECUTOR = None
+        ChatSessionFactory()
+        assert create_close_job(ChatSession.objects.all()).status == "queued"
+        assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
+
+
+class TestADraft:
+    def test_it_begins_when_it_is_confirmed(self, agent, told, django_capture_on_commit_callbacks):
+        ChatSessionFactory(agent=agent)
+        with django_capture_on_commit_callbacks(execute=True):
+            job = create_close_job(ChatSession.objects.all(), draft=True)
+        assert (job.status, job.total, told) == ("draft", 1, [])
+        assert run_close_job(job.pk).status == "draft"
+        with django_capture_on_commit_callbacks(execute=True):
+            confirmed = confirm_close_job(job, note=" Season's end ")
+        assert (confirmed.status, confirmed.note, told) == ("queued", "Season's end", [job.pk])
+
+    def test_it_can_be_confirmed_once(self, agent, told):
+        ChatSessionFactory(agent=agent)
+        job = create_close_job(ChatSession.objects.all(), draft=True)
+        confirm_close_job(job)
+        with pytest.raises(InvalidInput):
+            confirm_close_job(job, note="again")
+        assert CloseJob.objects.get().note == ""
+
+    def test_nobody_else_may_confirm_it(self, staff, agent, django_user_model, grant):
+        ChatSessionFactory(agent=agent)
+        job = create_close_job(ChatSession.objects.all(), requested_by=staff, draft=True)
+        other = grant(django_user_model.objects.create_user("else"), "close_chatsession")
+        with pytest.raises(NotAllowed):
+            confirm_close_job(job, requested_by=other)
+        assert CloseJob.objects.get().status == "draft"
+
+    def test_one_that_nobody_confirms_is_forgotten(self, agent):
+        ClosedSessionFactory(agent=agent)
+        old, new = (create_close_job(ChatSession.objects.all(), draft=True) for _ in range(2))
+        begun = create_close_job(ChatSession.objects.all())
+        long_ago = timezone.now() - timedelta(hours=25)
+        CloseJob.objects.exclude(pk=new.pk).update(created_at=long_ago)
+        discard_drafts()
+        assert set(CloseJob.objects.all()) == {new, begun}
+        assert not old.items.exists()

@@ -1,0 +1,207 @@
+"""OSVI is slow, busy, away or refuses our token: the job slows down, pauses, and goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from osvi_django.models import ChatSession, CloseAttempt, CloseJob
+from osvi_django.services.jobs import create_close_job, due_jobs, progress_of, run_close_job
+from osvi_django.testing import OSVISandbox, Status
+from osvi_django.testing.factories import ChatAgentFactory
+from tests.mirroring import mirror
+
+
+@pytest.fixture
+def narrow(settings, osvi_sandbox):
+    """Two closes at once."""
+    settings.OSVI["default"] |= {"CONCURRENCY": 2}
+
+
+def nothing_is_left(osvi):
+    """Whether each session is closed, by one close."""
+    ids = ChatSession.objects.filter(status="closed").values_list("session_id", flat=True)
+    assert len(ids) == ChatSession.objects.count()
+    return {osvi.closes(each) for each in ids} == {1}
+
+
+class TestABusyOSVI:
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_it_slows_the_whole_account_down(self, chats, close_all, osvi_sandbox, narrow, status):
+        sessions = chats(12)
+        first = sessions[0].session_id
+        osvi_sandbox.script(first, Status(status, retry_after=1))
+        osvi_sandbox.latency = 0.02
+        assert close_all().succeeded == 12
+        assert nothing_is_left(osvi_sandbox)
+        times = [request.at for request in osvi_sandbox.requests]
+        throttled = [request.session_id for request in osvi_sandbox.requests].index(first)
+        later = [at for at in times if at > times[throttled] + timedelta(seconds=0.3)]
+        assert later
+        assert min(later) >= times[throttled] + timedelta(seconds=0.95)
+
+    def test_what_was_refused_so_is_in_the_journal(self, chats, close_all, osvi_sandbox, narrow):
+        (session,) = chats(1)
+        osvi_sandbox.script(session.session_id, Status(429, retry_after=1))
+        close_all()
+        newest, oldest = CloseAttempt.objects.all()
+        assert (oldest.outcome, oldest.error_code) == ("rejected", "throttled")
+        assert newest.outcome == "closed"
+
+    def test_one_that_asks_for_long_pauses_the_job(self, chats, close_all, osvi_sandbox, narrow):
+        (session,) = chats(1)
+        osvi_sandbox.script(session.session_id, Status(429, retry_after=600))
+        job = close_all()
+        assert (job.status, job.paused_by, job.done) == ("paused", "throttled", 0)
+        wait = (job.resume_at - timezone.now()).total_seconds()
+        assert 590 < wait <= 600
+
+
+class TestAnOSVIThatIsAway:
+    def test_the_job_pauses_and_goes_on(self, chats, close_all, osvi_sandbox, narrow):
+        chats(9)
+        osvi_sandbox.stop()
+        job = close_all()
+        assert (job.status, job.paused_by, job.done) == ("paused", "unreachable", 0)
+        assert timezone.now() < job.resume_at < timezone.now() + timedelta(seconds=31)
+        assert set(job.items.values_list("outcome", flat=True)) == {"waiting"}
+        assert set(ChatSession.objects.values_list("status", "claim")) == {("active", None)}
+        assert progress_of(job).seconds_left is None
+        osvi_sandbox.start()
+        job = run_close_job(job.pk)
+        assert (job.status, job.succeeded, job.paused_by) == ("completed", 9, "")
+        assert nothing_is_left(osvi_sandbox)
+
+    def test_it_does_not_burn_through_the_job(self, chats, close_all, osvi_sandbox, narrow):
+        """A gateway that answers 502 to everything: a few are unconfirmed, the others wait."""
+        for session in chats(30):
+            osvi_sandbox.script(session.session_id, Status(502, body=b"<html>"))
+        job = close_all()
+        assert (job.status, job.paused_by) == ("paused", "unconfirmed")
+        assert 1 <= job.unconfirmed <= 2 + 2  # two were under way, and two tries
+        assert job.items.filter(outcome="waiting").count() == 30 - job.unconfirmed
+
+    def test_it_comes_back_before_that(self, chats, osvi_sandbox, narrow):
+        chats(6)
+        osvi_sandbox.stop()
+        back = threading.Timer(0.7, osvi_sandbox.start)
+        back.start()
+        job = create_close_job(ChatSession.objects.all(), start=False)
+        assert run_close_job(job.pk).status == "completed"
+        back.join()
+        assert nothing_is_left(osvi_sandbox)
+
+
+class TestAMistakeInTheSettings:
+    def test_a_token_that_osvi_refuses_pauses_at_once(
+        self, chats, close_all, osvi_sandbox, settings, narrow
+    ):
+        chats(9)
+        settings.OSVI["default"]["API_TOKEN"] = "not-the-token-16"
+        job = close_all()
+        assert (job.status, job.paused_by, job.failed) == ("paused", "unauthorized", 0)
+        assert 1 <= len(osvi_sandbox.requests) <= 2
+        settings.OSVI["default"]["API_TOKEN"] = osvi_sandbox.token
+        assert run_close_job(job.pk).succeeded == 9
+
+    @pytest.mark.parametrize(
+        "wrong", [{"BASE_URL": "ftp://x"}, {"CONCURRENCY": 0}, {"LEASE": 1}, {"API_TOKEN": ""}]
+    )
+    def test_settings_that_cannot_be_used_pause_it(
+        self, chats, close_all, osvi_sandbox, settings, wrong
+    ):
+        chats(2)
+        right = dict(settings.OSVI["default"])
+        settings.OSVI["default"] |= wrong
+        job = close_all()
+        assert (job.status, job.paused_by, job.done) == ("paused", "not_configured", 0)
+        assert osvi_sandbox.requests == []
+        settings.OSVI["default"] = right
+        assert run_close_job(job.pk).status == "completed"
+
+    def test_another_account_is_closed_all_the_same(self, chats, close_all, outcomes):
+        fine = chats(3)
+        lost = mirror(OSVISandbox(), agent=ChatAgentFactory(account="gone"))
+        job = close_all()
+        assert (job.status, job.succeeded) == ("paused", 3)
+        assert outcomes(job)[lost.session_id] == "waiting"
+        assert {outcomes(job)[each.session_id] for each in fine} == {"closed"}
+
+    def test_an_agent_that_came_to_another_account_takes_its_token(
+        self, chats, agent, osvi_sandbox, settings
+    ):
+        chats(2)
+        job = create_close_job(ChatSession.objects.all(), start=False)
+        with OSVISandbox(token="another-token-16") as other:
+            settings.OSVI["other"] = {"API_TOKEN": other.token, "BASE_URL": other.url}
+            for session in ChatSession.objects.all():
+                other.add_session(session_id=session.session_id, agent_uuid=agent.uuid)
+            type(agent).objects.update(account="other")
+            assert run_close_job(job.pk).succeeded == 2
+            assert {each.headers["API-Token"] for each in other.requests} == {other.token}
+        assert osvi_sandbox.requests == []
+
+
+class TestEndingEarly:
+    def test_stop_brings_home_what_is_under_way(self, chats, osvi_sandbox, narrow):
+        chats(20)
+        stop = threading.Event()
+
+        def slow(_chat):
+            stop.set()
+            return 0.3
+
+        osvi_sandbox.latency = slow
+        job = create_close_job(ChatSession.objects.all(), start=False)
+        job = run_close_job(job.pk, stop=stop)
+        assert job.status == "running"
+        assert 1 <= job.succeeded <= 2 * 2
+        assert job.succeeded == len(osvi_sandbox.requests)
+        assert set(job.items.values_list("outcome", flat=True)) == {"closed", "waiting"}
+        assert not CloseAttempt.objects.exclude(outcome="closed").exists()
+        osvi_sandbox.latency = 0
+        assert run_close_job(job.pk).succeeded == 20
+        assert nothing_is_left(osvi_sandbox)
+
+    def test_so_does_an_error_of_whoever_watches(self, chats, osvi_sandbox, narrow):
+        chats(20)
+
+        def explode(_job):
+            raise KeyboardInterrupt
+
+        job = create_close_job(ChatSession.objects.all(), start=False)
+        with pytest.raises(KeyboardInterrupt):
+            run_close_job(job.pk, on_progress=explode)
+        closed = ChatSession.objects.filter(status="closed").count()
+        assert closed == len(osvi_sandbox.requests) == CloseJob.objects.get().succeeded
+        assert not ChatSession.objects.filter(status="closing").exists()
+
+    def test_a_stopped_one_is_due_when_nobody_gives_a_sign_of_life(self, chats):
+        chats(1)
+        job = create_close_job(ChatSession.objects.all(), start=False)
+        stop = threading.Event()
+        stop.set()
+        assert run_close_job(job.pk, stop=stop).status == "running"
+        assert due_jobs() == []
+        CloseJob.objects.update(seen_at=timezone.now() - timedelta(seconds=40))
+        assert due_jobs() == [job]
+
+
+class TestAClaimThatComesTooLate:
+    def test_nothing_is_sent_when_the_lease_would_not_last(
+        self, chats, osvi_sandbox, settings, close_all
+    ):
+        """One close at a time, each slower than what the lease leaves to those that wait."""
+        settings.OSVI["default"] |= {"CONCURRENCY": 1, "DEADLINE": 1, "CONNECT_TIMEOUT": 1}
+        settings.OSVI["default"] |= {"LEASE": 3.2}
+        chats(4)
+        osvi_sandbox.latency = 0.4
+        began = time.monotonic()
+        job = close_all()
+        assert time.monotonic() - began < 10
+        assert (job.status, job.succeeded) == ("completed", 4)
+        assert nothing_is_left(osvi_sandbox)
