@@ -162,7 +162,6 @@ def test_an_executor_that_cannot_be_used_is_reported(path):
 def no_task_queues(monkeypatch):
     """Neither Django's task queues nor the backport can be imported."""
     monkeypatch.delitem(sys.modules, "osvi_django.tasks", raising=False)
-    monkeypatch.delattr("osvi_django.tasks", raising=False)
     for name in ("django.tasks", "django_tasks"):
         monkeypatch.setitem(sys.modules, name, None)
 

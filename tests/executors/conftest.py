@@ -1,0 +1,44 @@
+"""Jobs to be run, and an end for the threads that run them."""
+
+from __future__ import annotations
+
+import pytest
+
+from osvi_django import executors
+from osvi_django.models import CloseJob
+from osvi_django.services.jobs import create_close_job
+from tests.mirroring import mirror
+
+PATIENCE = 20  # seconds for anything that is waited for
+
+
+@pytest.fixture
+def job_of(osvi_sandbox, transactional_db):
+    """Make a job of so many sessions, which nobody is told of."""
+
+    def _job_of(number):
+        sessions = [mirror(osvi_sandbox) for _ in range(number)]
+        return create_close_job(sessions, start=False)
+
+    return _job_of
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    """Whatever a test started is ended before its database goes."""
+    yield
+    executors._end_threads()
+    assert not executors._threads
+
+
+@pytest.fixture
+def run_through():
+    """Have a job run by threads, and wait for them."""
+
+    def _run_through(job):
+        executors.thread(job.pk)
+        for each in list(executors._threads):
+            each.join(PATIENCE)
+        return CloseJob.objects.get(pk=job.pk)
+
+    return _run_through

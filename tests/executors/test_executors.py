@@ -1,0 +1,283 @@
+"""Each executor through its door: who runs a job, what happens at a pause, and what is said."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from django.db import InterfaceError, OperationalError, connection, connections
+from django.utils import timezone
+
+from osvi_django import executors
+from osvi_django.exceptions import OSVINotConfigured
+from osvi_django.models import ChatSession, CloseJob, SessionSummary
+from osvi_django.services.jobs import cancel_close_job, create_close_job, run_close_job
+from tests.executors.conftest import PATIENCE
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "sandbox-token-16, and what the customer said"
+
+
+def stored():
+    return SessionSummary.objects.count()
+
+
+def until(condition):
+    ends_at = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < ends_at
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Have ``run_close_job`` do what a test wants, one thing each time; who was run."""
+    seen = []
+
+    def _runs(*acts):
+        waiting = list(acts)
+
+        def run(job_id, *, stop=None):
+            seen.append(job_id)
+            act = waiting.pop(0)
+            if isinstance(act, Exception):
+                raise act
+            return act(job_id, stop)
+
+        monkeypatch.setattr(executors, "run_close_job", run)
+        return seen
+
+    return _runs
+
+
+def seconds_left(job):
+    return (CloseJob.objects.get(pk=job.pk).resume_at - timezone.now()).total_seconds()
+
+
+class TestThread:
+    def test_it_runs_a_job_to_its_end(self, job_of, run_through):
+        job = run_through(job_of(20))
+        assert (job.status, job.succeeded, stored()) == ("completed", 20, 20)
+
+    def test_it_is_what_a_new_job_is_told_to(self, osvi_sandbox, transactional_db, mirrored):
+        job = create_close_job([mirrored()])
+        until(lambda: CloseJob.objects.get(pk=job.pk).is_finished)
+        assert stored() == 1
+
+    def test_nobody_waits_for_it(self, job_of, osvi_sandbox):
+        osvi_sandbox.latency = 0.5
+        began = time.monotonic()
+        executors.thread(job_of(1).pk)
+        assert time.monotonic() - began < 0.4
+        assert all(each.daemon for each in executors._threads)
+
+    def test_it_goes_on_after_a_pause(self, job_of, runs, run_through):
+        def pause(job_id, stop):
+            resume_at = timezone.now() + timedelta(seconds=0.2)
+            return CloseJob(pk=job_id, status="paused", resume_at=resume_at)
+
+        runs(pause, lambda job_id, stop: run_close_job(job_id, stop=stop))
+        job = run_through(job_of(3))
+        assert (job.status, job.succeeded) == ("completed", 3)
+
+    def test_whoever_is_told_of_it_in_a_pause_waits_as_well(self, job_of, runs, osvi_sandbox):
+        job = job_of(1)
+        osvi_sandbox.token = "another"
+        executors.immediate(job.pk)
+        assert CloseJob.objects.get(pk=job.pk).status == "paused"
+        seen = runs()
+        executors.thread(job.pk)
+        time.sleep(0.3)
+        assert seen == []
+        assert executors._threads
+
+    def test_its_connections_are_closed(self, job_of, runs, run_through):
+        used = []
+
+        def run(job_id, stop):
+            used.append(connections["default"])
+            return CloseJob(pk=job_id, status="draft")
+
+        runs(run)
+        run_through(job_of(1))
+        assert [each.connection for each in used] == [None]
+
+    def test_a_database_that_is_away_is_waited_for(
+        self, job_of, runs, run_through, monkeypatch, caplog
+    ):
+        monkeypatch.setattr(executors, "_DATABASE_AWAY", 0.01)
+        job = job_of(1)
+        seen = runs(OperationalError(), InterfaceError(), lambda *_: CloseJob(status="draft"))
+        run_through(job)
+        assert seen == [job.pk] * 3
+        assert f"the database of close job {job.pk} is away" in caplog.text
+
+    def test_a_broken_job_is_logged(self, job_of, runs, run_through, caplog):
+        job = job_of(1)
+        runs(ValueError("broken"))
+        run_through(job)
+        assert [f"close job {job.pk} failed in this process"] == [
+            record.getMessage() for record in caplog.records if record.levelno == logging.ERROR
+        ]
+
+    def test_a_job_that_is_not_there_is_logged(self, transactional_db, run_through, caplog):
+        executors.thread(4711)
+        for each in list(executors._threads):
+            each.join(PATIENCE)
+        assert "close job 4711 failed" in caplog.text
+
+    def test_a_finished_job_and_a_draft_are_left_alone(self, job_of, runs, run_through):
+        job = job_of(1)
+        cancel_close_job(job)
+        seen = runs()
+        run_through(job)
+        run_through(create_close_job(ChatSession.objects.all(), draft=True))
+        assert seen == []
+
+
+AT_EXIT = """
+import sys, time
+from pathlib import Path
+import django
+
+django.setup()
+from osvi_django.executors import thread
+
+thread(int(sys.argv[1]))
+while not Path(sys.argv[2]).exists():
+    time.sleep(0.01)
+"""
+
+
+def test_a_process_that_exits_stores_what_is_under_way(job_of, osvi_sandbox, settings, tmp_path):
+    asked = tmp_path / "asked"
+
+    def latency(session):
+        asked.touch()
+        return 1
+
+    osvi_sandbox.latency = latency
+    job = job_of(100)
+    process = subprocess.run(
+        [sys.executable, "-c", AT_EXIT, str(job.pk), asked],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "example_project.settings",
+            "DATABASE_URL": database_url(),
+            "OSVI_BASE_URL": osvi_sandbox.url,
+            "OSVI_API_TOKEN": osvi_sandbox.token,
+        },
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+    job.refresh_from_db()
+    assert job.status == "running"
+    assert 0 < job.succeeded == stored() == len(osvi_sandbox.answered_summaries) < 100
+    assert not ChatSession.objects.filter(status__in=("closing", "unconfirmed")).exists()
+    assert not job.items.filter(outcome="closing").exists()
+
+
+def database_url():
+    """The suite's database, for another process."""
+    where = connection.settings_dict
+    engine = where["ENGINE"].rpartition(".")[2]
+    if engine == "sqlite3":
+        return f"sqlite:///{where['NAME']}"
+    who = ":".join(quote(where[name]) for name in ("USER", "PASSWORD") if where[name])
+    port = f":{where['PORT']}" if where["PORT"] else ""
+    return f"{engine}://{who}@{where['HOST']}{port}/{where['NAME']}"
+
+
+class TestImmediate:
+    def test_it_runs_a_job_now(self, job_of):
+        job = job_of(5)
+        executors.immediate(job.pk)
+        job.refresh_from_db()
+        assert (job.status, job.succeeded) == ("completed", 5)
+
+    def test_it_does_not_wait_for_the_end_of_a_pause(self, job_of, osvi_sandbox):
+        osvi_sandbox.token = "another"
+        job = job_of(2)
+        executors.immediate(job.pk)
+        job.refresh_from_db()
+        assert job.status == "paused"
+
+
+class TestTurns:
+    def test_a_turn_that_is_long_enough_finishes_a_job(self, job_of):
+        job = job_of(5)
+        assert executors.take_turn(job.pk) is None
+        job.refresh_from_db()
+        assert job.status == "completed"
+        assert executors.take_turn(job.pk) is None
+
+    def test_after_a_turn_nothing_more_is_begun(self, job_of, osvi_sandbox, settings):
+        settings.OSVI["default"]["CONCURRENCY"] = 1
+        osvi_sandbox.latency = 0.2
+        job = job_of(10)
+        assert executors.take_turn(job.pk, seconds=0.5) == 0
+        job.refresh_from_db()
+        assert 0 < job.succeeded == stored() < 10
+        assert executors.take_turn(job.pk, seconds=None) is None
+        assert stored() == 10
+
+    def test_no_timer_is_left(self, job_of):
+        for seconds in (60, None):
+            executors.take_turn(job_of(1).pk, seconds=seconds)
+        until(lambda: not any(isinstance(each, threading.Timer) for each in threading.enumerate()))
+
+    def test_a_pause_is_told(self, job_of, osvi_sandbox, runs):
+        osvi_sandbox.token = "another"
+        job = job_of(1)
+        assert executors.take_turn(job.pk) == pytest.approx(seconds_left(job), abs=1)
+        seen = runs()
+        assert executors.take_turn(job.pk) == pytest.approx(seconds_left(job), abs=1)
+        assert seen == []
+
+    def test_a_database_that_is_away_is_looked_for_later(self, job_of, runs):
+        runs(OperationalError())
+        assert executors.take_turn(job_of(1).pk) == executors._DATABASE_AWAY
+
+    def test_what_it_raises_says_no_more_than_its_kind(self, job_of, runs, caplog):
+        job = job_of(1)
+        runs(ValueError(SECRET))
+        with pytest.raises(executors.JobFailed) as caught:
+            executors.take_turn(job.pk)
+        assert str(caught.value) == f"Close job {job.pk} failed with ValueError: the log says how."
+        assert caught.value.__context__ is None
+        assert f"close job {job.pk} failed in this process" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("counts", "tasks"),
+        [
+            ({"total": 0}, 1),
+            ({"total": 1}, 1),
+            ({"total": 100}, 1),
+            ({"total": 101}, 2),
+            ({"total": 301}, 4),
+            ({"total": 10_000}, 4),
+            ({"total": 10_000, "succeeded": 9_000, "failed": 700, "unconfirmed": 100}, 2),
+            ({"total": 10_000, "succeeded": 1, "cancelled": 9_999}, 1),
+        ],
+    )
+    def test_how_many_tasks_share_a_job(self, db, counts, tasks):
+        assert executors.tasks_for(CloseJob.objects.create(**counts).pk) == tasks
+
+
+def test_without_queues_a_site_is_not_set_up(monkeypatch):
+    monkeypatch.delitem(sys.modules, "osvi_django.tasks", raising=False)
+    for name in ("django.tasks", "django_tasks"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(OSVINotConfigured, match="neither Django nor django-tasks"):
+        executors.django_tasks(1)
