@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from django.db import router, transaction
-from django.db.models import Count, Model, Q, QuerySet
+from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 Outcome = CloseJobItem.Outcome
 JobStatus = CloseJob.Status
 Wanted = Iterable[ChatSession] | Iterable[str] | Iterable[ChatSession | str]
-_Row = TypeVar("_Row", bound=Model)
+_Found = tuple[str, int | None, str]
 _T = TypeVar("_T")
 
 # How many sessions are read and written at a time, however many a job has.
@@ -150,7 +150,7 @@ def retry_close_job(
     if not failed.exists():
         problem = _("Nothing in this close job failed in a way that can be tried again.")
         raise InvalidInput(problem, field="job")
-    ids = (item.asked_id for item in _by_key(failed))
+    ids = failed.values_list("asked_id", flat=True).iterator(_CHUNK)
     return create_close_job(ids, requested_by=requested_by, door=door, note=job.note, retry_of=job)
 
 
@@ -215,32 +215,52 @@ def _fill(job: CloseJob, items: Iterable[CloseJobItem]) -> None:
 
 def _items_of(job: CloseJob, sessions: Wanted, user: User | None) -> Iterator[CloseJobItem]:
     """The items of a job as they begin, and as some of them end."""
-    allowed = user is None or may_close(user)
-    for asked_id, session in _found(sessions):
-        item = CloseJobItem(job=job, asked_id=asked_id)
-        if not allowed and not (session and may_close(user, session)):
-            item.outcome, item.error_code = Outcome.NOT_ALLOWED, NotAllowed.code
-        elif session is None:
-            item.outcome, item.error_code = Outcome.NOT_FOUND, SessionNotFound.code
-        if session is not None:
-            item.session, item.account = session, session.agent.account
-        yield item
+    may_all = user is None or may_close(user)
+    for chunk in _chunks(_found(sessions)):
+        allowed = None if may_all else _allowed(chunk, user)
+        for asked_id, key, account in chunk:
+            item = CloseJobItem(job=job, asked_id=asked_id, session_id=key, account=account)
+            if allowed is not None and key not in allowed:
+                item.outcome, item.error_code = Outcome.NOT_ALLOWED, NotAllowed.code
+            elif key is None:
+                item.outcome, item.error_code = Outcome.NOT_FOUND, SessionNotFound.code
+            yield item
 
 
-def _found(sessions: Wanted) -> Iterator[tuple[str, ChatSession | None]]:
-    """Each session once, with its id; None of those ids that are not known here."""
+def _allowed(chunk: Iterable[_Found], user: User | None) -> set[int | None]:
+    """The keys of those sessions that somebody with permissions on single ones may close."""
+    keys = [key for _asked_id, key, _account in chunk if key is not None]
+    sessions = _sessions().select_related("agent").filter(pk__in=keys)
+    return {session.pk for session in sessions if may_close(user, session)}
+
+
+def _found(sessions: Wanted) -> Iterator[_Found]:
+    """Each session once: its id, and its key and account; no key where it is not known here."""
     if isinstance(sessions, QuerySet) and not _is_sliced(sessions):
-        for session in _by_key(_slim(sessions)):
-            yield session.session_id, session
+        yield from _by_key(sessions)
         return
     seen: set[str] = set()
     for chunk in _chunks(sessions):
-        ids = dict.fromkeys(_id_of(each) for each in chunk)
-        fresh = [each for each in ids if each not in seen]
+        fresh = dict.fromkeys(each for each in map(_id_of, chunk) if each not in seen)
         seen.update(fresh)
         # MariaDB finds ids that differ in case as well: only the very same is the same.
-        known = {each.session_id: each for each in _slim(_sessions().filter(session_id__in=fresh))}
-        yield from ((each, known.get(each)) for each in fresh)
+        known = {found[0]: found for found in _facts(_sessions().filter(session_id__in=fresh))}
+        yield from (known.get(each, (each, None, "")) for each in fresh)
+
+
+def _by_key(sessions: QuerySet[ChatSession]) -> Iterator[_Found]:
+    """In the order of the keys, each once, a page at a time: not all are in memory."""
+    last = None
+    ordered = sessions.order_by("pk")
+    while page := list(_facts(ordered if last is None else ordered.filter(pk__gt=last))[:_CHUNK]):
+        for found in page:
+            if found[1] != last:
+                yield found
+            last = found[1]
+
+
+def _facts(sessions: QuerySet[ChatSession]) -> QuerySet[ChatSession, _Found]:
+    return sessions.values_list("session_id", "pk", "agent__account")
 
 
 def _is_sliced(sessions: QuerySet[ChatSession]) -> bool:
@@ -257,22 +277,6 @@ def _id_of(wanted: ChatSession | str) -> str:
         problem = _("session_ids has something that is not an id that OSVI gave: %(id)r.")
         raise InvalidInput(problem % {"id": asked_id}, field="session_ids")
     return asked_id
-
-
-def _slim(sessions: QuerySet[ChatSession]) -> QuerySet[ChatSession]:
-    """Without what OSVI sent of them, which may be much."""
-    return sessions.select_related("agent").only("session_id", "agent__account")
-
-
-def _by_key(rows: QuerySet[_Row]) -> Iterator[_Row]:
-    """Rows in the order of their keys, each once, a page at a time: not all are in memory."""
-    last = None
-    ordered = rows.order_by("pk")
-    while page := list((ordered if last is None else ordered.filter(pk__gt=last))[:_CHUNK]):
-        for row in page:
-            if row.pk != last:
-                yield row
-            last = row.pk
 
 
 def _chunks(wanted: Iterable[_T]) -> Iterator[list[_T]]:

@@ -37,9 +37,13 @@ Trouble = OSVIError | OSVINotConfigured
 # What a thread brings back: an answer, an error, whether it was closed already; None: not begun.
 Found = Answer | Trouble | bool | None
 
-# How many claimed sessions are under way at most, in threads of the lane: while an answer is
-# stored, and the next are claimed, no thread shall wait.
-AHEAD: Final = 3
+# Claimed ahead of the threads is what they send in so many seconds, so that none waits while
+# answers are stored and the next are claimed; at least and at most so many for each thread.
+AHEAD: Final = 0.15  # seconds
+LEAST_AHEAD: Final = 2
+MOST_AHEAD: Final = 16
+# How often it is looked how many they send.
+_LOOK_EVERY: Final = 0.25  # seconds
 # After trouble without a Retry-After: longer each time, and at the last the lane is given up.
 PAUSES: Final = (1.0, 3.0, 9.0)  # seconds
 # What is longer is no slowing down any more.
@@ -95,15 +99,20 @@ class Lane:
         self._opens_at = 0.0
         self._changed_at = 0.0
         self._strikes = 0
-        self._limit = self._most = AHEAD * self.size
+        self._limit = self.size
+        self._ahead = LEAST_AHEAD * self.size
+        self._came_back = 0
+        self._looked_at = time.monotonic()
 
     @property
     def room(self) -> int:
         """How many more sessions to claim just now; in batches, as a claim costs a commit."""
         if self._is_held or time.monotonic() < self._opens_at:
             return 0
-        room = self._limit - self.under_way
-        return room if room >= min(self.size, self._limit) else 0
+        if self._limit < self.size:
+            return self._limit - self.under_way
+        room = self.size + self._ahead - self.under_way
+        return room if room >= self._ahead // 2 else 0
 
     @property
     def opens_in(self) -> float:
@@ -143,6 +152,12 @@ class Lane:
     def collected(self) -> None:
         """One call has come back."""
         self.under_way -= 1
+        self._came_back += 1
+        seconds = time.monotonic() - self._looked_at
+        if seconds > _LOOK_EVERY:
+            ahead = int(AHEAD * self._came_back / seconds)
+            self._ahead = min(max(ahead, LEAST_AHEAD * self.size), MOST_AHEAD * self.size)
+            self._came_back, self._looked_at = 0, time.monotonic()
         # Whatever held it may have been an answer that could not be stored, and so was not read.
         self._is_held = self._is_held and self.under_way > 0
 
@@ -151,7 +166,7 @@ class Lane:
         if sent_at < self._changed_at:
             return
         self._strikes, self.trouble = 0, None
-        self._limit = self._most if self._limit >= self.size else self._limit + 1
+        self._limit = min(self._limit + 1, self.size)
 
     def went_wrong(self, sent_at: float, error: Trouble) -> None:
         """OSVI is in trouble: wait, then let a single close go first."""

@@ -22,7 +22,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured
-from osvi_django.models import CloseAttempt, CloseJob, CloseJobItem
+from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, CloseJob, CloseJobItem
 from osvi_django.services.steps import DatabaseNow
 
 Outcome = CloseJobItem.Outcome
@@ -135,8 +135,18 @@ def take(
         outcome=Outcome.CLOSING, claim=token, lease_until=_in(lease)
     )
     # Also those of a try before this, where the commit arrived and the word of it did not.
-    taken = mine.filter(claim=token).select_related("session__agent").defer("session__metadata")
-    return list(taken)
+    taken = list(mine.filter(claim=token).select_related("session").defer("session__metadata"))
+    _share_agents([item.session for item in taken if item.session])
+    return taken
+
+
+def _share_agents(sessions: Sequence[ChatSession]) -> None:
+    """Give sessions their agents, of which there are few."""
+    agents = ChatAgent.objects.using(router.db_for_write(ChatAgent)).in_bulk(
+        {each.agent_id for each in sessions}
+    )
+    for session in sessions:
+        session.agent = agents[session.agent_id]
 
 
 def take_abandoned(

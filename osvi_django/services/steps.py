@@ -28,7 +28,7 @@ from typing import Any, Final
 from django.contrib.auth import get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser
-from django.db import Error, InterfaceError, OperationalError, router
+from django.db import Error, InterfaceError, OperationalError, connections, router
 from django.db.models import F, QuerySet
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
@@ -66,6 +66,9 @@ Outcome = CloseAttempt.Outcome
 Status = ChatSession.Status
 SummaryStatus = ChatSession.SummaryStatus
 
+_STORE_ANSWER: Final = (
+    "UPDATE osvi_django_closeattempt SET answer = %s, http_status = %s WHERE id = %s"
+)
 # How long to wait for a database that went away while nothing is lost yet.
 PATIENCE_BEFORE: Final = 2  # seconds
 # How long an answer may be in memory alone: what takes longer than a deadlock goes to the spool.
@@ -575,12 +578,15 @@ def _keep_alone(answered: tuple[CloseAttempt, Answer]) -> dict[int, OSVINoAnswer
 
 
 def _write_answers(answered: Sequence[tuple[CloseAttempt, Answer]]) -> None:
+    attempts = [attempt for attempt, _answer in answered]
+    update_attempts(attempts, outcome=Outcome.ANSWERED, answered_at=timezone.now())
     for attempt, answer in answered:
         attempt.answer = answer.text.encode()[:ANSWER_MAX_BYTES].decode(errors="ignore")
         attempt.http_status = answer.status
-    attempts = [attempt for attempt, _answer in answered]
-    update_attempts(attempts, outcome=Outcome.ANSWERED, answered_at=timezone.now())
-    _journal(attempts).bulk_update(attempts, ["answer", "http_status"])
+    # In the ORM, bulk_update, this is the half of all work that a bulk close is for the processor.
+    answers = [(each.answer, each.http_status, each.pk) for each in attempts]
+    with connections[_journal(attempts).db].cursor() as cursor:
+        cursor.executemany(_STORE_ANSWER, answers)
 
 
 def _not_kept(attempt: CloseAttempt, path: Path | None) -> OSVINoAnswer:
