@@ -69,3 +69,10 @@ def persist(work: Callable[[], _Result], *, using: str, patience: float) -> _Res
             connection.close()
         time.sleep(pause)
         pause = min(2 * pause, _LAST_PAUSE)
+
+
+def kind_of(error: BaseException) -> str:
+    """What an error is, for a log: the words of a database's error may quote the row, a summary."""
+    cause = error.__cause__
+    name = type(error).__name__
+    return f"{name}: {type(cause).__name__}" if cause is not None else name

@@ -47,7 +47,7 @@ from osvi_django.services.ledger import Verdict
 from osvi_django.services.permissions import may_close
 from osvi_django.services.recovery import close_again
 from osvi_django.services.steps import Closed, CloseRequest, Failed, Status
-from osvi_django.transactions import persist, refuse_inside_transaction
+from osvi_django.transactions import kind_of, persist, refuse_inside_transaction
 
 logger = logging.getLogger(__name__)
 
@@ -335,8 +335,9 @@ class _Run:
         """Store results in one commit; one that the database refuses must not stop the others."""
         try:
             closed = self._persist(lambda: self._write_together(results))
-        except Error:
-            logger.exception("%s results of job %s cannot be stored", len(results), self.job.pk)
+        except Error as error:
+            told = (len(results), self.job.pk, kind_of(error))
+            logger.error("%s results of job %s cannot be stored: %s", *told)
             if len(results) > 1:
                 for result in results:
                     self._write([result])

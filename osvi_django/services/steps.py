@@ -56,7 +56,7 @@ from osvi_django.models import (
     SessionSummary,
 )
 from osvi_django.signals import session_close_failed, session_closed
-from osvi_django.transactions import persist
+from osvi_django.transactions import kind_of, persist
 
 logger = logging.getLogger(__name__)
 
@@ -228,8 +228,8 @@ def keep_all(answered: Sequence[tuple[CloseAttempt, Answer]]) -> dict[int, OSVIN
     """Store these answers in one commit; by attempt, the error where one could not be stored."""
     try:
         return _keep_together(answered)
-    except Error:
-        logger.exception("%s answers cannot be stored together", len(answered))
+    except Error as error:
+        logger.error("%s answers cannot be stored together: %s", len(answered), kind_of(error))
     # One of them may be what the database cannot take.
     errors: dict[int, OSVINoAnswer] = {}
     for each in answered:
@@ -284,8 +284,9 @@ def settle(end: Closed) -> CloseResult:
         changed = persist(
             lambda: bool(write_closed([end])), using=using(session), patience=_patience(session)
         )
-    except Error:
-        logger.exception("the answer for session %r waits for recovery", session.session_id)
+    except Error as error:
+        ids = (session.session_id, kind_of(error))
+        logger.error("the answer for session %r waits for recovery: %s", *ids)
         raise AnswerNotStored(attempt=end.attempt) from None
     result = closed_result(session, changed=changed, attempt=end.attempt)
     if changed:
@@ -334,9 +335,10 @@ def settle_failed(
 
     try:
         persist(work, using=using(session), patience=_patience(session))
-    except Error:
+    except Error as caught:
         # The lease runs out, and recovery asks OSVI: what is raised is still what happened.
-        logger.exception("the end of attempt %s could not be written", attempt.pk)
+        ids = (attempt.pk, kind_of(caught))
+        logger.error("the end of attempt %s could not be written: %s", *ids)
         return
     tell_failed([failure])
 
@@ -551,8 +553,8 @@ def _keep_together(answered: Sequence[tuple[CloseAttempt, Answer]]) -> dict[int,
 
     try:
         persist(work, using=alias, patience=_IN_MEMORY)
-    except (OperationalError, InterfaceError):
-        logger.exception("%s answers cannot be stored just now", len(answered))
+    except (OperationalError, InterfaceError) as error:
+        logger.error("%s answers cannot be stored just now: %s", len(answered), kind_of(error))
     else:
         return {}
     # Whoever waits for long may be killed meanwhile, and must not have the only copies.
@@ -560,8 +562,8 @@ def _keep_together(answered: Sequence[tuple[CloseAttempt, Answer]]) -> dict[int,
     patience = max(_patience(attempt.session) for attempt, _answer in answered)
     try:
         persist(work, using=alias, patience=patience)
-    except (OperationalError, InterfaceError):
-        logger.exception("%s answers could not be stored", len(answered))
+    except (OperationalError, InterfaceError) as error:
+        logger.error("%s answers could not be stored: %s", len(answered), kind_of(error))
         return {attempt.pk: _not_kept(attempt, paths[attempt.pk]) for attempt, _answer in answered}
     for path in filter(None, paths.values()):
         path.unlink(missing_ok=True)
@@ -572,8 +574,8 @@ def _keep_alone(answered: tuple[CloseAttempt, Answer]) -> dict[int, OSVINoAnswer
     attempt, answer = answered
     try:
         return _keep_together([answered])
-    except Error:
-        logger.exception("the answer of attempt %s cannot be stored", attempt.pk)
+    except Error as error:
+        logger.error("the answer of attempt %s cannot be stored: %s", attempt.pk, kind_of(error))
     return {attempt.pk: _not_kept(attempt, _put_in_spool(attempt, answer))}
 
 

@@ -1,0 +1,185 @@
+"""The database refuses a row, or goes away, while answers come in."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+from django.core.management import call_command
+from django.db import DatabaseError, connection
+
+from osvi_django.models import ChatSession, CloseAttempt, CloseJob, SessionSummary
+from osvi_django.services.jobs import create_close_job, progress_of, run_close_job
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ANSWERS = ("osvi_django_closeattempt", "answer")
+SUMMARIES = ("osvi_django_sessionsummary", "text")
+
+
+@pytest.fixture(autouse=True)
+def impatient(settings, osvi_sandbox, tmp_path):
+    """Leases that end within the test, a spool of its own, and four closes at once."""
+    settings.OSVI["default"] |= {"CONNECT_TIMEOUT": 0.5, "DEADLINE": 0.5, "LEASE": 2}
+    settings.OSVI["default"] |= {"DATABASE_PATIENCE": 0.3, "CONCURRENCY": 4}
+    settings.OSVI["default"] |= {"SPOOL_DIR": tmp_path / "spool"}
+
+
+@pytest.fixture
+def refuse():
+    """Let the database refuse texts with the word "poison" in a column, until ``accept``."""
+    refused = []
+
+    def _refuse(table, column):
+        refused.append(table)
+        execute(*REFUSE[connection.vendor == "sqlite"](table, column))
+
+    def accept():
+        while refused:
+            execute(*ACCEPT[connection.vendor == "sqlite"](refused.pop()))
+
+    _refuse.accept = accept
+    yield _refuse
+    accept()
+
+
+def by_triggers(table, column):
+    """SQLite adds no constraint to a table that is there."""
+    for event in ("INSERT", "UPDATE"):
+        yield (
+            f"CREATE TRIGGER poison_{event} BEFORE {event} ON {table} "
+            f"WHEN NEW.{column} LIKE '%poison%' BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+
+
+def by_a_constraint(table, column):
+    yield f"ALTER TABLE {table} ADD CONSTRAINT poison CHECK (NOT {column} LIKE '%poison%')"
+
+
+REFUSE = {True: by_triggers, False: by_a_constraint}
+ACCEPT = {
+    True: lambda table: ("DROP TRIGGER poison_INSERT", "DROP TRIGGER poison_UPDATE"),
+    False: lambda table: (f"ALTER TABLE {table} DROP CONSTRAINT poison",),
+}
+
+
+def execute(*statements):
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
+@pytest.fixture
+def with_one_poisoned(chats):
+    """Eight sessions, of which one has a summary that the database will refuse."""
+    chats(3)
+    (poisoned,) = chats(1, summary="poison")
+    chats(4)
+    return poisoned
+
+
+def test_an_answer_that_it_refuses_stops_no_other(
+    with_one_poisoned, refuse, close_all, outcomes, tmp_path, caplog
+):
+    refuse(*ANSWERS)
+    job = close_all()
+    assert outcomes(job).pop(with_one_poisoned.session_id) == "unconfirmed"
+    assert (job.status, job.succeeded, job.unconfirmed) == ("completed_with_errors", 7, 1)
+    assert SessionSummary.objects.count() == 7
+    assert [each for each in (tmp_path / "spool").iterdir() if b"poison" not in each.read_bytes()]
+    assert f"attempt {job.items.get(session=with_one_poisoned).attempt_id} cannot" in caplog.text
+    # PostgreSQL quotes the row that it refuses.
+    assert '"success"' not in caplog.text
+
+
+def test_its_summary_comes_home_when_it_takes_it(with_one_poisoned, refuse, close_all, tmp_path):
+    refuse(*ANSWERS)
+    close_all()
+    refuse.accept()
+    call_command("osvi_recover")
+    assert SessionSummary.objects.get(session=with_one_poisoned).text == "poison"
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_summary_that_it_refuses_stops_no_other(
+    with_one_poisoned, refuse, close_all, outcomes, osvi_sandbox
+):
+    refuse(*SUMMARIES)
+    job = close_all()
+    assert outcomes(job).pop(with_one_poisoned.session_id) == "unconfirmed"
+    assert (job.status, job.succeeded, job.unconfirmed) == ("completed_with_errors", 7, 1)
+    attempt = CloseAttempt.objects.get(session=with_one_poisoned)
+    assert (attempt.outcome, "poison" in attempt.answer) == ("answered", True)
+    assert osvi_sandbox.close_requests(with_one_poisoned.session_id) == 1
+
+
+def test_it_is_away_for_a_moment(chats, osvi_sandbox, outcomes):
+    """The table of attempts is gone when the first answers come, and back a moment later."""
+    chats(12)
+    job = create_close_job(ChatSession.objects.all(), start=False)
+    taken = threading.Lock()
+
+    def take_away(_chat):
+        if taken.acquire(blocking=False):
+            rename_elsewhere(ANSWERS[0], "away")
+            threading.Timer(1, rename_elsewhere, ["away", ANSWERS[0]]).start()
+        return 0
+
+    osvi_sandbox.latency = take_away
+    ended = run_patiently(job)
+    assert set(outcomes(ended).values()) == {"closed"}
+    assert ended.succeeded == SessionSummary.objects.count() == 12
+    assert {osvi_sandbox.closes(each) for each in outcomes(ended)} == {1}
+    assert not ChatSession.objects.exclude(status="closed").exists()
+
+
+def run_patiently(job):
+    """Run a job again where the database ended it, as ``osvi_work --watch`` does."""
+    ends_at = time.monotonic() + 20
+    while not job.is_finished and time.monotonic() < ends_at:
+        with suppress(DatabaseError):
+            job = run_close_job(job.pk)
+    return job
+
+
+def rename_elsewhere(old, new):
+    try:
+        execute(f"ALTER TABLE {old} RENAME TO {new}")
+    finally:
+        connection.close()
+
+
+def test_progress_is_told_while_it_runs(chats, osvi_sandbox):
+    chats(30)
+    osvi_sandbox.latency = 0.05
+    told = []
+    job = create_close_job(ChatSession.objects.all(), start=False)
+    run_close_job(job.pk, on_progress=lambda job: told.append((job.done, progress_of(job))))
+    done, progress = told[0]
+    assert 0 < done < 30
+    assert progress.counts["closed"] == done
+    assert progress.per_second > 1
+    assert 0 < progress.seconds_left == pytest.approx((30 - done) / progress.per_second, rel=0.5)
+
+
+def test_a_bug_in_a_thread_leaves_one_session_in_doubt(chats, close_all, outcomes, caplog):
+    first = chats(6)[0]
+
+    class Broken(logging.Filter):
+        def filter(self, record):
+            if first.session_id in record.getMessage():
+                raise RuntimeError("a filter of the host")
+            return True
+
+    logger, broken = logging.getLogger("osvi_django.client"), Broken()
+    caplog.set_level(logging.INFO, logger.name)
+    logger.addFilter(broken)
+    try:
+        job = close_all()
+    finally:
+        logger.removeFilter(broken)
+    assert outcomes(job).pop(first.session_id) == "unconfirmed"
+    assert (job.succeeded, CloseJob.objects.get().unconfirmed) == (5, 1)
