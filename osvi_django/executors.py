@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 SESSIONS_PER_TASK: Final = 100
 MOST_TASKS: Final = 4
 # Workers of a queue end with each release of a site, and are waited for, though not for an hour.
-TURN: Final = 20.0  # seconds
+TURN = 20.0  # seconds
 # How long to leave a job alone whose database is away.
 _DATABASE_AWAY: Final = 30.0  # seconds
 
@@ -70,15 +70,15 @@ def tasks_for(job_id: int) -> int:
     return min(MOST_TASKS, max(1, -(-left // SESSIONS_PER_TASK)))
 
 
-def take_turn(job_id: int, *, seconds: float | None = TURN) -> float | None:
-    """Run a job for a while: what a task of any queue calls.
+def take_turn(job_id: int, *, to_its_end: bool = False) -> float | None:
+    """Run a job for a while, ``TURN`` seconds or a little more: what a task of any queue calls.
 
-    Returns in how many seconds the next turn is due, None where the job is finished. After
-    ``seconds`` nothing more is begun; None goes on to the end or a pause, for a queue that cannot
-    be told to run a task later. Raises ``JobFailed``.
+    Returns in how many seconds the next turn is due, None where the job is finished.
+    ``to_its_end``: go on up to the end or a pause, for a queue that runs no task later.
+    Raises ``JobFailed``.
     """
     try:
-        with _stop_after(seconds) as stop:
+        with _stop_after(threading.TIMEOUT_MAX if to_its_end else TURN) as stop:
             return _run(job_id, stop)
     except Exception as error:
         logger.exception("close job %s failed in this process", job_id)
@@ -87,9 +87,9 @@ def take_turn(job_id: int, *, seconds: float | None = TURN) -> float | None:
 
 
 @contextmanager
-def _stop_after(seconds: float | None) -> Iterator[threading.Event]:
+def _stop_after(seconds: float) -> Iterator[threading.Event]:
     stop = threading.Event()
-    timer = threading.Timer(threading.TIMEOUT_MAX if seconds is None else seconds, stop.set)
+    timer = threading.Timer(seconds, stop.set)
     timer.daemon = True
     timer.start()
     try:

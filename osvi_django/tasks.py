@@ -11,7 +11,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from osvi_django.executors import TURN, take_turn
+from osvi_django.executors import take_turn
 
 try:
     from django.tasks import task
@@ -27,7 +27,7 @@ def close_sessions(context: Any, job_id: int) -> None:
     """Take a turn at a job, and queue the next one where this one was."""
     this = context.task_result.task
     may_wait = this.get_backend().supports_defer
-    wait = take_turn(job_id, seconds=TURN if may_wait else None)
+    wait = take_turn(job_id, to_its_end=not may_wait)
     if wait is None:
         return
     if may_wait:

@@ -222,19 +222,20 @@ class TestTurns:
         assert job.status == "completed"
         assert executors.take_turn(job.pk) is None
 
-    def test_after_a_turn_nothing_more_is_begun(self, job_of, osvi_sandbox, settings):
+    def test_after_a_turn_nothing_more_is_begun(self, job_of, osvi_sandbox, settings, monkeypatch):
+        monkeypatch.setattr(executors, "TURN", 0.5)
         settings.OSVI["default"]["CONCURRENCY"] = 1
         osvi_sandbox.latency = 0.2
         job = job_of(10)
-        assert executors.take_turn(job.pk, seconds=0.5) == 0
+        assert executors.take_turn(job.pk) == 0
         job.refresh_from_db()
         assert 0 < job.succeeded == stored() < 10
-        assert executors.take_turn(job.pk, seconds=None) is None
+        assert executors.take_turn(job.pk, to_its_end=True) is None
         assert stored() == 10
 
     def test_no_timer_is_left(self, job_of):
-        for seconds in (60, None):
-            executors.take_turn(job_of(1).pk, seconds=seconds)
+        for to_its_end in (False, True):
+            executors.take_turn(job_of(1).pk, to_its_end=to_its_end)
         until(lambda: not any(isinstance(each, threading.Timer) for each in threading.enumerate()))
 
     def test_a_pause_is_told(self, job_of, osvi_sandbox, runs):

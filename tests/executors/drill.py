@@ -1,0 +1,315 @@
+"""A drill: ``python -m tests.executors.drill django_tasks``, or ``celery``.
+
+Two workers of a queue, as processes, share one job, and one of them is killed in the middle of it,
+right when OSVI has closed a session for it and not answered yet. What became of everything is
+printed as JSON. It takes a PostgreSQL server, named by ``DATABASE_URL``, and makes a database and,
+for Celery, a Redis of its own there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import urlsplit
+
+import django
+from django.apps import apps
+from django.db import connection, connections
+
+from tests.faults.books import Attempt, Books, Page, check, story
+from tests.faults.databases import free_port
+from tests.faults.osvi import Ask, PlannedOSVI, owner_of
+from tests.faults.plan import NO_FAULT, Plan
+from tests.faults.processes import Death
+
+ROOT = Path(__file__).resolve().parents[2]
+SESSIONS = 105  # more than one task is given
+KILL_AFTER = 30  # closes
+LATENCY = 0.15  # seconds
+LIMIT = 50  # seconds for all of it
+_READY = 15  # seconds for Redis, and for a worker to end
+
+EXECUTORS = {
+    "django_tasks": "osvi_django.executors.django_tasks",
+    "celery": "tests.executors.support.tasks.run_with_celery",
+}
+COMMANDS = {
+    "django_tasks": "manage.py db_worker --interval 0.1 --no-startup-delay --no-reload",
+    "celery": "-m celery --app tests.executors.celery_app --quiet worker --concurrency 1 "
+    "--without-gossip --without-mingle --hostname {name}@%h",
+}
+
+
+class Worker:
+    """A worker of a queue, in a process group of its own."""
+
+    def __init__(self, queue: str, name: str, log: Path) -> None:
+        command = COMMANDS[queue].format(name=name).split()
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    @property
+    def pids(self) -> list[int]:
+        """The worker, and the processes that it has started."""
+        return [pid for pid in _processes() if _group_of(pid) == self.process.pid]
+
+    def kill(self) -> None:
+        """SIGKILL all of it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Ask it to end, as a release does."""
+        self.process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(_READY)
+        self.kill()
+
+
+class DrillOSVI(PlannedOSVI):
+    """No question goes wrong here."""
+
+    def _question_fault(self) -> None:
+        return None
+
+
+class Drill:
+    """Two workers, one job, one death."""
+
+    def __init__(self, queue: str, log: Path) -> None:
+        self.queue = queue
+        self.log = log
+        self.osvi = DrillOSVI([_plan(number) for number in range(SESSIONS)], self._owner_of)
+        self.osvi.on_moment = self._on_moment
+        self.workers: list[Worker] = []
+        self.deaths: list[Death] = []
+        self.worked: dict[int, int] = {}
+        """Which worker a process belonged to."""
+        self._closes = 0
+        self._lock = threading.Lock()
+
+    def run(self) -> dict[str, Any]:
+        """All of it; what became of everything."""
+        self._fill()
+        self.workers = [Worker(self.queue, f"drill{number}", self.log) for number in (0, 1)]
+        jobs = import_module("osvi_django.services.jobs")
+        job = jobs.create_close_job(_model("ChatSession").objects.all())
+        self._wait_for(job)
+        self.stop()
+        return self._found(job)
+
+    def stop(self) -> None:
+        """End the workers that are left."""
+        while self.workers:
+            self.workers.pop().stop()
+
+    def _fill(self) -> None:
+        agent = _model("ChatAgent").objects.create(uuid="agent_demo")
+        _model("ChatSession").objects.bulk_create(
+            _model("ChatSession")(
+                session_id=plan.session_id, agent=agent, customer_id=plan.customer_id
+            )
+            for plan in self.osvi.plans.values()
+        )
+
+    def _owner_of(self, port: int) -> int | None:
+        pids = {pid: number for number, worker in enumerate(self.workers) for pid in worker.pids}
+        self.worked |= pids
+        return owner_of(port, list(pids))
+
+    def _on_moment(self, plan: Plan, moment: str, ask: Ask) -> None:
+        with self._lock:
+            self._closes += moment == "closed"
+            if moment == "closed" and self._closes >= KILL_AFTER and ask.pid and not self.deaths:
+                self._kill(self.workers[self.worked[ask.pid]])
+
+    def _kill(self, worker: Worker) -> None:
+        pids = worker.pids
+        worker.kill()
+        self.deaths = [Death(at=time.time(), pid=pid, why="a worker was killed") for pid in pids]
+
+    def _wait_for(self, job: Any) -> None:
+        ends_at = time.monotonic() + LIMIT
+        while not job.is_finished:
+            if time.monotonic() > ends_at:
+                raise RuntimeError(f"The job is {job.status} after {LIMIT} s.")
+            time.sleep(0.1)
+            job.refresh_from_db()
+
+    def _found(self, job: Any) -> dict[str, Any]:
+        books = Books(pages=tuple(self._pages()), deaths=tuple(self.deaths))
+        findings = check(books)
+        for finding in findings:
+            sys.stderr.write(f"{finding.rule}: {finding.sentence}\n{story(finding.page, books)}\n")
+        killed = {death.pid for death in self.deaths}
+        asks = [ask for page in books.pages for ask in page.asks]
+        return {
+            "job": job.status,
+            "items": Counter(job.items.values_list("outcome", flat=True)),
+            "sessions": Counter(page.status for page in books.pages),
+            "summaries": Counter(page.summary_status for page in books.pages),
+            "closes at OSVI": Counter(page.osvi_closes for page in books.pages),
+            "close requests": Counter(len(page.asks) for page in books.pages),
+            "requests by worker": Counter(self.worked[ask.pid] for ask in asks if ask.pid),
+            "requests of the killed one": sum(ask.pid in killed for ask in asks),
+            "fetched again": sum(_is_fetched(page) for page in books.pages),
+            "tasks": Counter(_tasks().values_list("status", flat=True)),
+            "findings": [f"{finding.rule}: {finding.sentence}" for finding in findings],
+        }
+
+    def _pages(self) -> Iterator[Page]:
+        rows = _model("ChatSession").objects.select_related("summary")
+        for row in rows.prefetch_related("attempts"):
+            plan = self.osvi.plans[row.session_id]
+            yield Page(
+                plan=plan,
+                status=row.status,
+                summary_status=row.summary_status,
+                text=row.summary.text if hasattr(row, "summary") else None,
+                osvi_status=self.osvi.sessions[plan.session_id].status,
+                osvi_closes=self.osvi.closes(plan.session_id),
+                asks=tuple(self.osvi.asks[plan.session_id]),
+                attempts=tuple(sorted(map(_attempt, row.attempts.all()), key=_started_at)),
+            )
+
+
+def _plan(number: int) -> Plan:
+    return Plan(
+        number=number,
+        session_id=f"drill-{number}",
+        customer_id=f"+1555{number:07d}",
+        status="active",
+        summary=f"Conversation {number}: the customer was helped.",
+        when_closed="again",
+        latency=LATENCY,
+        faults=(NO_FAULT,),
+        doors=(),
+    )
+
+
+def _attempt(row: Any) -> Attempt:
+    return Attempt(
+        kind=row.kind,
+        outcome=row.outcome,
+        error_code=row.error_code,
+        started_at=row.started_at.timestamp(),
+        finished_at=row.finished_at.timestamp() if row.finished_at else None,
+        kept=row.answered_at is not None,
+        door=row.door,
+    )
+
+
+def _started_at(attempt: Attempt) -> float:
+    return attempt.started_at
+
+
+def _is_fetched(page: Page) -> bool:
+    return page.text is not None and any(attempt.kind == "fetch" for attempt in page.attempts)
+
+
+def _model(name: str) -> Any:
+    """Models can be imported only once the settings are known."""
+    return apps.get_model("osvi_django", name)
+
+
+def _tasks() -> Any:
+    """What django-tasks-db has of its tasks; nothing where Celery had them."""
+    return apps.get_model("django_tasks_database", "DBTaskResult").objects
+
+
+def _processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+@contextmanager
+def database(server: str) -> Iterator[str]:
+    """A database of this run's own on the server, with its tables; its URL."""
+    name = os.environ["DRILL_DATABASE"]
+    django.setup()
+    before = connection.settings_dict["NAME"]
+    connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
+    try:
+        yield urlsplit(server)._replace(path=f"/{name}").geturl()
+    finally:
+        connections.close_all()
+        connection.creation.destroy_test_db(before, verbosity=0)
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[str]:
+    """A Redis of this run's own, which writes nothing to the disk; its URL."""
+    port = str(free_port())
+    command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", ""]
+    with subprocess.Popen(
+        [*command, "--dir", folder], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    ) as server:
+        try:
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            server.terminate()
+
+
+def surroundings(queue: str, osvi: PlannedOSVI, folder: Path) -> None:
+    """What the settings of this process and of the workers read."""
+    os.environ |= {
+        "DJANGO_SETTINGS_MODULE": "tests.executors.settings",
+        "DJANGO_DEBUG": "1",
+        "DRILL_EXECUTOR": EXECUTORS[queue],
+        "DRILL_SPOOL_DIR": str(folder / "spool"),
+        "DRILL_DATABASE": f"osvi_drill_{os.getpid()}",
+        "OSVI_BASE_URL": osvi.url,
+        "OSVI_API_TOKEN": osvi.token,
+    }
+
+
+def main(queue: str) -> int:
+    """Run a drill, and print what was found."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended by SIGTERM."))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="osvi-drill-")))
+        drill = Drill(queue, folder / "workers.log")
+        stack.enter_context(drill.osvi)
+        surroundings(queue, drill.osvi, folder)
+        if queue == "celery":
+            os.environ["DRILL_BROKER_URL"] = stack.enter_context(redis(folder))
+            import_module("tests.executors.celery_app")
+        os.environ["DATABASE_URL"] = stack.enter_context(database(os.environ["DATABASE_URL"]))
+        stack.callback(drill.stop)
+        try:
+            found = drill.run()
+        except BaseException:
+            sys.stderr.write((folder / "workers.log").read_text()[-4000:])
+            raise
+    sys.stdout.write(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

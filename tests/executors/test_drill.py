@@ -1,0 +1,80 @@
+"""Two real workers share a job, and one of them is killed in the middle of it.
+
+The drill takes a PostgreSQL server: it is part of the suite's run on PostgreSQL alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.executors.drill import SESSIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 90  # seconds
+
+
+def not_here(queue):
+    """Why a drill cannot be run on this machine; "" where it can be."""
+    wanted = {"django_tasks": "django_tasks_db", "celery": "celery"}[queue]
+    if not importlib.util.find_spec(wanted):
+        return f"{wanted} cannot be imported."
+    if not Path("/proc/net/tcp").exists():
+        return "There is no /proc to find out who owns a connection."
+    if queue == "celery" and not shutil.which("redis-server"):
+        return "Redis's own program, redis-server, is not here."
+    return ""
+
+
+def drill(queue):
+    """Run a drill as a process of its own; what it found, and what else it said."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.executors.drill", queue],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=LIMIT)
+        except BaseException:  # Ctrl-C too: it ends what it started
+            process.send_signal(signal.SIGTERM)
+            raise
+    assert process.returncode == 0, errors
+    return json.loads(output.splitlines()[-1]), errors
+
+
+@pytest.mark.skipif(
+    not os.environ.get("DATABASE_URL", "").startswith("postgres"),
+    reason="The drill takes a PostgreSQL server: it is run with the suite on PostgreSQL.",
+)
+@pytest.mark.parametrize("queue", ["django_tasks", "celery"])
+def test_two_workers_share_a_job_and_one_is_killed(queue):
+    if problem := not_here(queue):
+        if os.environ.get("CI") == "true":
+            pytest.fail(problem)
+        pytest.skip(problem)
+    found, errors = drill(queue)
+    assert found["findings"] == [], errors
+    assert found["job"] == "completed"
+    assert found["items"] == {"closed": SESSIONS}
+    assert found["sessions"] == {"closed": SESSIONS}
+    assert found["summaries"] == {"stored": SESSIONS}
+    assert found["closes at OSVI"] == {"1": SESSIONS}
+    assert set(found["requests by worker"]) == {"0", "1"}
+    assert 0 < found["requests of the killed one"] < SESSIONS
+    # One at least was closed for the killed one, which never heard of it.
+    assert found["fetched again"] > 0
+    if queue == "django_tasks":
+        # It took several turns, none failed, and the killed one's is left.
+        assert found["tasks"].pop("SUCCESSFUL") > 2
+        assert found["tasks"] == {"RUNNING": 1}, errors
