@@ -16,18 +16,18 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
-from django.db import Error, router
+from django.db import Error, InterfaceError, OperationalError, router
 
 from osvi_django.client import Answer, read_closed
 from osvi_django.exceptions import (
     CloseInProgress,
     NotAllowed,
-    OSVIBadAnswer,
     OSVIError,
     OSVINoAnswer,
     OSVINotConfigured,
@@ -42,7 +42,7 @@ from osvi_django.services.closing import (
     is_closed_already,
     is_worth_a_look,
 )
-from osvi_django.services.lanes import NOT_NOW, TROUBLE, TRY_AGAIN_AFTER, Lane, Reply, Trouble
+from osvi_django.services.lanes import DOUBT, NOT_NOW, TRY_AGAIN_AFTER, Lane, Reply, Trouble
 from osvi_django.services.ledger import Verdict
 from osvi_django.services.permissions import may_close
 from osvi_django.services.recovery import close_again
@@ -54,14 +54,19 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 Outcome = CloseJobItem.Outcome
 
-# How often whoever runs a job says that it is alive, while nothing comes back.
-SIGN_OF_LIFE: Final = 5.0  # seconds
 # How often to look for something to do while others have the rest of the job under way.
 _POLL: Final = 0.5  # seconds
 # How long to let answers gather before they are stored together.
 _GATHER: Final = 0.01  # seconds
 # How long to wait for a database that went away.
 _PATIENCE: Final = 20.0  # seconds
+
+
+_OUTCOMES: Final = {
+    DOUBT: Outcome.UNCONFIRMED,
+    (SessionNotFound,): Outcome.NOT_FOUND,
+    (NotAllowed,): Outcome.NOT_ALLOWED,
+}
 
 
 def run_close_job(
@@ -116,6 +121,7 @@ class _Run:
         self.lanes: dict[str, Lane] = {}
         self.broken: dict[str, OSVINotConfigured] = {}
         self.items: dict[int, CloseJobItem] = {}
+        self.in_hand: list[Reply] = []
         self.seen_at = time.monotonic()
 
     def work(self) -> None:
@@ -123,7 +129,9 @@ class _Run:
         try:
             while not self.stop.is_set() and self._goes_on():
                 self._hand_out()
-                self._store(self._collect())
+                self._collect()
+                self._store()
+                self._say_alive()
         finally:
             self._bring_home()
 
@@ -159,8 +167,8 @@ class _Run:
         """Why nothing of this account is done for a while; None where something is."""
         if account in self.broken:
             return self.broken[account]
-        lane = self.lanes[account]
-        return lane.trouble if lane.is_given_up else None
+        lane = self.lanes.get(account)
+        return lane.trouble if lane is not None and lane.is_given_up else None
 
     @property
     def _under_way(self) -> int:
@@ -265,42 +273,48 @@ class _Run:
         except (OSVIError, OSVINotConfigured) as error:
             self._tell_lane(lane, sent_at, error)
             return _verdict_of(error)
+        except Error:
+            raise
+        except Exception:  # a bug over one session must not keep the job from its end
+            logger.exception("session %r of job %s failed", session.session_id, self.job.pk)
+            return Verdict(outcome=Outcome.UNCONFIRMED, code=OSVINoAnswer.code)
         self._tell_lane(lane, sent_at, None)
         return Verdict(outcome=Outcome.CLOSED if result.changed else Outcome.ALREADY_CLOSED)
 
     def _tell_lane(self, lane: Lane, sent_at: float, error: Trouble | None) -> None:
-        if isinstance(error, TROUBLE):
+        if isinstance(error, (*NOT_NOW, *DOUBT)):
             lane.went_wrong(sent_at, error)
         else:
             lane.went_well(sent_at)
 
-    def _collect(self) -> list[Reply]:
-        """Whatever has come back; a moment is left for more, as each commit costs."""
-        replies: list[Reply] = []
+    def _collect(self) -> None:
+        """Take whatever has come back; a moment is left for more, as each commit costs."""
         try:
-            replies.append(self.arrived.get(timeout=_POLL))
+            self._take(self.arrived.get(timeout=_POLL))
             time.sleep(_GATHER)
             while True:
-                replies.append(self.arrived.get_nowait())
+                self._take(self.arrived.get_nowait())
         except Empty:
-            return replies
+            return
 
-    def _store(self, replies: Sequence[Reply]) -> None:
+    def _take(self, reply: Reply) -> None:
+        self.in_hand.append(reply)
+        self._lane_of(reply).collected()
+
+    def _store(self) -> None:
         """Keep the raw answers, and only then read them and write down what they say."""
-        self._say_alive()
+        replies = self.in_hand
         answered = [
             (reply.attempt, reply.found) for reply in replies if isinstance(reply.found, Answer)
         ]
         lost = steps.keep_all(answered) if answered else {}
-        results = []
-        for reply in replies:
-            self._lane_of(reply).collected()
-            if reply.attempt.pk in lost:
-                self.items.pop(reply.attempt.pk)  # the answer is in the spool: recovery has it
-            elif result := self._judge(reply):
-                results.append(result)
+        kept = [reply for reply in replies if reply.attempt.pk not in lost]
+        results = [result for reply in kept if (result := self._judge(reply))]
         if results:
             self._write(results)
+        for key in lost:
+            self.items.pop(key)  # the answer is in the spool: recovery has it
+        self.in_hand = []
 
     def _lane_of(self, reply: Reply) -> Lane:
         return self.lanes[self.items[reply.attempt.pk].account]
@@ -338,18 +352,17 @@ class _Run:
         except Error as error:
             told = (len(results), self.job.pk, kind_of(error))
             logger.error("%s results of job %s cannot be stored: %s", *told)
-            if len(results) > 1:
+            is_away = isinstance(error, OperationalError | InterfaceError)
+            if len(results) > 1 and not is_away:
                 for result in results:
                     self._write([result])
-            else:
-                self.items.pop(results[0].attempt.pk)  # its lease runs out
-            return
+        else:
+            steps.tell_closed(closed)
+            steps.tell_failed([each.end for each in results if isinstance(each.end, Failed)])
+            self.seen_at = time.monotonic()
+            self._report()
         for result in results:
-            self.items.pop(result.attempt.pk)
-        steps.tell_closed(closed)
-        steps.tell_failed([each.end for each in results if isinstance(each.end, Failed)])
-        self.seen_at = time.monotonic()
-        self._report()
+            self.items.pop(result.attempt.pk, None)  # what was not stored is taken up again
 
     def _write_together(self, results: Sequence[_Result]) -> list[Closed]:
         closed = [each.end for each in results if isinstance(each.end, Closed)]
@@ -367,7 +380,7 @@ class _Run:
         return persist(work, using=self.using, patience=_PATIENCE)
 
     def _say_alive(self) -> None:
-        if time.monotonic() - self.seen_at > SIGN_OF_LIFE:
+        if time.monotonic() - self.seen_at > ledger.SIGN_OF_LIFE:
             self.seen_at = time.monotonic()
             self._persist(lambda: ledger.say_alive(self.job))
 
@@ -377,12 +390,17 @@ class _Run:
 
     def _bring_home(self) -> None:
         """Begin nothing more, store what still comes back, and let the threads go."""
+        self.on_progress = None
         for lane in self.lanes.values():
             lane.halt()
-        while self._under_way:
-            self._store(self._collect())
+        while self._under_way or self.in_hand:
+            if not self.in_hand:
+                self._collect()
+            self._store()
         for lane in self.lanes.values():
             lane.end()
+        with suppress(Error):  # then its silence tells that nobody runs it
+            ledger.leave(self.job)
 
 
 def _judge_look(attempt: CloseAttempt, refusal: OSVIRejected, *, is_closed: bool) -> _Result:
@@ -401,6 +419,6 @@ def _failed(attempt: CloseAttempt, error: Trouble) -> _Result:
 def _verdict_of(error: Trouble) -> Verdict:
     if isinstance(error, NOT_NOW):
         return Verdict(outcome=Outcome.WAITING)
-    unknown = isinstance(error, OSVINoAnswer | OSVIBadAnswer)
-    outcome = Outcome.UNCONFIRMED if unknown else Outcome.REJECTED
+    kinds = (kind for kinds, kind in _OUTCOMES.items() if isinstance(error, kinds))
+    outcome = next(kinds, Outcome.REJECTED)
     return Verdict(outcome=outcome, code=error.code, reason=getattr(error, "reason", ""))

@@ -25,7 +25,7 @@ from osvi_django.conf import executor
 from osvi_django.exceptions import InvalidInput, NotAllowed, SessionNotFound
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
 from osvi_django.services import ledger, steps
-from osvi_django.services.engine import SIGN_OF_LIFE, run_close_job
+from osvi_django.services.engine import run_close_job
 from osvi_django.services.mirroring import is_storable_id
 from osvi_django.services.permissions import may_close, require_job
 from osvi_django.services.steps import CloseRequest, DatabaseNow, User
@@ -53,8 +53,6 @@ _T = TypeVar("_T")
 
 # How many sessions are read and written at a time, however many a job has.
 _CHUNK: Final = 500
-# Without a sign of life for so long, nobody runs a job any more.
-ABANDONED_AFTER: Final = 6 * SIGN_OF_LIFE  # seconds
 # How long a job that nobody confirms is kept.
 _DRAFT_LASTS: Final = timedelta(days=1)
 
@@ -306,8 +304,11 @@ def _tell_executor(job_id: int) -> None:
 
 def _unattended() -> QuerySet[CloseJob]:
     """Jobs that nobody runs, though it would be time."""
-    silent = DatabaseNow() - timedelta(seconds=ABANDONED_AFTER)
-    begun = _jobs().filter(finished_at=None, seen_at__lt=silent).exclude(status=JobStatus.DRAFT)
+    begun = (
+        _jobs()
+        .filter(finished_at=None, seen_at__lt=ledger.silence())
+        .exclude(status=JobStatus.DRAFT)
+    )
     return begun.filter(~Q(status=JobStatus.PAUSED) | Q(resume_at__lt=timezone.now()))
 
 

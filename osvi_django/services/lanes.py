@@ -53,8 +53,11 @@ TRY_AGAIN_AFTER: Final = 30.0  # seconds
 
 # OSVI did not do it, and it is OSVI or the way there that is at fault.
 NOT_NOW: Final = (OSVIUnreachable, OSVIThrottled, OSVIUnauthorized, OSVINotConfigured)
-# One of these alone says little; several in a row say that OSVI is in trouble.
-TROUBLE: Final = (*NOT_NOW, OSVINoAnswer, OSVIBadAnswer)
+# One of these may be the business of one session; several in a row say that OSVI is in trouble.
+DOUBT: Final = (OSVINoAnswer, OSVIBadAnswer)
+DOUBTS_IN_A_ROW: Final = 3
+# OSVI may say for so long that it is busy, each time with a time to come back.
+_PATIENCE: Final = 10
 # Nothing but somebody's hand mends these.
 _HOPELESS: Final = (OSVIUnauthorized, OSVINotConfigured)
 
@@ -96,6 +99,8 @@ class Lane:
         self._inbox: SimpleQueue[_Call | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._is_held = False
+        self._unanswered = 0
+        self._doubts = 0
         self._opens_at = 0.0
         self._changed_at = 0.0
         self._strikes = 0
@@ -163,26 +168,35 @@ class Lane:
 
     def went_well(self, sent_at: float) -> None:
         """OSVI answered as it should: after trouble, ask a little more of it."""
+        self._doubts = 0
         if sent_at < self._changed_at:
             return
         self._strikes, self.trouble = 0, None
         self._limit = min(self._limit + 1, self.size)
 
     def went_wrong(self, sent_at: float, error: Trouble) -> None:
-        """OSVI is in trouble: wait, then let a single close go first."""
+        """OSVI is in trouble, or may be: wait, then let a single close go first."""
         self._is_held = False
         if sent_at < self._changed_at:
             return  # it was on its way when the trouble became known
+        self._doubts += 1
+        is_one_alone = not self._strikes and self._doubts < DOUBTS_IN_A_ROW
+        if isinstance(error, DOUBT) and is_one_alone:
+            return
         self.trouble = error
-        self._changed_at = now = time.monotonic()
+        self._changed_at = time.monotonic()
         self._strikes += 1
-        pause = getattr(error, "retry_after", None) or PAUSES[min(self._strikes, len(PAUSES)) - 1]
         self._limit = 1
-        self._opens_at = now + pause
-        slows_down = isinstance(error, OSVIThrottled) and error.retry_after is not None
-        worn_out = self._strikes >= len(PAUSES) and not slows_down
+        self._wait(error)
+
+    def _wait(self, error: Trouble) -> None:
+        asked = getattr(error, "retry_after", None)
+        pause = asked or PAUSES[min(self._strikes, len(PAUSES)) - 1]
+        self._opens_at = self._changed_at + pause
+        worn_out = self._strikes >= (_PATIENCE if asked else len(PAUSES))
         if isinstance(error, _HOPELESS) or worn_out or pause > LONGEST_PAUSE:
-            self._opens_at = self.given_up_until = now + max(pause, TRY_AGAIN_AFTER)
+            self._opens_at = self._changed_at + max(pause, TRY_AGAIN_AFTER)
+            self.given_up_until = self._opens_at
 
     def halt(self) -> None:
         """Begin nothing more: what was not sent comes back at once."""
@@ -215,11 +229,23 @@ class Lane:
             with self._slots:
                 sent_at = time.monotonic()
                 found = self._ask(call) if self._may_send(call, sent_at) else None
-                # What is answered by trouble at once must not be sent on and on meanwhile.
-                self._is_held = self._is_held or _is_trouble(found)
+                self._notice(found)
             self._arrived.put(
                 Reply(attempt=call.attempt, found=found, sent_at=sent_at, refusal=call.refusal)
             )
+
+    def _notice(self, found: Found) -> None:
+        """Hold the lane where it is plain that no other will fare better, until that was judged.
+
+        Where trouble is answered at once, many would be sent into it before it is stored and read.
+        """
+        status = found.status if isinstance(found, Answer) else 0
+        refused = status in {401, 429} or isinstance(found, NOT_NOW)
+        if status >= 500 or isinstance(found, DOUBT):
+            self._unanswered += 1
+        elif found is not None:
+            self._unanswered = 0
+        self._is_held = self._is_held or refused or self._unanswered >= DOUBTS_IN_A_ROW
 
     def _may_send(self, call: _Call, now: float) -> bool:
         if call.refusal is not None:
@@ -234,13 +260,6 @@ class Lane:
         except Exception:  # a bug must not end the thread, and nobody knows what was sent
             logger.exception("attempt %s was not answered", call.attempt.pk)
             return OSVINoAnswer()
-
-
-def _is_trouble(found: Found) -> bool:
-    """Whether this will be told to ``went_wrong``, as far as can be seen before it is read."""
-    if isinstance(found, Answer):
-        return found.status >= 500 or found.status in {401, 429}
-    return isinstance(found, TROUBLE)
 
 
 def _concurrency(account: str) -> int:

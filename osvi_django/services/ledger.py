@@ -36,6 +36,9 @@ COUNTERS: Final[Mapping[str, str]] = {
     Outcome.CANCELLED: "cancelled",
 }
 ON_THE_WAY: Final = (Outcome.WAITING, Outcome.CLOSING)
+# How often whoever runs a job says that it is alive; without that for so long, nobody runs it.
+SIGN_OF_LIFE: Final = 5.0  # seconds
+ABANDONED_AFTER: Final = 6 * SIGN_OF_LIFE  # seconds
 # Of how many times as many as it needs each process chooses, so that several seldom want the same.
 _CHOICE: Final = 4
 
@@ -61,8 +64,9 @@ def find(job_id: int) -> CloseJob:
 
 def begin(job: CloseJob) -> bool:
     """Say that the job is at work; False where there is nothing to do in it."""
-    waits = rows(job).filter(status__in=(JobStatus.QUEUED, JobStatus.PAUSED))
-    waits.update(
+    waits = Q(status__in=(JobStatus.QUEUED, JobStatus.PAUSED))
+    left = Q(status=JobStatus.RUNNING, seen_at__lt=silence())
+    rows(job).filter(waits | left).update(
         status=JobStatus.RUNNING,
         started_at=Coalesce("started_at", timezone.now()),
         running_since=timezone.now(),
@@ -87,6 +91,12 @@ def pause(job: CloseJob, error: OSVIError | OSVINotConfigured, wait: float) -> N
         resume_at=timezone.now() + timedelta(seconds=wait),
         running_since=None,
     )
+
+
+def leave(job: CloseJob) -> None:
+    """Let a job that nobody else has under way wait for whoever goes on with it."""
+    if not others_are_at_it(job):
+        rows(job).filter(status=JobStatus.RUNNING).update(status=JobStatus.QUEUED)
 
 
 def finish(job: CloseJob) -> bool:
@@ -195,6 +205,11 @@ def settle(job: CloseJob, verdicts: Sequence[tuple[CloseJobItem, Verdict]]) -> N
     )
     if rows(job).filter(status=JobStatus.CANCELLED).exists():
         cancel_waiting(job)
+
+
+def silence() -> CombinedExpression:
+    """The moment before which whoever runs a job must have given its last sign of life."""
+    return _in(-ABANDONED_AFTER)
 
 
 def rows(job: CloseJob) -> QuerySet[CloseJob]:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partialmethod
@@ -312,10 +313,11 @@ def tell_closed(ends: Sequence[Closed]) -> None:
     """Tell whoever listens, after the commit, of sessions that were closed together."""
     listened = session_closed.has_listeners(ChatSession)
     for end in ends:
-        if listened:
-            _tell_closed(end, closed_result(end.session).summary)
-        else:
+        if not listened:
             logger.info("session %r is closed", end.session.session_id)
+            continue
+        with _untold(end.session):
+            _tell_closed(end, closed_result(end.session).summary)
 
 
 def settle_failed(
@@ -353,13 +355,18 @@ def write_failed(failures: Sequence[Failed]) -> None:
 
 
 def tell_failed(failures: Sequence[Failed]) -> None:
-    """Tell whoever listens, after the commit."""
+    """Tell whoever listens, after the commit, of sessions that were not closed."""
+    listened = session_close_failed.has_listeners(ChatSession)
     for each in failures:
         names = (each.session.session_id, each.attempt.pk, each.error.code)
         logger.warning("session %r not closed by attempt %s: %s", *names)
-        session_close_failed.send_robust(
-            ChatSession, session=each.session, error=each.error, attempt=each.attempt
-        )
+        if not listened:
+            continue
+        with _untold(each.session):
+            reload(each.session)
+            session_close_failed.send_robust(
+                ChatSession, session=each.session, error=each.error, attempt=each.attempt
+            )
 
 
 def give_back(attempts: Sequence[CloseAttempt]) -> None:
@@ -522,6 +529,15 @@ def _summaries_of(ends: Sequence[Closed]) -> QuerySet[SessionSummary]:
 
 def _rows_of(ends: Sequence[Closed]) -> QuerySet[ChatSession]:
     return rows(*(end.session for end in ends))
+
+
+@contextmanager
+def _untold(session: ChatSession) -> Iterator[None]:
+    """Where a session cannot be read any more, nobody is told of it, and nothing else is lost."""
+    try:
+        yield
+    except (SessionNotFound, Error) as error:
+        logger.warning("nobody is told of session %r: %s", session.session_id, kind_of(error))
 
 
 def _tell_closed(end: Closed, summary: SessionSummary | None) -> None:
