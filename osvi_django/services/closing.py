@@ -91,13 +91,30 @@ def close_session_by_id(
     Raises what ``close_session`` raises.
     """
     refuse_inside_transaction(router.db_for_write(ChatSession))
+    session = session_to_close(
+        session_id, agent_uuid=agent_uuid, account=account, requested_by=requested_by
+    )
+    return close_session(session, requested_by=requested_by, door=door, note=note)
+
+
+def session_to_close(
+    session_id: str,
+    *,
+    agent_uuid: str = "",
+    account: str = DEFAULT_ACCOUNT,
+    requested_by: User | None = None,
+) -> ChatSession:
+    """The session of this id, mirrored from now on where this database has not met it.
+
+    Raises ``NotAllowed``, ``SessionNotFound`` or ``InvalidInput``, as ``close_session_by_id`` does.
+    """
     session = find_session(session_id)
     require_close(requested_by, session)
     if session is None:
-        session = _meet(session_id, agent_uuid=agent_uuid, account=account)
-    elif agent_uuid not in {"", session.agent.uuid}:
+        return _meet(session_id, agent_uuid=agent_uuid, account=account)
+    if agent_uuid not in {"", session.agent.uuid}:
         _correct_agent(session, agent_uuid=agent_uuid, account=account)
-    return close_session(session, requested_by=requested_by, door=door, note=note)
+    return session
 
 
 def _meet(session_id: str, *, agent_uuid: str, account: str) -> ChatSession:
