@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, Final
 
 from rest_framework import exceptions, status
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import exception_handler
+from rest_framework.settings import api_settings
+from rest_framework.views import APIView, exception_handler
 
 from osvi_django.exceptions import OSVIError, OSVINotConfigured
 from osvi_django.rest.serializers import attempt_url
@@ -31,6 +33,15 @@ STATUSES: Final = {
 }
 # Where an error may be retried and OSVI did not say when.
 RETRY_AFTER: Final = 10  # seconds
+# Of a list with thousands of mistakes; ``errors`` has all of them.
+MOST_SENTENCES: Final = 10
+
+
+class OwnErrors(APIView):
+    """Answers errors in this app's own way, whatever handler the host has set for its own views."""
+
+    def get_exception_handler(self) -> Callable[..., Response | None]:
+        return handle
 
 
 def handle(exc: Exception, context: dict[str, Any]) -> Response | None:
@@ -56,7 +67,7 @@ def _answer(error: OSVIError | OSVINotConfigured, request: Request) -> Response:
 def _body_of(exc: Exception, data: Any) -> dict[str, Any]:
     """The same three keys for what REST framework found, and ``errors`` by field for bad input."""
     if isinstance(exc, exceptions.ValidationError):
-        detail = " ".join(_sentences(data))
+        detail = " ".join(islice(_sentences(data), MOST_SENTENCES))
         return {"detail": detail, "code": "invalid", "retryable": False, "errors": data}
     told = data.get("detail") if isinstance(data, dict) else None
     if not isinstance(told, exceptions.ErrorDetail):
@@ -67,6 +78,16 @@ def _body_of(exc: Exception, data: Any) -> dict[str, Any]:
     return {"detail": told, "code": told.code, "retryable": retryable}
 
 
-def _sentences(errors: dict[str, list[str]]) -> Iterator[str]:
-    for field, problems in errors.items():
-        yield from (f"{field}: {problem}" for problem in problems)
+def _sentences(errors: Any, named: str = "") -> Iterator[str]:
+    """What is wrong with each field, as a path such as ``filter.status`` or ``session_ids[3]``."""
+    if not isinstance(errors, dict):
+        yield from (f"{named}: {problem}" if named else str(problem) for problem in errors)
+        return
+    for key, problems in errors.items():
+        yield from _sentences(problems, _path(named, key))
+
+
+def _path(named: str, key: object) -> str:
+    if key == api_settings.NON_FIELD_ERRORS_KEY:
+        return named
+    return f"{named}[{key}]" if isinstance(key, int) else f"{named}.{key}".removeprefix(".")

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
 
-from rest_framework import serializers
+from django.utils.timezone import is_naive
+from django.utils.translation import gettext_lazy as _
+from rest_framework import ISO_8601, serializers
 from rest_framework.request import Request
 from rest_framework.reverse import reverse
+from rest_framework.settings import api_settings
 
-from osvi_django.models import ID_MAX_LENGTH, NOTE_MAX_LENGTH, ChatSession, CloseAttempt
+from osvi_django.conf import InvalidSetting, bulk_limit
+from osvi_django.exceptions import OSVINotConfigured, describe
+from osvi_django.models import (
+    ID_MAX_LENGTH,
+    NOTE_MAX_LENGTH,
+    ChatSession,
+    CloseAttempt,
+    CloseJob,
+    CloseJobItem,
+)
+from osvi_django.services.mirroring import is_storable_id
 from osvi_django.services.permissions import may_read_summary
+
+# What our own routes name; whatever else is named in an address, the host did.
+_OWN_NAMES: Final = ("session_id", "pk")
+# Of the keys that are not known.
+_MOST_NAMED: Final = 5
 
 
 class SessionSerializer(serializers.ModelSerializer[ChatSession]):
@@ -69,11 +89,72 @@ class AttemptSerializer(serializers.ModelSerializer[CloseAttempt]):
         read_only_fields = fields
 
 
+class JobSerializer(serializers.ModelSerializer[CloseJob]):
+    """A job that closes many sessions, and how far it has come."""
+
+    done = serializers.IntegerField()
+    created_by = serializers.CharField(source="requested_by.get_username", default=None)
+    results = serializers.SerializerMethodField()
+
+    class Meta:
+        model = CloseJob
+        fields = (
+            "id",
+            "status",
+            "total",
+            "done",
+            "succeeded",
+            "failed",
+            "unconfirmed",
+            "cancelled",
+            "created_by",
+            "created_at",
+            "started_at",
+            "finished_at",
+            "note",
+            "paused_by",
+            "resume_at",
+            "results",
+        )
+        read_only_fields = fields
+
+    def get_results(self, job: CloseJob) -> str:
+        """Where what became of each session is to be seen."""
+        return job_url("close-job-results", job, self.context["request"])
+
+
+class ResultSerializer(serializers.ModelSerializer[CloseJobItem]):
+    """What became of one session of a job."""
+
+    session_id = serializers.CharField(source="asked_id")
+    code = serializers.CharField(source="error_code")
+    detail = serializers.SerializerMethodField()
+
+    class Meta:
+        model = CloseJobItem
+        fields = ("session_id", "outcome", "code", "detail")
+        read_only_fields = fields
+
+    def get_detail(self, item: CloseJobItem) -> str:
+        """What the code means, with OSVI's own words."""
+        return describe(item.error_code, item.error_reason)
+
+
 def attempt_url(attempt: CloseAttempt, request: Request) -> str:
-    """Where an attempt is to be seen, below wherever the host has included our URLs."""
+    """Where an attempt is to be seen."""
+    return _url("session-attempt", request, session_id=attempt.session.session_id, pk=attempt.pk)
+
+
+def job_url(name: str, job: CloseJob, request: Request) -> str:
+    """Where a job, or something of it, is to be seen."""
+    return _url(name, request, pk=job.pk)
+
+
+def _url(name: str, request: Request, **names: Any) -> str:
+    """An address below wherever the host has included our URLs."""
     here: Any = request.resolver_match
-    names = {**here.kwargs, "session_id": attempt.session.session_id, "pk": attempt.pk}
-    return reverse(f"{here.namespace}:session-attempt", kwargs=names, request=request)
+    hosts = {key: value for key, value in here.kwargs.items() if key not in _OWN_NAMES}
+    return reverse(f"{here.namespace}:{name}", kwargs=hosts | names, request=request)
 
 
 class CloseSerializer(serializers.Serializer[Any]):
@@ -95,3 +176,125 @@ class SessionFilterSerializer(serializers.Serializer[Any]):
     customer_id = serializers.CharField(
         required=False, max_length=ID_MAX_LENGTH, trim_whitespace=False
     )
+
+
+class ResultFilterSerializer(serializers.Serializer[Any]):
+    """By what the results of a job may be filtered."""
+
+    outcome = serializers.ChoiceField(choices=CloseJobItem.Outcome.choices, required=False)
+
+
+class IdField(serializers.Field[str, str, str, Any]):
+    """One of OSVI's ids: taken as it is, and nothing is made one that is none."""
+
+    default_error_messages = {
+        "invalid": _("This is not an id that OSVI gave: use a text of 1 to {length} characters.")
+    }
+
+    def to_internal_value(self, data: str) -> str:
+        """The id, or an error."""
+        if not isinstance(data, str) or not is_storable_id(data):
+            self.fail("invalid", length=ID_MAX_LENGTH)
+        return data
+
+
+class IdListField(serializers.ListField):
+    """As many ids as may be named at a time, one at least."""
+
+    child = IdField()
+    default_error_messages = {
+        "too_many": _("At most {limit} chat sessions can be closed at a time: these are {number}.")
+    }
+
+    def to_internal_value(self, data: Any) -> list[str]:
+        """The ids; none of them is looked at where there are too many."""
+        limit = current_limit()
+        if isinstance(data, list) and len(data) > limit:
+            self.fail("too_many", limit=limit, number=len(data))
+        return super().to_internal_value(data)
+
+
+class StatusField(serializers.ChoiceField):
+    """A status; what was sent instead is not repeated, as no answer may be able to hold it."""
+
+    default_error_messages = {"unknown": _("This is not a status: use one of {statuses}.")}
+
+    def to_internal_value(self, data: Any) -> Any:
+        """The status, or an error."""
+        if not isinstance(data, str) or data not in self.choices:
+            self.fail("unknown", statuses=", ".join(map(str, self.choices)))
+        return data
+
+
+class MomentField(serializers.DateTimeField):
+    """A moment that everybody takes for the same one, whatever the host's time zone is."""
+
+    default_error_messages = {
+        "naive": _("The time has no offset from UTC: write 2026-01-31T12:00:00Z, for example.")
+    }
+
+    def enforce_timezone(self, value: datetime) -> datetime:
+        """The moment in UTC, or an error."""
+        if is_naive(value):
+            self.fail("naive")
+        return super().enforce_timezone(value)
+
+
+class OnlyKnown(serializers.Serializer[Any]):
+    """Takes no field that it does not know: misspelt, it would be as if it were not there."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """The values, or errors."""
+        if isinstance(data, dict) and (unknown := [key for key in data if key not in self.fields]):
+            problem = _not_known(unknown, self)
+            raise serializers.ValidationError({api_settings.NON_FIELD_ERRORS_KEY: [problem]})
+        return super().to_internal_value(data)
+
+
+class BulkFilterSerializer(OnlyKnown):
+    """Which sessions to close, by what they are; one key at least."""
+
+    status = StatusField(choices=ChatSession.Status.choices, required=False)
+    agent_uuid = IdField(required=False)
+    customer_id = IdField(required=False)
+    started_before = MomentField(required=False, input_formats=[ISO_8601], default_timezone=UTC)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """One key at least: no filter is no way to mean all."""
+        if not attrs:
+            raise serializers.ValidationError(_none_of(self))
+        return attrs
+
+
+class BulkCloseSerializer(OnlyKnown):
+    """Which sessions to close, by their ids or by a filter, and why."""
+
+    session_ids = IdListField(allow_empty=False, required=False)
+    filter = BulkFilterSerializer(required=False)
+    note = serializers.CharField(required=False, allow_blank=True, max_length=NOTE_MAX_LENGTH)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Exactly one of the two."""
+        if ("session_ids" in attrs) == ("filter" in attrs):
+            raise serializers.ValidationError(_("Give either session_ids or filter."))
+        return attrs
+
+
+def current_limit() -> int:
+    """How many sessions may be closed at a time. Raises ``OSVINotConfigured``."""
+    try:
+        return bulk_limit()
+    except InvalidSetting as error:
+        problem = str(error)
+    raise OSVINotConfigured(problem)
+
+
+def _not_known(unknown: Sequence[object], serializer: OnlyKnown) -> str:
+    # As Python writes them: what was sent may hold what no answer can.
+    first = ", ".join(map(repr, unknown[:_MOST_NAMED]))
+    told = {"unknown": first, "known": ", ".join(serializer.fields)}
+    return _("%(unknown)s is not known here: use %(known)s.") % told
+
+
+def _none_of(serializer: OnlyKnown) -> str:
+    return _("Name one of %(known)s at least.") % {"known": ", ".join(serializer.fields)}

@@ -5,6 +5,14 @@ from __future__ import annotations
 from django.urls import path, register_converter
 from django.urls.converters import PathConverter
 
+from osvi_django.rest.jobs import (
+    BulkCloseView,
+    JobCancelView,
+    JobListView,
+    JobResultsView,
+    JobRetryView,
+    JobView,
+)
 from osvi_django.rest.views import (
     AttemptView,
     SessionCloseView,
@@ -23,7 +31,14 @@ class AnyTextConverter(PathConverter):
 register_converter(AnyTextConverter, "osvi_id")
 
 urlpatterns = [
+    path("close-jobs/", JobListView.as_view(), name="close-job-list"),
+    path("close-jobs/<str:pk>/", JobView.as_view(), name="close-job"),
+    path("close-jobs/<str:pk>/results/", JobResultsView.as_view(), name="close-job-results"),
+    path("close-jobs/<str:pk>/cancel/", JobCancelView.as_view(), name="close-job-cancel"),
+    path("close-jobs/<str:pk>/retry/", JobRetryView.as_view(), name="close-job-retry"),
     path("sessions/", SessionListView.as_view(), name="session-list"),
+    # Before those that take any text for an id.
+    path("sessions/close/", BulkCloseView.as_view(), name="session-bulk-close"),
     path(
         "sessions/<osvi_id:session_id>/close/",
         SessionCloseView.as_view(),

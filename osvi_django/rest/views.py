@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC
 from typing import Any
 
 from django.db.models import QuerySet
-from django.utils.dateparse import parse_datetime
 from django.utils.decorators import method_decorator
-from rest_framework.exceptions import NotFound
 from rest_framework.generics import ListAPIView, get_object_or_404
-from rest_framework.pagination import Cursor, CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from osvi_django.exceptions import SessionNotFound
 from osvi_django.models import ChatSession
-from osvi_django.rest.errors import handle
+from osvi_django.rest.errors import OwnErrors
+from osvi_django.rest.incoming import RESPOND_ASYNC, body_of, prefers_async
+from osvi_django.rest.jobs import accepted
+from osvi_django.rest.pagination import NewestSessions
 from osvi_django.rest.permissions import MayAsk, MayViewSessions
 from osvi_django.rest.serializers import (
     AttemptSerializer,
@@ -27,49 +24,19 @@ from osvi_django.rest.serializers import (
     SessionSerializer,
 )
 from osvi_django.services import close_session_by_id
+from osvi_django.services.closing import session_to_close
+from osvi_django.services.jobs import create_close_job
 from osvi_django.services.mirroring import find_session
 from osvi_django.services.permissions import require_close
 from osvi_django.services.recovery import recover_session
 from osvi_django.transactions import non_atomic
 
 
-class OwnErrors(APIView):
-    """Answers errors in this app's own way, whatever handler the host has set for its own views."""
-
-    def get_exception_handler(self) -> Callable[..., Response | None]:
-        return handle
-
-
-class NewestFirst(CursorPagination):
-    """Every page costs the same, the last of a million rows too."""
-
-    ordering = ("-started_at", "-id")
-    page_size = 50
-    page_size_query_param = "page_size"
-    max_page_size = 200
-
-    def decode_cursor(self, request: Request) -> Cursor | None:
-        """The cursor of the query string; 404 where its position is no moment in time."""
-        cursor = super().decode_cursor(request)
-        if cursor is not None and cursor.position is not None:
-            self._require_moment(str(cursor.position))
-        return cursor
-
-    def _require_moment(self, position: str) -> None:
-        try:
-            moment = parse_datetime(position)
-            is_one = moment is not None and moment.astimezone(UTC) is not None
-        except (ValueError, OverflowError):
-            is_one = False
-        if not is_one:
-            raise NotFound(self.invalid_cursor_message)
-
-
 class SessionListView(OwnErrors, ListAPIView[ChatSession]):
     """``GET sessions/``: newest first, by ``status``, ``agent`` (its UUID) and ``customer_id``."""
 
     permission_classes = (MayViewSessions,)
-    pagination_class = NewestFirst
+    pagination_class = NewestSessions
     serializer_class = SessionSerializer
     filter_backends = ()
 
@@ -115,13 +82,28 @@ class SessionCloseView(OwnErrors):
     permission_classes = (MayAsk,)
 
     def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
-        """Close it: 200 and the session, its summary, and whether this call changed anything."""
-        asked = CloseSerializer(data=request.data)
+        """Close it: 200 and the session, its summary, and whether this call changed anything.
+
+        Who prefers not to wait is answered 202 and a job of one session.
+        """
+        asked = CloseSerializer(data=body_of(request))
         asked.is_valid(raise_exception=True)
         wishes: dict[str, Any] = asked.validated_data
+        if prefers_async(request):
+            return self._accept(request, session_id, **wishes)
         result = close_session_by_id(session_id, requested_by=request.user, door="rest", **wishes)
         session = SessionSerializer(result.session, context={"request": request})
         return Response({**session.data, "changed": result.changed})
+
+    def _accept(
+        self, request: Request, session_id: str, *, agent_uuid: str = "", note: str = ""
+    ) -> Response:
+        user = request.user
+        session = session_to_close(session_id, agent_uuid=agent_uuid, requested_by=user)
+        job = create_close_job([session], requested_by=user, door="rest", note=note)
+        response = accepted(job, request)
+        response["Preference-Applied"] = RESPOND_ASYNC
+        return response
 
 
 @method_decorator(non_atomic, name="dispatch")

@@ -1,0 +1,167 @@
+"""``POST sessions/{session_id}/close/`` by whoever prefers not to wait (RFC 7240)."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+from rest_framework.test import APIClient
+
+from osvi_django.models import ChatSession, CloseJob
+from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
+from tests.mirroring import mirror
+
+pytestmark = pytest.mark.django_db
+
+
+def close(client, session_id, body=None, prefer="respond-async", **headers):
+    return client.post(
+        f"/api/osvi/sessions/{quote(session_id, safe='')}/close/",
+        body or {},
+        format="json",
+        headers={"Prefer": prefer} if prefer is not None else {},
+    )
+
+
+@pytest.fixture
+def session(osvi_sandbox):
+    return mirror(osvi_sandbox, summary="All is well.")
+
+
+def test_it_is_a_202_and_a_job_of_one(api, session, osvi_sandbox, run):
+    response = close(api, session.session_id, {"note": "done"})
+    body = response.json()
+    assert (response.status_code, response["Preference-Applied"]) == (202, "respond-async")
+    assert response["Location"] == f"http://testserver/api/osvi/close-jobs/{body['id']}/"
+    assert response["Retry-After"] == "5"
+    assert (body["status"], body["total"], body["note"]) == ("queued", 1, "done")
+    assert (body["created_by"], CloseJob.objects.get().door) == ("sam", "rest")
+    assert osvi_sandbox.requests == []
+    run(body)
+    assert api.get(response["Location"]).json()["status"] == "completed"
+    assert ChatSession.objects.get().summary.text == "All is well."
+
+
+@pytest.mark.parametrize(
+    "prefer",
+    [
+        "respond-async",
+        "Respond-Async",
+        "RESPOND-ASYNC",
+        "respond-async, wait=10",
+        "wait=10, respond-async",
+        "wait=10 ,\trespond-async ; foo=bar",
+        'foo="a, b", respond-async',
+        'respond-async=""',
+        "respond-async=",
+        ",,respond-async",
+    ],
+)
+def test_it_may_be_one_preference_among_several(api, session, prefer):
+    assert close(api, session.session_id, prefer=prefer).status_code == 202
+
+
+@pytest.mark.parametrize(
+    "prefer",
+    [
+        None,
+        "",
+        "wait=10",
+        "respond-asynchronously",
+        "respond async",
+        'foo="bar, respond-async"',
+        "foo=respond-async",
+        "foo; respond-async",
+        "respond-async=false",
+        'foo="respond-async',
+        "ä\xff",
+    ],
+)
+def test_other_preferences_are_answered_at_once(api, session, prefer):
+    response = close(api, session.session_id, prefer=prefer)
+    assert (response.status_code, response.json()["summary"]) == (200, "All is well.")
+    assert "Preference-Applied" not in response
+    assert not CloseJob.objects.exists()
+
+
+def test_one_that_is_not_here_is_mirrored_by_naming_its_agent(api, osvi_sandbox, run):
+    chat = osvi_sandbox.add_session(agent_uuid="agent_new", summary="Hello.")
+    body = close(api, chat.id, {"agent_uuid": "agent_new"}).json()
+    session = ChatSession.objects.get()
+    assert (session.session_id, session.agent.uuid, session.status) == (
+        chat.id,
+        "agent_new",
+        "active",
+    )
+    assert run(body).succeeded == 1
+    assert ChatSession.objects.get().summary.text == "Hello."
+
+
+def test_one_that_is_closed_is_a_job_as_well(api, run):
+    body = close(api, ClosedSessionFactory().session_id).json()
+    run(body)
+    assert api.get(body["results"]).json()["results"][0]["outcome"] == "already_closed"
+
+
+class TestErrors:
+    """Those that are known before OSVI is asked are the same, whatever is preferred."""
+
+    @pytest.mark.parametrize(
+        ("session_id", "body", "status"),
+        [
+            ("unknown", {}, 404),
+            ("a\x00b", {}, 404),
+            ("a\x00b", {"agent_uuid": "x"}, 400),
+            ("..", {"agent_uuid": "x"}, 400),
+            ("x", {"agent_uuid": "another"}, 400),
+            ("x", {"agent_uuid": ""}, 400),
+            ("x", {"note": "x" * 1001}, 400),
+            ("x", {"note": None}, 400),
+            ("x", [1], 400),
+        ],
+    )
+    def test_what_cannot_be_used(self, api, osvi_sandbox, session_id, body, status):
+        mirror(osvi_sandbox, session_id="x")
+        patient = close(api, session_id, body, prefer=None)
+        response = close(api, session_id, body)
+        assert (response.status_code, response.json()) == (status, patient.json())
+        assert "Preference-Applied" not in response
+
+    @pytest.mark.parametrize("session_id", ["x", "unknown"])
+    def test_without_the_permission(self, somebody, session_id):
+        ChatSessionFactory(session_id="x")
+        client = somebody("view_chatsession")
+        response = close(client, session_id, {"agent_uuid": "new"})
+        assert response.status_code == 403
+        assert response.json() == close(client, session_id, {}, prefer=None).json()
+        assert ChatSession.objects.count() == 1
+        assert not CloseJob.objects.exists()
+
+    def test_without_a_name(self):
+        assert close(APIClient(), "x").status_code == 401
+
+    @pytest.mark.parametrize("prefer", [None, "respond-async"])
+    def test_a_body_that_is_nested_too_deeply(self, api, session, prefer):
+        response = api.post(
+            f"/api/osvi/sessions/{session.session_id}/close/",
+            b"[" * 200_000,
+            content_type="application/json",
+            headers={"Prefer": prefer} if prefer else {},
+        )
+        assert (response.status_code, response.json()["code"]) == (400, "parse_error")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_hosts_with_atomic_requests_have_it_run(api, session, settings):
+    assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+    settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
+    response = close(api, session.session_id)
+    assert api.get(response["Location"]).json()["succeeded"] == 1
+
+
+@pytest.mark.urls("tests.rest.tenant_urls")
+def test_a_host_may_include_it_below_a_prefix_of_its_own(api, session):
+    url = f"/acme/chats/sessions/{session.session_id}/close/"
+    response = api.post(url, headers={"Prefer": "respond-async"})
+    job = response.json()["id"]
+    assert response["Location"] == f"http://testserver/acme/chats/close-jobs/{job}/"

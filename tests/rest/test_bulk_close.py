@@ -1,0 +1,424 @@
+"""``POST sessions/close/``: many at once, by their ids or by what they are."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from unittest.mock import ANY
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from rest_framework.test import APIClient
+
+from osvi_django.models import ChatSession, CloseJob, CloseJobItem
+from osvi_django.testing.factories import (
+    ChatAgentFactory,
+    ChatSessionFactory,
+    ClosedSessionFactory,
+)
+from tests.mirroring import mirror
+
+pytestmark = pytest.mark.django_db
+
+URL = "/api/osvi/sessions/close/"
+JOBS = "http://testserver/api/osvi/close-jobs/"
+
+
+def post(client, **body):
+    return client.post(URL, body, format="json")
+
+
+def asked(response):
+    """The ids that the job of this answer has."""
+    assert response.status_code == 202, response.content
+    items = CloseJobItem.objects.filter(job=response.json()["id"])
+    return set(items.values_list("asked_id", flat=True))
+
+
+class TestById:
+    def test_it_answers_202_with_a_job_to_look_at(self, api, staff, osvi_sandbox, run):
+        sessions = [mirror(osvi_sandbox, summary="Fine.") for _number in range(2)]
+        ids = [session.session_id for session in sessions]
+        response = post(api, session_ids=ids, note="Spring cleaning")
+        body = response.json()
+        url = f"{JOBS}{body['id']}/"
+        assert (response.status_code, response["Location"], response["Retry-After"]) == (
+            202,
+            url,
+            "5",
+        )
+        assert body == {
+            "id": ANY,
+            "status": "queued",
+            "total": 2,
+            "done": 0,
+            "succeeded": 0,
+            "failed": 0,
+            "unconfirmed": 0,
+            "cancelled": 0,
+            "created_by": "sam",
+            "created_at": ANY,
+            "started_at": None,
+            "finished_at": None,
+            "note": "Spring cleaning",
+            "paused_by": "",
+            "resume_at": None,
+            "results": f"{url}results/",
+        }
+        assert osvi_sandbox.requests == []
+        assert CloseJob.objects.get().door == "rest"
+        run(body)
+        seen = api.get(url).json()
+        assert (seen["status"], seen["done"], seen["succeeded"]) == ("completed", 2, 2)
+        attempt = sessions[0].attempts.get()
+        assert (attempt.requested_by, attempt.door, attempt.note) == (
+            staff,
+            "rest",
+            "Spring cleaning",
+        )
+
+    def test_ids_that_are_not_known_are_results(self, api, run):
+        known = ClosedSessionFactory()
+        body = post(api, session_ids=["nobody's", known.session_id, "sessions/close", "."]).json()
+        assert (body["total"], body["failed"]) == (4, 3)
+        run(body)
+        results = api.get(body["results"]).json()["results"]
+        assert {each["session_id"]: (each["outcome"], each["code"]) for each in results} == {
+            "nobody's": ("not_found", "not_found"),
+            known.session_id: ("already_closed", ""),
+            "sessions/close": ("not_found", "not_found"),
+            ".": ("not_found", "not_found"),
+        }
+        assert results[0]["detail"] == "There is no such chat session here."
+        assert results[1]["detail"] == ""
+
+    def test_where_none_is_known_it_is_finished_at_once(self, api):
+        response = post(api, session_ids=["nobody's"])
+        assert (response.status_code, response["Retry-After"]) == (202, "0")
+        assert response.json()["status"] == "completed_with_errors"
+
+    def test_each_comes_once(self, api):
+        known = ChatSessionFactory().session_id
+        assert post(api, session_ids=[known, "x", known, "x"]).json()["total"] == 2
+
+    def test_an_id_is_taken_as_it_is(self, api):
+        odd = [" x", "x ", "0", "a/b", "ä😀", "two\nlines", "x" * 255, "null"]
+        assert asked(post(api, session_ids=odd)) == set(odd)
+
+    def test_look_alikes_are_not_known(self, api):
+        ChatSessionFactory(session_id="abc")
+        response = post(api, session_ids=["ABC", "abc ", "äbc"])
+        assert response.json()["failed"] == 3
+        assert response.json()["status"] == "completed_with_errors"
+
+
+class TestByFilter:
+    def test_those_for_which_all_of_it_is_so(self, api):
+        agent = ChatAgentFactory(uuid="agent_x")
+        old, new = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
+        wanted = {"agent": agent, "customer_id": "+49", "status": "dormant", "started_at": old}
+        session = ChatSessionFactory(**wanted)
+        for other in (
+            {"agent": ChatAgentFactory()},
+            {"customer_id": "+50"},
+            {"status": "active"},
+            {"started_at": new},
+        ):
+            ChatSessionFactory(**wanted | other)
+        response = post(
+            api,
+            filter={
+                "status": "dormant",
+                "agent_uuid": "agent_x",
+                "customer_id": "+49",
+                "started_before": "2026-02-01T00:00:00Z",
+            },
+        )
+        assert asked(response) == {session.session_id}
+
+    @pytest.mark.parametrize("key", ["agent_uuid", "customer_id", "started_before"])
+    def test_without_a_status_those_that_are_not_closed(self, api, key):
+        agent = ChatAgentFactory(uuid="agent_x")
+        wanted = {"agent": agent, "customer_id": "+49", "started_at": "2026-01-01T00:00Z"}
+        sessions = {
+            status: ChatSessionFactory(status=status, **wanted).session_id
+            for status in ChatSession.Status.values
+        }
+        values = {
+            "agent_uuid": "agent_x",
+            "customer_id": "+49",
+            "started_before": "2026-01-01T01:00:01+01:00",
+        }
+        closed = sessions.pop("closed")
+        assert asked(post(api, filter={key: values[key]})) == set(sessions.values())
+        both = {key: values[key], "status": "closed"}
+        assert asked(post(api, filter=both)) == {closed}
+
+    def test_none_at_all_is_a_job_that_is_done(self, api):
+        response = post(api, filter={"customer_id": "nobody"})
+        assert (response.status_code, response["Retry-After"]) == (202, "0")
+        assert (response.json()["status"], response.json()["total"]) == ("completed", 0)
+
+    def test_agents_of_all_accounts_that_have_this_uuid(self, api):
+        agents = [ChatAgentFactory(uuid="x", account=account) for account in ("default", "emea")]
+        sessions = {ChatSessionFactory(agent=agent).session_id for agent in agents}
+        assert asked(post(api, filter={"agent_uuid": "x"})) == sessions
+
+    @pytest.mark.parametrize(
+        "wanted", ["kunde", "Kunde", "künde", "kunde ", "%", "k_nde", "\\", "'"]
+    )
+    def test_look_alikes_stay_open(self, api, wanted):
+        alikes = [
+            *("kunde", "Kunde", "KUNDE", "künde", "kunde ", " kunde", "kunde\u200b", "kundee"),
+            *("%", "k_nde", "\\", "'", "\\%", "kun\u200bde"),
+        ]
+        sessions = {}
+        for number, alike in enumerate(alikes):
+            # An account of its own, as MariaDB takes some of these for one agent's.
+            agent = ChatAgentFactory(uuid=alike, account=f"account {number}")
+            session = ChatSessionFactory(customer_id=alike, agent=agent)
+            sessions[alike] = session.session_id
+        for key in ("customer_id", "agent_uuid"):
+            assert asked(post(api, filter={key: wanted})) == {sessions[wanted]}
+
+    def test_it_costs_the_same_for_many(self, staff):
+        spent = []
+        for number in (1, 20):
+            ChatSessionFactory.create_batch(number, customer_id="+49")
+            client = APIClient()
+            client.force_authenticate(type(staff).objects.get())
+            with CaptureQueriesContext(connection) as queries:
+                assert post(client, filter={"customer_id": "+49"}).status_code == 202
+            spent.append(len(queries))
+        assert spent[0] == spent[1] < 20
+
+
+class TestLimit:
+    @pytest.fixture(autouse=True)
+    def at_most_three(self, settings):
+        settings.OSVI_BULK_LIMIT = 3
+
+    @pytest.mark.parametrize("by", ["session_ids", "filter"])
+    def test_as_many_as_that_are_taken_and_one_more_is_not(self, api, by):
+        sessions = ChatSessionFactory.create_batch(3, customer_id="+49")
+        for status in (202, 400):
+            ids = [session.session_id for session in sessions]
+            wanted = ids if by == "session_ids" else {"customer_id": "+49"}
+            response = post(api, **{by: wanted})
+            assert (response.status_code, CloseJob.objects.count()) == (status, 1)
+            sessions.append(ChatSessionFactory(customer_id="+49"))
+        body = response.json()
+        assert (body["code"], list(body["errors"])) == ("invalid", [by])
+        assert body["detail"].startswith(f"{by}: ")
+        assert " 3 " in body["detail"]
+
+    def test_a_limit_that_cannot_be_used_is_a_503(self, api, settings):
+        settings.OSVI_BULK_LIMIT = "many"
+        for wanted in ({"session_ids": ["x"]}, {"filter": {"customer_id": "x"}}):
+            response = post(api, **wanted)
+            assert (response.status_code, response.json()["code"]) == (503, "not_configured")
+            assert "OSVI_BULK_LIMIT" in response.json()["detail"]
+
+
+class TestInput:
+    @pytest.mark.parametrize(
+        ("body", "errors", "named"),
+        [
+            ({}, ["non_field_errors"], "Give either session_ids or filter."),
+            ({"note": "x"}, ["non_field_errors"], "either"),
+            (
+                {"session_ids": ["x"], "filter": {"status": "active"}},
+                ["non_field_errors"],
+                "either",
+            ),
+            ({"session_ids": []}, ["session_ids"], "session_ids: "),
+            ({"session_ids": None}, ["session_ids"], "session_ids: "),
+            ({"session_ids": "x"}, ["session_ids"], "session_ids: "),
+            ({"session_ids": {"a": 1}}, ["session_ids"], "session_ids: "),
+            ({"session_ids": ["x", ""]}, ["session_ids"], "session_ids[1]: "),
+            ({"session_ids": ["x", "a\x00b"]}, ["session_ids"], "session_ids[1]: "),
+            ({"session_ids": ["x" * 256]}, ["session_ids"], "session_ids[0]: "),
+            ({"session_ids": ["\ud800"]}, ["session_ids"], "session_ids[0]: "),
+            ({"session_ids": ["x", "y", 5]}, ["session_ids"], "session_ids[2]: "),
+            ({"session_ids": [True]}, ["session_ids"], "session_ids[0]: "),
+            ({"session_ids": [None]}, ["session_ids"], "session_ids[0]: "),
+            ({"session_ids": [["x"]]}, ["session_ids"], "session_ids[0]: "),
+            ({"session_ids": ["x"], "notes": "y"}, ["non_field_errors"], "'notes' is not known"),
+            ({"session_id": ["x"]}, ["non_field_errors"], "'session_id' is not known"),
+            ({"ids": 1, "\ud800": 2}, ["non_field_errors"], r"'ids', '\ud800' is not known"),
+            ({"session_ids": ["x"], "note": "x" * 1001}, ["note"], "note: "),
+            ({"session_ids": ["x"], "note": "a\x00b"}, ["note"], "note: "),
+            ({"session_ids": ["x"], "note": "\ud800"}, ["note"], "note: "),
+            ({"session_ids": ["x"], "note": None}, ["note"], "note: "),
+            ({"filter": {}}, ["filter"], "filter: Name one of status, agent_uuid, "),
+            ({"filter": None}, ["filter"], "filter: "),
+            ({"filter": []}, ["filter"], "filter: "),
+            ({"filter": "status"}, ["filter"], "filter: "),
+            ({"filter": {"stauts": "active"}}, ["filter"], "filter: 'stauts' is not known"),
+            (
+                {"filter": {"status": "active", "agent": "x"}},
+                ["filter"],
+                "filter: 'agent' is not known here: use status, agent_uuid, ",
+            ),
+            ({"filter": {"status": "open"}}, ["filter"], "filter.status: This is not a status"),
+            ({"filter": {"status": "\ud800"}}, ["filter"], "filter.status: "),
+            ({"filter": {"status": ["active"]}}, ["filter"], "filter.status: "),
+            ({"filter": {"status": ""}}, ["filter"], "filter.status: "),
+            ({"filter": {"status": None}}, ["filter"], "filter.status: "),
+            ({"filter": {"agent_uuid": ""}}, ["filter"], "filter.agent_uuid: "),
+            ({"filter": {"agent_uuid": 5}}, ["filter"], "filter.agent_uuid: "),
+            ({"filter": {"customer_id": ""}}, ["filter"], "filter.customer_id: "),
+            ({"filter": {"customer_id": None}}, ["filter"], "filter.customer_id: "),
+            ({"filter": {"customer_id": "a\x00"}}, ["filter"], "filter.customer_id: "),
+            ({"filter": {"started_before": "2026-01-01T00:00"}}, ["filter"], "no offset"),
+            ({"filter": {"started_before": "2026-01-01"}}, ["filter"], "no offset"),
+            ({"filter": {"started_before": "yesterday"}}, ["filter"], "filter.started_before: "),
+            ({"filter": {"started_before": 5}}, ["filter"], "filter.started_before: "),
+            ({"filter": {"started_before": ""}}, ["filter"], "filter.started_before: "),
+            ({"filter": {"started_before": [1]}}, ["filter"], "filter.started_before: "),
+            (
+                {"filter": {"started_before": "9999-12-31T23:59:59-14:00"}},
+                ["filter"],
+                "filter.started_before: ",
+            ),
+            (
+                {"filter": {"started_before": "0001-01-01T00:00:00+14:00"}},
+                ["filter"],
+                "filter.started_before: ",
+            ),
+            ([1, 2], ["non_field_errors"], "dictionary"),
+            ("text", ["non_field_errors"], "dictionary"),
+            (None, ["non_field_errors"], ""),
+        ],
+    )
+    def test_what_cannot_be_used_is_a_400_that_names_it(self, api, body, errors, named):
+        ChatSessionFactory(session_id="x")
+        # Python's own JSON, as REST framework's cannot say all of this.
+        response = api.post(URL, json.dumps(body), content_type="application/json")
+        told = response.json()
+        assert response.status_code == 400
+        assert (told["code"], told["retryable"]) == ("invalid", False)
+        assert list(told["errors"]) == errors
+        assert named in told["detail"]
+        assert not CloseJob.objects.exists()
+
+    def test_of_thousands_of_mistakes_a_few_are_told_in_words(self, api):
+        body = post(api, session_ids=[""] * 5_000).json()
+        assert len(body["errors"]["session_ids"]) == 5_000
+        assert body["detail"].count("session_ids[") == 10
+        assert "unknown4'" in post(api, **{f"unknown{n}": 1 for n in range(99)}).json()["detail"]
+
+    @pytest.mark.parametrize("year", ["0001", "9999"])
+    def test_a_moment_that_is_none_elsewhere(self, api, year):
+        response = post(api, filter={"started_before": f"{year}-06-30T00:00:00Z"})
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert response.json()["detail"] == "started_before is too far away."
+
+    def test_a_host_without_time_zones(self, api, settings):
+        settings.USE_TZ = False
+        settings.TIME_ZONE = "America/New_York"
+        session = ChatSessionFactory(started_at=datetime(2026, 1, 1, 12))  # noqa: DTZ001
+        for moment, found in (("17:00:00Z", set()), ("17:00:01Z", {session.session_id})):
+            assert asked(post(api, filter={"started_before": f"2026-01-01T{moment}"})) == found
+
+    @pytest.mark.parametrize(
+        ("raw", "content_type", "status", "code"),
+        [
+            (b"{", "application/json", 400, "parse_error"),
+            (b"", "application/json", 400, "invalid"),
+            (b"\xff\xfe", "application/json", 400, "parse_error"),
+            (b'{"note": NaN}', "application/json", 400, "parse_error"),
+            (b'{"note": ' + b"1" * 5_000 + b"}", "application/json", 400, "parse_error"),
+            (b"[" * 200_000, "application/json", 400, "parse_error"),
+            (b'{"filter":' * 100_000, "application/json", 400, "parse_error"),
+            (b"session_ids=x", "application/x-www-form-urlencoded", 415, "unsupported_media_type"),
+            (b"x", "text/plain", 415, "unsupported_media_type"),
+            (b"x", "multipart/form-data; boundary=x", 415, "unsupported_media_type"),
+        ],
+    )
+    def test_bodies_that_are_none(self, api, raw, content_type, status, code):
+        response = api.post(URL, raw, content_type=content_type)
+        assert (response.status_code, response.json()["code"]) == (status, code)
+        assert response.json()["retryable"] is False
+
+    @pytest.mark.parametrize("depth", range(400, 1_000, 30))
+    @pytest.mark.parametrize("field", ["status", "agent_uuid", "started_before"])
+    def test_nesting_of_any_depth(self, api, depth, field):
+        raw = '{"filter": {"%s": %s"x"%s}}' % (field, "[" * depth, "]" * depth)  # noqa: UP031
+        response = api.post(URL, raw, content_type="application/json")
+        assert response.status_code == 400
+        assert response.json()["code"] in {"invalid", "parse_error"}
+
+    def test_other_methods(self, api):
+        for method in (api.get, api.put, api.patch, api.delete):
+            response = method(URL)
+            assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
+
+
+class TestPermission:
+    WANTED = ({"session_ids": ["x"]}, {"filter": {"customer_id": "x"}})
+
+    @pytest.fixture(autouse=True)
+    def session(self):
+        return ChatSessionFactory(session_id="x", customer_id="x")
+
+    @pytest.mark.parametrize("wanted", WANTED)
+    def test_the_unknown_are_asked_who_they_are(self, wanted):
+        response = post(APIClient(), **wanted)
+        assert (response.status_code, response.json()["code"]) == (401, "not_authenticated")
+
+    @pytest.mark.parametrize("wanted", WANTED)
+    def test_without_the_permission_to_close_it_is_a_403(self, somebody, wanted):
+        response = post(somebody("view_chatsession", "view_closejob"), **wanted)
+        assert response.status_code == 403
+        assert set(response.json()) == {"detail", "code", "retryable"}
+        assert response.json()["code"] == "permission_denied"
+        assert not CloseJob.objects.exists()
+
+    def test_what_one_may_not_see_one_may_not_choose_by(self, somebody):
+        client = somebody("close_chatsession")
+        response = post(client, filter={"customer_id": "x"})
+        assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
+        assert "by id" in response.json()["detail"]
+        assert post(client, session_ids=["x"]).status_code == 202
+
+    def test_one_may_not_even_count(self, somebody, settings):
+        settings.OSVI_BULK_LIMIT = 1
+        ChatSessionFactory.create_batch(2, customer_id="x")
+        assert post(somebody("close_chatsession"), filter={"customer_id": "x"}).status_code == 403
+
+    def test_a_session_cookie_needs_the_csrf_token(self, staff):
+        client = APIClient(enforce_csrf_checks=True)
+        client.force_login(staff)
+        assert post(client, session_ids=["x"]).status_code == 403
+
+
+@pytest.mark.django_db(transaction=True)
+class TestExecutor:
+    def test_hosts_with_atomic_requests_have_their_jobs_run(self, api, osvi_sandbox, settings):
+        assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+        settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
+        session = mirror(osvi_sandbox, summary="Fine.", customer_id="+49")
+        response = post(api, filter={"customer_id": "+49", "status": "active"})
+        assert api.get(response["Location"]).json()["status"] == "completed"
+        assert ChatSession.objects.get(pk=session.pk).summary.text == "Fine."
+
+    def test_where_it_fails_the_job_waits(self, api, settings, caplog):
+        settings.OSVI_EXECUTOR = f"{__name__}.out_of_order"
+        response = post(api, session_ids=[ChatSessionFactory().session_id])
+        assert (response.status_code, response.json()["status"]) == (202, "queued")
+        assert "could not be started" in caplog.text
+
+
+def out_of_order(job_id):
+    assert not connection.in_atomic_block
+    raise RuntimeError("out of order")
+
+
+@pytest.mark.urls("tests.rest.tenant_urls")
+def test_a_host_may_include_it_below_a_prefix_of_its_own(api):
+    response = api.post("/acme/chats/sessions/close/", {"session_ids": ["x"]}, format="json")
+    url = f"http://testserver/acme/chats/close-jobs/{response.json()['id']}/"
+    assert (response["Location"], response.json()["results"]) == (url, f"{url}results/")
+    assert api.get(url).status_code == 200

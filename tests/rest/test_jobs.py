@@ -1,0 +1,384 @@
+"""``close-jobs/``: looked at, cancelled, tried again, by those who may."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from datetime import timedelta
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from osvi_django.models import CloseJob, CloseJobItem
+from osvi_django.services.jobs import create_close_job
+from osvi_django.services.steps import DatabaseNow
+from osvi_django.testing import Drop, Status
+from osvi_django.testing.factories import ChatSessionFactory
+from tests.mirroring import mirror
+
+pytestmark = pytest.mark.django_db
+
+LIST = "/api/osvi/close-jobs/"
+READING = ("", "results/")
+WRITING = ("cancel/", "retry/")
+told = []
+
+
+def url_of(job, ending=""):
+    return f"{LIST}{job.pk}/{ending}"
+
+
+def results_of(client, job, **query):
+    response = client.get(url_of(job, "results/"), query)
+    assert response.status_code == 200, response.content
+    return response.json()["results"]
+
+
+def tell(job_id):
+    told.append(job_id)
+
+
+@pytest.fixture
+def telling(settings):
+    """An executor that only writes down what it is told."""
+    settings.OSVI_EXECUTOR = f"{__name__}.tell"
+    told.clear()
+
+
+class TestJob:
+    def test_one_that_waits(self, api, job):
+        response = api.get(url_of(job))
+        body = response.json()
+        assert (response.status_code, response["Retry-After"]) == (200, "5")
+        assert (body["id"], body["status"], body["note"]) == (job.pk, "queued", "Goodbye")
+        assert (body["total"], body["done"], body["created_by"]) == (3, 0, "sam")
+
+    def test_one_that_is_finished(self, api, job, run):
+        run(job)
+        response = api.get(url_of(job))
+        body = response.json()
+        assert (body["status"], body["done"], body["succeeded"]) == ("completed", 3, 3)
+        assert body["created_at"] <= body["started_at"] <= body["finished_at"]
+        assert "Retry-After" not in response
+
+    def test_one_with_failures(self, api, job, run, osvi_sandbox):
+        refused, lost, _closed = job.items.all()
+        osvi_sandbox.script(refused.asked_id, Status(403, errors=["No."]))
+        osvi_sandbox.script(lost.asked_id, Drop())
+        run(job)
+        body = api.get(url_of(job)).json()
+        counts = [body[name] for name in ("done", "succeeded", "failed", "unconfirmed")]
+        assert (body["status"], counts) == ("completed_with_errors", [3, 1, 1, 1])
+
+    def test_one_that_is_paused_says_why_and_when_it_goes_on(self, api, job, run, osvi_sandbox):
+        osvi_sandbox.token = "another"
+        run(job)
+        response = api.get(url_of(job))
+        body = response.json()
+        assert (body["status"], body["paused_by"]) == ("paused", "unauthorized")
+        assert body["resume_at"] > timezone.now().isoformat()
+        assert 5 < int(response["Retry-After"]) <= 30
+
+    def test_one_whose_pause_is_over_is_worth_a_look_soon(self, api, job):
+        CloseJob.objects.update(
+            status="paused", resume_at=timezone.now() - timedelta(hours=1), seen_at=DatabaseNow()
+        )
+        assert api.get(url_of(job))["Retry-After"] == "5"
+
+    def test_one_of_the_hosts_own_code_has_no_name(self, somebody):
+        job = create_close_job([ChatSessionFactory()])
+        assert somebody("view_closejob").get(url_of(job)).json()["created_by"] is None
+
+    @pytest.mark.parametrize(
+        "odd", ["0", "999", "-1", "x", "1.0", "1_0", "9" * 30, "9" * 5_000, "%00", "%FF", "a%2Fb"]
+    )
+    @pytest.mark.parametrize("ending", [*READING, *WRITING])
+    def test_what_is_not_there_is_a_404(self, api, odd, ending):
+        method = api.post if ending in WRITING else api.get
+        response = method(f"{LIST}{odd}/{ending}")
+        assert response.status_code == 404
+        if odd != "a%2Fb":  # no address of ours
+            assert (response.json()["code"], response.json()["retryable"]) == ("not_found", False)
+
+    def test_other_methods(self, api, job):
+        refused = {
+            "": (api.post, api.put, api.patch, api.delete),
+            "results/": (api.post, api.delete),
+            **dict.fromkeys(WRITING, (api.get, api.put, api.patch, api.delete)),
+        }
+        for ending, methods in refused.items():
+            for method in methods:
+                response = method(url_of(job, ending))
+                assert response.status_code == 405
+                assert response.json()["code"] == "method_not_allowed"
+        assert api.post(LIST).status_code == 405
+
+    def test_a_browser_is_shown_pages(self, staff, job):
+        client = APIClient(headers={"Accept": "text/html"})
+        client.force_login(staff)
+        for url in (LIST, url_of(job), url_of(job, "results/")):
+            response = client.get(url)
+            assert (response.status_code, response["Content-Type"][:9]) == (200, "text/html")
+
+
+class TestTakingUp:
+    @pytest.fixture(autouse=True)
+    def _telling(self, telling):
+        """Nobody runs anything."""
+
+    @pytest.fixture
+    def silent(self, job):
+        """A job whose process is gone."""
+        CloseJob.objects.update(status="running", seen_at=DatabaseNow() - timedelta(hours=1))
+        return job
+
+    def test_what_a_process_left_that_is_gone_goes_on(self, api, silent):
+        for _time in range(2):
+            assert api.get(url_of(silent)).json()["status"] == "running"
+        assert told == [silent.pk]
+
+    def test_one_that_is_at_work_is_left_alone(self, api, job):
+        CloseJob.objects.update(status="running", seen_at=DatabaseNow())
+        api.get(url_of(job))
+        assert told == []
+
+    def test_so_is_one_that_is_finished(self, api, silent):
+        CloseJob.objects.update(status="completed", finished_at=timezone.now())
+        api.get(url_of(silent))
+        assert told == []
+
+    def test_others_let_nothing_go_on(self, somebody, silent):
+        assert somebody("view_chatsession").get(url_of(silent)).status_code == 404
+        assert told == []
+
+    @pytest.mark.django_db(transaction=True)
+    def test_it_is_committed_before_anybody_is_told(self, api, silent, settings):
+        assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+        settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
+        api.get(url_of(silent))
+        assert api.get(url_of(silent)).json()["status"] == "completed"
+
+
+class TestResults:
+    def test_each_session_with_what_became_of_it(self, api, job, run, osvi_sandbox):
+        refused, lost, closed = job.items.all()
+        osvi_sandbox.script(refused.asked_id, Status(403, errors=["Not yours."]))
+        osvi_sandbox.script(lost.asked_id, Drop())
+        assert {each["outcome"] for each in results_of(api, job)} == {"waiting"}
+        run(job)
+        results = {each.pop("session_id"): each for each in results_of(api, job)}
+        assert results == {
+            refused.asked_id: {
+                "outcome": "rejected",
+                "code": "rejected",
+                "detail": "OSVI refused to close this session, so it is as it was. "
+                "OSVI said: “Not yours.”",
+            },
+            lost.asked_id: {
+                "outcome": "unconfirmed",
+                "code": "unconfirmed",
+                "detail": results[lost.asked_id]["detail"],
+            },
+            closed.asked_id: {"outcome": "closed", "code": "", "detail": ""},
+        }
+        assert results[lost.asked_id]["detail"].startswith("OSVI may have closed this session")
+        assert "All is well." not in api.get(url_of(job, "results/")).content.decode()
+
+    def test_those_that_it_may_not_close(self, api, job, run, staff):
+        staff.user_permissions.clear()
+        run(job)
+        assert {(each["outcome"], each["code"]) for each in results_of(api, job)} == {
+            ("not_allowed", "permission_denied")
+        }
+
+    @pytest.mark.parametrize("outcome", CloseJobItem.Outcome.values)
+    def test_by_outcome(self, api, job, outcome):
+        chosen = job.items.all()[1]
+        CloseJobItem.objects.update(outcome="waiting" if outcome != "waiting" else "closed")
+        CloseJobItem.objects.filter(pk=chosen.pk).update(outcome=outcome)
+        assert [each["session_id"] for each in results_of(api, job, outcome=outcome)] == [
+            chosen.asked_id
+        ]
+
+    @pytest.mark.parametrize("outcome", ["lost", "a\x00", "\ud800"])
+    def test_by_an_outcome_that_there_is_not(self, api, job, outcome):
+        response = api.get(url_of(job, "results/"), {"outcome": outcome.encode("utf-8", "replace")})
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert list(response.json()["errors"]) == ["outcome"]
+
+    def test_in_the_order_of_the_request_page_by_page(self, api):
+        ids = [f"unknown {number}" for number in (3, 1, 2, 5, 4)]
+        body = api.post("/api/osvi/sessions/close/", {"session_ids": ids}, format="json").json()
+        create_close_job(["another"])
+        url, listed, pages = f"{body['results']}?page_size=2&outcome=not_found", [], 0
+        while url:
+            page = api.get(url).json()
+            listed += [each["session_id"] for each in page["results"]]
+            url, pages = page["next"], pages + 1
+        assert (listed, pages) == (ids, 3)
+        assert len(api.get(page["previous"]).json()["results"]) == 2
+
+    @pytest.mark.parametrize("position", ["abc", "-1", "1.5", "\uff19", "9" * 19, "2026-01-01", ""])
+    @pytest.mark.parametrize("ending", ["", "results/"])
+    def test_a_cursor_that_makes_no_sense_is_a_404(self, api, job, position, ending):
+        cursor = b64encode(f"p={position}".encode()).decode()
+        url = url_of(job, ending) if ending else LIST
+        response = api.get(url, {"cursor": cursor})
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+    def test_a_page_has_an_end(self, api, staff):
+        job = create_close_job([f"x{number}" for number in range(201)], requested_by=staff)
+        assert len(results_of(api, job, page_size=1000)) == 200
+        assert len(results_of(api, job)) == 50
+
+    def test_the_queries_do_not_grow_with_the_rows(self, staff, django_assert_num_queries):
+        for number in (1, 30):
+            ids = [f"x{each}" for each in range(number)]
+            job = create_close_job([*ids, ChatSessionFactory()], requested_by=staff)
+            client = APIClient()
+            client.force_authenticate(type(staff).objects.get())
+            # The request's own transaction (2), what the caller may (2), the job, and its rows.
+            with django_assert_num_queries(6):
+                assert len(results_of(client, job)) == number + 1
+
+
+class TestList:
+    def test_newest_first_page_by_page(self, api, staff):
+        keys = [create_close_job(["x"], requested_by=staff).pk for _number in range(7)]
+        first = api.get(LIST, {"page_size": 5}).json()
+        assert [each["id"] for each in first["results"]] == keys[:1:-1]
+        second = api.get(first["next"]).json()
+        assert [each["id"] for each in second["results"]] == keys[1::-1]
+        assert second["next"] is None
+        assert len(api.get(second["previous"]).json()["results"]) == 5
+
+    def test_each_is_what_its_own_address_shows(self, api, job):
+        assert api.get(LIST).json()["results"] == [api.get(url_of(job)).json()]
+
+    def test_the_queries_do_not_grow_with_the_rows(self, staff, django_assert_num_queries):
+        for _time in range(2):
+            for _number in range(10):
+                create_close_job(["x"], requested_by=staff)
+            client = APIClient()
+            client.force_authenticate(type(staff).objects.get())
+            # The request's own transaction (2), what the caller may (2), and all the rows.
+            with django_assert_num_queries(5):
+                assert len(client.get(LIST).json()["results"]) >= 10
+
+
+class TestPermission:
+    @pytest.mark.parametrize("ending", [*READING, *WRITING])
+    def test_the_unknown_are_asked_who_they_are(self, job, ending):
+        client = APIClient()
+        method = client.post if ending in WRITING else client.get
+        assert method(url_of(job, ending)).status_code == 401
+        assert client.get(LIST).status_code == 401
+
+    @pytest.mark.parametrize("ending", [*READING, *WRITING])
+    @pytest.mark.parametrize("may", [(), ("view_chatsession", "close_chatsession")])
+    def test_others_jobs_are_not_there(self, somebody, job, ending, may):
+        client = somebody(*may)
+        method = client.post if ending in WRITING else client.get
+        response = method(url_of(job, ending))
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+        assert client.get(LIST).json()["results"] == []
+        job.refresh_from_db()
+        assert job.status == "queued"
+
+    def test_who_may_see_all_jobs_sees_others(self, somebody, job):
+        client = somebody("view_closejob")
+        assert client.get(url_of(job)).json()["id"] == job.pk
+        assert len(results_of(client, job)) == 3
+        assert [each["id"] for each in client.get(LIST).json()["results"]] == [job.pk]
+
+    @pytest.mark.parametrize("ending", WRITING)
+    def test_but_decides_only_with_the_permission_to_close(self, somebody, job, run, ending):
+        response = somebody("view_closejob").post(url_of(job, ending))
+        assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
+        assert response.json().keys() == {"detail", "code", "retryable"}
+        assert somebody("close_chatsession").post(url_of(job, "cancel/")).status_code == 200
+
+    @pytest.mark.parametrize("ending", [*READING, *WRITING])
+    def test_drafts_are_never_shown(self, api, staff, grant, ending):
+        grant(staff, "view_closejob")
+        draft = create_close_job([ChatSessionFactory()], requested_by=staff, draft=True)
+        method = api.post if ending in WRITING else api.get
+        assert method(url_of(draft, ending)).status_code == 404
+        assert api.get(LIST).json()["results"] == []
+        draft.refresh_from_db()
+        assert draft.status == "draft"
+
+
+class TestCancel:
+    def test_what_was_not_begun_is_given_up(self, api, job, run, osvi_sandbox):
+        response = api.post(url_of(job, "cancel/"))
+        body = response.json()
+        assert (response.status_code, body["status"]) == (200, "cancelled")
+        assert (body["total"], body["done"], body["cancelled"]) == (3, 0, 3)
+        assert body["finished_at"]
+        run(job)
+        assert osvi_sandbox.requests == []
+        assert {each["outcome"] for each in results_of(api, job)} == {"cancelled"}
+
+    def test_a_finished_one_stays_so(self, api, job, run):
+        run(job)
+        response = api.post(url_of(job, "cancel/"), {"whatever": 1}, format="json")
+        assert (response.status_code, response.json()["status"]) == (200, "completed")
+
+    @pytest.mark.django_db(transaction=True)
+    def test_hosts_with_atomic_requests_can_cancel(self, api, job, settings):
+        assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+        assert api.post(url_of(job, "cancel/")).json()["status"] == "cancelled"
+
+
+class TestRetry:
+    def test_what_failed_safely_becomes_a_new_job(self, api, job, run, osvi_sandbox, staff):
+        refused, lost, _closed = job.items.all()
+        osvi_sandbox.script(refused.asked_id, Status(403))
+        osvi_sandbox.script(lost.asked_id, Drop())
+        run(job)
+        response = api.post(url_of(job, "retry/"))
+        body = response.json()
+        url = f"http://testserver{LIST}{body['id']}/"
+        assert (response.status_code, response["Location"]) == (202, url)
+        assert response["Retry-After"] == "5"
+        assert (body["total"], body["note"], body["created_by"]) == (1, "Goodbye", "sam")
+        new = CloseJob.objects.get(pk=body["id"])
+        assert (new.retry_of, new.door) == (job, "rest")
+        run(body)
+        assert api.get(url).json()["status"] == "completed"
+        assert [each["session_id"] for each in results_of(api, new)] == [refused.asked_id]
+
+    def test_where_nothing_did_it_is_a_400(self, api, job, run):
+        run(job)
+        response = api.post(url_of(job, "retry/"))
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert "tried again" in response.json()["detail"]
+        assert CloseJob.objects.count() == 1
+
+    def test_others_jobs_are_retried_by_whoever_may(self, somebody, job, run, osvi_sandbox):
+        osvi_sandbox.script(job.items.first().asked_id, Status(403))
+        run(job)
+        client = somebody("view_closejob", "close_chatsession")
+        assert client.post(url_of(job, "retry/")).json()["created_by"] == "jo"
+
+
+@pytest.mark.parametrize("ending", WRITING)
+def test_a_session_cookie_needs_the_csrf_token(staff, job, ending):
+    client = APIClient(enforce_csrf_checks=True)
+    client.force_login(staff)
+    assert client.post(url_of(job, ending)).status_code == 403
+
+
+def test_inside_a_hosts_transaction_a_job_is_made_and_waits_for_the_commit(
+    api, osvi_sandbox, telling, django_capture_on_commit_callbacks
+):
+    session = mirror(osvi_sandbox)
+    with django_capture_on_commit_callbacks(execute=True) as callbacks, transaction.atomic():
+        response = api.post(
+            "/api/osvi/sessions/close/", {"session_ids": [session.session_id]}, format="json"
+        )
+        assert (response.status_code, told) == (202, [])
+    assert len(callbacks) == 1
+    assert told == [response.json()["id"]]
