@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from django.db import InterfaceError, OperationalError, connections
+from django.db import Error, InterfaceError, OperationalError, connections
 from django.utils import timezone
 
 from osvi_django.conf import InvalidSetting, close_task
@@ -22,6 +22,7 @@ from osvi_django.exceptions import OSVINotConfigured
 from osvi_django.models import CloseJob
 from osvi_django.services.jobs import run_close_job
 from osvi_django.services.ledger import find
+from osvi_django.transactions import kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +41,7 @@ class JobFailed(RuntimeError):
 
 def thread(job_id: int) -> None:
     """Run a job in a thread of this process, through all of its pauses."""
-    job_thread = _JobThread(job_id)
-    _threads.add(job_thread)
-    job_thread.start()
+    _JobThread(job_id).start()
 
 
 def immediate(job_id: int) -> None:
@@ -80,8 +79,8 @@ def take_turn(job_id: int, *, to_its_end: bool = False) -> float | None:
     try:
         with _stop_after(threading.TIMEOUT_MAX if to_its_end else TURN) as stop:
             return _run(job_id, stop)
-    except Exception as error:
-        logger.exception("close job %s failed in this process", job_id)
+    except Exception as error:  # noqa: BLE001  # raised again, below, in other words
+        _log_failure(job_id, error)
         problem = f"Close job {job_id} failed with {type(error).__name__}: the log says how."
     raise JobFailed(problem)
 
@@ -103,10 +102,17 @@ def _run(job_id: int, stop: threading.Event) -> float | None:
     try:
         wait = _due_in(find(job_id))
         return wait if wait is None or wait > 0 else _due_in(run_close_job(job_id, stop=stop))
-    except (OperationalError, InterfaceError):
+    except (OperationalError, InterfaceError) as error:
         # A database that is away will be back.
-        logger.exception("the database of close job %s is away", job_id)
+        logger.warning("the database of close job %s is away: %s", job_id, kind_of(error))
         return _DATABASE_AWAY
+
+
+def _log_failure(job_id: int, error: Exception) -> None:
+    """With a traceback, unless the error is the database's, whose words may quote a summary."""
+    told = (job_id, kind_of(error))
+    has_traceback = not isinstance(error, Error)
+    logger.error("close job %s failed in this process: %s", *told, exc_info=has_traceback)
 
 
 def _due_in(job: CloseJob) -> float | None:
@@ -128,11 +134,10 @@ class _JobThread(threading.Thread):
     def run(self) -> None:
         try:
             self._run_through_pauses()
-        except Exception:
-            logger.exception("close job %s failed in this process", self.job_id)
+        except Exception as error:  # noqa: BLE001  # nobody else would hear of it
+            _log_failure(self.job_id, error)
         finally:
             connections.close_all()
-            _threads.discard(self)
 
     def _run_through_pauses(self) -> None:
         wait: float | None = 0.0
@@ -141,13 +146,10 @@ class _JobThread(threading.Thread):
             connections.close_all()  # a pause may be long
 
 
-_threads: Final[set[_JobThread]] = set()
-
-
 @atexit.register
 def _end_threads() -> None:
     """Let answers that are under way come home: there may be no second time for them."""
-    threads = list(_threads)
+    threads = [each for each in threading.enumerate() if isinstance(each, _JobThread)]
     for each in threads:
         each.stop.set()
     for each in threads:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from osvi_django import executors
@@ -10,6 +12,11 @@ from osvi_django.services.jobs import create_close_job
 from tests.mirroring import mirror
 
 PATIENCE = 20  # seconds for anything that is waited for
+
+
+def job_threads():
+    """The threads of this process that run jobs just now."""
+    return [each for each in threading.enumerate() if each.name.startswith("osvi-job-")]
 
 
 @pytest.fixture
@@ -28,7 +35,7 @@ def no_thread_is_left():
     """Whatever a test started is ended before its database goes."""
     yield
     executors._end_threads()
-    assert not executors._threads
+    assert not job_threads()
 
 
 @pytest.fixture
@@ -37,7 +44,7 @@ def run_through():
 
     def _run_through(job):
         executors.thread(job.pk)
-        for each in list(executors._threads):
+        for each in job_threads():
             each.join(PATIENCE)
         return CloseJob.objects.get(pk=job.pk)
 

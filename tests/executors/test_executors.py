@@ -13,14 +13,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from django.db import InterfaceError, OperationalError, connection, connections
+from django.db import DataError, InterfaceError, OperationalError, connection, connections
 from django.utils import timezone
 
 from osvi_django import executors
 from osvi_django.exceptions import OSVINotConfigured
 from osvi_django.models import ChatSession, CloseJob, SessionSummary
 from osvi_django.services.jobs import cancel_close_job, create_close_job, run_close_job
-from tests.executors.conftest import PATIENCE
+from tests.executors.conftest import PATIENCE, job_threads
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "sandbox-token-16, and what the customer said"
@@ -77,7 +77,7 @@ class TestThread:
         began = time.monotonic()
         executors.thread(job_of(1).pk)
         assert time.monotonic() - began < 0.4
-        assert all(each.daemon for each in executors._threads)
+        assert [each.daemon for each in job_threads()] == [True]
 
     def test_it_goes_on_after_a_pause(self, job_of, runs, run_through):
         def pause(job_id, stop):
@@ -97,7 +97,7 @@ class TestThread:
         executors.thread(job.pk)
         time.sleep(0.3)
         assert seen == []
-        assert executors._threads
+        assert job_threads()
 
     def test_its_connections_are_closed(self, job_of, runs, run_through):
         used = []
@@ -115,22 +115,31 @@ class TestThread:
     ):
         monkeypatch.setattr(executors, "_DATABASE_AWAY", 0.01)
         job = job_of(1)
-        seen = runs(OperationalError(), InterfaceError(), lambda *_: CloseJob(status="draft"))
+        errors = (OperationalError(SECRET), InterfaceError(SECRET))
+        seen = runs(*errors, lambda *_: CloseJob(status="draft"))
         run_through(job)
         assert seen == [job.pk] * 3
-        assert f"the database of close job {job.pk} is away" in caplog.text
+        assert f"the database of close job {job.pk} is away: OperationalError" in caplog.text
+        assert SECRET not in caplog.text
 
     def test_a_broken_job_is_logged(self, job_of, runs, run_through, caplog):
         job = job_of(1)
         runs(ValueError("broken"))
         run_through(job)
-        assert [f"close job {job.pk} failed in this process"] == [
-            record.getMessage() for record in caplog.records if record.levelno == logging.ERROR
-        ]
+        [record] = [each for each in caplog.records if each.levelno == logging.ERROR]
+        assert record.getMessage() == f"close job {job.pk} failed in this process: ValueError"
+        assert record.exc_info
+
+    def test_the_words_of_a_database_are_not_logged(self, job_of, runs, run_through, caplog):
+        job = job_of(1)
+        runs(DataError(SECRET))
+        run_through(job)
+        assert f"close job {job.pk} failed in this process: DataError" in caplog.text
+        assert SECRET not in caplog.text
 
     def test_a_job_that_is_not_there_is_logged(self, transactional_db, run_through, caplog):
         executors.thread(4711)
-        for each in list(executors._threads):
+        for each in job_threads():
             each.join(PATIENCE)
         assert "close job 4711 failed" in caplog.text
 
@@ -182,7 +191,7 @@ def test_a_process_that_exits_stores_what_is_under_way(job_of, osvi_sandbox, set
     )
     assert (process.returncode, process.stderr) == (0, "")
     job.refresh_from_db()
-    assert job.status == "running"
+    assert not job.is_finished
     assert 0 < job.succeeded == stored() == len(osvi_sandbox.answered_summaries) < 100
     assert not ChatSession.objects.filter(status__in=("closing", "unconfirmed")).exists()
     assert not job.items.filter(outcome="closing").exists()
