@@ -21,8 +21,8 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from http.client import HTTPException, HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
@@ -38,6 +38,26 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, InvalidHeader
 
 from osvi_django import __version__
+from osvi_django.answers import (
+    Answer,
+    ClosedSession,
+    RemoteSession,
+    Reply,
+    StartedSession,
+    SupportAnswer,
+    read_active,
+    read_active_ids,
+    read_all_active,
+    read_closed,
+    read_context,
+    read_created,
+    read_paused,
+    read_reply,
+    read_started,
+    read_support,
+    says_none,
+    storable,
+)
 from osvi_django.conf import (
     DEFAULT_ACCOUNT,
     DEFAULTS,
@@ -50,20 +70,15 @@ from osvi_django.conf import (
 )
 from osvi_django.exceptions import (
     InvalidInput,
-    OSVIBadAnswer,
     OSVIError,
     OSVINoAnswer,
     OSVINotConfigured,
-    OSVIRejected,
-    OSVIThrottled,
-    OSVIUnauthorized,
     OSVIUnreachable,
 )
 
 logger = logging.getLogger(__name__)
 
 MAX_BODY: Final = 2_000_000  # bytes, decoded
-MAX_REASON: Final = 300  # characters of the vendor's own words
 MAX_RETRY_AFTER: Final = 21_600  # seconds: urllib3 believes no more either
 _CHUNK: Final = 65_536  # bytes
 _ACTIVE_PATH: Final = "/v1/chat/session/active?"
@@ -73,10 +88,6 @@ _CLOSE_PATHS: Final = {
     "v1": "/v1/chat/session/{id}/support",
 }
 
-# PostgreSQL stores no U+0000, and UTF-8 knows no half of a surrogate pair.
-_NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
-# Terminals obey these, and some make the text around them read backwards.
-_CONTROL = re.compile("[\x01-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # Only what surely was not sent is tried again: a connection that never came about.
 _RETRY = Retry(
     total=2,
@@ -88,41 +99,6 @@ _RETRY = Retry(
     backoff_factor=0.1,
     respect_retry_after_header=False,  # it would repeat a GET
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What OSVI answered, as it came: nothing in it has been read, checked or believed.
-
-    ``body``: decoded bytes, at most ``MAX_BODY``; ``truncated``: there was more of it;
-    ``retry_after``: seconds, from the header of that name.
-    """
-
-    status: int
-    body: bytes = field(repr=False)
-    truncated: bool = False
-    retry_after: float | None = None
-
-    @property
-    def text(self) -> str:
-        """The body as text that every database can store."""
-        return storable(self.body.decode("utf-8", errors="replace"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClosedSession:
-    """OSVI says that the session is closed; ``summary`` is None where it sent none."""
-
-    session_id: str
-    summary: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActiveSession:
-    """A session that OSVI has open; ``status`` is OSVI's word for how."""
-
-    session_id: str
-    status: str
 
 
 class OSVIClient:
@@ -204,12 +180,43 @@ class OSVIClient:
             raise InvalidInput(problem, field="agent_uuid")
         return self._send("POST", path, {"agent_uuid": agent_uuid})
 
-    def active_session(self, customer_id: str, *, agent_uuid: str) -> ActiveSession | None:
+    def create_session(
+        self,
+        *,
+        agent_uuid: str,
+        customer_id: str,
+        input_fields: Mapping[str, Any] | None = None,
+        context: Sequence[str] = (),
+    ) -> RemoteSession:
+        """Start a session; OSVI first closes what the customer has open with this agent.
+
+        ``input_fields``: what the agent shall know of the customer, as JSON takes it; ``context``:
+        texts, of which OSVI keeps the last five. Raises what ``close_session`` raises.
+        """
+        payload: dict[str, Any] = {
+            "agent_uuid": _required("agent_uuid", agent_uuid),
+            "customer_id": _required("customer_id", customer_id),
+        }
+        if input_fields:
+            payload["input_fields"] = _json_object("input_fields", input_fields)
+        if context:
+            payload["context"] = [_required("context", each) for each in context]
+        return read_created(self._send("POST", "/v1/chat/session", payload))
+
+    def active_session(self, customer_id: str, *, agent_uuid: str) -> RemoteSession | None:
         """The session that a customer has open with an agent, or None.
 
         Raises what ``close_session`` raises; nothing is changed by asking.
         """
-        return _read_active(self._send_active(customer_id, agent_uuid=storable(agent_uuid)))
+        return read_active(self._send_active(customer_id, agent_uuid=storable(agent_uuid)))
+
+    def active_sessions(self, customer_id: str) -> dict[str, RemoteSession]:
+        """All sessions that a customer has open, by the UUIDs of the agents.
+
+        Raises what ``close_session`` raises; nothing is changed by asking.
+        """
+        answer = self._send_active(customer_id)
+        return {} if self._says_surely_none(answer) else read_all_active(answer)
 
     def active_session_ids(self, customer_id: str) -> frozenset[str]:
         """The ids of all sessions that a customer has open, with whichever agent.
@@ -217,16 +224,98 @@ class OSVIClient:
         Raises what ``close_session`` raises; nothing is changed by asking.
         """
         answer = self._send_active(customer_id)
+        return frozenset() if self._says_surely_none(answer) else read_active_ids(answer)
+
+    def inbound(
+        self, *, agent_uuid: str, customer_id: str, content: str, session_id: str = ""
+    ) -> Reply:
+        """Hand over what a customer wrote, and return what the agent answers.
+
+        Without ``session_id`` it goes to what the customer has open with this agent, or begins a
+        session. Raises what ``close_session`` raises.
+        """
+        answer = self.send_inbound(
+            agent_uuid=agent_uuid, customer_id=customer_id, content=content, session_id=session_id
+        )
+        return read_reply(answer, session_id)
+
+    def send_inbound(
+        self, *, agent_uuid: str, customer_id: str, content: str, session_id: str = ""
+    ) -> Answer:
+        """Send a customer's message and return the answer unread; ``read_reply`` reads it."""
+        payload = {
+            "agent_uuid": _required("agent_uuid", agent_uuid),
+            "customer_id": _required("customer_id", customer_id),
+            "content": _required("content", content),
+        }
+        if session_id:
+            payload["session_id"] = session_id
+        return self._send("POST", "/v1/chat/inbound", payload)
+
+    def inject_context(self, session_id: str, context: str) -> tuple[str, ...]:
+        """Add to what the agent knows of a session, and return all that OSVI keeps of it.
+
+        Raises what ``close_session`` raises.
+        """
+        return read_context(self.send_context(session_id, context))
+
+    def send_context(self, session_id: str, context: str) -> Answer:
+        """Add to a session's context and return the answer unread; ``read_context`` reads it."""
+        path = f"/v1/chat/session/{_quoted(session_id)}/inject_context"
+        return self._send("POST", path, {"context": _required("context", context)})
+
+    def support(self, session_id: str, *, command: str = "", message: str = "") -> SupportAnswer:
+        """Give a support command: ``takeover``, ``tell``, ``whisper`` or ``end``.
+
+        A ``message`` without a command goes to the customer. ``close_session`` closes. Raises what
+        that raises.
+        """
+        answer = self.send_support(session_id, command=command, message=message)
+        return read_support(answer, session_id)
+
+    def send_support(self, session_id: str, *, command: str = "", message: str = "") -> Answer:
+        """Give a support command and return the answer unread; ``read_support`` reads it."""
+        given = {"command": command, "message": message}
+        payload = {name: value for name, value in given.items() if value}
+        if not payload:
+            raise InvalidInput("message is missing, and so is command.", field="message")
+        path = f"/v1/chat/session/{_quoted(session_id)}/support"
+        return self._send("POST", path, payload)
+
+    def start_legacy_session(self, *, agent_uuid: str, person_name: str = "") -> StartedSession:
+        """Start a session in the legacy dialect. Raises what ``close_session`` raises."""
+        payload: dict[str, Any] = {"agent_uuid": _required("agent_uuid", agent_uuid)}
+        if person_name:
+            payload["metadata"] = {"person_name": person_name}
+        return read_started(self._send("POST", "/chat_sessions", payload))
+
+    def send_legacy_message(self, session_id: str, *, agent_uuid: str, message: str) -> Reply:
+        """Send a customer's message in the legacy dialect, and return what the agent answers.
+
+        Raises what ``close_session`` raises.
+        """
+        payload = {
+            "agent_uuid": _required("agent_uuid", agent_uuid),
+            "chat_session_id": _required("session_id", session_id),
+            "message": _required("message", message),
+        }
+        return read_reply(self._send("POST", "/chat_messages/send_message", payload), session_id)
+
+    def pause_legacy_session(self, session_id: str, *, agent_uuid: str) -> None:
+        """Let a session rest, in the legacy dialect. Raises what ``close_session`` raises."""
+        path = f"/chat_sessions/{_quoted(session_id)}/pause_session"
+        read_paused(self._send("POST", path, {"agent_uuid": _required("agent_uuid", agent_uuid)}))
+
+    def _says_surely_none(self, answer: Answer) -> bool:
         # Below a mistaken path of the base URL all is answered 404; without a path it means: none.
-        if _says_none(answer) and not urlsplit(self.base_url).path:
-            return frozenset()
-        return _read_active_ids(answer)
+        return says_none(answer) and not urlsplit(self.base_url).path
 
     def _send_active(self, customer_id: str, **agent: str) -> Answer:
-        if _NOT_STORABLE.search(customer_id):
+        if storable(customer_id) != customer_id:
             problem = "customer_id is not an id that can be sent: use the one that OSVI gave."
             raise InvalidInput(problem, field="customer_id")
-        return self._send("GET", _ACTIVE_PATH + urlencode({"customer_id": customer_id, **agent}))
+        query = {"customer_id": customer_id, **agent}
+        return self._send("GET", _ACTIVE_PATH + urlencode(query))
 
     def _send(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Answer:
         """The one funnel that every call passes."""
@@ -290,101 +379,32 @@ class OSVIClient:
         raise OSVINotConfigured(problem)
 
 
-def read_closed(answer: Answer, session_id: str) -> ClosedSession:
-    """Check OSVI's answer to a close, of either dialect, and return what it says.
-
-    Raises ``OSVIRejected`` and its kinds, ``OSVIBadAnswer`` and ``OSVINoAnswer``.
-    """
-    data = _read_data(answer)
-    summary = data.get("summary")
-    if summary is not None and not isinstance(summary, str):
-        raise OSVIBadAnswer(status=answer.status)
-    # The vendor promises no key of the two, and a summary must not be lost over the other.
-    if data.get("session_id", session_id if summary else None) != session_id:
-        raise OSVIBadAnswer(status=answer.status)
-    summary = storable(summary or "").strip()
-    return ClosedSession(session_id=session_id, summary=summary or None)
-
-
-def _says_none(answer: Answer) -> bool:
-    """Whether OSVI itself, and no gateway, answered 404."""
-    return answer.status == 404 and _read_envelope(answer).get("success") is False
-
-
-def _read_active(answer: Answer) -> ActiveSession | None:
-    if _says_none(answer):
-        return None
-    data = _read_data(answer)
-    session_id, status = data.get("id"), data.get("status")
-    if not isinstance(session_id, str) or not isinstance(status, str):
-        raise OSVIBadAnswer(status=answer.status)
-    # Nothing but an open one is asked for; whoever sends a closed one says that none is open.
-    return ActiveSession(session_id=session_id, status=status) if status != "closed" else None
-
-
-def _read_active_ids(answer: Answer) -> frozenset[str]:
-    """The ids in an object of session objects, keyed by agent."""
-    sessions = [each for each in _read_data(answer).values() if isinstance(each, dict)]
-    return frozenset(each["id"] for each in sessions if isinstance(each.get("id"), str))
-
-
 def _reader(token: str | Callable[[], str]) -> Callable[[], str]:
     return token if callable(token) else lambda: token
 
 
-def storable(text: str) -> str:
-    """``text`` with each character that some database cannot store replaced by U+FFFD."""
-    return _NOT_STORABLE.sub("\ufffd", text)
+def _required(name: str, text: str) -> str:
+    """A text that can be sent, and stored by whoever gets it."""
+    if not isinstance(text, str) or not text.strip() or storable(text) != text:
+        problem = f"{name} is missing, or has a character that cannot be sent."
+        raise InvalidInput(problem, field=name)
+    return text
 
 
-def _read_data(answer: Answer) -> dict[str, Any]:
-    """``data`` of the envelope; an error of the right kind where there is none."""
-    envelope = _read_envelope(answer)
-    if error := _refusal(answer, envelope):
-        raise error
-    data = envelope.get("data")
-    if envelope.get("success") is not True or not isinstance(data, dict):
-        raise OSVIBadAnswer(status=answer.status)
-    return data
-
-
-def _read_envelope(answer: Answer) -> dict[str, Any]:
+def _json_object(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """An object that can be sent: NaN, a date or a set cannot."""
     try:
-        envelope = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return {}
-    # What was cut off at the cap is no answer, even where it happens to be whole JSON.
-    return envelope if isinstance(envelope, dict) and not answer.truncated else {}
-
-
-def _refusal(answer: Answer, envelope: dict[str, Any]) -> OSVIError | None:
-    """The error that this answer is, or None where it claims success."""
-    status, said_no = answer.status, envelope.get("success") is False
-    reason = _reason(envelope)
-    if status == 401:
-        return OSVIUnauthorized(status=status, reason=reason)
-    if status == 429 or (status == 503 and (said_no or answer.retry_after is not None)):
-        return OSVIThrottled(status=status, reason=reason, retry_after=answer.retry_after)
-    if status >= 500:
-        # A gateway's 502 hides whether OSVI got the request, and OSVI's own 500 how far it came.
-        return OSVINoAnswer(status=status, reason=reason, retry_after=answer.retry_after)
-    if status >= 400 or (said_no and status == 200):
-        return OSVIRejected(status=status, reason=reason or f"HTTP {status}")
-    return None if 200 <= status < 300 else OSVIBadAnswer(status=status)
-
-
-def _reason(envelope: dict[str, Any]) -> str:
-    """The vendor's own short words: ``error`` of a 401, ``errors`` of the others."""
-    errors = envelope.get("errors")
-    said = [envelope.get("error"), *(errors if isinstance(errors, list) else [])]
-    words = " ".join(word for word in said if isinstance(word, str))
-    return storable(" ".join(_CONTROL.sub(" ", words).split()))[:MAX_REASON]
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        problem = f"{name} has something that JSON does not: use texts, numbers, lists and such."
+        raise InvalidInput(problem, field=name) from None
+    return dict(value)
 
 
 def _quoted(session_id: str) -> str:
     """The id as one segment of a path, whatever it is made of."""
     # URLs lose these two segments on their way, quoted or not.
-    if not session_id or session_id in {".", ".."} or _NOT_STORABLE.search(session_id):
+    if not session_id or session_id in {".", ".."} or storable(session_id) != session_id:
         problem = "session_id is not an id that can be sent: use the one that OSVI gave."
         raise InvalidInput(problem, field="session_id")
     return quote(session_id, safe="")

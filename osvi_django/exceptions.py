@@ -168,6 +168,9 @@ class OSVIBadAnswer(OSVIError):
         "OSVI's answer could not be understood, so this session may or may not be closed. "
         "The answer is kept here; look the session up at OSVI before you do anything else."
     )
+    lacking: ClassVar[str | Promise] = _(
+        "OSVI's answer cannot be used: its “%(field)s” is missing, or is not what OSVI documents."
+    )
 
 
 class OSVINoAnswer(OSVIError):

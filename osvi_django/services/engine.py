@@ -24,7 +24,7 @@ from typing import Final, TypeVar
 
 from django.db import Error, InterfaceError, OperationalError, router
 
-from osvi_django.client import Answer, read_closed
+from osvi_django.answers import Answer, read_closed
 from osvi_django.exceptions import (
     CloseInProgress,
     NotAllowed,

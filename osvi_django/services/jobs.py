@@ -20,7 +20,7 @@ from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from osvi_django.client import storable
+from osvi_django.answers import storable
 from osvi_django.conf import executor
 from osvi_django.exceptions import InvalidInput, NotAllowed, SessionNotFound
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem

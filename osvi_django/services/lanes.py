@@ -16,7 +16,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Final
 
-from osvi_django.client import Answer, OSVIClient
+from osvi_django.answers import Answer
+from osvi_django.client import OSVIClient
 from osvi_django.conf import CALLS_PER_CLOSE, Account, InvalidSetting
 from osvi_django.exceptions import (
     OSVIBadAnswer,

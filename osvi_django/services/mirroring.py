@@ -8,7 +8,7 @@ from django.db import router
 from django.db.models import Model, QuerySet
 from django.utils.translation import gettext as _
 
-from osvi_django.client import storable
+from osvi_django.answers import storable
 from osvi_django.exceptions import InvalidInput
 from osvi_django.models import ID_MAX_LENGTH, ChatAgent, ChatSession
 

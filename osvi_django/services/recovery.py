@@ -24,7 +24,8 @@ from django.db.models import Q
 from django.utils.translation import gettext as _
 
 from osvi_django import spool
-from osvi_django.client import Answer, OSVIClient, read_closed
+from osvi_django.answers import Answer, read_closed
+from osvi_django.client import OSVIClient
 from osvi_django.conf import Account, InvalidSetting, account_aliases
 from osvi_django.exceptions import (
     AnswerNotStored,

@@ -36,7 +36,8 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from osvi_django import spool
-from osvi_django.client import Answer, ClosedSession, OSVIClient, read_closed, storable
+from osvi_django.answers import Answer, ClosedSession, read_closed, storable
+from osvi_django.client import OSVIClient
 from osvi_django.conf import DEFAULTS, Account, InvalidSetting
 from osvi_django.exceptions import (
     AnswerNotStored,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from osvi_django.client import ActiveSession, OSVIClient
+from osvi_django.client import OSVIClient
 from osvi_django.exceptions import (
     InvalidInput,
     OSVIBadAnswer,
@@ -34,10 +34,11 @@ def session(**data):
 @pytest.mark.parametrize("customer_id", ["+1 555", "a&b=c#d/e?f", "%2B", "été \U0001f600", ""])
 def test_the_open_session_of_a_customer_is_found(osvi, ask, customer_id):
     osvi.add_session("s-1", agent_uuid="agent_1", customer_id=customer_id or "nobody")
-    expected = ActiveSession(session_id="s-1", status="active") if customer_id else None
     if not customer_id:
         osvi.script(None, Status(404))
-    assert ask(osvi.url, customer_id) == expected
+    found = ask(osvi.url, customer_id)
+    told = found and (found.session_id, found.status, found.customer_id)
+    assert told == (("s-1", "active", customer_id) if customer_id else None)
     (request,) = osvi.requests
     assert (request.method, request.path) == ("GET", "/v1/chat/session/active")
     query = {"customer_id": customer_id, "agent_uuid": "agent_1"}

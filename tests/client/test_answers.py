@@ -11,13 +11,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from osvi_django.client import (
+from osvi_django.answers import (
     MAX_REASON,
-    MAX_RETRY_AFTER,
     Answer,
     ClosedSession,
     read_closed,
 )
+from osvi_django.client import MAX_RETRY_AFTER
 from osvi_django.exceptions import (
     OSVIBadAnswer,
     OSVIError,

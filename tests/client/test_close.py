@@ -13,7 +13,8 @@ from django.test import override_settings
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from osvi_django.client import ClosedSession, OSVIClient, storable
+from osvi_django.answers import ClosedSession, storable
+from osvi_django.client import OSVIClient
 from osvi_django.exceptions import InvalidInput, OSVINotConfigured
 from osvi_django.testing import MISSING, OddSummary
 from tests.client.conftest import TOKEN

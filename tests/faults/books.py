@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from osvi_django.client import storable
+from osvi_django.answers import storable
 from tests.faults import timing
 from tests.faults.clients import Told
 from tests.faults.osvi import Ask

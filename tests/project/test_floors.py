@@ -17,6 +17,7 @@ ROOMS = (
     "urls",
     *("admin", "rest", "management", "executors", "tasks", "services"),
     *("client", "models", "checks", "transactions", "spool"),
+    "answers",
     *("conf", "exceptions", "signals"),
 )
 
