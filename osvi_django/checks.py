@@ -15,6 +15,8 @@ osvi_django.E011   ``SPOOL_DIR``
 osvi_django.E012   ``DATABASE_PATIENCE``
 osvi_django.E013   ``OSVI_EXECUTOR``, or what it needs
 osvi_django.E014   ``OSVI_BULK_LIMIT``
+osvi_django.E015   ``KEEP_TEXTS``
+osvi_django.E016   ``SUMMARIZER``
 =================  ==========================================================
 """
 
@@ -119,6 +121,8 @@ _CHECKS: Final[dict[str, tuple[str, Callable[[Account], object]]]] = {
     "LEASE": ("osvi_django.E010", lambda account: account.lease),
     "SPOOL_DIR": ("osvi_django.E011", lambda account: account.spool_dir),
     "DATABASE_PATIENCE": ("osvi_django.E012", lambda account: account.database_patience),
+    "KEEP_TEXTS": ("osvi_django.E015", lambda account: account.keep_texts),
+    "SUMMARIZER": ("osvi_django.E016", lambda account: account.summarizer),
 }
 
 _SITE_CHECKS: Final[dict[str, tuple[str, Callable[[], object]]]] = {

@@ -29,8 +29,10 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "DEADLINE": 90,
     "CONCURRENCY": 16,
     "DATABASE_PATIENCE": 20,
+    "KEEP_TEXTS": 90,
     "LEASE": None,
     "SPOOL_DIR": None,
+    "SUMMARIZER": None,
 }
 KEYS: Final = frozenset({"API_TOKEN", *DEFAULTS})
 DEFAULT_EXECUTOR: Final = "osvi_django.executors.thread"
@@ -44,6 +46,7 @@ WRITES_PER_CLOSE: Final = 2
 LEASE_MARGIN: Final = 20  # seconds
 # Sockets and dates overflow far beyond a day, and nobody waits that long for a close.
 MAX_SECONDS: Final = 86_400
+MAX_DAYS: Final = 36_500
 
 _DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 # The vendor: "16-character API token".
@@ -134,6 +137,26 @@ class Account:
             hint = "Name a directory that outlives a restart, and that this user alone may read."
             raise self.invalid("SPOOL_DIR", "is not an absolute path", hint)
         return Path(value)
+
+    @property
+    def keep_texts(self) -> float | None:
+        """Days for which the texts of support actions are kept; None: for good."""
+        days: float | None = self._get("KEEP_TEXTS")
+        is_number = isinstance(days, int | float) and not isinstance(days, bool)
+        if days is None or (is_number and 0 <= days <= MAX_DAYS):
+            return days
+        hint = "90 is the default; None keeps them for good."
+        raise self.invalid("KEEP_TEXTS", "is neither a number of days nor None", hint)
+
+    @property
+    def summarizer(self) -> Callable[[Any], str | None] | None:
+        """What writes a summary where OSVI provides none; None: nothing does."""
+        source = self._get("SUMMARIZER")
+        found, problem = _import(source) if isinstance(source, str) else (source, "")
+        if problem or not (found is None or callable(found)):
+            hint = "Name a function that takes a ChatSession and returns a text or None."
+            raise self.invalid("SUMMARIZER", problem or "cannot be called", hint)
+        return found
 
     @property
     def concurrency(self) -> int:

@@ -6,6 +6,8 @@
     ├── NotAllowed              permission_denied   the person may not do this
     ├── SessionNotFound         not_found           no such session in this database
     ├── CloseInProgress         close_in_progress   somebody else is closing it right now
+    ├── SessionClosed           session_closed      nothing more can be done in it
+    ├── WrongMode               wrong_mode          the agent, or a human, has the conversation
     ├── OSVIUnreachable         unreachable         nothing was sent: safe to repeat
     ├── OSVIRejected            rejected            OSVI answered no: the session is as it was
     │   ├── OSVIUnauthorized    unauthorized        OSVI refused this site's API token
@@ -24,6 +26,7 @@ again as it is; ``str(error)`` is one plain sentence or two: what happened, and 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Final
 
 from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
@@ -53,6 +56,9 @@ class OSVIError(Exception):
     code: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
     message: ClassVar[str | Promise] = _("Something went wrong with OSVI.")
+    # What to say where it was not a close that went wrong.
+    elsewhere: ClassVar[str | Promise] = ""
+    action: Any = None
 
     def __init__(
         self,
@@ -121,6 +127,23 @@ class CloseInProgress(OSVIError):
     message = _("This chat session is being closed right now. Look again in a moment.")
 
 
+class SessionClosed(OSVIError):
+    """The session is closed, or being closed, so that nothing more can be done in it."""
+
+    code = "session_closed"
+    message = _("This chat session is closed, so nothing was sent.")
+
+
+class WrongMode(OSVIError):
+    """What was asked for takes the other mode: a human has taken over, or has not."""
+
+    code = "wrong_mode"
+    message = _(
+        "Only somebody who has taken over can write to the customer, so nothing was sent: "
+        "take over first."
+    )
+
+
 class OSVIUnreachable(OSVIError):
     """No connection: nothing was sent, so the same call may be made again."""
 
@@ -130,6 +153,7 @@ class OSVIUnreachable(OSVIError):
         "OSVI could not be reached, so nothing was sent and the session is as it was. "
         "Try again in a moment."
     )
+    elsewhere = _("OSVI could not be reached, so nothing was sent. Try again in a moment.")
 
 
 class OSVIRejected(OSVIError):
@@ -137,6 +161,7 @@ class OSVIRejected(OSVIError):
 
     code = "rejected"
     message = _("OSVI refused to close this session, so it is as it was.")
+    elsewhere = _("OSVI refused this, so nothing was done.")
 
 
 class OSVIUnauthorized(OSVIRejected):
@@ -145,6 +170,10 @@ class OSVIUnauthorized(OSVIRejected):
     code = "unauthorized"
     message = _(
         "OSVI refused this site's API token, so the session is as it was. "
+        "Ask whoever runs this site to check the token."
+    )
+    elsewhere = _(
+        "OSVI refused this site's API token, so nothing was done. "
         "Ask whoever runs this site to check the token."
     )
 
@@ -158,6 +187,7 @@ class OSVIThrottled(OSVIRejected):
         "OSVI is busy and did not take the request, so the session is as it was. "
         "Try again in a moment."
     )
+    elsewhere = _("OSVI is busy and did not take the request. Try again in a moment.")
 
 
 class OSVIBadAnswer(OSVIError):
@@ -171,6 +201,10 @@ class OSVIBadAnswer(OSVIError):
     lacking: ClassVar[str | Promise] = _(
         "OSVI's answer cannot be used: its “%(field)s” is missing, or is not what OSVI documents."
     )
+    elsewhere = _(
+        "OSVI's answer could not be understood, so this may or may not have been done. "
+        "Look at the conversation at OSVI before you repeat it."
+    )
 
 
 class OSVINoAnswer(OSVIError):
@@ -180,6 +214,10 @@ class OSVINoAnswer(OSVIError):
     message = _(
         "OSVI may have closed this session; its answer was lost on the way. "
         "It is not sent a second time by itself: recovery asks OSVI whether the session is closed."
+    )
+    elsewhere = _(
+        "OSVI may have done this; its answer was lost on the way, and it is not repeated by "
+        "itself. Look at the conversation at OSVI before you do."
     )
 
 
@@ -198,6 +236,7 @@ class OSVINotConfigured(ImproperlyConfigured):
     code: ClassVar[str] = "not_configured"
     retryable: ClassVar[bool] = False
     attempt: Any = None
+    action: Any = None
 
     def __str__(self) -> str:
         sentence = _(
@@ -205,6 +244,17 @@ class OSVINotConfigured(ImproperlyConfigured):
             "Ask whoever runs it to mend the settings: %(problem)s"
         )
         return sentence % {"problem": super().__str__()}
+
+
+@contextmanager
+def not_a_close() -> Iterator[None]:
+    """Around calls that close nothing: errors say so."""
+    try:
+        yield
+    except OSVIError as error:
+        if not any(error.args):
+            error.args = (error.elsewhere,)
+        raise
 
 
 def describe(code: str, reason: str = "") -> str:

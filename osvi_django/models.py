@@ -30,8 +30,19 @@ class ChatAgent(models.Model):
         default=DEFAULT_ACCOUNT,
         help_text=_("The entry of the OSVI setting whose token speaks for this agent."),
     )
-    uuid = models.CharField(
-        _("agent UUID"), max_length=ID_MAX_LENGTH, help_text=_("OSVI's own id of the agent.")
+    # Null and not "", of which there could be one in an account: session objects do not have it.
+    uuid = models.CharField(  # noqa: DJ001
+        _("agent UUID"),
+        max_length=ID_MAX_LENGTH,
+        null=True,
+        blank=True,
+        help_text=_("OSVI's own id of the agent."),
+    )
+    number = models.BigIntegerField(
+        _("agent number"),
+        null=True,
+        blank=True,
+        help_text=_("OSVI's number of the agent, which its session objects have."),
     )
     name = models.CharField(_("name"), max_length=255, blank=True)
 
@@ -41,10 +52,11 @@ class ChatAgent(models.Model):
         ordering = ("name", "uuid")
         constraints = (
             models.UniqueConstraint(fields=("account", "uuid"), name="osvi_agent_per_account"),
+            models.UniqueConstraint(fields=("account", "number"), name="osvi_agent_number"),
         )
 
     def __str__(self) -> str:
-        return self.name or self.uuid
+        return self.name or self.uuid or str(_("Agent %(number)s") % {"number": self.number})
 
 
 class ChatSession(models.Model):
@@ -116,8 +128,20 @@ class ChatSession(models.Model):
         choices=SummaryStatus.choices,
         default=SummaryStatus.PENDING,
     )
+    summarizer_error = models.CharField(
+        _("why this site wrote no summary"), max_length=100, blank=True, editable=False
+    )
     started_at = models.DateTimeField(_("started"), default=timezone.now)
     closed_at = models.DateTimeField(_("closed"), null=True, blank=True)
+    osvi_updated_at = models.DateTimeField(
+        _("changed at OSVI"),
+        null=True,
+        blank=True,
+        help_text=_("When OSVI last changed it, as far as OSVI has told: older news is ignored."),
+    )
+    synced_at = models.DateTimeField(
+        _("looked up"), null=True, blank=True, help_text=_("When OSVI was last asked about it.")
+    )
     lease_until = models.DateTimeField(
         _("lease until"),
         null=True,
@@ -133,7 +157,10 @@ class ChatSession(models.Model):
         verbose_name = _("chat session")
         verbose_name_plural = _("chat sessions")
         ordering = ("-started_at", "-id")
-        permissions = (("close_chatsession", _("Can close chat session")),)
+        permissions = (
+            ("close_chatsession", _("Can close chat session")),
+            ("operate_chatsession", _("Can operate chat session")),
+        )
         # One for each way that the lists are filtered, in the order in which they are shown.
         indexes = (
             models.Index(fields=("-started_at", "-id"), name="osvi_session_newest"),
@@ -259,6 +286,83 @@ class CloseAttempt(models.Model):
 
     def __str__(self) -> str:
         return f"{self.session}: {self.get_outcome_display()}"
+
+
+class SupportAction(models.Model):
+    """What somebody did in a session through this site: said, guided, took over, handed back.
+
+    Written before anything is sent. Its texts are people's words, and are kept only as long as the
+    setting ``KEEP_TEXTS`` says.
+    """
+
+    class Kind(models.TextChoices):
+        """What was done; the first four are OSVI's own commands."""
+
+        TAKE_OVER = "takeover", _("took over")
+        TELL = "tell", _("told the agent")
+        WHISPER = "whisper", _("whispered to the agent")
+        HAND_BACK = "end", _("handed back")
+        MESSAGE = "message", _("wrote to the customer")
+        CONTEXT = "context", _("added context")
+        INBOUND = "inbound", _("the customer wrote")
+
+    class Outcome(models.TextChoices):
+        """How far it came; ``started`` is on the way, or its process died."""
+
+        STARTED = "started", _("under way")
+        DONE = "done", _("done")
+        NOT_SENT = "not_sent", _("not sent")
+        REJECTED = "rejected", _("refused by OSVI")
+        BAD_ANSWER = "bad_answer", _("answer not understood")
+        NO_ANSWER = "no_answer", _("sent, no answer")
+
+    session = models.ForeignKey(
+        ChatSession,
+        on_delete=models.CASCADE,
+        related_name="actions",
+        verbose_name=_("chat session"),
+        db_index=False,  # the index below begins with it
+    )
+    kind = models.CharField(_("kind"), max_length=16, choices=Kind.choices)
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name=_("requested by"),
+    )
+    door = models.CharField(_("door"), max_length=DOOR_MAX_LENGTH, default="code")
+    text = models.TextField(_("text"), blank=True)
+    reply = models.TextField(_("the agent's reply"), blank=True)
+    outcome = models.CharField(
+        _("outcome"), max_length=16, choices=Outcome.choices, default=Outcome.STARTED
+    )
+    error_code = models.CharField(_("error code"), max_length=32, blank=True)
+    error_reason = models.CharField(
+        _("reason"), max_length=300, blank=True, help_text=_("OSVI's own words.")
+    )
+    http_status = models.PositiveSmallIntegerField(_("HTTP status"), null=True, blank=True)
+    answer = models.TextField(
+        _("raw answer"),
+        blank=True,
+        help_text=_("What OSVI answered, as it came, kept before it was read."),
+    )
+    started_at = models.DateTimeField(_("started"), default=timezone.now)
+    finished_at = models.DateTimeField(_("finished"), null=True, blank=True)
+    forgotten_at = models.DateTimeField(_("texts forgotten"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("support action")
+        verbose_name_plural = _("support actions")
+        ordering = ("started_at", "id")
+        indexes = (
+            models.Index(fields=("session", "started_at", "id"), name="osvi_action_thread"),
+            models.Index(fields=("forgotten_at", "started_at"), name="osvi_action_forget"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.session}: {self.get_kind_display()}"
 
 
 class CloseJob(models.Model):

@@ -216,7 +216,7 @@ class Lane:
     def _send(self, attempt: CloseAttempt) -> Answer:
         session = attempt.session
         return self._client_of(attempt).send_close(
-            session.session_id, agent_uuid=session.agent.uuid
+            session.session_id, agent_uuid=session.agent.uuid or ""
         )
 
     def _start_thread(self) -> None:

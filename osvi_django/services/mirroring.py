@@ -1,16 +1,30 @@
-"""How a session that OSVI knows comes into this database."""
+"""How a session that OSVI knows comes into this database, and is kept true there.
+
+OSVI has no call that lists sessions. They come here by being started through this site, looked up
+by customer, handed over by the host's own chat code, or closed by their ids.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
-from django.db import router
-from django.db.models import Model, QuerySet
+from django.db import IntegrityError, router, transaction
+from django.db.models import Model, ProtectedError, Q, QuerySet
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from osvi_django.answers import storable
-from osvi_django.exceptions import InvalidInput
+from osvi_django.answers import RemoteSession, read_session, storable
+from osvi_django.client import OSVIClient
+from osvi_django.conf import DEFAULT_ACCOUNT
+from osvi_django.exceptions import InvalidInput, OSVIBadAnswer, not_a_close
 from osvi_django.models import ID_MAX_LENGTH, ChatAgent, ChatSession
+from osvi_django.services import steps
+from osvi_django.services.permissions import require_operate
+from osvi_django.services.steps import Closed, Status, User
+from osvi_django.transactions import refuse_inside_transaction
 
 _Row = TypeVar("_Row", bound=Model)
 
@@ -38,10 +52,204 @@ def mirror_by_id(session_id: str, *, agent_uuid: str, account: str) -> ChatSessi
     return session
 
 
+def mirror_session(
+    payload: Mapping[str, Any] | RemoteSession,
+    *,
+    account: str = DEFAULT_ACCOUNT,
+    agent_uuid: str = "",
+) -> ChatSession:
+    """Mirror a session object of Chat v1, as OSVI sent it: the one way in for what OSVI tells.
+
+    News that is older than what is known changes nothing, and nothing opens a closed session again.
+    Where the object says that OSVI has closed it, it is closed here too, without a summary.
+    ``agent_uuid``: of its agent, which the object itself has only by number.
+
+    Raises ``InvalidInput`` where it is no session object. Safe when several processes do it at
+    once, and inside a transaction.
+    """
+    remote = payload if isinstance(payload, RemoteSession) else _read(payload)
+    _require_id("session_id", remote.session_id)
+    if not is_storable_id(remote.customer_id):
+        raise InvalidInput(_("The session object has no customer_id."), field="customer_id")
+    agent = _agent_of(remote, account, agent_uuid)
+    session = _get_or_insert(
+        ChatSession, {"session_id": remote.session_id}, agent=agent, **_told_first(remote)
+    )
+    if session is None:
+        raise _look_alike("session_id")
+    _bring_up_to_date(session, remote, agent)
+    return session
+
+
+def start_session(
+    *,
+    agent_uuid: str,
+    customer_id: str,
+    input_fields: Mapping[str, Any] | None = None,
+    context: Sequence[str] | None = None,
+    account: str = DEFAULT_ACCOUNT,
+    requested_by: User | None = None,
+) -> ChatSession:
+    """Start a session at OSVI and mirror it.
+
+    OSVI first closes what the customer has open with this agent, so that is closed here too,
+    without a summary. Raises ``NotAllowed``, ``InvalidInput``, ``InsideTransaction`` and what the
+    client raises.
+    """
+    refuse_inside_transaction(router.db_for_write(ChatSession))
+    require_operate(requested_by)
+    _require_id("agent_uuid", agent_uuid)
+    _require_id("customer_id", customer_id)
+    client = OSVIClient.for_account(account)
+    began = timezone.now()
+    with not_a_close():
+        remote = client.create_session(
+            agent_uuid=agent_uuid,
+            customer_id=customer_id,
+            input_fields=input_fields,
+            context=context or (),
+        )
+    session = mirror_session(remote, account=account, agent_uuid=agent_uuid)
+    earlier = _of_customer(customer_id, account).filter(agent=session.agent, created_at__lt=began)
+    _close_behind(list(earlier.filter(status=Status.ACTIVE).exclude(pk=session.pk)))
+    return session
+
+
+def sync_customer(
+    customer_id: str, *, account: str = DEFAULT_ACCOUNT, requested_by: User | None = None
+) -> list[ChatSession]:
+    """Mirror all that a customer has open at OSVI, and close here what OSVI has not open any more.
+
+    Returns the customer's open sessions. A dormant one stays: OSVI may not count it as active.
+    Raises as ``start_session``.
+    """
+    refuse_inside_transaction(router.db_for_write(ChatSession))
+    require_operate(requested_by)
+    _require_id("customer_id", customer_id)
+    client = OSVIClient.for_account(account)
+    began = timezone.now()
+    with not_a_close():
+        remotes = client.active_sessions(customer_id)
+    found = [
+        mirror_session(remote, account=account, agent_uuid=agent_uuid)
+        for agent_uuid, remote in remotes.items()
+    ]
+    ours = _of_customer(customer_id, account)
+    gone = ours.filter(status=Status.ACTIVE, created_at__lt=began)
+    _close_behind(list(gone.exclude(pk__in=[session.pk for session in found])))
+    ours.update(synced_at=began)
+    return [session for session in ours.order_by("-started_at", "-id") if session.is_open]
+
+
 def move_to_agent(session: ChatSession, *, agent_uuid: str, account: str) -> None:
     """Mirror a session as another agent's; raises ``InvalidInput`` where that cannot be one."""
     session.agent = _agent(agent_uuid, account)
     session.save(update_fields=["agent", "updated_at"])
+
+
+def is_storable_id(value: str) -> bool:
+    """Whether the database can store, and find, this as an id."""
+    return 0 < len(value) <= ID_MAX_LENGTH and storable(value) == value
+
+
+def _read(payload: Mapping[str, Any]) -> RemoteSession:
+    try:
+        return read_session(payload)
+    except OSVIBadAnswer as error:
+        problem = str(error)
+    raise InvalidInput(problem, field="payload")
+
+
+def _told_first(remote: RemoteSession) -> dict[str, Any]:
+    """What a new row begins with; ``_bring_up_to_date`` has the rest."""
+    return {
+        "customer_id": remote.customer_id,
+        "started_at": remote.created_at or timezone.now(),
+    }
+
+
+def _bring_up_to_date(session: ChatSession, remote: RemoteSession, agent: ChatAgent) -> None:
+    """Write down what OSVI told, unless something newer is known."""
+    alias = steps.using(session)
+    # Of an object without a time nobody can say how old it is: it is as if it came just now.
+    moment = remote.updated_at or timezone.now()
+    not_newer = Q(osvi_updated_at__isnull=True) | Q(osvi_updated_at__lte=moment)
+    news = {
+        "agent": agent,
+        "customer_id": remote.customer_id,
+        "mode": remote.mode if remote.mode in ChatSession.Mode else ChatSession.Mode.AI,
+        "help_requested": remote.help_requested,
+        "active_human": remote.active_human[:255],
+        "metadata": remote.payload,
+        "osvi_updated_at": moment,
+        "updated_at": timezone.now(),
+    }
+    if remote.created_at:
+        news["started_at"] = remote.created_at
+
+    with transaction.atomic(using=alias):
+        rows = steps.rows(session).filter(not_newer)
+        rows.exclude(status=Status.CLOSED).update(**news)
+        if remote.status in ChatSession.OPEN:
+            # One that is being closed, or of which nobody knows, is not ours to judge here.
+            rows.filter(status__in=ChatSession.OPEN).update(status=remote.status)
+    steps.reload(session)
+    if remote.status == Status.CLOSED and session.is_open:
+        _close_behind([session])
+        steps.reload(session)
+
+
+def _close_behind(sessions: Sequence[ChatSession]) -> None:
+    """Close here what OSVI closed without us, where it is still open here."""
+    if not sessions:
+        return
+    alias = steps.using(sessions[0])
+    ends = [
+        Closed(session=each, attempt=None, text=None, only=ChatSession.OPEN) for each in sessions
+    ]
+    with transaction.atomic(using=alias):
+        closed = steps.write_closed(ends)
+    # The caller may have a transaction open, and nobody is to hear of what is rolled back.
+    transaction.on_commit(partial(steps.tell_closed, closed), using=alias)
+
+
+def _of_customer(customer_id: str, account: str) -> QuerySet[ChatSession]:
+    alias = router.db_for_write(ChatSession)
+    ours = ChatSession.objects.using(alias).select_related("agent", "summary")
+    # MariaDB compares without regard to case; what contains a text and equals it so is that text.
+    same = Q(customer_id=customer_id, customer_id__contains=customer_id)
+    return ours.filter(same, agent__account=account)
+
+
+def _agent_of(remote: RemoteSession, account: str, agent_uuid: str) -> ChatAgent:
+    """The agent of a session object: by its UUID where that is known, else by OSVI's number."""
+    if agent_uuid:
+        agent = _agent(agent_uuid, account)
+        return _learn_number(agent, remote.agent_number)
+    if known := ChatSession.objects.filter(session_id=remote.session_id).first():
+        return known.agent
+    if remote.agent_number is None:
+        problem = _("The session object has no chat_agent_id: name its agent in agent_uuid.")
+        raise InvalidInput(problem, field="agent_uuid")
+    by_number = _get_or_insert(ChatAgent, {"account": account, "number": remote.agent_number})
+    if by_number is None:
+        raise _look_alike("account")
+    return by_number
+
+
+def _learn_number(agent: ChatAgent, number: int | None) -> ChatAgent:
+    """Keep OSVI's number of an agent; what was mirrored by that alone becomes this agent's."""
+    if number is None or agent.number == number:
+        return agent
+    alias = router.db_for_write(ChatAgent)
+    agents = ChatAgent.objects.using(alias).filter(account=agent.account)
+    # Two processes may learn it at once, and then one of them has nothing left to do.
+    with suppress(IntegrityError, ProtectedError), transaction.atomic(using=alias):
+        for nameless in agents.filter(number=number, uuid=None):
+            ChatSession.objects.using(alias).filter(agent=nameless).update(agent=agent)
+            nameless.delete()
+        agents.filter(pk=agent.pk).update(number=number)
+    return agent
 
 
 def _agent(agent_uuid: str, account: str) -> ChatAgent:
@@ -52,7 +260,7 @@ def _agent(agent_uuid: str, account: str) -> ChatAgent:
     return agent
 
 
-def _get_or_insert(model: type[_Row], ids: dict[str, str], **others: Any) -> _Row | None:
+def _get_or_insert(model: type[_Row], ids: dict[str, Any], **others: Any) -> _Row | None:
     """``get_or_create`` without its roll-back, over which MariaDB's racing inserts deadlock.
 
     None where the database takes another row's id for the same one, as MariaDB does without regard
@@ -67,7 +275,7 @@ def _get_or_insert(model: type[_Row], ids: dict[str, str], **others: Any) -> _Ro
 
 def _require_id(field: str, value: str) -> None:
     # URLs lose the segments "." and ".." on their way, quoted or not.
-    if not is_storable_id(value) or value in {".", ".."}:
+    if not isinstance(value, str) or not is_storable_id(value) or value in {".", ".."}:
         problem = _("%(field)s is not an id that OSVI gave: use 1 to %(length)d characters.")
         raise InvalidInput(problem % {"field": field, "length": ID_MAX_LENGTH}, field=field)
 
@@ -75,8 +283,3 @@ def _require_id(field: str, value: str) -> None:
 def _look_alike(field: str) -> InvalidInput:
     problem = _("%(field)s differs from one that is here only in case, accents or spaces.")
     return InvalidInput(problem % {"field": field}, field=field)
-
-
-def is_storable_id(value: str) -> bool:
-    """Whether the database can store, and find, this as an id."""
-    return 0 < len(value) <= ID_MAX_LENGTH and storable(value) == value

@@ -11,6 +11,7 @@ from osvi_django.exceptions import NotAllowed
 from osvi_django.models import ChatSession, CloseJob
 
 CLOSE: Final = "osvi_django.close_chatsession"
+OPERATE: Final = "osvi_django.operate_chatsession"
 VIEW: Final = "osvi_django.view_chatsession"
 VIEW_SUMMARY: Final = "osvi_django.view_sessionsummary"
 VIEW_JOB: Final = "osvi_django.view_closejob"
@@ -35,6 +36,17 @@ def require_close(user: Any, session: ChatSession | None = None) -> None:
     """Raise ``NotAllowed`` where ``user`` may not close; None is the host's own code, and may."""
     if user is not None and not may_close(user, session):
         raise NotAllowed
+
+
+def may_operate(user: Any, session: ChatSession | None = None) -> bool:
+    """Whether ``user`` may start sessions, speak in them and guide their agents."""
+    return _may(user, OPERATE, session)
+
+
+def require_operate(user: Any, session: ChatSession | None = None) -> None:
+    """Raise ``NotAllowed`` where ``user`` may not operate; None is the host's own code, and may."""
+    if user is not None and not may_operate(user, session):
+        raise NotAllowed(_("You do not have the permission to operate chat sessions."))
 
 
 def may_view_all_jobs(user: Any) -> bool:

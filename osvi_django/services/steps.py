@@ -129,7 +129,8 @@ class Closed:
     """OSVI has closed a session: what is to be stored.
 
     ``missing``: what to say where there is no summary; ``held``: the claim that must still hold the
-    session, where it was not OSVI that said it is closed; ``told``: what becomes of the attempt.
+    session, where it was not OSVI that said it is closed; ``only``: the statuses that it must be
+    in, where no claim was made; ``told``: what becomes of the attempt.
     """
 
     session: ChatSession
@@ -137,6 +138,7 @@ class Closed:
     text: str | None = field(repr=False)
     missing: SummaryStatus = SummaryStatus.NOT_PROVIDED
     held: uuid.UUID | None = None
+    only: tuple[Status, ...] = ()
     told: dict[str, str] = field(default_factory=lambda: {"outcome": Outcome.CLOSED})
 
 
@@ -212,7 +214,9 @@ def send(
 
     Raises what the client raises, and ``AnswerNotStored`` where only the spool could keep it.
     """
-    answer = client.send_close(session.session_id, agent_uuid=session.agent.uuid, dialect=dialect)
+    answer = client.send_close(
+        session.session_id, agent_uuid=session.agent.uuid or "", dialect=dialect
+    )
     keep(attempt, answer)
     return read_closed(answer, session.session_id)
 
@@ -246,6 +250,8 @@ def still_open(client: OSVIClient, session: ChatSession) -> bool | None:
     """
     if not session.customer_id:
         return None
+    if not session.agent.uuid:
+        return session.session_id in client.active_session_ids(session.customer_id)
     active = client.active_session(session.customer_id, agent_uuid=session.agent.uuid)
     return active is not None and active.session_id == session.session_id
 
@@ -483,13 +489,18 @@ def _patience(session: ChatSession) -> float:
 def _end(ends: Sequence[Closed], **changes: Any) -> list[Closed]:
     """Close the sessions of ``ends``; those that were there and, where it matters, still held."""
     changes |= {"status": Status.CLOSED, "closed_at": Coalesce("closed_at", timezone.now())}
-    free = [end for end in ends if end.held is None]
+    free = [end for end in ends if end.held is None and not end.only]
     if free and release(_rows_of(free), **changes) < len(free):
         there = set(_rows_of(free).values_list("pk", flat=True))
         free = [end for end in free if end.session.pk in there]
-    ours = [(end, rows(end.session).filter(claim=end.held)) for end in ends if end.held]
-    held = [end for end, row in ours if release(row, **changes)]
-    return free + held
+    bound = [end for end in ends if end.held is not None or end.only]
+    return free + [end for end in bound if release(_still(end), **changes)]
+
+
+def _still(end: Closed) -> QuerySet[ChatSession]:
+    """The row of the session, where it is as it must be."""
+    row = rows(end.session).filter(status__in=end.only) if end.only else rows(end.session)
+    return row if end.held is None else row.filter(claim=end.held)
 
 
 def _store_summaries(ends: Sequence[Closed]) -> None:

@@ -73,6 +73,7 @@ class Account:
         self._closes: Counter[str] = Counter()
         self._close_requests: Counter[str] = Counter()
         self._numbers = count()
+        self._agent_numbers: dict[str, int] = {}
         self._seeds = zip(count(), cycle(CONVERSATIONS), strict=False)
 
     def add_session(
@@ -92,13 +93,18 @@ class Account:
             agent_uuid=agent_uuid,
             customer_id=f"+1555{next(self._numbers):07d}" if customer_id is None else customer_id,
             summary=summary,
-            **fields,
+            **{"chat_agent_id": self._number_of(agent_uuid), **fields},
         )
         with self.lock:
             if session.id in self.sessions:
                 raise ValueError(f"The sandbox has a session {session.id} already.")
             self.sessions[session.id] = session
         return session
+
+    def _number_of(self, agent_uuid: str) -> int:
+        """OSVI's number of an agent: the vendor's example for the first one."""
+        with self.lock:
+            return self._agent_numbers.setdefault(agent_uuid, 42 + len(self._agent_numbers))
 
     def seed(self, number: int = len(CONVERSATIONS)) -> list[SandboxSession]:
         """Add so many lifelike conversations. Ids and customers are the same in every sandbox."""

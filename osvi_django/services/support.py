@@ -1,0 +1,307 @@
+"""Operating a session: take over, speak, guide the agent, hand back.
+
+Each is written down before it is sent, and OSVI's answer as it came before it is read. What was
+sent and not answered is not repeated by itself: a customer must not be told a thing twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from django.db import Error
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from osvi_django.answers import Answer, read_context, read_reply, read_support, storable
+from osvi_django.client import OSVIClient
+from osvi_django.conf import Account, account_aliases
+from osvi_django.exceptions import (
+    InvalidInput,
+    OSVIError,
+    OSVINotConfigured,
+    SessionClosed,
+    WrongMode,
+    not_a_close,
+)
+from osvi_django.models import ChatSession, SupportAction
+from osvi_django.services import steps
+from osvi_django.services.permissions import require_operate
+from osvi_django.services.steps import CloseRequest, Status, User
+from osvi_django.transactions import kind_of, persist, refuse_inside_transaction
+
+logger = logging.getLogger(__name__)
+
+Kind = SupportAction.Kind
+Outcome = SupportAction.Outcome
+Mode = ChatSession.Mode
+
+# OSVI documents no limit; nobody reads more, and a slip of the clipboard is not sent.
+TEXT_MAX_LENGTH: Final = 10_000
+_ANSWER_MAX: Final = 100_000  # characters
+# OSVI keeps so many.
+_CONTEXT_KEPT: Final = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionResult:
+    """What was done in a session; ``reply`` is what the agent said to it, if anything."""
+
+    session: ChatSession
+    action: SupportAction
+    reply: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Act:
+    """One thing to do: how it is sent, and what its answer changes here."""
+
+    kind: Kind
+    send: Callable[[OSVIClient, ChatSession, str], Answer]
+    read: Callable[[Answer, ChatSession], tuple[str | None, dict[str, Any]]]
+    needs_text: bool = True
+    needs_support: bool = False
+
+
+def take_over(
+    session: ChatSession, *, requested_by: User | None = None, door: str = "code"
+) -> ActionResult:
+    """Let people answer the customer; the agent falls silent.
+
+    All of this module's functions that act on a session raise ``InsideTransaction``,
+    ``NotAllowed``, ``InvalidInput``, ``SessionClosed``, ``WrongMode``, ``SessionNotFound`` and
+    ``OSVINotConfigured`` before anything is sent, and then what the client raises.
+    """
+    return _do(_TAKE_OVER, session, "", requested_by, door)
+
+
+def hand_back(
+    session: ChatSession, *, requested_by: User | None = None, door: str = "code"
+) -> ActionResult:
+    """Let the agent answer again."""
+    return _do(_HAND_BACK, session, "", requested_by, door)
+
+
+def tell(
+    session: ChatSession, text: str, *, requested_by: User | None = None, door: str = "code"
+) -> ActionResult:
+    """Guide the agent, and have it answer the customer at once; ``reply`` is what it said."""
+    return _do(_TELL, session, text, requested_by, door)
+
+
+def whisper(
+    session: ChatSession, text: str, *, requested_by: User | None = None, door: str = "code"
+) -> ActionResult:
+    """Guide the agent for when the customer writes next; nobody else sees it."""
+    return _do(_WHISPER, session, text, requested_by, door)
+
+
+def send_message(
+    session: ChatSession, text: str, *, requested_by: User | None = None, door: str = "code"
+) -> ActionResult:
+    """Write to the customer, after having taken over."""
+    return _do(_MESSAGE, session, text, requested_by, door)
+
+
+def inject_context(
+    session: ChatSession, text: str, *, requested_by: User | None = None, door: str = "code"
+) -> ActionResult:
+    """Add a fact to what the agent knows of this session; OSVI keeps the last five."""
+    return _do(_CONTEXT, session, text, requested_by, door)
+
+
+def receive_message(
+    session: ChatSession, text: str, *, requested_by: User | None = None, door: str = "code"
+) -> ActionResult:
+    """Hand over what the customer wrote; ``reply`` is what the agent answers, if it does."""
+    return _do(_INBOUND, session, text, requested_by, door)
+
+
+def forget_texts() -> int:
+    """Remove the texts that are older than the setting ``KEEP_TEXTS``; of how many actions.
+
+    Who did what and when stays. Raises ``InvalidSetting``.
+    """
+    forgotten = 0
+    for alias in account_aliases():
+        days = Account(alias).keep_texts
+        if days is not None:
+            forgotten += _forget(alias, timezone.now() - timedelta(days=days))
+    return forgotten
+
+
+def _forget(account: str, before: Any) -> int:
+    old = SupportAction.objects.filter(forgotten_at=None, started_at__lt=before)
+    mine = old.filter(session__agent__account=account).values_list("pk", flat=True)
+    forgotten = 0
+    while keys := list(mine[:1_000]):
+        forgotten += SupportAction.objects.filter(pk__in=keys).update(
+            text="", reply="", answer="", forgotten_at=timezone.now()
+        )
+    return forgotten
+
+
+def _do(
+    act: _Act, session: ChatSession, text: str, requested_by: User | None, door: str
+) -> ActionResult:
+    refuse_inside_transaction(steps.using(session))
+    require_operate(requested_by, session)
+    request = CloseRequest(requested_by=requested_by, door=door, note="")
+    text = _checked(act, text)
+    steps.reload(session)
+    _require_state(act, session)
+    client = OSVIClient.for_account(session.agent.account)
+    action = _write_down(act, session, text, request)
+    try:
+        with not_a_close():
+            answer = act.send(client, session, text)
+            _keep(action, answer)
+            reply, changes = act.read(answer, session)
+    except (OSVIError, OSVINotConfigured) as error:
+        _end(action, _outcome_of(error), error)
+        raise
+    _finish(action, session, reply, changes)
+    return ActionResult(session=session, action=action, reply=reply)
+
+
+def _checked(act: _Act, text: str) -> str:
+    text = text.strip()
+    if act.needs_text and not text:
+        raise InvalidInput(_("message is missing: write what is to be said."), field="message")
+    if len(text) > TEXT_MAX_LENGTH:
+        problem = _("message is too long: use at most %(length)d characters.")
+        raise InvalidInput(problem % {"length": TEXT_MAX_LENGTH}, field="message")
+    return storable(text)
+
+
+def _require_state(act: _Act, session: ChatSession) -> None:
+    """What OSVI would refuse anyway, in plain words and without asking it."""
+    if session.status in {Status.CLOSED, Status.CLOSING}:
+        raise SessionClosed
+    if act.needs_support and session.mode != Mode.SUPPORT:
+        raise WrongMode
+
+
+def _write_down(act: _Act, session: ChatSession, text: str, request: CloseRequest) -> SupportAction:
+    action = SupportAction(
+        session=session,
+        kind=act.kind,
+        requested_by=steps.as_row(request.requested_by),
+        door=request.door,
+        text=text,
+    )
+    alias = steps.using(session)
+    persist(lambda: action.save(using=alias), using=alias, patience=steps.PATIENCE_BEFORE)
+    return action
+
+
+def _keep(action: SupportAction, answer: Answer) -> None:
+    """Store what OSVI answered before anybody reads it."""
+    _change(action, http_status=answer.status, answer=answer.text[:_ANSWER_MAX])
+
+
+def _finish(
+    action: SupportAction, session: ChatSession, reply: str | None, changes: dict[str, Any]
+) -> None:
+    """Write down that it is done, and what it changed in the session."""
+    if changes:
+        news = {**changes, "updated_at": timezone.now()}
+        alias = steps.using(session)
+        persist(
+            lambda: steps.rows(session).exclude(status=Status.CLOSED).update(**news),
+            using=alias,
+            patience=steps.PATIENCE_BEFORE,
+        )
+        steps.reload(session)
+    _change(action, reply=reply or "", outcome=Outcome.DONE, finished_at=timezone.now())
+
+
+def _end(action: SupportAction, outcome: Outcome, error: OSVIError | OSVINotConfigured) -> None:
+    error.action = action
+    told = {"error_code": error.code, "error_reason": getattr(error, "reason", "")}
+    logger.warning("action %s of session %s: %s", action.pk, action.session_id, error.code)
+    _change(action, outcome=outcome, finished_at=timezone.now(), **told)
+
+
+def _change(action: SupportAction, **changes: Any) -> None:
+    """Change an action, also in the database; OSVI has acted, so its absence is only logged."""
+    for name, value in changes.items():
+        setattr(action, name, value)
+    alias = steps.using(action.session)
+    mine = SupportAction.objects.using(alias).filter(pk=action.pk)
+    try:
+        persist(lambda: mine.update(**changes), using=alias, patience=steps.PATIENCE_BEFORE)
+    except Error as error:
+        logger.error("action %s could not be written: %s", action.pk, kind_of(error))
+
+
+def _outcome_of(error: OSVIError | OSVINotConfigured) -> Outcome:
+    outcome, _reopens = steps.policy(error)
+    return Outcome(outcome.value)
+
+
+def _command(name: str) -> Callable[[OSVIClient, ChatSession, str], Answer]:
+    def send(client: OSVIClient, session: ChatSession, text: str) -> Answer:
+        return client.send_support(session.session_id, command=name, message=text)
+
+    return send
+
+
+def _send_context(client: OSVIClient, session: ChatSession, text: str) -> Answer:
+    return client.send_context(session.session_id, text)
+
+
+def _send_inbound(client: OSVIClient, session: ChatSession, text: str) -> Answer:
+    return client.send_inbound(
+        agent_uuid=session.agent.uuid or "",
+        customer_id=session.customer_id,
+        content=text,
+        session_id=session.session_id,
+    )
+
+
+def _nothing_changes(answer: Answer, session: ChatSession) -> tuple[str | None, dict[str, Any]]:
+    return read_support(answer, session.session_id).reply, {}
+
+
+def _taken_over(answer: Answer, session: ChatSession) -> tuple[str | None, dict[str, Any]]:
+    told = read_support(answer, session.session_id)
+    who = told.active_human[:255]
+    return None, {"mode": Mode.SUPPORT, "active_human": who, "help_requested": False}
+
+
+def _handed_back(answer: Answer, session: ChatSession) -> tuple[str | None, dict[str, Any]]:
+    read_support(answer, session.session_id)
+    return None, {"mode": Mode.AI, "active_human": ""}
+
+
+def _context_added(answer: Answer, session: ChatSession) -> tuple[str | None, dict[str, Any]]:
+    metadata = dict(session.metadata)
+    inner = metadata.get("metadata")
+    known = dict(inner) if isinstance(inner, dict) else {}
+    known["context"] = list(read_context(answer))[-_CONTEXT_KEPT:]
+    return None, {"metadata": {**metadata, "metadata": known}}
+
+
+def _received(answer: Answer, session: ChatSession) -> tuple[str | None, dict[str, Any]]:
+    # The customer has woken it.
+    changes = {"status": Status.ACTIVE} if session.status == Status.DORMANT else {}
+    return read_reply(answer, session.session_id).text, changes
+
+
+_TAKE_OVER: Final = _Act(
+    kind=Kind.TAKE_OVER, send=_command("takeover"), read=_taken_over, needs_text=False
+)
+_HAND_BACK: Final = _Act(
+    kind=Kind.HAND_BACK, send=_command("end"), read=_handed_back, needs_text=False
+)
+_TELL: Final = _Act(kind=Kind.TELL, send=_command("tell"), read=_nothing_changes)
+_WHISPER: Final = _Act(kind=Kind.WHISPER, send=_command("whisper"), read=_nothing_changes)
+_MESSAGE: Final = _Act(
+    kind=Kind.MESSAGE, send=_command(""), read=_nothing_changes, needs_support=True
+)
+_CONTEXT: Final = _Act(kind=Kind.CONTEXT, send=_send_context, read=_context_added)
+_INBOUND: Final = _Act(kind=Kind.INBOUND, send=_send_inbound, read=_received)
