@@ -22,6 +22,8 @@ STATUSES: Final = {
     "permission_denied": status.HTTP_403_FORBIDDEN,
     "not_found": status.HTTP_404_NOT_FOUND,
     "close_in_progress": status.HTTP_409_CONFLICT,
+    "session_closed": status.HTTP_409_CONFLICT,
+    "wrong_mode": status.HTTP_409_CONFLICT,
     "rejected": status.HTTP_502_BAD_GATEWAY,
     "unauthorized": status.HTTP_502_BAD_GATEWAY,
     "bad_answer": status.HTTP_502_BAD_GATEWAY,
@@ -58,6 +60,8 @@ def _answer(error: OSVIError | OSVINotConfigured, request: Request) -> Response:
     body = {"detail": str(error), "code": error.code, "retryable": error.retryable}
     if error.attempt is not None:
         body["attempt"] = attempt_url(error.attempt, request)
+    if error.action is not None:
+        body["action"] = error.action.pk
     headers = {}
     if error.retryable:
         headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after", 0) or RETRY_AFTER))

@@ -43,10 +43,10 @@ class NewestByKey(ByKey):
     ordering = ("-id",)
 
 
-class NewestSessions(ByKey):
-    """By when they began, the newest first."""
+class OldestByStart(ByKey):
+    """By when they began, as they came."""
 
-    ordering = ("-started_at", "-id")
+    ordering = ("started_at", "id")
 
     def is_position(self, position: str) -> bool:
         """Whether it is a moment in time."""
@@ -55,3 +55,9 @@ class NewestSessions(ByKey):
             return moment is not None and moment.astimezone(UTC) is not None
         except (ValueError, OverflowError):
             return False
+
+
+class NewestSessions(OldestByStart):
+    """By when they began, the newest first."""
+
+    ordering = ("-started_at", "-id")

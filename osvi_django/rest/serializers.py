@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.reverse import reverse
 from rest_framework.settings import api_settings
 
-from osvi_django.conf import InvalidSetting, bulk_limit
+from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, bulk_limit
 from osvi_django.exceptions import OSVINotConfigured, describe
 from osvi_django.models import (
     ID_MAX_LENGTH,
@@ -22,14 +22,25 @@ from osvi_django.models import (
     CloseAttempt,
     CloseJob,
     CloseJobItem,
+    SupportAction,
 )
 from osvi_django.services.mirroring import is_storable_id
-from osvi_django.services.permissions import may_read_summary
+from osvi_django.services.permissions import may_read_summary, may_view
+from osvi_django.services.support import TEXT_MAX_LENGTH
 
 # What our own routes name; whatever else is named in an address, the host did.
 _OWN_NAMES: Final = ("session_id", "pk")
 # Of the keys that are not known.
 _MOST_NAMED: Final = 5
+# What goes with each command; without one, the message is for the customer.
+_TAKEN_BY: Final[dict[str, tuple[str, ...]]] = {
+    "takeover": (),
+    "tell": ("message",),
+    "whisper": ("message",),
+    "end": (),
+    "close": ("note", "agent_uuid"),
+    "": ("message",),
+}
 
 
 class SessionSerializer(serializers.ModelSerializer[ChatSession]):
@@ -51,6 +62,7 @@ class SessionSerializer(serializers.ModelSerializer[ChatSession]):
             "status",
             "mode",
             "help_requested",
+            "active_human",
             "started_at",
             "closed_at",
             "summary",
@@ -62,6 +74,40 @@ class SessionSerializer(serializers.ModelSerializer[ChatSession]):
         """The text, for those who may read it."""
         readable = may_read_summary(self.context["request"].user, session)
         return session.summary.text if readable and hasattr(session, "summary") else None
+
+
+class ActionSerializer(serializers.ModelSerializer[SupportAction]):
+    """What was said or done in a session; its words are null for those who may not read them."""
+
+    requested_by = serializers.CharField(source="requested_by.get_username", default=None)
+    text = serializers.SerializerMethodField()
+    reply = serializers.SerializerMethodField()
+
+    class Meta:
+        model = SupportAction
+        fields = (
+            "id",
+            "kind",
+            "requested_by",
+            "door",
+            "text",
+            "reply",
+            "outcome",
+            "error_code",
+            "error_reason",
+            "started_at",
+            "finished_at",
+            "forgotten_at",
+        )
+        read_only_fields = fields
+
+    def get_text(self, action: SupportAction) -> str | None:
+        """What was said."""
+        return action.text if self.context["may_read"] else None
+
+    def get_reply(self, action: SupportAction) -> str | None:
+        """What the agent said to it."""
+        return action.reply if self.context["may_read"] else None
 
 
 class AttemptSerializer(serializers.ModelSerializer[CloseAttempt]):
@@ -138,6 +184,18 @@ class ResultSerializer(serializers.ModelSerializer[CloseJobItem]):
     def get_detail(self, item: CloseJobItem) -> str:
         """What the code means, with OSVI's own words."""
         return describe(item.error_code, item.error_reason)
+
+
+def session_body(session: ChatSession, request: Request) -> dict[str, Any]:
+    """A session for whoever has operated it, who may see all of it or what that takes."""
+    if may_view(request.user, session):
+        return dict(SessionSerializer(session, context={"request": request}).data)
+    return {name: getattr(session, name) for name in ("session_id", "status", "mode")}
+
+
+def session_url(session: ChatSession, request: Request) -> str:
+    """Where a session is to be seen."""
+    return _url("session-detail", request, session_id=session.session_id)
 
 
 def attempt_url(attempt: CloseAttempt, request: Request) -> str:
@@ -278,6 +336,82 @@ class BulkCloseSerializer(OnlyKnown):
         if ("session_ids" in attrs) == ("filter" in attrs):
             raise serializers.ValidationError(_("Give either session_ids or filter."))
         return attrs
+
+
+class WordsField(serializers.CharField):
+    """What somebody says: a text, and nothing is made one that is none."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(max_length=TEXT_MAX_LENGTH, **options)
+
+    def to_internal_value(self, data: Any) -> str:
+        """The text without spaces around it, or an error."""
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class CommandField(serializers.Field[str, str, str, Any]):
+    """One of the commands; none is meant by leaving it out, and by nothing else."""
+
+    default_error_messages = {"unknown": _("This is not a command: use one of {commands}.")}
+
+    def to_internal_value(self, data: Any) -> str:
+        """The command, or an error."""
+        if not isinstance(data, str) or not data or data not in _TAKEN_BY:
+            self.fail("unknown", commands=", ".join(filter(None, _TAKEN_BY)))
+        return data
+
+
+class StartSerializer(OnlyKnown):
+    """With whom a session begins, and what its agent shall know."""
+
+    agent_uuid = IdField()
+    customer_id = IdField()
+    input_fields = serializers.DictField(required=False)
+    # REST framework takes fields off the class, so that this is in no property's way.
+    context = serializers.ListField(child=WordsField(), required=False)  # type: ignore[assignment]
+    account = IdField(default=DEFAULT_ACCOUNT)
+
+
+class SyncSerializer(OnlyKnown):
+    """Whose sessions to look up."""
+
+    customer_id = IdField()
+    account = IdField(default=DEFAULT_ACCOUNT)
+
+
+class SupportSerializer(OnlyKnown):
+    """A command and what goes with it, or a message for the customer."""
+
+    command = CommandField(required=False)
+    message = WordsField(required=False, allow_blank=True)
+    note = serializers.CharField(required=False, allow_blank=True, max_length=NOTE_MAX_LENGTH)
+    agent_uuid = IdField(required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Nothing that would be left unsaid, and a message where there is nothing else."""
+        taken = _TAKEN_BY[attrs.get("command", "")]
+        for name in ("message", "note", "agent_uuid"):
+            if attrs.get(name) and name not in taken:
+                problem = _("Leave it out: it does not go with what is asked for.")
+                raise serializers.ValidationError({name: [problem]})
+        if "message" in taken and not attrs.get("message"):
+            problem = _("Write what is to be said.")
+            raise serializers.ValidationError({"message": [problem]})
+        return attrs
+
+
+class ContextSerializer(OnlyKnown):
+    """What the agent shall know from now on."""
+
+    context = WordsField()  # type: ignore[assignment]
+
+
+class MessageSerializer(OnlyKnown):
+    """What the customer wrote."""
+
+    content = WordsField()
 
 
 def current_limit() -> int:

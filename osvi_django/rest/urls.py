@@ -13,6 +13,13 @@ from osvi_django.rest.jobs import (
     JobRetryView,
     JobView,
 )
+from osvi_django.rest.operating import (
+    ActionListView,
+    ContextView,
+    MessagesView,
+    SupportView,
+    SyncView,
+)
 from osvi_django.rest.views import (
     AttemptView,
     SessionCloseView,
@@ -39,6 +46,7 @@ urlpatterns = [
     path("sessions/", SessionListView.as_view(), name="session-list"),
     # Before those that take any text for an id.
     path("sessions/close/", BulkCloseView.as_view(), name="session-bulk-close"),
+    path("sessions/sync/", SyncView.as_view(), name="session-sync"),
     path(
         "sessions/<osvi_id:session_id>/close/",
         SessionCloseView.as_view(),
@@ -53,6 +61,26 @@ urlpatterns = [
         "sessions/<osvi_id:session_id>/attempts/<int:pk>/",
         AttemptView.as_view(),
         name="session-attempt",
+    ),
+    path(
+        "sessions/<osvi_id:session_id>/support/",
+        SupportView.as_view(),
+        name="session-support",
+    ),
+    path(
+        "sessions/<osvi_id:session_id>/context/",
+        ContextView.as_view(),
+        name="session-context",
+    ),
+    path(
+        "sessions/<osvi_id:session_id>/messages/",
+        MessagesView.as_view(),
+        name="session-messages",
+    ),
+    path(
+        "sessions/<osvi_id:session_id>/actions/",
+        ActionListView.as_view(),
+        name="session-actions",
     ),
     path("sessions/<osvi_id:session_id>/", SessionDetailView.as_view(), name="session-detail"),
 ]

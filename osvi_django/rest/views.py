@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from django.db.models import QuerySet
 from django.utils.decorators import method_decorator
+from django.utils.translation import gettext as _
+from rest_framework.exceptions import ValidationError
 from rest_framework.generics import ListAPIView, get_object_or_404
+from rest_framework.parsers import JSONParser
+from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
+from rest_framework.status import HTTP_201_CREATED
 
+from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, account_aliases
 from osvi_django.exceptions import SessionNotFound
 from osvi_django.models import ChatSession
 from osvi_django.rest.errors import OwnErrors
@@ -22,23 +30,37 @@ from osvi_django.rest.serializers import (
     CloseSerializer,
     SessionFilterSerializer,
     SessionSerializer,
+    StartSerializer,
+    session_body,
+    session_url,
 )
 from osvi_django.services import close_session_by_id
 from osvi_django.services.closing import session_to_close
 from osvi_django.services.jobs import create_close_job
-from osvi_django.services.mirroring import find_session
-from osvi_django.services.permissions import require_close
+from osvi_django.services.mirroring import find_session, start_session
+from osvi_django.services.permissions import require_close, require_operate
 from osvi_django.services.recovery import recover_session
 from osvi_django.transactions import non_atomic
 
 
+@method_decorator(non_atomic, name="dispatch")
 class SessionListView(OwnErrors, ListAPIView[ChatSession]):
-    """``GET sessions/``: newest first, by ``status``, ``agent`` (its UUID) and ``customer_id``."""
+    """``GET sessions/``: newest first, by ``status``, ``agent`` (its UUID) and ``customer_id``.
 
-    permission_classes = (MayViewSessions,)
+    ``POST sessions/`` starts one, with ``agent_uuid`` and ``customer_id``.
+    """
+
     pagination_class = NewestSessions
-    serializer_class = SessionSerializer
+    parser_classes = (JSONParser,)
     filter_backends = ()
+
+    def get_permissions(self) -> list[BasePermission]:
+        """Seeing takes a permission; whether a start is allowed, the service says."""
+        return [MayAsk()] if self.request.method == "POST" else [MayViewSessions()]
+
+    def get_serializer_class(self) -> type[BaseSerializer[Any]]:
+        """What is asked for a start, or a session."""
+        return StartSerializer if self.request.method == "POST" else SessionSerializer
 
     def get_queryset(self) -> QuerySet[ChatSession]:
         """The sessions that the query string asks for; a 400 where it asks for nonsense."""
@@ -46,6 +68,15 @@ class SessionListView(OwnErrors, ListAPIView[ChatSession]):
         wanted.is_valid(raise_exception=True)
         sessions = ChatSession.objects.select_related("agent", "summary")
         return sessions.filter(**wanted.validated_data)
+
+    def post(self, request: Request, **kwargs: Any) -> Response:
+        """Start it: 201, the session, and where it is to be seen."""
+        asked = StartSerializer(data=body_of(request))
+        asked.is_valid(raise_exception=True)
+        require_account(asked.validated_data["account"], request)
+        session = start_session(**asked.validated_data, requested_by=request.user)
+        location = {"Location": session_url(session, request)}
+        return Response(session_body(session, request), HTTP_201_CREATED, headers=location)
 
 
 class SessionDetailView(OwnErrors):
@@ -88,22 +119,7 @@ class SessionCloseView(OwnErrors):
         """
         asked = CloseSerializer(data=body_of(request))
         asked.is_valid(raise_exception=True)
-        wishes: dict[str, Any] = asked.validated_data
-        if prefers_async(request):
-            return self._accept(request, session_id, **wishes)
-        result = close_session_by_id(session_id, requested_by=request.user, door="rest", **wishes)
-        session = SessionSerializer(result.session, context={"request": request})
-        return Response({**session.data, "changed": result.changed})
-
-    def _accept(
-        self, request: Request, session_id: str, *, agent_uuid: str = "", note: str = ""
-    ) -> Response:
-        user = request.user
-        session = session_to_close(session_id, agent_uuid=agent_uuid, requested_by=user)
-        job = create_close_job([session], requested_by=user, door="rest", note=note)
-        response = accepted(job, request)
-        response["Preference-Applied"] = RESPOND_ASYNC
-        return response
+        return closed(request, session_id, **asked.validated_data)
 
 
 @method_decorator(non_atomic, name="dispatch")
@@ -121,3 +137,29 @@ class SessionRecoverView(OwnErrors):
         found = recover_session(session, requested_by=request.user, door="rest")
         body = SessionSerializer(found.session, context={"request": request}).data
         return Response({**body, "settled": found.settled.value, "detail": found.detail})
+
+
+def closed(request: Request, session_id: str, **wishes: Any) -> Response:
+    """Close a session and answer it, or a job of it where the sender prefers not to wait."""
+    if prefers_async(request):
+        return _accept(request, session_id, **wishes)
+    result = close_session_by_id(session_id, requested_by=request.user, door="rest", **wishes)
+    session = SessionSerializer(result.session, context={"request": request})
+    return Response({**session.data, "changed": result.changed})
+
+
+def _accept(request: Request, session_id: str, *, agent_uuid: str = "", note: str = "") -> Response:
+    user = request.user
+    session = session_to_close(session_id, agent_uuid=agent_uuid, requested_by=user)
+    job = create_close_job([session], requested_by=user, door="rest", note=note)
+    response = accepted(job, request)
+    response["Preference-Applied"] = RESPOND_ASYNC
+    return response
+
+
+def require_account(account: str, request: Request) -> None:
+    """400 where a caller who may operate names an account that this site does not have."""
+    require_operate(request.user)
+    with suppress(InvalidSetting):  # which the service tells
+        if account not in {DEFAULT_ACCOUNT, *account_aliases()}:
+            raise ValidationError({"account": [_("This site has no account of that name.")]})

@@ -35,6 +35,14 @@ def somebody(django_user_model, grant):
 
 
 @pytest.fixture
+def operator(staff, grant):
+    """A client of a member of the support staff who may also operate sessions."""
+    client = APIClient()
+    client.force_authenticate(grant(staff, "operate_chatsession"))
+    return client
+
+
+@pytest.fixture
 def job(osvi_sandbox, staff):
     """A job of the member of the support staff, of three sessions, that waits."""
     sessions = [mirror(osvi_sandbox, summary="All is well.") for _number in range(3)]

@@ -45,6 +45,7 @@ class TestSuccess:
             "status": "closed",
             "mode": "ai",
             "help_requested": False,
+            "active_human": "",
             "started_at": stored.started_at.isoformat().replace("+00:00", "Z"),
             "closed_at": stored.closed_at.isoformat().replace("+00:00", "Z"),
             "summary": "All is well.",

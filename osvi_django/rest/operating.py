@@ -1,0 +1,171 @@
+"""Operating sessions over REST: look them up, take over, speak, guide the agent, hand back."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from django.db.models import QuerySet
+from django.utils.decorators import method_decorator
+from rest_framework.generics import ListAPIView
+from rest_framework.parsers import JSONParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from osvi_django.exceptions import SessionNotFound
+from osvi_django.models import ChatSession, SupportAction
+from osvi_django.rest.errors import OwnErrors
+from osvi_django.rest.incoming import body_of
+from osvi_django.rest.pagination import OldestByStart
+from osvi_django.rest.permissions import MayAsk, MayViewSessions
+from osvi_django.rest.serializers import (
+    ActionSerializer,
+    ContextSerializer,
+    MessageSerializer,
+    OnlyKnown,
+    SupportSerializer,
+    SyncSerializer,
+    session_body,
+)
+from osvi_django.rest.views import closed, require_account
+from osvi_django.services.mirroring import find_session, sync_customer
+from osvi_django.services.permissions import (
+    may_operate,
+    may_read_summary,
+    may_view,
+    require_operate,
+)
+from osvi_django.services.support import (
+    ActionResult,
+    hand_back,
+    inject_context,
+    receive_message,
+    send_message,
+    take_over,
+    tell,
+    whisper,
+)
+from osvi_django.transactions import non_atomic
+
+_WORDLESS: Final = {"takeover": take_over, "end": hand_back}
+_WITH_WORDS: Final = {"tell": tell, "whisper": whisper, "": send_message}
+
+
+@method_decorator(non_atomic, name="dispatch")
+class SyncView(OwnErrors):
+    """``POST sessions/sync/`` with ``customer_id``: look up what a customer has open at OSVI."""
+
+    permission_classes = (MayAsk,)
+    parser_classes = (JSONParser,)
+
+    def post(self, request: Request, **kwargs: Any) -> Response:
+        """Ask OSVI: 200 and the customer's open sessions, all of them."""
+        wanted = _asked(SyncSerializer, request)
+        require_account(wanted["account"], request)
+        sessions = sync_customer(**wanted, requested_by=request.user)
+        return Response({"results": [session_body(each, request) for each in sessions]})
+
+
+@method_decorator(non_atomic, name="dispatch")
+class SupportView(OwnErrors):
+    """``POST sessions/{session_id}/support/`` with ``command``, ``message`` or both."""
+
+    permission_classes = (MayAsk,)
+    parser_classes = (JSONParser,)
+
+    def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
+        """Do it: 200, the session and what the agent replied; a close answers as a close does."""
+        wanted = _asked(SupportSerializer, request)
+        command, message = wanted.pop("command", ""), wanted.pop("message", "")
+        if command == "close":
+            return closed(request, session_id, **wanted)
+        session = _session_for(request, session_id)
+        if command in _WORDLESS:
+            result = _WORDLESS[command](session, requested_by=request.user, door="rest")
+        else:
+            act = _WITH_WORDS[command]
+            result = act(session, message, requested_by=request.user, door="rest")
+        return _done(result, request)
+
+
+@method_decorator(non_atomic, name="dispatch")
+class ContextView(OwnErrors):
+    """``POST sessions/{session_id}/context/`` with ``context``: a fact for the agent to know."""
+
+    permission_classes = (MayAsk,)
+    parser_classes = (JSONParser,)
+
+    def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
+        """Add it: 200, the session, and in ``context`` all that OSVI keeps of it now."""
+        wanted = _asked(ContextSerializer, request)
+        session = _session_for(request, session_id)
+        result = inject_context(session, wanted["context"], requested_by=request.user, door="rest")
+        return _done(result, request, context=_context_of(result.session))
+
+
+@method_decorator(non_atomic, name="dispatch")
+class MessagesView(OwnErrors):
+    """``POST sessions/{session_id}/messages/`` with ``content``: what the customer wrote."""
+
+    permission_classes = (MayAsk,)
+    parser_classes = (JSONParser,)
+
+    def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
+        """Hand it over: 200, the session, and in ``reply`` what the agent answers, or null."""
+        wanted = _asked(MessageSerializer, request)
+        session = _session_for(request, session_id)
+        result = receive_message(session, wanted["content"], requested_by=request.user, door="rest")
+        return _done(result, request)
+
+
+class ActionListView(OwnErrors, ListAPIView[SupportAction]):
+    """``GET sessions/{session_id}/actions/``: what was said and done through this site."""
+
+    permission_classes = (MayViewSessions,)
+    pagination_class = OldestByStart
+    serializer_class = ActionSerializer
+    filter_backends = ()
+
+    def get_queryset(self) -> QuerySet[SupportAction]:
+        """What was done in this session, or 404."""
+        session = find_session(self.kwargs["session_id"])
+        if session is None:
+            raise SessionNotFound
+        self.session = session
+        return session.actions.select_related("requested_by")
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        """Also whether the words are for the one who asks."""
+        user, session = self.request.user, getattr(self, "session", None)
+        may_read = may_read_summary(user, session) or may_operate(user, session)
+        return {**super().get_serializer_context(), "may_read": may_read}
+
+
+def _asked(serializer: type[OnlyKnown], request: Request) -> dict[str, Any]:
+    asked = serializer(data=body_of(request))
+    asked.is_valid(raise_exception=True)
+    wanted: dict[str, Any] = asked.validated_data
+    return wanted
+
+
+def _session_for(request: Request, session_id: str) -> ChatSession:
+    """The session, or 404 for those who may know that there is none."""
+    session = find_session(session_id)
+    if session is None:
+        require_operate(request.user)
+        raise SessionNotFound
+    return session
+
+
+def _done(result: ActionResult, request: Request, **more: Any) -> Response:
+    """What was done; whoever may not see sessions is told no more than what came of it."""
+    body = {**session_body(result.session, request), "reply": result.reply}
+    if may_view(request.user, result.session):
+        body |= {"action": result.action.pk, **more}
+    return Response(body)
+
+
+def _context_of(session: ChatSession) -> list[str]:
+    # Where the session was closed meanwhile, nothing of it was written down.
+    known = session.metadata.get("metadata") or {}
+    context: list[str] = known.get("context", [])
+    return context
