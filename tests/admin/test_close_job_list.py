@@ -74,7 +74,9 @@ class TestList:
         monkeypatch.setattr(CloseJobAdmin.paginator, "cap", 3)
         for _number in range(4):
             job_with(closed=1)
-        assert "Only the first 3 are listed" in desk.get(LIST).text
+        html = desk.get(LIST).text
+        assert "Only the first 3 are listed" in html
+        assert "To select all" not in html
 
     def test_nothing_can_be_done_to_them_by_hand(self, admin_client, job_with):
         job_with(waiting=1)

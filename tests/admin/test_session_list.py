@@ -73,6 +73,7 @@ class TestList:
         ChatSessionFactory.create_batch(5)
         html = desk.get(LIST).content.decode()
         assert "Only the first 3 are listed" in html
+        assert "To select all is to select the others as well." in html
         monkeypatch.setattr(ChatSessionAdmin.paginator, "cap", 6)
         assert "Only the first" not in desk.get(LIST).content.decode()
 
