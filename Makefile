@@ -1,14 +1,15 @@
-# make demo | test | lint | clean | help; each makes the environment that it needs by itself.
+# make demo | test | faults | bench | lint | clean | help; each makes the environment that it needs by itself.
 #
 #   VENV=.venv               where that environment is
 #   PYTHON=python3.12        what makes it: 3.11 or newer
 #   DJANGO='django~=5.2.0'   a pip requirement; without it, a new environment gets the newest
 #   PYTEST_ARGS='-k rest'    handed on to pytest; a part of the suite is too little for the coverage
 #   FAULTS_ARGS='--seed 7'   handed on to each campaign of faults
+#   BENCH_ARGS='--quick'     handed on to the benchmark
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test faults lint install clean help FORCE
+.PHONY: demo test faults bench lint install clean help FORCE
 
 # It must be run to be believed: a version manager leaves commands on the path that only fail.
 IS_USABLE := 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))'
@@ -37,6 +38,9 @@ faults: $(addprefix $(VENV)/.installed-,dev postgresql mariadb)  ## Kill, stop a
 	$(BIN)/python -m tests.faults.campaign --database mariadb --kills 30 $(FAULTS_ARGS)
 	$(BIN)/python -m tests.faults.campaign --database sqlite --kills 30 $(FAULTS_ARGS)
 
+bench: $(addprefix $(VENV)/.installed-,dev postgresql)  ## Measure a bulk close; it writes docs/benchmarks.md
+	$(BIN)/python -m benchmarks.bulk --write $(BENCH_ARGS)
+
 lint: $(VENV)/.installed-lint  ## Look at the code: ruff, mypy, and who imports whom
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -49,7 +53,7 @@ clean:  ## Remove what the demo, the tests and building leave behind; environmen
 	rm -rf .demo build dist osvi_django.egg-info htmlcov .hypothesis
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	rm -f .coverage .coverage.* $(COVERAGE_FILE) $(COVERAGE_FILE).*
-	find example_project osvi_django tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find benchmarks example_project osvi_django tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1	/p' Makefile

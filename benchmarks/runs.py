@@ -62,16 +62,15 @@ class Runs:
         return numbers
 
     def shared(self, database: Database, sessions: int, latency: float, processes: int) -> float:
-        """Closes per second of processes that run one job, from their start to the last's end."""
+        """Closes per second of processes that run one job, from their start to the job's end."""
         _say(f"{processes} processes on {database.label}: {sessions} at {latency} s")
         with _arranged(database, sessions, latency) as where:
             job = children.measure("create", **where)["job"]
             workers = [children.begin("worker", **where, job=job) for _ in range(processes)]
             runs = children.together(workers)
-            children.measure("check", **where, sessions=sessions)
+            end = children.measure("ended", **where, job=job, sessions=sessions)["finished_at"]
         self.locks[database.label] += sum(run["locks"] for run in runs)
-        seconds = max(run["ended"] for run in runs) - min(run["began"] for run in runs)
-        return float(sessions / seconds)
+        return float(sessions / (end - min(run["began"] for run in runs)))
 
 
 def typical(runs: Sequence[Numbers], name: str) -> float:

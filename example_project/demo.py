@@ -390,7 +390,8 @@ DOORS: Final = (
 
 def invite(site: Site) -> None:
     """Say how to go on by hand."""
-    say(f"Your turn: {CONVERSATIONS - len(DOORS)} chats are open. Close some in the admin:\n")
+    left = CONVERSATIONS - len(DOORS)
+    say(f"Your turn: {left} chats are open. In the admin, close one, or select all at once:\n")
     say(f"  Admin     {site.url}{reverse('admin:osvi_django_chatsession_changelist')}")
     say(f"  User      {USERNAME}")
     say(f"  Password  {site.password}\n")

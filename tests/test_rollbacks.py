@@ -13,7 +13,7 @@ from django.urls import reverse
 from rest_framework.renderers import JSONRenderer
 
 from osvi_django.exceptions import OSVINoAnswer
-from osvi_django.models import ChatSession
+from osvi_django.models import ChatSession, CloseJob
 from osvi_django.services import close_session
 from osvi_django.signals import session_closed
 from osvi_django.testing import Drop
@@ -46,6 +46,7 @@ class BrokenRenderer(JSONRenderer):
 def browser(staff, settings):
     """A client that shows a 500 where it would be one, in a host with ATOMIC_REQUESTS."""
     assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+    settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
     client = Client(raise_request_exception=False)
     client.force_login(staff)
     return client
@@ -66,8 +67,11 @@ def confirm_page(client, session):
 
 
 def list_action(client, session):
-    chosen = {"action": "close_selected", "_selected_action": [session.pk], "post": "yes"}
-    return client.post(LIST, chosen)
+    chosen = {"action": "close_selected", "_selected_action": [session.pk]}
+    client.post(LIST, chosen)
+    return client.post(
+        reverse("admin:osvi_django_closejob_confirm", args=[CloseJob.objects.get().pk])
+    )
 
 
 def recover_action(client, session):

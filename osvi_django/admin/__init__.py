@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from osvi_django.admin.agents import ChatAgentAdmin
+from osvi_django.admin.jobs import CloseJobAdmin
 from osvi_django.admin.sessions import ChatSessionAdmin
 
-__all__ = ["ChatAgentAdmin", "ChatSessionAdmin"]
+__all__ = ["ChatAgentAdmin", "ChatSessionAdmin", "CloseJobAdmin"]

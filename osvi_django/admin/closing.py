@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.utils import quote, unquote
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
@@ -18,6 +16,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from osvi_django.admin.forms import CloseForm, MarkForm
 from osvi_django.admin.outcomes import (
     Told,
     told_of_error,
@@ -25,47 +24,20 @@ from osvi_django.admin.outcomes import (
     told_of_recovery,
     told_of_result,
 )
-from osvi_django.exceptions import NotAllowed, OSVIError, OSVINotConfigured
-from osvi_django.models import NOTE_MAX_LENGTH, ChatSession
+from osvi_django.admin.rows import url_of, write_history
+from osvi_django.exceptions import InvalidInput, NotAllowed, OSVIError, OSVINotConfigured
+from osvi_django.models import ChatSession
 from osvi_django.services import close_session
+from osvi_django.services.jobs import create_close_job, discard_drafts
 from osvi_django.services.permissions import may_close
 from osvi_django.services.recovery import close_again, mark_closed, recover_session
 from osvi_django.services.steps import DatabaseNow
 from osvi_django.transactions import non_atomic
 
-logger = logging.getLogger(__name__)
-
 Act = Callable[[HttpRequest, ChatSession, str], Told]
 
 # The views that ask OSVI, by the ends of their names.
 _ASKING: Final = ("_close", "_mark", "_changelist")
-
-
-class CloseForm(forms.Form):
-    """The confirmation of a close."""
-
-    note = forms.CharField(
-        label=_("Note (optional)"),
-        help_text=_("Why you close it, for your colleagues. It is not sent to OSVI."),
-        required=False,
-        max_length=NOTE_MAX_LENGTH,
-        widget=forms.Textarea(attrs={"rows": 3}),
-    )
-
-
-class MarkForm(CloseForm):
-    """The confirmation that a session is closed at OSVI, by the word of whoever looked."""
-
-    note = forms.CharField(
-        label=_("Note"),
-        help_text=_("How you know that it is closed, for your colleagues."),
-        max_length=NOTE_MAX_LENGTH,
-        widget=forms.Textarea(attrs={"rows": 3}),
-    )
-
-
-class RecoverForm(forms.Form):
-    """The confirmation of a recovery, which takes no note."""
 
 
 def is_unconfirmed(session: ChatSession) -> bool:
@@ -77,6 +49,7 @@ def is_unconfirmed(session: ChatSession) -> bool:
 class CloseViews(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at run time
     """The views and actions of ``ChatSessionAdmin`` that ask OSVI for something."""
 
+    # Of those that OSVI is asked about while the page is awaited.
     selection_limit = 20
     # No further session is begun after this: many web servers give up on a page after thirty.
     selection_seconds = 20
@@ -113,80 +86,79 @@ class CloseViews(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at r
     def close_selected(
         self, request: HttpRequest, queryset: QuerySet[ChatSession]
     ) -> HttpResponseBase | None:
-        """Ask whether to close the selection, and close it (POST with ``post=yes``)."""
-        return self._ask_and_do_each(request, queryset, CloseForm, self._close)
+        """Draft a job of the selection, however large, and lead to the page that asks for it."""
+        if not queryset.exists():
+            self._say_none(request)
+            return None
+        discard_drafts()
+        try:
+            job = create_close_job(queryset, requested_by=request.user, door="admin", draft=True)
+        except (NotAllowed, InvalidInput) as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return None
+        question = url_of(self, "closejob_confirm", job)
+        filters = self.get_preserved_filters(request)  # so that its way back leads to this list
+        return HttpResponseRedirect(f"{question}?{filters}" if filters else question)
 
     @admin.action(permissions=["close"], description=_("Ask OSVI about selected chat sessions"))
     def recover_selected(
         self, request: HttpRequest, queryset: QuerySet[ChatSession]
     ) -> HttpResponseBase | None:
-        """Ask whether to settle the unconfirmed of the selection, and do (POST)."""
-        return self._ask_and_do_each(request, queryset, RecoverForm, self._recover)
+        """Ask whether to settle the unconfirmed of the selection, and do (POST with ``post``)."""
+        # One more than is allowed tells enough, however many are selected.
+        sessions = list(queryset.select_related("agent")[: self.selection_limit + 1])
+        if len(sessions) > self.selection_limit:
+            self._say_too_many(request)
+        elif not sessions:
+            self._say_none(request)
+        elif request.POST.get("post"):
+            self._recover_each(request, sessions)
+        else:
+            title = _("Ask OSVI about chat sessions")
+            return self._page(request, "recover_selected", title=title, sessions=sessions)
+        return None
 
     def _ask_and_do(
-        self, request: HttpRequest, object_id: str, form_class: type[forms.Form], act: Act
+        self, request: HttpRequest, object_id: str, form_class: type[CloseForm], act: Act
     ) -> HttpResponseBase:
         session = self.get_object(request, unquote(object_id))
         if not self.has_close_permission(request, session):
             raise PermissionDenied
         if session is None:
             return self._say_gone(request, object_id)
-        form = _form_of(request, form_class)
+        form = form_class(request.POST if request.POST.get("post") else None)
         if form.is_valid():
-            told = self._do(request, session, form, act)
+            told = self._do(request, session, form.cleaned_data["note"], act)
             self.message_user(request, told.sentence, told.level)
             return HttpResponseRedirect(self._page_after(request, session))
-        return self._confirmation(request, form, original=session)
+        return self._confirmation(request, form, session)
 
-    def _ask_and_do_each(
-        self,
-        request: HttpRequest,
-        queryset: QuerySet[ChatSession],
-        form_class: type[forms.Form],
-        act: Act,
-    ) -> HttpResponseBase | None:
-        # One more than is allowed tells enough, however many are selected.
-        sessions = list(queryset.select_related("agent")[: self.selection_limit + 1])
-        if len(sessions) > self.selection_limit:
-            self._say_too_many(request)
-            return None
-        if not sessions:
-            self._say_none(request)
-            return None
-        form = _form_of(request, form_class)
-        if form.is_valid():
-            self._do_each(request, sessions, form, act)
-            return None
-        return self._confirmation(request, form, sessions=sessions)
-
-    def _do_each(
-        self, request: HttpRequest, sessions: list[ChatSession], form: forms.Form, act: Act
-    ) -> None:
-        """One after the other: report each failure, and count the rest."""
+    def _recover_each(self, request: HttpRequest, sessions: Sequence[ChatSession]) -> None:
+        """One after the other: report each that is left as it was, and count the rest."""
         ends_at = time.monotonic() + self.selection_seconds
-        done = 0
+        settled = 0
         for number, session in enumerate(sessions):
             if time.monotonic() > ends_at:
                 self._say_stopped(request, len(sessions) - number)
                 break
-            told = self._do(request, session, form, act)
-            if told.level in {messages.SUCCESS, messages.INFO}:
-                done += 1
+            told = self._do(request, session, "", self._recover)
+            if told.level == messages.SUCCESS:
+                settled += 1
             else:
                 self.message_user(request, f"{session}: {told.sentence}", told.level)
-        if done:
-            self._say_done(request, done, act)
+        if settled:
+            self._say_settled(request, settled)
 
-    def _do(self, request: HttpRequest, session: ChatSession, form: forms.Form, act: Act) -> Told:
+    def _do(self, request: HttpRequest, session: ChatSession, note: str, act: Act) -> Told:
         """Ask a service and write Django's own history; a refusal by permission is a 403."""
         try:
-            told = act(request, session, form.cleaned_data.get("note", ""))
+            told = act(request, session, note)
         except NotAllowed as error:
             raise PermissionDenied from error
         except (OSVIError, OSVINotConfigured) as error:
             told = told_of_error(error)
         if told.tried:
-            self._write_history(request, session, told)
+            write_history(self, request, session, told.sentence)
         return told
 
     def _close(self, request: HttpRequest, session: ChatSession, note: str) -> Told:
@@ -202,34 +174,32 @@ class CloseViews(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at r
     def _recover(self, request: HttpRequest, session: ChatSession, _note: str) -> Told:
         return told_of_recovery(recover_session(session, requested_by=request.user, door="admin"))
 
-    def _write_history(self, request: HttpRequest, session: ChatSession, told: Told) -> None:
-        try:
-            self.log_change(request, session, told.sentence)
-        except Exception:  # the close is done, and whatever ails the history must not hide it
-            logger.exception("no history entry for session %r", session.session_id)
-
     def _confirmation(
-        self, request: HttpRequest, form: forms.Form, **rows: Any
+        self, request: HttpRequest, form: CloseForm, session: ChatSession
     ) -> TemplateResponse:
-        """The page that asks about one session (``original``) or several (``sessions``)."""
-        session = rows.get("original")
-        marking, recovering = isinstance(form, MarkForm), isinstance(form, RecoverForm)
-        context = {
+        marking = isinstance(form, MarkForm)
+        return self._page(
+            request,
+            "close",
+            title=_("Mark chat session as closed") if marking else _("Close chat session"),
+            form=form,
+            marking=marking,
+            again=is_unconfirmed(session),
+            original=session,
+        )
+
+    def _page(self, request: HttpRequest, name: str, **context: Any) -> TemplateResponse:
+        """A page that asks before something is done."""
+        shared = {
             **self.admin_site.each_context(request),
-            "title": _title(one=session is not None, marking=marking, recovering=recovering),
             "opts": self.opts,
             "cl": {"opts": self.opts},  # the list's template takes its breadcrumbs from there
             "media": self.media,
-            "form": form,
-            "marking": marking,
-            "recovering": recovering,
-            "again": session is not None and is_unconfirmed(session),
             "has_view_permission": self.has_view_permission(request),
-            **rows,
         }
         request.current_app = self.admin_site.name
-        name = "close_selected_confirmation" if session is None else "close_confirmation"
-        return TemplateResponse(request, f"admin/osvi_django/chatsession/{name}.html", context)
+        template = f"admin/osvi_django/chatsession/{name}_confirmation.html"
+        return TemplateResponse(request, template, {**shared, **context})
 
     def _path(self, name: str, view: Callable[..., HttpResponseBase]) -> URLPattern:
         return path(
@@ -241,11 +211,7 @@ class CloseViews(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at r
     def _page_after(self, request: HttpRequest, session: ChatSession) -> str:
         if not self.has_view_permission(request, session):
             return reverse("admin:index", current_app=self.admin_site.name)
-        return reverse(
-            f"admin:{self.opts.app_label}_{self.opts.model_name}_change",
-            args=[quote(session.pk)],
-            current_app=self.admin_site.name,
-        )
+        return url_of(self, "chatsession_change", session)
 
     def _say_gone(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
         sentence = _("There is no chat session “%(key)s”. Perhaps it was deleted?")
@@ -271,25 +237,10 @@ class CloseViews(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at r
         )
         self.message_user(request, sentence % {"left": left}, messages.WARNING)
 
-    def _say_done(self, request: HttpRequest, done: int, act: Act) -> None:
-        closed = ngettext(
-            "%(done)d chat session is closed.", "%(done)d chat sessions are closed.", done
+    def _say_settled(self, request: HttpRequest, settled: int) -> None:
+        sentence = ngettext(
+            "%(settled)d chat session is settled.",
+            "%(settled)d chat sessions are settled.",
+            settled,
         )
-        settled = ngettext(
-            "%(done)d chat session is settled.", "%(done)d chat sessions are settled.", done
-        )
-        sentence = settled if act == self._recover else closed
-        self.message_user(request, sentence % {"done": done}, messages.SUCCESS)
-
-
-def _form_of(request: HttpRequest, form_class: type[forms.Form]) -> forms.Form:
-    """The form as it was sent, where it was sent to confirm; else an empty one."""
-    return form_class(request.POST if request.POST.get("post") else None)
-
-
-def _title(*, one: bool, marking: bool, recovering: bool) -> Any:
-    if marking:
-        return _("Mark chat session as closed")
-    if recovering:
-        return _("Ask OSVI about chat sessions")
-    return _("Close chat session") if one else _("Close chat sessions")
+        self.message_user(request, sentence % {"settled": settled}, messages.SUCCESS)

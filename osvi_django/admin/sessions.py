@@ -16,25 +16,13 @@ from django.utils.translation import gettext_lazy as _
 
 from osvi_django.admin.closing import CloseViews, is_unconfirmed
 from osvi_django.admin.pagination import CappedPaginator
+from osvi_django.admin.rows import ReadOnlyRows
 from osvi_django.exceptions import CloseInProgress, OSVINoAnswer
 from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.services.permissions import may_read_summary
 
 SUMMARY_CHARACTERS: Final = 80
 ID_CHARACTERS: Final = 9
-
-
-class ReadOnlyRows:
-    """Rows that are mirrored or journaled: nobody adds, changes or deletes them by hand."""
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 class CloseAttemptInline(ReadOnlyRows, admin.TabularInline):  # type: ignore[type-arg]

@@ -26,18 +26,6 @@ def close_url(session):
     return reverse("admin:osvi_django_chatsession_close", args=[session.pk])
 
 
-@pytest.fixture
-def log_in(client, django_user_model, grant):
-    """Log in as staff with no more than these permissions."""
-
-    def _log_in(*codenames):
-        user = django_user_model.objects.create_user("jo", is_staff=True)
-        client.force_login(grant(user, *codenames))
-        return client
-
-    return _log_in
-
-
 class TestFacts:
     def test_the_summary_keeps_its_lines_and_is_escaped(self, desk):
         session = ClosedSessionFactory(summary__text=SUMMARY)

@@ -6,6 +6,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.urls import reverse
 
+from osvi_django.admin import ChatSessionAdmin
 from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.testing import Drop, Status
 from osvi_django.testing.factories import ChatSessionFactory
@@ -138,6 +139,39 @@ class TestAskAboutSelected:
             "OSVI had closed the chat session, and its summary is stored now.",
             "OSVI has the chat session open: it can be closed again.",
         }
+
+    def test_more_than_twenty_are_refused_in_words(self, desk, told, osvi_sandbox):
+        chosen = ChatSessionFactory.create_batch(21)
+        for fields in ({"index": 0}, {"post": "yes"}):
+            [(level, sentence)] = told(desk.post(LIST, self.select(*chosen, **fields), follow=True))
+            assert (level, "At most 20" in sentence) == ("error", True)
+        assert osvi_sandbox.requests == []
+
+    def test_twenty_are_not_too_many(self, desk, told):
+        chosen = ChatSessionFactory.create_batch(20)
+        response = desk.post(LIST, self.select(*chosen, post="yes"), follow=True)
+        assert [level for level, _sentence in told(response)] == ["warning"] * 20
+
+    def test_a_page_that_takes_long_stops_in_time_and_says_so(
+        self, desk, unconfirmed, told, monkeypatch
+    ):
+        monkeypatch.setattr(ChatSessionAdmin, "selection_seconds", -1)
+        chosen = [unconfirmed(Drop()), unconfirmed(Drop())]
+        [(level, sentence)] = told(desk.post(LIST, self.select(*chosen, post="yes"), follow=True))
+        assert (level, sentence.startswith("2 chat sessions were not begun")) == ("warning", True)
+
+    def test_where_none_is_left_in_the_list_that_is_said(self, desk, closed_there, told):
+        url = f"{LIST}?status__exact=active"
+        response = desk.post(url, self.select(closed_there, post="yes"), follow=True)
+        [(level, sentence)] = told(response)
+        assert (level, sentence.startswith("None of the chat sessions")) == ("warning", True)
+
+    def test_the_queries_do_not_grow_on_the_way_to_the_question(
+        self, desk, django_assert_max_num_queries
+    ):
+        chosen = ChatSessionFactory.create_batch(20)
+        with django_assert_max_num_queries(8):
+            desk.post(LIST, self.select(*chosen, index=0))
 
     @pytest.mark.django_db(transaction=True)
     def test_hosts_with_atomic_requests_can(self, desk, closed_there, told, settings):

@@ -1,0 +1,449 @@
+"""The page of a job: how far it is, what went wrong, and what can be done about it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.contrib.admin import site
+from django.contrib.admin.models import LogEntry
+from django.utils import timezone
+
+from osvi_django.admin import jobs as admin_jobs
+from osvi_django.admin.progress import OUTCOMES, spoken
+from osvi_django.models import ChatSession, CloseJob, CloseJobItem
+from osvi_django.services.jobs import create_close_job, run_close_job
+from osvi_django.testing import Status
+from osvi_django.testing.factories import ChatSessionFactory
+
+pytestmark = pytest.mark.django_db
+
+FAULTY = {
+    "status": "completed_with_errors",
+    "closed": 1,
+    "rejected": 2,
+    "unconfirmed": 1,
+    "cancelled": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def nobody_runs_jobs(settings):
+    settings.OSVI_EXECUTOR = None
+
+
+@pytest.fixture
+def at_once(settings):
+    """Jobs are run by whoever begins them or takes them up."""
+    settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
+
+
+@pytest.fixture
+def page(desk, url_of):
+    """The page of a job."""
+    return lambda job: desk.get(url_of("change", job)).text
+
+
+@pytest.fixture
+def state(desk, url_of):
+    """What the script on the page of a job is told."""
+    return lambda job: desk.get(url_of("progress", job)).json()
+
+
+def hidden(html, outcome):
+    """Whether the count of this outcome is there and not shown."""
+    (mark,) = re.findall(rf'<li( hidden)?><a href="[^"]+\?outcome={outcome}"', html)
+    return bool(mark)
+
+
+class TestFacts:
+    def test_who_when_and_why(self, page, job_with):
+        job = job_with("completed", closed=1)
+        CloseJob.objects.update(note="<b>Tidy</b>")
+        html = page(job)
+        for expected in (
+            f"Close job {job.pk}",
+            "<dt>Requested by</dt><dd>sam</dd>",
+            "<dt>Door</dt><dd>admin</dd>",
+            "<dt>Note</dt><dd>&lt;b&gt;Tidy&lt;/b&gt;</dd>",
+            "<dt>Started</dt><dd>Jan. 1, 2026, 10 a.m.</dd>",
+            "<dt>Finished</dt><dd>Jan. 1, 2026, 10 a.m., after 42 seconds</dd>",
+        ):
+            assert expected in html
+
+    def test_what_is_not_so_is_left_out(self, page, job_with):
+        html = page(job_with("queued", waiting=1))
+        for label in ("Note", "Retry of", "Started", "Finished"):
+            assert f"<dt>{label}</dt>" not in html
+        assert "<dt>Created</dt>" in html
+
+    def test_a_job_that_had_nothing_to_do_ended_without_having_begun(self, page, staff):
+        session = ChatSessionFactory(status="closed")
+        job = create_close_job([session, "unknown"], requested_by=staff)
+        CloseJobItem.objects.filter(session=session).delete()
+        CloseJob.objects.update(status="completed", finished_at="2026-01-01T10:00Z")
+        html = page(job)
+        assert "Jan. 1, 2026, 10 a.m.<" in html
+        assert ", after" not in html
+
+    def test_it_cannot_be_edited_added_or_deleted(self, admin_client, job_with, url_of):
+        job = job_with(waiting=1)
+        add = "/admin/osvi_django/closejob/add/"
+        for url in (add, url_of("delete", job), url_of("change", job)):
+            assert admin_client.post(url, {"status": "completed"}).status_code == 403
+        job.refresh_from_db()
+        assert job.status == "running"
+
+
+class TestProgress:
+    def test_it_is_shown_in_words_and_as_a_bar(self, page, job_with):
+        job = job_with(closed=2, already_closed=1, rejected=1, closing=2, waiting=2)
+        html = page(job)
+        assert '<strong class="osvi-status osvi-job-running" data-osvi="status">at work' in html
+        assert '<label for="osvi-progress" data-osvi="done">4 of 8 done (50 %)</label>' in html
+        assert '<progress id="osvi-progress" value="4" max="8"></progress>' in html
+        assert not hidden(html, "closed")
+        assert hidden(html, "cancelled")
+
+    def test_every_outcome_has_its_place(self):
+        assert sorted(OUTCOMES) == sorted(CloseJobItem.Outcome)
+
+    def test_an_unfinished_job_keeps_its_page_up_to_date(self, page, job_with, url_of):
+        job = job_with(closed=1, waiting=1)
+        html = page(job)
+        assert f'data-progress="{url_of("progress", job)}"' in html
+        assert 'osvi_django/close_job.js" defer></script>' in html
+        assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in html
+        assert not re.search(r"<script>|onclick|<style|style=", html.split('id="content"')[1])
+
+    def test_a_finished_one_is_left_alone(self, page, job_with):
+        html = page(job_with(**FAULTY))
+        for absent in ("data-progress", "close_job.js", "http-equiv", "osvi-job-stale"):
+            assert absent not in html
+
+    def test_the_script_is_told_all_that_the_page_shows(self, state, job_with):
+        job = job_with(closed=2, unconfirmed=1, waiting=5)
+        since = timezone.now() - timezone.timedelta(seconds=2)
+        CloseJob.objects.update(running_since=since, started_at=since)
+        told = state(job)
+        texts = told.pop("texts")
+        assert re.fullmatch(r"1\.\d a second, about [45] seconds left", texts.pop("pace"))
+        assert told == {
+            "status": "running",
+            "is_finished": False,
+            "done": 3,
+            "total": 8,
+            "counts": {
+                "closed": 2,
+                "already_closed": 0,
+                "rejected": 0,
+                "not_found": 0,
+                "not_allowed": 0,
+                "unconfirmed": 1,
+                "cancelled": 0,
+                "closing": 0,
+                "waiting": 5,
+            },
+        }
+        assert texts == {
+            "status": "at work",
+            "trouble": "",
+            "resumes": "",
+            "done": "3 of 8 done (37 %)",
+            "closed": "2",
+            "unconfirmed": "1",
+            "waiting": "5",
+        }
+
+    def test_a_slow_one_is_counted_by_the_minute(self, state, job_with):
+        job = job_with(closed=2, waiting=8)
+        CloseJob.objects.update(running_since=timezone.now() - timezone.timedelta(minutes=1))
+        assert state(job)["texts"]["pace"] == "2 a minute, about 4 minutes left"
+
+    @pytest.mark.parametrize(
+        ("wait", "words"),
+        [
+            (25, "It goes on by itself in about 25 seconds."),
+            (-1, "It goes on by itself in a moment."),
+        ],
+    )
+    def test_a_pause_says_why_and_until_when(self, state, page, job_with, wait, words):
+        job = job_with("paused", closed=1, waiting=1)
+        resume_at = timezone.now() + timezone.timedelta(seconds=wait)
+        CloseJob.objects.update(paused_by="unreachable", resume_at=resume_at)
+        texts = state(job)["texts"]
+        assert texts["status"] == "paused"
+        assert texts["trouble"] == "OSVI cannot be reached."
+        assert texts["resumes"] == words
+        assert "OSVI cannot be reached." in page(job)
+
+    @pytest.mark.parametrize(
+        ("code", "words"),
+        [
+            ("unauthorized", "OSVI refuses this site's API token."),
+            ("not_configured", "OSVI is not set up on this site."),
+            ("", ""),
+        ],
+    )
+    def test_other_pauses_are_said_in_words_as_well(self, state, job_with, code, words):
+        job = job_with("paused", waiting=1)
+        CloseJob.objects.update(paused_by=code)
+        trouble = state(job)["texts"]["trouble"]
+        assert trouble.startswith(words)
+        assert bool(trouble) == bool(words)
+
+    @pytest.mark.parametrize(
+        ("seconds", "words"),
+        [
+            (0, "1 second"),
+            (1.2, "2 seconds"),
+            (99, "99 seconds"),
+            (100, "2 minutes"),
+            (3600, "60 minutes"),
+            (7300, "2 hours"),
+            (90_000, "25 hours"),
+        ],
+    )
+    def test_times_are_spoken(self, seconds, words):
+        assert spoken(seconds) == words
+
+    def test_numbers_of_a_bar_are_numbers_in_every_language(self, page, job_with, settings):
+        settings.USE_THOUSAND_SEPARATOR = True
+        job = job_with()
+        CloseJob.objects.update(total=2000)
+        items = [CloseJobItem(job=job, asked_id=str(number)) for number in range(2000)]
+        CloseJobItem.objects.bulk_create(items)
+        html = page(job)
+        assert 'value="0" max="2000"' in html
+        assert "0 of 2,000 done" in html
+        assert '<strong data-osvi="waiting">2,000</strong> waiting' in html
+
+    def test_a_look_costs_the_same_however_many_there_are(
+        self, desk, job_with, url_of, django_assert_num_queries
+    ):
+        # Who is asking and what they may (4), the job, taking it up, and its counts.
+        for number in (3, 60):
+            job = job_with(closed=number, rejected=number, waiting=number)
+            with django_assert_num_queries(7):
+                desk.get(url_of("progress", job))
+            # The job once more, whether it was tried again, and its first failures.
+            with django_assert_num_queries(10):
+                desk.get(url_of("change", job))
+
+
+class TestTakingUp:
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.usefixtures("at_once")
+    @pytest.mark.parametrize("name", ["change", "progress"])
+    def test_a_look_lets_an_abandoned_job_go_on(
+        self, desk, mirrored, url_of, staff, settings, name
+    ):
+        assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+        job = create_close_job([mirrored()], requested_by=staff, start=False)
+        CloseJob.objects.update(seen_at="2026-01-01T10:00Z")
+        answer = desk.get(url_of(name, job)).text
+        job.refresh_from_db()
+        assert job.status == "completed"
+        assert "1 of 1 done" in answer
+
+    @pytest.mark.usefixtures("at_once")
+    def test_one_that_is_at_work_is_left_alone(self, desk, mirrored, url_of, staff, osvi_sandbox):
+        job = create_close_job([mirrored()], requested_by=staff, start=False)
+        desk.get(url_of("change", job))
+        desk.get(url_of("progress", job))
+        assert osvi_sandbox.requests == []
+
+
+class TestFailures:
+    def test_each_has_its_reason_and_leads_to_its_session(self, page, job_with):
+        job = job_with(**FAULTY, code="rejected", reason="<i>No.</i>")
+        html = page(job)
+        assert html.count("OSVI said: “&lt;i&gt;No.&lt;/i&gt;”") == 3
+        assert "<i>" not in html
+        for item in job.items.filter(outcome__in=("rejected", "unconfirmed")):
+            url = f"/admin/osvi_django/chatsession/{item.session_id}/change/"
+            assert f'<a href="{url}">{item.asked_id}</a>' in html
+
+    def test_ids_that_are_not_known_here_are_escaped(self, page, staff):
+        job = create_close_job(["<script>alert(1)</script>"], requested_by=staff)
+        html = page(job)
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+        assert "<script>alert" not in html
+        assert "There is no such chat session here." in html
+
+    def test_where_there_is_none_nothing_is_said(self, page, job_with):
+        assert "Failed or unconfirmed" not in page(job_with("completed", closed=2))
+
+    def test_the_first_are_shown_and_the_others_counted(self, page, job_with, url_of, monkeypatch):
+        monkeypatch.setattr(admin_jobs, "FAILURES_SHOWN", 2)
+        job = job_with("completed_with_errors", rejected=3, unconfirmed=2)
+        html = page(job)
+        assert "Failed or unconfirmed: 5" in html
+        assert html.count("<tr><td>") == 2
+        assert f'<a href="{url_of("sessions", job)}?outcome=failures">and 3 more</a>' in html
+        monkeypatch.setattr(admin_jobs, "FAILURES_SHOWN", 5)
+        assert "more</a>" not in page(job)
+
+    def test_sessions_are_no_links_for_whoever_may_not_see_them(
+        self, log_in, job_with, url_of, django_user_model
+    ):
+        client = log_in("close_chatsession")
+        job = job_with(**FAULTY, requested_by=django_user_model.objects.get(username="jo"))
+        assert "/chatsession/" not in client.get(url_of("change", job)).text
+
+    def test_nor_on_a_site_without_them(self, page, job_with):
+        job = job_with(**FAULTY)
+        admin = site.get_model_admin(ChatSession)
+        site.unregister(ChatSession)
+        try:
+            assert "/chatsession/" not in page(job)
+        finally:
+            site.register(ChatSession, type(admin))
+
+
+class TestCancel:
+    def test_what_has_not_begun_is_given_up(self, desk, mirrored, url_of, staff, told):
+        job = create_close_job([mirrored(), mirrored()], requested_by=staff, start=False)
+        assert url_of("cancel", job) in desk.get(url_of("change", job)).text
+        response = desk.post(url_of("cancel", job), follow=True)
+        assert response.redirect_chain == [(url_of("change", job), 302)]
+        [(level, sentence)] = told(response)
+        assert (level, sentence.startswith("Nothing more")) == ("success", True)
+        assert "2 of 2 done" in response.text
+        assert "cancelled" in response.text
+        entry = LogEntry.objects.get()
+        assert (entry.user, entry.get_change_message()) == (staff, "Cancelled.")
+
+    def test_what_is_under_way_is_waited_for(self, desk, job_with, url_of):
+        job = job_with(closing=1, waiting=1)
+        html = desk.post(url_of("cancel", job), follow=True).text
+        assert "1 of 2 done" in html
+        assert "data-progress" in html
+        assert url_of("cancel", job) not in html
+
+    def test_a_finished_one_stays_so(self, desk, job_with, url_of, told):
+        job = job_with(**FAULTY)
+        response = desk.post(url_of("cancel", job), follow=True)
+        assert told(response)[0][0] == "info"
+        assert not LogEntry.objects.exists()
+        job.refresh_from_db()
+        assert job.status == FAULTY["status"]
+
+    def test_a_look_does_nothing(self, desk, job_with, url_of):
+        job = job_with(closing=1, waiting=1)
+        assert desk.get(url_of("cancel", job))["Location"] == url_of("change", job)
+        job.refresh_from_db()
+        assert job.status == "running"
+
+
+class TestRetry:
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.usefixtures("at_once")
+    def test_what_failed_is_tried_in_a_job_of_its_own(
+        self, desk, mirrored, url_of, staff, settings, osvi_sandbox
+    ):
+        assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+        good, bad = mirrored(), mirrored()
+        osvi_sandbox.script(bad.session_id, Status(422, errors=["No."]))
+        job = create_close_job([good, bad], requested_by=staff, note="Tidy.")
+        html = desk.get(url_of("change", job)).text
+        assert url_of("retry", job) in html
+        response = desk.post(url_of("retry", job), follow=True)
+        retry = CloseJob.objects.get(retry_of=job)
+        assert response.redirect_chain == [(url_of("change", retry), 302)]
+        assert (retry.status, retry.total, retry.door) == ("completed", 1, "admin")
+        assert f'<a href="{url_of("change", job)}">Close job {job.pk}</a>' in response.text
+        entry = LogEntry.objects.get()
+        assert entry.get_change_message() == f"Tried again what failed: Close job {retry.pk}."
+
+    def test_once_is_enough(self, desk, job_with, url_of):
+        job = job_with(**FAULTY)
+        first = desk.post(url_of("retry", job))["Location"]
+        assert desk.post(url_of("retry", job))["Location"] == first
+        retry = CloseJob.objects.get(retry_of=job)
+        html = desk.get(url_of("change", job)).text
+        assert url_of("retry", job) not in html
+        assert f'<a href="{url_of("change", retry)}">Close job {retry.pk}</a>' in html
+
+    def test_where_nothing_failed_safely_that_is_said(self, desk, job_with, url_of, told):
+        job = job_with("completed_with_errors", closed=1, unconfirmed=1)
+        assert url_of("retry", job) not in desk.get(url_of("change", job)).text
+        response = desk.post(url_of("retry", job), follow=True)
+        [(level, sentence)] = told(response)
+        assert (level, sentence.startswith("Nothing in this close job failed")) == ("error", True)
+        assert response.redirect_chain == [(url_of("change", job), 302)]
+        assert CloseJob.objects.count() == 1
+
+    def test_not_while_it_is_at_work(self, desk, job_with, url_of):
+        job = job_with(rejected=1, waiting=1)
+        assert url_of("retry", job) not in desk.get(url_of("change", job)).text
+
+    def test_a_look_does_nothing(self, desk, job_with, url_of):
+        job = job_with(**FAULTY)
+        assert desk.get(url_of("retry", job))["Location"] == url_of("change", job)
+        assert CloseJob.objects.count() == 1
+
+    def test_whoever_may_close_no_more_may_not_try_again(
+        self, log_in, job_with, url_of, django_user_model
+    ):
+        client = log_in("view_closejob")
+        job = job_with(**FAULTY, requested_by=django_user_model.objects.get(username="jo"))
+        assert client.post(url_of("retry", job)).status_code == 403
+        assert CloseJob.objects.count() == 1
+
+
+class TestSessions:
+    def listed(self, response):
+        return [item.outcome for item in response.context["cl"].result_list]
+
+    def test_all_of_them_with_what_became_of_each(self, desk, job_with, url_of):
+        job = job_with(**FAULTY, code="rejected", reason="<i>No.</i>")
+        job_with(closed=1)
+        response = desk.get(url_of("sessions", job))
+        assert len(self.listed(response)) == 5
+        assert "OSVI said: “&lt;i&gt;No.&lt;/i&gt;”" in response.text
+        assert f"Chat sessions of close job {job.pk}" in response.text
+        assert f'<a href="{url_of("change", job)}">Close job {job.pk}</a>' in response.text
+
+    @pytest.mark.parametrize(
+        ("wanted", "outcomes"),
+        [
+            ("rejected", ["rejected"] * 2),
+            ("failures", ["rejected", "rejected", "unconfirmed"]),
+            ("nothing", []),
+        ],
+    )
+    def test_they_are_filtered(self, desk, job_with, url_of, wanted, outcomes):
+        response = desk.get(url_of("sessions", job_with(**FAULTY)), {"outcome": wanted})
+        assert self.listed(response) == outcomes
+
+    def test_they_are_found_by_how_their_id_begins(self, desk, job_with, url_of):
+        job = job_with(**FAULTY)
+        item = job.items.last()
+        response = desk.get(url_of("sessions", job), {"q": item.asked_id[:10]})
+        assert list(response.context["cl"].result_list) == [item]
+
+    def test_they_are_counted_by_outcome(self, desk, job_with, url_of):
+        response = desk.get(url_of("sessions", job_with(**FAULTY)), {"_facets": "True"})
+        assert "refused by OSVI (2)" in response.text
+
+    def test_they_cost_the_same_however_many_there_are(
+        self, desk, job_with, url_of, django_assert_num_queries
+    ):
+        for number in (3, 60):
+            job = job_with(closed=number, rejected=number)
+            with django_assert_num_queries(7):
+                desk.get(url_of("sessions", job))
+
+
+class TestRunningForReal:
+    def test_the_page_of_a_job_that_ran(self, page, mirrored, staff, osvi_sandbox):
+        sessions = [mirrored() for _number in range(5)]
+        osvi_sandbox.script(sessions[0].session_id, Status(422, errors=["No."]))
+        job = create_close_job(sessions, requested_by=staff, start=False)
+        run_close_job(job.pk)
+        html = page(job)
+        assert "completed, with failures" in html
+        assert "5 of 5 done (100 %)" in html
+        assert '<strong data-osvi="closed">4</strong> closed' in html
+        assert "OSVI said: “No.”" in html

@@ -1,0 +1,155 @@
+"""The list of jobs, and who may see and decide about which."""
+
+from __future__ import annotations
+
+import pytest
+from django.utils import timezone
+
+from osvi_django.admin import CloseJobAdmin
+from osvi_django.models import CloseJob
+
+pytestmark = pytest.mark.django_db
+
+LIST = "/admin/osvi_django/closejob/"
+PAGES = ("change", "progress", "sessions", "history")
+DECISIONS = ("confirm", "cancel", "retry")
+
+
+@pytest.fixture(autouse=True)
+def nobody_runs_jobs(settings):
+    settings.OSVI_EXECUTOR = None
+
+
+def listed(response):
+    return list(response.context["cl"].result_list)
+
+
+class TestList:
+    def test_it_shows_how_far_each_is_the_newest_first(self, desk, job_with):
+        old = job_with("completed_with_errors", closed=4, rejected=2, unconfirmed=1)
+        new = job_with(closed=1, cancelled=1, waiting=3)
+        response = desk.get(LIST)
+        assert listed(response) == [new, old]
+        for expected in (
+            f"Close job {old.pk}",
+            "osvi-job-completed_with_errors",
+            "completed, with failures",
+            "sam",
+            "7 of 7",
+            "2 of 5",
+            '<td class="field-failed">2</td>',
+            '<td class="field-unconfirmed">1</td>',
+        ):
+            assert expected in response.text
+
+    def test_drafts_are_not_in_it(self, desk, job_with):
+        job_with("draft", waiting=1)
+        response = desk.get(LIST)
+        assert listed(response) == []
+        assert "not yet confirmed" not in response.text
+
+    @pytest.mark.parametrize("query", ["status=paused", "door=rest"])
+    def test_it_is_filtered(self, desk, job_with, query):
+        wanted = job_with("paused", waiting=1)
+        CloseJob.objects.update(door="rest")
+        job_with(waiting=1)
+        assert listed(desk.get(f"{LIST}?{query}")) == [wanted]
+
+    def test_drafts_are_not_counted_either(self, desk, job_with):
+        for status in ("paused", "draft"):
+            job_with(status, waiting=1)
+        html = desk.get(LIST, {"_facets": "True"}).text
+        assert "paused (1)" in html
+        assert "admin (1)" in html
+
+    def test_the_cost_does_not_grow_with_the_rows(self, desk, job_with, django_assert_num_queries):
+        # Who is asking and what they may (4), then doors to filter by, the count, and the rows.
+        for _ in range(2):
+            for _number in range(5):
+                job_with(closed=1)
+            with django_assert_num_queries(7):
+                desk.get(LIST)
+
+    def test_counting_ends_somewhere_and_that_is_said(self, desk, job_with, monkeypatch):
+        monkeypatch.setattr(CloseJobAdmin.paginator, "cap", 3)
+        for _number in range(4):
+            job_with(closed=1)
+        html = desk.get(LIST).text
+        assert "Only the first 3 are listed" in html
+        assert "To select all" not in html
+
+    def test_nothing_can_be_done_to_them_by_hand(self, admin_client, job_with):
+        job_with(waiting=1)
+        html = admin_client.get(LIST).text
+        for absent in (f"{LIST}add/", "delete_selected", "action-select"):
+            assert absent not in html
+
+
+class TestWhoMaySee:
+    def test_whoever_may_close_sees_their_own(self, log_in, job_with, url_of, django_user_model):
+        others = job_with(status="completed_with_errors", rejected=1)
+        client = log_in("close_chatsession")
+        mine = job_with(closed=1, requested_by=django_user_model.objects.get(username="jo"))
+        assert listed(client.get(LIST)) == [mine]
+        assert LIST in client.get("/admin/").text
+        assert client.get("/admin/osvi_django/").status_code == 200
+        for name in PAGES:
+            assert client.get(url_of(name, mine)).status_code == 200
+        for name in ("change", "progress", "sessions"):
+            assert client.get(url_of(name, others)).status_code == 404
+        for name in DECISIONS:
+            assert client.post(url_of(name, others)).status_code == 404
+
+    def test_whoever_may_view_jobs_sees_all_and_decides_about_none(self, log_in, job_with, url_of):
+        jobs = [job_with(closing=1, waiting=1), job_with("draft", waiting=1)]
+        jobs.append(job_with("completed_with_errors", rejected=1))
+        client = log_in("view_closejob")
+        assert listed(client.get(LIST)) == [jobs[2], jobs[0]]
+        for name in PAGES:
+            response = client.get(url_of(name, jobs[0]))
+            assert response.status_code == 200
+            assert url_of("cancel", jobs[0]) not in response.text
+        assert url_of("retry", jobs[2]) not in client.get(url_of("change", jobs[2])).text
+        for job in jobs:
+            for name in DECISIONS:
+                assert client.post(url_of(name, job)).status_code == 403
+                assert client.get(url_of(name, job)).status_code == 403
+        assert CloseJob.objects.filter(status__in=("cancelled", "queued")).count() == 0
+
+    def test_whoever_may_both_decides_about_those_of_others(self, log_in, job_with, url_of):
+        job = job_with(waiting=1)
+        client = log_in("view_closejob", "close_chatsession")
+        assert url_of("cancel", job) in client.get(url_of("change", job)).text
+        client.post(url_of("cancel", job))
+        job.refresh_from_db()
+        assert job.status == "cancelled"
+
+    def test_who_else_has_no_business_here(self, log_in, job_with, url_of, django_user_model):
+        client = log_in("view_chatsession", "view_sessionsummary", "change_closejob")
+        # Not even with jobs of their own, of a time when they might close.
+        job = job_with(waiting=1, requested_by=django_user_model.objects.get(username="jo"))
+        assert LIST not in client.get("/admin/").text
+        assert client.get(LIST).status_code == 403
+        for name in (*PAGES, *DECISIONS):
+            assert client.get(url_of(name, job)).status_code == 403
+        for name in DECISIONS:
+            assert client.post(url_of(name, job)).status_code == 403
+        job.refresh_from_db()
+        assert job.status == "running"
+
+    @pytest.mark.parametrize("key", ["999999", "99999999999999999999", "x", "_00"])
+    def test_a_job_that_is_not_there_is_a_404(self, desk, key):
+        assert desk.get(f"{LIST}{key}/change/").status_code == 404
+
+    @pytest.mark.parametrize("name", [*PAGES[1:3], *DECISIONS])
+    def test_nor_are_its_other_pages(self, desk, name):
+        assert desk.get(f"{LIST}999999/{name}/").status_code == 404
+        assert desk.get(f"{LIST}99999999999999999999/{name}/").status_code == 404
+
+
+def test_a_job_of_code_belongs_to_nobody(desk, job_with, url_of, admin_user, client):
+    job = job_with(waiting=1, requested_by=None)
+    CloseJob.objects.update(door="code", created_at=timezone.now())
+    assert desk.get(url_of("change", job)).status_code == 404
+    client.force_login(admin_user)
+    assert client.get(url_of("change", job)).status_code == 200

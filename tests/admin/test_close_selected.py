@@ -1,0 +1,252 @@
+"""From a selection in the list of sessions, however large, to a job that is at work."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+from django.utils import timezone
+
+from osvi_django.admin import jobs
+from osvi_django.exceptions import InvalidInput
+from osvi_django.models import ChatSession, CloseAttempt, CloseJob
+from osvi_django.services.jobs import create_close_job, run_close_job
+from osvi_django.testing import Status
+from osvi_django.testing.factories import (
+    ChatAgentFactory,
+    ChatSessionFactory,
+    ClosedSessionFactory,
+)
+
+pytestmark = pytest.mark.django_db
+
+LIST = "/admin/osvi_django/chatsession/"
+JOBS = "/admin/osvi_django/closejob/"
+
+
+@pytest.fixture(autouse=True)
+def nobody_runs_jobs(settings):
+    settings.OSVI_EXECUTOR = None
+
+
+@pytest.fixture
+def at_once(settings):
+    """Jobs are run by whoever begins them."""
+    settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
+
+
+@pytest.fixture
+def draft(staff):
+    """Make a draft of these sessions, as the list does."""
+    return lambda *sessions: create_close_job(
+        list(sessions), requested_by=staff, door="admin", draft=True
+    )
+
+
+def select(chosen, **fields):
+    keys = [session.pk for session in chosen]
+    return {"action": "close_selected", "_selected_action": keys, **fields}
+
+
+class TestSelection:
+    def test_it_becomes_a_draft_and_leads_to_a_question(self, desk, staff, url_of):
+        chosen = ChatSessionFactory.create_batch(2)
+        ChatSessionFactory()
+        response = desk.post(LIST, select(chosen))
+        job = CloseJob.objects.get()
+        assert response["Location"] == url_of("confirm", job)
+        assert (job.status, job.door, job.requested_by) == ("draft", "admin", staff)
+        asked = set(job.items.values_list("asked_id", flat=True))
+        assert asked == {session.session_id for session in chosen}
+
+    def test_what_is_filtered_out_is_not_in_it_and_the_way_back_is_filtered(self, desk, url_of):
+        wanted = ChatSessionFactory(mode="support")
+        chosen = [wanted, ChatSessionFactory()]
+        response = desk.post(f"{LIST}?mode__exact=support&p=1", select(chosen), follow=True)
+        assert CloseJob.objects.get().items.get().session == wanted
+        assert (
+            f'href="{LIST}?mode__exact=support&amp;p=1" role="button" class="closelink"'
+            in response.text
+        )
+
+    def test_where_none_is_left_in_the_list_that_is_said(self, desk, told):
+        session = ClosedSessionFactory()
+        url = f"{LIST}?status__exact=active"
+        [(level, sentence)] = told(desk.post(url, select([session]), follow=True))
+        assert (level, sentence.startswith("None of the chat sessions")) == ("warning", True)
+        assert not CloseJob.objects.exists()
+
+    def test_without_the_permission_there_is_no_such_action(self, log_in):
+        client = log_in("view_chatsession", "change_chatsession", "view_closejob")
+        session = ChatSessionFactory()
+        assert "close_selected" not in client.get(LIST).text
+        client.post(LIST, select([session]))
+        assert not CloseJob.objects.exists()
+
+    def test_a_refusal_of_the_service_is_a_sentence(self, desk, told, monkeypatch):
+        def refuse(*args, **named):
+            raise InvalidInput("Not these.")
+
+        monkeypatch.setattr("osvi_django.admin.closing.create_close_job", refuse)
+        response = desk.post(LIST, select([ChatSessionFactory()]), follow=True)
+        assert told(response) == [("error", "Not these.")]
+
+    def test_drafts_that_nobody_confirmed_are_forgotten(self, desk, draft):
+        forgotten = draft(ChatSessionFactory())
+        CloseJob.objects.update(created_at=timezone.now() - timezone.timedelta(days=2))
+        desk.post(LIST, select([ChatSessionFactory()]))
+        assert not CloseJob.objects.filter(pk=forgotten.pk).exists()
+
+    def test_twelve_thousand_of_all_pages(self, desk, django_assert_max_num_queries):
+        agent = ChatAgentFactory()
+        rows = (ChatSession(session_id=f"s-{number}", agent=agent) for number in range(12_000))
+        ChatSession.objects.bulk_create(rows)
+        first = ChatSession.objects.first()
+        # SQLite takes eighty rows at a time, and the others thousands.
+        with django_assert_max_num_queries(240):
+            response = desk.post(LIST, select([first], select_across="1"))
+        job = CloseJob.objects.get()
+        assert job.total == job.items.count() == 12_000
+        with django_assert_max_num_queries(8):
+            html = desk.get(response["Location"]).text
+        assert "Close <strong>12000</strong> chat sessions?" in html
+        assert html.count("<input") < 10
+        with django_assert_max_num_queries(20):
+            response = desk.post(response["Location"])
+        with django_assert_max_num_queries(12):
+            html = desk.get(response["Location"]).text
+        assert "0 of 12000 done" in html
+        assert first.session_id not in html
+
+
+class TestQuestion:
+    def test_it_says_what_there_is_to_close(self, desk, draft, url_of, osvi_sandbox):
+        for status, number in {
+            "active": 3,
+            "dormant": 1,
+            "unconfirmed": 2,
+            "closing": 1,
+            "closed": 1,
+        }.items():
+            ChatSessionFactory.create_batch(number, status=status)
+        job = draft(*ChatSession.objects.all(), "not-known-here")
+        html = desk.get(url_of("confirm", job)).text
+        for expected in (
+            "Close <strong>9</strong> chat sessions?",
+            "4 are open.",
+            "2 are unconfirmed: an earlier try went unanswered",
+            "1 is being closed by somebody else.",
+            "1 is closed already: nothing is sent for it.",
+            "1 is not here any more.",
+            '<label for="id_note">',
+        ):
+            assert expected in html
+        assert osvi_sandbox.requests == []
+
+    def test_what_there_is_not_is_not_said(self, desk, draft, url_of):
+        html = desk.get(url_of("confirm", draft(ChatSessionFactory()))).text
+        assert "Close <strong>1</strong> chat session?" in html
+        assert "1 is open." in html
+        for words in ("unconfirmed:", "being closed", "closed already", "any more"):
+            assert words not in html
+
+    def test_reading_it_again_changes_nothing(self, desk, draft, url_of):
+        job = draft(ChatSessionFactory())
+        assert desk.get(url_of("confirm", job)).text.count("Close <strong>1") == 1
+        assert desk.get(url_of("confirm", job)).text.count("Close <strong>1") == 1
+        job.refresh_from_db()
+        assert job.status == "draft"
+
+    def test_a_draft_has_no_other_page(self, desk, draft, url_of):
+        job = draft(ChatSessionFactory())
+        assert desk.get(url_of("change", job))["Location"] == url_of("confirm", job)
+
+    def test_whoever_may_not_see_sessions_is_led_home(self, log_in, url_of, django_user_model):
+        client = log_in("close_chatsession")
+        user = django_user_model.objects.get()
+        job = create_close_job([ChatSessionFactory()], requested_by=user, draft=True)
+        assert (
+            'href="/admin/" role="button" class="closelink"'
+            in client.get(url_of("confirm", job)).text
+        )
+
+    def test_a_note_that_is_too_long_is_said_and_kept(self, desk, draft, url_of):
+        job = draft(ChatSessionFactory())
+        note = "<long> " * 200
+        html = desk.post(url_of("confirm", job), {"note": note}).text
+        assert "at most 1000 characters" in html
+        assert "&lt;long&gt; &lt;long&gt;" in html
+        assert CloseJob.objects.get().status == "draft"
+
+
+class TestConfirmation:
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.usefixtures("at_once")
+    def test_from_the_list_to_summaries(self, desk, mirrored, staff, settings, osvi_sandbox):
+        assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+        chosen = [mirrored(), mirrored(), mirrored(), ClosedSessionFactory()]
+        spared = mirrored()
+        osvi_sandbox.script(chosen[2].session_id, Status(422, errors=["<i>No.</i>"]))
+        question = desk.post(LIST, select(chosen))["Location"]
+        response = desk.post(question, {"note": " Tidy. "}, follow=True)
+        job = CloseJob.objects.get()
+        assert response.redirect_chain == [(f"{JOBS}{job.pk}/change/", 302)]
+        assert (job.status, job.succeeded, job.failed) == ("completed_with_errors", 3, 1)
+        assert "4 of 4 done (100 %)" in response.text
+        assert "OSVI said: “&lt;i&gt;No.&lt;/i&gt;”" in response.text
+        for attempt in CloseAttempt.objects.all():
+            assert (attempt.requested_by, attempt.door, attempt.note) == (staff, "admin", "Tidy.")
+        assert ChatSession.objects.filter(summary__text__startswith="The customer").count() == 2
+        spared.refresh_from_db()
+        assert spared.status == "active"
+
+    def test_it_begins_and_is_in_the_history(self, desk, draft, url_of, staff):
+        job = draft(ChatSessionFactory())
+        response = desk.post(url_of("confirm", job), {"note": "Tidy."})
+        assert response["Location"] == url_of("change", job)
+        job.refresh_from_db()
+        assert (job.status, job.note) == ("queued", "Tidy.")
+        assert "Tidy." in desk.get(url_of("change", job)).text
+        entry = LogEntry.objects.get()
+        assert (entry.user, entry.get_change_message()) == (staff, "Confirmed.")
+        assert "Confirmed." in desk.get(url_of("history", job)).text
+
+    def test_a_job_that_has_begun_is_shown_instead(self, desk, draft, url_of, mirrored):
+        job = draft(mirrored())
+        for send in (desk.post, desk.post, desk.get):
+            assert send(url_of("confirm", job))["Location"] == url_of("change", job)
+        run_close_job(job.pk)
+        assert desk.get(url_of("confirm", job))["Location"] == url_of("change", job)
+        assert CloseAttempt.objects.count() == 1
+
+    def test_a_second_click_is_told_so(self, desk, draft, url_of, told):
+        job = draft(ChatSessionFactory())
+        desk.post(url_of("confirm", job))
+        response = desk.post(url_of("confirm", job), follow=True)
+        assert told(response) == [("info", "This close job has begun already.")]
+        assert LogEntry.objects.count() == 1
+
+    def test_it_wants_a_csrf_token(self, staff, draft, url_of):
+        strict = Client(enforce_csrf_checks=True)
+        strict.force_login(staff)
+        job = draft(ChatSessionFactory())
+        for name in ("confirm", "cancel", "retry"):
+            assert strict.post(url_of(name, job)).status_code == 403
+        job.refresh_from_db()
+        assert job.status == "draft"
+
+    def test_the_unknown_are_asked_to_log_in(self, client, draft, url_of):
+        job = draft(ChatSessionFactory())
+        for name in ("change", "progress", "sessions", "confirm", "cancel", "retry"):
+            assert client.post(url_of(name, job))["Location"].startswith("/admin/login/")
+
+    def test_a_permission_that_the_service_denies_is_a_403(self, desk, draft, url_of, monkeypatch):
+        # Taken between the look of the door and that of the service.
+        monkeypatch.setattr(jobs, "require_job", lambda user, job: None)
+        job = draft(ChatSessionFactory())
+        CloseJob.objects.update(requested_by=None)
+        monkeypatch.setattr(jobs, "visible_jobs", lambda user: CloseJob.objects.all())
+        for name in ("confirm", "cancel", "retry"):
+            assert desk.post(url_of(name, job)).status_code == 403
+        job.refresh_from_db()
+        assert job.status == "draft"

@@ -1,0 +1,154 @@
+"""Closing many in a real browser: the page of a job with JavaScript, and without."""
+
+from __future__ import annotations
+
+import pytest
+from selenium.webdriver.common.by import By
+
+from osvi_django.admin import ChatSessionAdmin
+from osvi_django.models import ChatSession, CloseJob
+from osvi_django.services import ledger
+from osvi_django.services.jobs import create_close_job
+from osvi_django.testing import Status
+from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
+from tests.browser.steps import (
+    IN_A_BROWSER,
+    choose,
+    colour_of,
+    follow,
+    is_as_wide_as,
+    text_of,
+    wait_for,
+)
+from tests.mirroring import mirror
+
+pytestmark = IN_A_BROWSER
+
+STATUS = "#osvi-job [data-osvi=status]"
+DONE = "#osvi-job [data-osvi=done]"
+STALE = "#osvi-job-stale"
+
+
+@pytest.fixture
+def job(staff, settings):
+    """A job with four sessions that is at work, as far as its rows know."""
+    settings.OSVI_EXECUTOR = None
+    agent = ChatAgentFactory()
+    sessions = ChatSessionFactory.create_batch(4, agent=agent)
+    job = create_close_job(sessions, requested_by=staff, start=False)
+    ledger.begin(job)
+    return job
+
+
+@pytest.fixture
+def page(live_server, job):
+    return f"{live_server.url}/admin/osvi_django/closejob/{job.pk}/change/"
+
+
+def settle(job, outcome, number, **fields):
+    """Let so many of its sessions come to this end."""
+    keys = list(job.items.filter(outcome="waiting").values_list("pk", flat=True)[:number])
+    job.items.filter(pk__in=keys).update(outcome=outcome, **fields)
+    counter = ledger.COUNTERS[outcome]
+    CloseJob.objects.update(**{counter: number})
+    ledger.finish(job)
+
+
+def test_all_that_match_are_closed_while_one_watches(
+    browse, live_server, osvi_sandbox, settings, monkeypatch
+):
+    settings.OSVI_EXECUTOR = "osvi_django.executors.thread"
+    osvi_sandbox.latency = 0.5
+    monkeypatch.setattr(ChatSessionAdmin, "list_per_page", 2)
+    agent = ChatAgentFactory()
+    sessions = [mirror(osvi_sandbox, agent=agent) for _number in range(5)]
+    osvi_sandbox.script(sessions[0].session_id, Status(422, errors=["<b>No.</b>"]))
+    driver = browse(scripts=True)
+    driver.get(f"{live_server.url}/admin/osvi_django/chatsession/")
+    choose(driver, "#action-toggle")
+    choose(driver, ".actions .question a")
+    choose(driver, "select[name=action] option[value=close_selected]")
+    follow(driver, "button[name=index]")
+    assert text_of(driver, "#content form p") == "Close 5 chat sessions?"
+    driver.find_element(By.NAME, "note").send_keys("They said goodbye.")
+    follow(driver, "#content input[type=submit]")
+    wait_for(driver, STATUS, "completed, with failures")
+    assert text_of(driver, DONE) == "5 of 5 done (100 %)"
+    wait_for(driver, ".osvi-failures", "OSVI said: “<b>No.</b>”")
+    assert ChatSession.objects.filter(status="closed").count() == 4
+    follow(driver, "#content input[value^='Retry failed']")
+    wait_for(driver, STATUS, "completed")
+    assert text_of(driver, DONE) == "1 of 1 done (100 %)"
+
+
+def test_a_selection_without_javascript(browse, live_server, osvi_sandbox, settings):
+    settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
+    mirror(osvi_sandbox)
+    driver = browse()
+    driver.get(f"{live_server.url}/admin/osvi_django/chatsession/")
+    choose(driver, "input.action-select")
+    choose(driver, "select[name=action] option[value=close_selected]")
+    follow(driver, "button[name=index]")
+    follow(driver, "#content input[type=submit]")
+    assert text_of(driver, STATUS) == "completed"
+    assert text_of(driver, DONE) == "1 of 1 done (100 %)"
+    assert ChatSession.objects.get().status == "closed"
+
+
+def test_the_script_keeps_the_page_up_to_date_and_reloads_it_in_the_end(browse, page, job):
+    driver = browse(scripts=True)
+    driver.get(page)
+    assert text_of(driver, DONE) == "0 of 4 done (0 %)"
+    driver.execute_script("document.body.dataset.mark = 'the same page'")
+    settle(job, "closed", 2)
+    wait_for(driver, DONE, "2 of 4 done (50 %)")
+    assert text_of(driver, ".osvi-outcomes") == "2 closed\n2 waiting"
+    assert driver.find_element(By.ID, "osvi-progress").get_property("value") == 2
+    CloseJob.objects.update(status="paused", paused_by="unreachable")
+    wait_for(driver, "#osvi-job [role=status]", "OSVI cannot be reached.")
+    assert colour_of(driver, STATUS, "font-weight") == "700"
+    assert driver.execute_script("return document.body.dataset.mark") == "the same page"
+    settle(job, "rejected", 2, error_code="rejected", error_reason="No.")
+    wait_for(driver, ".osvi-failures", "OSVI said: “No.”")
+    assert driver.execute_script("return document.body.dataset.mark") is None
+
+
+def test_numbers_that_are_old_are_said_to_be(browse, page, job):
+    driver = browse(scripts=True)
+    driver.get(page)
+    assert not driver.find_element(By.CSS_SELECTOR, STALE).is_displayed()
+    cookie = driver.get_cookie("sessionid")
+    driver.delete_cookie("sessionid")
+    wait_for(driver, STALE, "not up to date")
+    driver.add_cookie(cookie)  # somebody has logged in again, in another tab
+    settle(job, "closed", 1)
+    wait_for(driver, DONE, "1 of 4 done")
+    assert not driver.find_element(By.CSS_SELECTOR, STALE).is_displayed()
+
+
+def test_without_javascript_the_page_reloads_itself(browse, page, job):
+    driver = browse()
+    driver.get(page)
+    assert text_of(driver, DONE) == "0 of 4 done (0 %)"
+    settle(job, "closed", 4)
+    wait_for(driver, STATUS, "completed")
+    assert text_of(driver, DONE) == "4 of 4 done (100 %)"
+
+
+@pytest.mark.parametrize("name", ["change/", "sessions/"])
+def test_on_a_phone_nothing_is_cut_off(browse, page, job, name):
+    settle(job, "rejected", 2, error_code="unauthorized", error_reason="w" * 200)
+    driver = browse(400)
+    driver.get(page.replace("change/", name))
+    assert is_as_wide_as(driver, 400)
+
+
+def test_the_dark_theme_is_dark(browse, page):
+    shades = set()
+    for dark in (False, True):
+        driver = browse(dark=dark)
+        driver.get(page)
+        shades.add(
+            (colour_of(driver, STATUS, "color"), colour_of(driver, "progress", "accent-color"))
+        )
+    assert len(shades) == 2
