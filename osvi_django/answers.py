@@ -27,6 +27,10 @@ from osvi_django.exceptions import (
 
 MAX_REASON: Final = 300  # characters of the vendor's own words
 _NOT_FOUND: Final = 404
+# MariaDB takes no more than 32 levels of JSON, and Python's own stack ends somewhere as well.
+_DEEPEST: Final = 20
+# What every database can hold, and every time zone can show.
+_YEARS: Final = range(1001, 9999)
 
 # PostgreSQL stores no U+0000, and UTF-8 knows no half of a surrogate pair.
 _NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -130,7 +134,7 @@ def read_session(payload: Mapping[str, Any], *, status: int | None = None) -> Re
     return RemoteSession(
         session_id=fields.text("id"),
         status=fields.text("status"),
-        customer_id=fields.optional_text("customer_id"),
+        customer_id=fields.optional_id("customer_id"),
         mode=fields.optional_text("mode") or "ai",
         agent_number=fields.number("chat_agent_id"),
         help_requested=fields.flag("help_requested"),
@@ -234,6 +238,10 @@ class _Fields:
             raise _lacks(name, self._status)
         return value
 
+    def optional_id(self, name: str) -> str:
+        """A text that can be stored as it is; "" where there is none."""
+        return self.text(name) if self._data.get(name) not in (None, "") else ""
+
     def optional_text(self, name: str) -> str:
         """A text; "" where there is none."""
         return storable(self._typed(name, str) or "")
@@ -252,19 +260,24 @@ class _Fields:
     def moment(self, name: str) -> datetime | None:
         """A moment; the legacy calls leave the time zone out, and mean UTC."""
         text = self.optional_text(name)
+        if not text:
+            return None
         try:
             moment = parse_datetime(text)
-        except ValueError:
+            if moment is not None:
+                moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+        except (ValueError, OverflowError):
             moment = None
-        if text and moment is None:
+        if moment is None or moment.year not in _YEARS:
             raise _lacks(name, self._status)
-        return moment.replace(tzinfo=moment.tzinfo or UTC) if moment else None
+        return moment
 
     def whoever(self, name: str) -> str:
         """A person, of whom the vendor does not say how it is told: a text, whatever came."""
         value = self._data.get(name)
-        text = value if isinstance(value, str) else json.dumps(value)
-        return storable(text) if value is not None else ""
+        if value is None:
+            return ""
+        return storable(value if isinstance(value, str) else json.dumps(_storable_json(value)))
 
     def _typed(self, name: str, kind: type) -> Any:
         value = self._data.get(name)
@@ -277,21 +290,29 @@ def _lacks(name: str, status: int | None) -> OSVIBadAnswer:
     return OSVIBadAnswer(OSVIBadAnswer.lacking % {"field": name}, status=status)
 
 
-def _storable_json(value: Any) -> Any:
+def _storable_json(value: Any, depth: int = 0) -> Any:
     """A JSON value with every text in it, keys too, as databases can store it."""
     if isinstance(value, str):
         return storable(value)
+    if isinstance(value, dict | list | tuple) and depth == _DEEPEST:
+        return "..."
     if isinstance(value, dict):
-        return {storable(str(key)): _storable_json(each) for key, each in value.items()}
+        return {storable(str(key)): _storable_json(value[key], depth + 1) for key in value}
     if isinstance(value, list | tuple):
-        return [_storable_json(each) for each in value]
+        return [_storable_json(each, depth + 1) for each in value]
     # What no JSON has, a host's own object for one, or NaN.
-    is_plain = value is None or isinstance(value, bool | int) or _is_finite(value)
-    return value if is_plain else storable(str(value))
+    return value if value is None or _is_plain_number(value) else storable(_as_text(value))
 
 
-def _is_finite(value: Any) -> bool:
+def _is_plain_number(value: Any) -> bool:
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
     return isinstance(value, float) and math.isfinite(value)
+
+
+def _as_text(value: Any) -> str:
+    # Python writes no number of thousands of digits, and reads none.
+    return f"{value:#x}" if isinstance(value, int) else str(value)
 
 
 def says_none(answer: Answer) -> bool:

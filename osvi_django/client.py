@@ -87,6 +87,9 @@ _CLOSE_PATHS: Final = {
     "legacy": "/chat_sessions/{id}/close_session",
     "v1": "/v1/chat/session/{id}/support",
 }
+# A message alone is somebody's to the customer; ``close`` is a call of its own.
+_COMMANDS: Final = frozenset({"", "takeover", "tell", "whisper", "end"})
+_NEED_A_MESSAGE: Final = frozenset({"", "tell", "whisper"})
 
 # Only what surely was not sent is tried again: a connection that never came about.
 _RETRY = Retry(
@@ -200,7 +203,7 @@ class OSVIClient:
         if input_fields:
             payload["input_fields"] = _json_object("input_fields", input_fields)
         if context:
-            payload["context"] = [_required("context", each) for each in context]
+            payload["context"] = _texts("context", context)
         return read_created(self._send("POST", "/v1/chat/session", payload))
 
     def active_session(self, customer_id: str, *, agent_uuid: str) -> RemoteSession | None:
@@ -215,7 +218,14 @@ class OSVIClient:
 
         Raises what ``close_session`` raises; nothing is changed by asking.
         """
-        answer = self._send_active(customer_id)
+        return self.read_active_sessions(self.send_active_sessions(customer_id))
+
+    def send_active_sessions(self, customer_id: str) -> Answer:
+        """Ask what a customer has open; ``read_active_sessions`` reads the answer."""
+        return self._send_active(customer_id)
+
+    def read_active_sessions(self, answer: Answer) -> dict[str, RemoteSession]:
+        """The sessions in an answer to ``send_active_sessions``, by the UUIDs of the agents."""
         return {} if self._says_surely_none(answer) else read_all_active(answer)
 
     def active_session_ids(self, customer_id: str) -> frozenset[str]:
@@ -249,7 +259,7 @@ class OSVIClient:
             "content": _required("content", content),
         }
         if session_id:
-            payload["session_id"] = session_id
+            payload["session_id"] = _required("session_id", session_id)
         return self._send("POST", "/v1/chat/inbound", payload)
 
     def inject_context(self, session_id: str, context: str) -> tuple[str, ...]:
@@ -275,10 +285,12 @@ class OSVIClient:
 
     def send_support(self, session_id: str, *, command: str = "", message: str = "") -> Answer:
         """Give a support command and return the answer unread; ``read_support`` reads it."""
-        given = {"command": command, "message": message}
-        payload = {name: value for name, value in given.items() if value}
-        if not payload:
-            raise InvalidInput("message is missing, and so is command.", field="message")
+        if command not in _COMMANDS:
+            known = ", ".join(sorted(filter(None, _COMMANDS)))
+            raise InvalidInput(f"command is not one of {known}.", field="command")
+        payload = {"command": command} if command else {}
+        if message or command in _NEED_A_MESSAGE:
+            payload["message"] = _required("message", message)
         path = f"/v1/chat/session/{_quoted(session_id)}/support"
         return self._send("POST", path, payload)
 
@@ -286,7 +298,7 @@ class OSVIClient:
         """Start a session in the legacy dialect. Raises what ``close_session`` raises."""
         payload: dict[str, Any] = {"agent_uuid": _required("agent_uuid", agent_uuid)}
         if person_name:
-            payload["metadata"] = {"person_name": person_name}
+            payload["metadata"] = {"person_name": _required("person_name", person_name)}
         return read_started(self._send("POST", "/chat_sessions", payload))
 
     def send_legacy_message(self, session_id: str, *, agent_uuid: str, message: str) -> Reply:
@@ -311,7 +323,7 @@ class OSVIClient:
         return says_none(answer) and not urlsplit(self.base_url).path
 
     def _send_active(self, customer_id: str, **agent: str) -> Answer:
-        if storable(customer_id) != customer_id:
+        if not isinstance(customer_id, str) or storable(customer_id) != customer_id:
             problem = "customer_id is not an id that can be sent: use the one that OSVI gave."
             raise InvalidInput(problem, field="customer_id")
         query = {"customer_id": customer_id, **agent}
@@ -394,17 +406,26 @@ def _required(name: str, text: str) -> str:
 def _json_object(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """An object that can be sent: NaN, a date or a set cannot."""
     try:
-        json.dumps(value, allow_nan=False)
+        plain = dict(value)
+        json.dumps(plain, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         problem = f"{name} has something that JSON does not: use texts, numbers, lists and such."
         raise InvalidInput(problem, field=name) from None
-    return dict(value)
+    return plain
+
+
+def _texts(name: str, values: Sequence[str]) -> list[str]:
+    """Texts that can be sent; one alone would be taken for its characters."""
+    if isinstance(values, str):
+        raise InvalidInput(f"{name} is one text: put it in a list.", field=name)
+    return [_required(name, each) for each in values]
 
 
 def _quoted(session_id: str) -> str:
     """The id as one segment of a path, whatever it is made of."""
     # URLs lose these two segments on their way, quoted or not.
-    if not session_id or session_id in {".", ".."} or storable(session_id) != session_id:
+    is_text = isinstance(session_id, str) and storable(session_id) == session_id
+    if not is_text or session_id in {"", ".", ".."}:
         problem = "session_id is not an id that can be sent: use the one that OSVI gave."
         raise InvalidInput(problem, field="session_id")
     return quote(session_id, safe="")

@@ -103,6 +103,11 @@ class InsideTransaction(OSVIError, RuntimeError):
         "lose its summary. Nothing was sent: call this outside transaction.atomic(), or mark the "
         "view with transaction.non_atomic_requests."
     )
+    elsewhere = _(
+        "OSVI is not asked inside a database transaction, where a rollback would lose what it "
+        "answers. Nothing was sent: call this outside transaction.atomic(), or mark the view "
+        "with transaction.non_atomic_requests."
+    )
 
 
 class NotAllowed(OSVIError):
@@ -131,7 +136,7 @@ class SessionClosed(OSVIError):
     """The session is closed, or being closed, so that nothing more can be done in it."""
 
     code = "session_closed"
-    message = _("This chat session is closed, so nothing was sent.")
+    message = _("This chat session is closed, or being closed, so nothing was sent.")
 
 
 class WrongMode(OSVIError):
@@ -257,13 +262,16 @@ def not_a_close() -> Iterator[None]:
         raise
 
 
-def describe(code: str, reason: str = "") -> str:
-    """What the error of this code says, with OSVI's own words; "" for no error, and for others'."""
+def describe(code: str, reason: str = "", *, is_close: bool = True) -> str:
+    """What the error of this code says, with OSVI's own words; "" for no error, and for others'.
+
+    ``is_close``: whether it was a close that ended so.
+    """
     error = _BY_CODE.get(code)
     if error is None:
         return ""
     if issubclass(error, OSVIError):
-        return str(error(reason=reason))
+        return str(error("" if is_close else error.elsewhere, reason=reason))
     return str(_("OSVI is not set up on this site. Ask whoever runs it to mend the settings."))
 
 
