@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from django.db import IntegrityError, router, transaction
 from django.db.models import Model, ProtectedError, Q, QuerySet
@@ -18,8 +19,8 @@ from django.utils.translation import gettext as _
 
 from osvi_django.answers import RemoteSession, read_session, storable
 from osvi_django.client import OSVIClient
-from osvi_django.conf import DEFAULT_ACCOUNT
-from osvi_django.exceptions import InvalidInput, OSVIBadAnswer, not_a_close
+from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, account_aliases
+from osvi_django.exceptions import InvalidInput, OSVIBadAnswer, OSVINotConfigured, not_a_close
 from osvi_django.models import ID_MAX_LENGTH, ChatAgent, ChatSession
 from osvi_django.services import steps
 from osvi_django.services.permissions import require_operate
@@ -27,6 +28,9 @@ from osvi_django.services.steps import Closed, Status, User
 from osvi_django.transactions import refuse_inside_transaction
 
 _Row = TypeVar("_Row", bound=Model)
+
+# OSVI's clock is trusted so far ahead of ours: a date in the far future would outlast all news.
+_AHEAD: Final = timedelta(hours=1)
 
 
 def find_session(session_id: str) -> ChatSession | None:
@@ -64,21 +68,20 @@ def mirror_session(
     Where the object says that OSVI has closed it, it is closed here too, without a summary.
     ``agent_uuid``: of its agent, which the object itself has only by number.
 
-    Raises ``InvalidInput`` where it is no session object. Safe when several processes do it at
-    once, and inside a transaction.
+    Raises ``InvalidInput`` where it is no session object or another account's, and
+    ``OSVINotConfigured`` where there is no such account. Safe when several processes do it at once,
+    and inside a transaction.
     """
+    _require_account(account)
     remote = payload if isinstance(payload, RemoteSession) else _read(payload)
     _require_id("session_id", remote.session_id)
     if not is_storable_id(remote.customer_id):
         raise InvalidInput(_("The session object has no customer_id."), field="customer_id")
-    agent = _agent_of(remote, account, agent_uuid)
-    session = _get_or_insert(
-        ChatSession, {"session_id": remote.session_id}, agent=agent, **_told_first(remote)
-    )
-    if session is None:
-        raise _look_alike("session_id")
-    _bring_up_to_date(session, remote, agent)
-    return session
+    try:
+        return _mirror(remote, account, agent_uuid)
+    except IntegrityError:
+        # Somebody has learnt the UUID of the agent, known by its number until now.
+        return _mirror(remote, account, agent_uuid)
 
 
 def start_session(
@@ -96,20 +99,20 @@ def start_session(
     without a summary. Raises ``NotAllowed``, ``InvalidInput``, ``InsideTransaction`` and what the
     client raises.
     """
-    refuse_inside_transaction(router.db_for_write(ChatSession))
-    require_operate(requested_by)
-    _require_id("agent_uuid", agent_uuid)
-    _require_id("customer_id", customer_id)
-    client = OSVIClient.for_account(account)
-    began = timezone.now()
     with not_a_close():
+        refuse_inside_transaction(router.db_for_write(ChatSession))
+        require_operate(requested_by)
+        _require_id("agent_uuid", agent_uuid)
+        _require_id("customer_id", customer_id)
+        client = OSVIClient.for_account(account)
+        began = timezone.now()
         remote = client.create_session(
             agent_uuid=agent_uuid,
             customer_id=customer_id,
             input_fields=input_fields,
             context=context or (),
         )
-    session = mirror_session(remote, account=account, agent_uuid=agent_uuid)
+    session = _mirror_told(remote, account=account, agent_uuid=agent_uuid)
     earlier = _of_customer(customer_id, account).filter(agent=session.agent, created_at__lt=began)
     _close_behind(list(earlier.filter(status=Status.ACTIVE).exclude(pk=session.pk)))
     return session
@@ -118,27 +121,48 @@ def start_session(
 def sync_customer(
     customer_id: str, *, account: str = DEFAULT_ACCOUNT, requested_by: User | None = None
 ) -> list[ChatSession]:
-    """Mirror all that a customer has open at OSVI, and close here what OSVI has not open any more.
+    """Mirror all that a customer has open at OSVI, and return it, with what is dormant.
 
-    Returns the customer's open sessions. A dormant one stays: OSVI may not count it as active.
+    Of an active session that OSVI does not list any more, nobody says whether it is closed or
+    dormant. It is closed here where OSVI lists a later one of the same agent, which has at most one
+    for a customer; else it becomes dormant, and closing it brings whatever summary there still is.
     Raises as ``start_session``.
     """
-    refuse_inside_transaction(router.db_for_write(ChatSession))
-    require_operate(requested_by)
-    _require_id("customer_id", customer_id)
-    client = OSVIClient.for_account(account)
-    began = timezone.now()
     with not_a_close():
+        refuse_inside_transaction(router.db_for_write(ChatSession))
+        require_operate(requested_by)
+        _require_id("customer_id", customer_id)
+        client = OSVIClient.for_account(account)
+        asked_at = timezone.now()
         remotes = client.active_sessions(customer_id)
+    store_active(customer_id, remotes, account=account, asked_at=asked_at)
+    ours = _of_customer(customer_id, account).filter(status__in=ChatSession.OPEN)
+    return list(ours.order_by("-started_at", "-id"))
+
+
+def store_active(
+    customer_id: str,
+    remotes: Mapping[str, RemoteSession],
+    *,
+    account: str,
+    asked_at: datetime,
+) -> None:
+    """Mirror what OSVI listed of a customer, by agents' UUIDs, when it was asked at ``asked_at``.
+
+    Raises ``OSVIBadAnswer`` where one of these cannot be a session.
+    """
     found = [
-        mirror_session(remote, account=account, agent_uuid=agent_uuid)
+        _mirror_told(remote, account=account, agent_uuid=agent_uuid)
         for agent_uuid, remote in remotes.items()
     ]
-    ours = _of_customer(customer_id, account)
-    gone = ours.filter(status=Status.ACTIVE, created_at__lt=began)
-    _close_behind(list(gone.exclude(pk__in=[session.pk for session in found])))
-    ours.update(synced_at=began)
-    return [session for session in ours.order_by("-started_at", "-id") if session.is_open]
+    ours = _of_customer(customer_id, account).exclude(status=Status.CLOSED)
+    # What has changed since OSVI was asked is newer than its answer.
+    gone = ours.filter(status=Status.ACTIVE, updated_at__lt=asked_at)
+    gone = gone.exclude(pk__in=[session.pk for session in found])
+    followed = gone.filter(agent__in={session.agent_id for session in found})
+    _close_behind(list(followed))
+    gone.update(status=Status.DORMANT, updated_at=timezone.now())
+    ours.update(synced_at=asked_at)
 
 
 def move_to_agent(session: ChatSession, *, agent_uuid: str, account: str) -> None:
@@ -152,7 +176,32 @@ def is_storable_id(value: str) -> bool:
     return 0 < len(value) <= ID_MAX_LENGTH and storable(value) == value
 
 
+def _mirror(remote: RemoteSession, account: str, agent_uuid: str) -> ChatSession:
+    agent = _agent_of(remote, account, agent_uuid)
+    session = _get_or_insert(
+        ChatSession, {"session_id": remote.session_id}, agent=agent, **_told_first(remote)
+    )
+    if session is None:
+        agents = ChatAgent.objects.using(router.db_for_write(ChatAgent))
+        if not agents.filter(pk=agent.pk).exists():
+            raise IntegrityError  # which MariaDB's INSERT IGNORE has ignored as well
+        raise _look_alike("session_id")
+    _bring_up_to_date(session, remote, agent)
+    return session
+
+
+def _mirror_told(remote: RemoteSession, *, account: str, agent_uuid: str) -> ChatSession:
+    """Mirror what OSVI answered; where that cannot be done, it is not the caller's fault."""
+    try:
+        return mirror_session(remote, account=account, agent_uuid=agent_uuid)
+    except InvalidInput as error:
+        field = error.field
+    raise OSVIBadAnswer(OSVIBadAnswer.lacking % {"field": field})
+
+
 def _read(payload: Mapping[str, Any]) -> RemoteSession:
+    if not isinstance(payload, Mapping):
+        raise InvalidInput(_("payload is no session object of Chat v1."), field="payload")
     try:
         return read_session(payload)
     except OSVIBadAnswer as error:
@@ -171,8 +220,7 @@ def _told_first(remote: RemoteSession) -> dict[str, Any]:
 def _bring_up_to_date(session: ChatSession, remote: RemoteSession, agent: ChatAgent) -> None:
     """Write down what OSVI told, unless something newer is known."""
     alias = steps.using(session)
-    # Of an object without a time nobody can say how old it is: it is as if it came just now.
-    moment = remote.updated_at or timezone.now()
+    moment = _moment_of(remote)
     not_newer = Q(osvi_updated_at__isnull=True) | Q(osvi_updated_at__lte=moment)
     news = {
         "agent": agent,
@@ -197,6 +245,13 @@ def _bring_up_to_date(session: ChatSession, remote: RemoteSession, agent: ChatAg
     if remote.status == Status.CLOSED and session.is_open:
         _close_behind([session])
         steps.reload(session)
+
+
+def _moment_of(remote: RemoteSession) -> datetime:
+    """How old the news is; where nobody can say, it is as if it came just now."""
+    now = timezone.now()
+    told = remote.updated_at
+    return told if told is not None and told < now + _AHEAD else now
 
 
 def _close_behind(sessions: Sequence[ChatSession]) -> None:
@@ -226,7 +281,10 @@ def _agent_of(remote: RemoteSession, account: str, agent_uuid: str) -> ChatAgent
     if agent_uuid:
         agent = _agent(agent_uuid, account)
         return _learn_number(agent, remote.agent_number)
-    if known := ChatSession.objects.filter(session_id=remote.session_id).first():
+    if known := find_session(remote.session_id):
+        if known.agent.account != account:
+            problem = _("account names another one than that of this session's agent.")
+            raise InvalidInput(problem, field="account")
         return known.agent
     if remote.agent_number is None:
         problem = _("The session object has no chat_agent_id: name its agent in agent_uuid.")
@@ -253,6 +311,7 @@ def _learn_number(agent: ChatAgent, number: int | None) -> ChatAgent:
 
 
 def _agent(agent_uuid: str, account: str) -> ChatAgent:
+    _require_account(account)
     _require_id("agent_uuid", agent_uuid)
     agent = _get_or_insert(ChatAgent, {"account": account, "uuid": agent_uuid})
     if agent is None:
@@ -271,6 +330,17 @@ def _get_or_insert(model: type[_Row], ids: dict[str, Any], **others: Any) -> _Ro
         rows.bulk_create([model(**ids, **others)], ignore_conflicts=True)
     same = (row for row in rows.filter(**ids) if all(getattr(row, key) == ids[key] for key in ids))
     return next(same, None)
+
+
+def _require_account(account: str) -> None:
+    try:
+        known = account in account_aliases()
+    except InvalidSetting as error:
+        problem = str(error)
+    else:
+        problem = "" if known else f'OSVI has no account "{account}".'
+    if problem:
+        raise OSVINotConfigured(problem)
 
 
 def _require_id(field: str, value: str) -> None:
