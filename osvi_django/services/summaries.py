@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from django.db import router
+from django.db import Error, router
 from django.db.models import Q
 from django.utils import timezone
 
 from osvi_django.answers import storable
 from osvi_django.conf import Account, InvalidSetting, account_aliases
+from osvi_django.exceptions import not_a_close
 from osvi_django.models import ChatSession, SessionSummary
 from osvi_django.services import steps
 from osvi_django.services.steps import Status, SummaryStatus
@@ -40,10 +42,11 @@ class Summarized:
 def summarize(session: ChatSession) -> Summarized | None:
     """Have this site write the summary of a closed session that has none; None: nothing to do.
 
-    Never raises what the host's function raises: that is logged, by its kind, and shown with the
-    session. Raises ``InsideTransaction``.
+    Never raises what the host's function or the database raises: that is logged, by its kind, and
+    shown with the session where that is possible. Raises ``InsideTransaction``.
     """
-    refuse_inside_transaction(steps.using(session))
+    with not_a_close():
+        refuse_inside_transaction(steps.using(session))
     if session.status != Status.CLOSED or session.summary_status == SummaryStatus.STORED:
         return None
     try:
@@ -51,11 +54,9 @@ def summarize(session: ChatSession) -> Summarized | None:
         text = write(session) if write is not None else None
         if text is not None and not isinstance(text, str):
             raise TypeError("A summarizer returns a text or None.")
-    except Exception as error:  # noqa: BLE001  # the host's own code
+        return _store(session, storable(text or "").strip()) if write is not None else None
+    except Exception as error:  # noqa: BLE001  # the host's own code, and a close that is done
         return _failed(session, error)
-    if write is None:
-        return None
-    return _store(session, storable(text or "").strip())
 
 
 def summarize_missing() -> Iterator[Summarized]:
@@ -107,6 +108,7 @@ def _failed(session: ChatSession, error: Exception) -> Summarized:
     # Its words may quote the conversation.
     kind = kind_of(error)[:_ERROR_LENGTH]
     logger.error("the summarizer failed for session %r: %s", session.session_id, kind)
-    steps.rows(session).update(summarizer_error=kind, updated_at=timezone.now())
     session.summarizer_error = kind
+    with suppress(Error):
+        steps.rows(session).update(summarizer_error=kind, updated_at=timezone.now())
     return Summarized(session=session, error=kind)

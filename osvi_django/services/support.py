@@ -9,25 +9,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from django.db import Error
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from osvi_django.answers import Answer, read_context, read_reply, read_support, storable
 from osvi_django.client import OSVIClient
-from osvi_django.conf import Account, account_aliases
+from osvi_django.conf import DEFAULTS, Account, account_aliases
 from osvi_django.exceptions import (
     InvalidInput,
     OSVIError,
     OSVINotConfigured,
     SessionClosed,
+    SessionNotFound,
     WrongMode,
     not_a_close,
 )
-from osvi_django.models import ChatSession, SupportAction
+from osvi_django.models import ChatAgent, ChatSession, SupportAction
 from osvi_django.services import steps
 from osvi_django.services.permissions import require_operate
 from osvi_django.services.steps import CloseRequest, Status, User
@@ -44,6 +46,9 @@ TEXT_MAX_LENGTH: Final = 10_000
 _ANSWER_MAX: Final = 100_000  # characters
 # OSVI keeps so many.
 _CONTEXT_KEPT: Final = 5
+# No call takes so long.
+_SURELY_OVER: Final = timedelta(days=2)
+_CHUNK: Final = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,21 +130,23 @@ def forget_texts() -> int:
 
     Who did what and when stays. Raises ``InvalidSetting``.
     """
-    forgotten = 0
-    for alias in account_aliases():
-        days = Account(alias).keep_texts
-        if days is not None:
-            forgotten += _forget(alias, timezone.now() - timedelta(days=days))
-    return forgotten
+    configured = {alias: Account(alias).keep_texts for alias in account_aliases()}
+    # Also of accounts that are in the settings no more: nobody else would forget these.
+    known = {*configured, *ChatAgent.objects.values_list("account", flat=True).distinct()}
+    kept = {account: configured.get(account, DEFAULTS["KEEP_TEXTS"]) for account in known}
+    return sum(_forget(account, days) for account, days in kept.items() if days is not None)
 
 
-def _forget(account: str, before: Any) -> int:
-    old = SupportAction.objects.filter(forgotten_at=None, started_at__lt=before)
-    mine = old.filter(session__agent__account=account).values_list("pk", flat=True)
+def _forget(account: str, days: float) -> int:
+    now = timezone.now()
+    old = SupportAction.objects.filter(forgotten_at=None, started_at__lt=now - timedelta(days=days))
+    # What is under way is still to be written; of what died on the way that is not so.
+    over = Q(finished_at__isnull=False) | Q(started_at__lt=now - _SURELY_OVER)
+    mine = old.filter(over, session__agent__account=account).values_list("pk", flat=True)
     forgotten = 0
-    while keys := list(mine[:1_000]):
+    while keys := list(mine[:_CHUNK]):
         forgotten += SupportAction.objects.filter(pk__in=keys).update(
-            text="", reply="", answer="", forgotten_at=timezone.now()
+            text="", reply="", answer="", forgotten_at=now
         )
     return forgotten
 
@@ -147,7 +154,8 @@ def _forget(account: str, before: Any) -> int:
 def _do(
     act: _Act, session: ChatSession, text: str, requested_by: User | None, door: str
 ) -> ActionResult:
-    refuse_inside_transaction(steps.using(session))
+    with not_a_close():
+        refuse_inside_transaction(steps.using(session))
     require_operate(requested_by, session)
     request = CloseRequest(requested_by=requested_by, door=door, note="")
     text = _checked(act, text)
@@ -155,6 +163,7 @@ def _do(
     _require_state(act, session)
     client = OSVIClient.for_account(session.agent.account)
     action = _write_down(act, session, text, request)
+    began = timezone.now()
     try:
         with not_a_close():
             answer = act.send(client, session, text)
@@ -163,12 +172,13 @@ def _do(
     except (OSVIError, OSVINotConfigured) as error:
         _end(action, _outcome_of(error), error)
         raise
-    _finish(action, session, reply, changes)
+    _change_session(session, changes, began)
+    _change(action, reply=reply or "", outcome=Outcome.DONE, finished_at=timezone.now())
     return ActionResult(session=session, action=action, reply=reply)
 
 
 def _checked(act: _Act, text: str) -> str:
-    text = text.strip()
+    text = text.strip() if isinstance(text, str) else ""
     if act.needs_text and not text:
         raise InvalidInput(_("message is missing: write what is to be said."), field="message")
     if len(text) > TEXT_MAX_LENGTH:
@@ -203,20 +213,29 @@ def _keep(action: SupportAction, answer: Answer) -> None:
     _change(action, http_status=answer.status, answer=answer.text[:_ANSWER_MAX])
 
 
-def _finish(
-    action: SupportAction, session: ChatSession, reply: str | None, changes: dict[str, Any]
-) -> None:
-    """Write down that it is done, and what it changed in the session."""
-    if changes:
-        news = {**changes, "updated_at": timezone.now()}
-        alias = steps.using(session)
-        persist(
-            lambda: steps.rows(session).exclude(status=Status.CLOSED).update(**news),
-            using=alias,
-            patience=steps.PATIENCE_BEFORE,
-        )
+def _change_session(session: ChatSession, changes: dict[str, Any], began: datetime) -> None:
+    """Mirror what was done; OSVI has acted, so that what goes wrong here is only logged."""
+    alias = steps.using(session)
+    # What OSVI said before this, and arrives later, is old.
+    heard_at = max(filter(None, (session.osvi_updated_at, began)))
+    news = {**changes, "osvi_updated_at": heard_at, "updated_at": timezone.now()}
+
+    def work() -> None:
+        _rows_for(session, changes).update(**news)
         steps.reload(session)
-    _change(action, reply=reply or "", outcome=Outcome.DONE, finished_at=timezone.now())
+
+    try:
+        if changes:
+            persist(work, using=alias, patience=steps.PATIENCE_BEFORE)
+    except (Error, SessionNotFound) as error:
+        told = (session.session_id, kind_of(error))
+        logger.error("what was done in session %r could not be mirrored: %s", *told)
+
+
+def _rows_for(session: ChatSession, changes: dict[str, Any]) -> QuerySet[ChatSession]:
+    rows = steps.rows(session).exclude(status=Status.CLOSED)
+    # Whoever closes it by now holds it by its status.
+    return rows.filter(status=session.status) if "status" in changes else rows
 
 
 def _end(action: SupportAction, outcome: Outcome, error: OSVIError | OSVINotConfigured) -> None:
