@@ -307,6 +307,7 @@ def _learn_number(agent: ChatAgent, number: int | None) -> ChatAgent:
             ChatSession.objects.using(alias).filter(agent=nameless).update(agent=agent)
             nameless.delete()
         agents.filter(pk=agent.pk).update(number=number)
+        agent.number = number
     return agent
 
 

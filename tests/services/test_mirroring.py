@@ -1,0 +1,594 @@
+"""How sessions come into the mirror, and how it is kept true."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+from django.utils import timezone
+
+from osvi_django.exceptions import (
+    InsideTransaction,
+    InvalidInput,
+    NotAllowed,
+    OSVIBadAnswer,
+    OSVINoAnswer,
+    OSVINotConfigured,
+    OSVIRejected,
+    OSVIUnauthorized,
+)
+from osvi_django.models import ChatAgent, ChatSession, CloseAttempt
+from osvi_django.services import close_session, mirroring
+from osvi_django.services.mirroring import mirror_session, start_session, sync_customer
+from osvi_django.signals import session_closed
+from osvi_django.testing import Drop, OSVISandbox, Status
+from osvi_django.testing.factories import (
+    ChatAgentFactory,
+    ChatSessionFactory,
+    ClosedSessionFactory,
+)
+
+BEFORE = "2026-06-04T11:40:25.690486Z"
+AFTER = "2026-06-04T11:50:00Z"
+
+
+def told(**fields):
+    """A session object."""
+    return {
+        "id": "s-1",
+        "chat_agent_id": 42,
+        "account_id": 7,
+        "customer_id": "+1555",
+        "mode": "ai",
+        "help_requested": False,
+        "status": "active",
+        "current_state": None,
+        "metadata": {"input_fields": {}, "state_fields": {}, "context": []},
+        "active_human": None,
+        "created_at": BEFORE,
+        "updated_at": BEFORE,
+        **fields,
+    }
+
+
+def seen(session_id="s-1"):
+    session = ChatSession.objects.get(session_id=session_id)
+    return session.status, session.mode, session.active_human, session.help_requested
+
+
+@pytest.fixture(autouse=True)
+def _configured(settings):
+    here = {"API_TOKEN": "sandbox-token-16", "BASE_URL": "http://127.0.0.1:9"}
+    settings.OSVI = {"default": here, "other": here}
+
+
+@pytest.fixture
+def closed():
+    """The sessions of which it was told that they are closed."""
+    ids = []
+
+    def note(session, **_kwargs):
+        ids.append(session.session_id)
+
+    session_closed.connect(note)
+    yield ids
+    session_closed.disconnect(note)
+
+
+@pytest.mark.django_db
+class TestMirror:
+    def test_an_object_becomes_a_session(self):
+        session = mirror_session(told(), agent_uuid="agent_1")
+        assert (session.session_id, session.customer_id) == ("s-1", "+1555")
+        assert (session.agent.uuid, session.agent.number) == ("agent_1", 42)
+        agent = ChatAgent.objects.get()
+        assert (agent.uuid, agent.number, agent.account) == ("agent_1", 42, "default")
+        assert session.metadata == told()
+        assert session.started_at == datetime(2026, 6, 4, 11, 40, 25, 690486, tzinfo=UTC)
+        assert session.osvi_updated_at == session.started_at
+        assert seen() == ("active", "ai", "", False)
+        assert session.summary_status == "pending"
+
+    def test_news_changes_it(self):
+        mirror_session(told(), agent_uuid="agent_1")
+        news = {"mode": "support", "active_human": {"id": 1}, "help_requested": True}
+        session = mirror_session(told(status="dormant", updated_at=AFTER, **news))
+        assert seen() == ("dormant", "support", '{"id": 1}', True)
+        assert session.agent.uuid == "agent_1"
+        assert ChatSession.objects.count() == 1
+
+    def test_an_older_object_that_arrives_late_changes_nothing(self):
+        mirror_session(told(mode="support", updated_at=AFTER), agent_uuid="agent_1")
+        session = mirror_session(told(status="dormant", customer_id="other"))
+        assert seen() == ("active", "support", "", False)
+        assert session.customer_id == "+1555"
+
+    def test_the_same_object_again_is_welcome(self):
+        mirror_session(told(), agent_uuid="agent_1")
+        mirror_session(told(help_requested=True))
+        assert seen() == ("active", "ai", "", True)
+
+    def test_an_object_without_a_time_is_news(self):
+        mirror_session(told(updated_at=AFTER), agent_uuid="agent_1")
+        mirror_session(told(mode="support", updated_at=None, created_at=None))
+        assert seen() == ("active", "support", "", False)
+
+    def test_a_time_in_the_future_does_not_outlast_all_news(self):
+        mirror_session(told(updated_at="2999-01-01T00:00:00Z"), agent_uuid="agent_1")
+        soon = (timezone.now() + timedelta(seconds=5)).isoformat()
+        mirror_session(told(mode="support", updated_at=soon))
+        assert seen() == ("active", "support", "", False)
+
+    @pytest.mark.parametrize("status", ["active", "dormant"])
+    def test_a_closed_session_never_opens_again(self, status):
+        session = ClosedSessionFactory(session_id="s-1", summary__text="Fine.")
+        mirror_session(told(status=status, mode="support", updated_at=AFTER))
+        assert seen() == ("closed", "ai", "", False)
+        session.refresh_from_db()
+        assert session.summary.text == "Fine."
+
+    @pytest.mark.parametrize("here", ["closing", "unconfirmed"])
+    @pytest.mark.parametrize("there", ["active", "closed"])
+    def test_one_that_is_being_closed_is_left_to_its_closer(self, here, there):
+        ChatSessionFactory(session_id="s-1", status=here, customer_id="")
+        session = mirror_session(told(status=there, help_requested=True))
+        assert seen() == (here, "ai", "", True)
+        assert session.customer_id == "+1555"  # which recovery needs
+
+    def test_what_osvi_closed_is_closed_here(self, closed, django_capture_on_commit_callbacks):
+        mirror_session(told(), agent_uuid="agent_1")
+        with django_capture_on_commit_callbacks(execute=True):
+            session = mirror_session(told(status="closed", updated_at=AFTER))
+        assert (session.status, session.summary_status) == ("closed", "not_provided")
+        assert session.closed_at is not None
+        assert closed == ["s-1"]
+        assert not CloseAttempt.objects.exists()
+
+    def test_words_of_osvi_that_nobody_knows_change_nothing(self):
+        mirror_session(told(status="archived", mode="hybrid"), agent_uuid="agent_1")
+        assert seen() == ("active", "ai", "", False)
+
+    def test_a_long_name_is_cut(self):
+        mirror_session(told(active_human="x" * 500), agent_uuid="agent_1")
+        assert seen()[2] == "x" * 255
+
+    def test_an_agent_known_by_number_gets_its_uuid(self):
+        first = mirror_session(told())
+        assert (first.agent.uuid, str(first.agent)) == (None, "Agent 42")
+        mirror_session(told(id="s-2", created_at=AFTER))
+        assert ChatAgent.objects.count() == 1
+        second = mirror_session(told(id="s-3"), agent_uuid="agent_1")
+        agent = ChatAgent.objects.get()
+        assert (agent.uuid, agent.number) == ("agent_1", 42)
+        assert set(agent.sessions.values_list("session_id", flat=True)) == {"s-1", "s-2", "s-3"}
+        assert second.agent == agent
+        assert mirror_session(told(id="s-4")).agent == agent
+
+    def test_the_same_number_in_another_account_is_another_agent(self):
+        here = mirror_session(told())
+        there = mirror_session(told(id="s-2"), account="other")
+        assert here.agent != there.agent
+
+    def test_a_number_that_another_agent_has_is_left_to_it(self):
+        ChatAgentFactory(uuid="agent_2", number=42)
+        mirror_session(told(), agent_uuid="agent_1")
+        assert ChatAgent.objects.get(uuid="agent_1").number is None
+
+    @pytest.mark.parametrize(
+        ("payload", "field"),
+        [
+            ([], "payload"),
+            (None, "payload"),
+            ("{}", "payload"),
+            ({}, "payload"),
+            ({"success": True, "data": told()}, "payload"),
+            (told(id=7), "payload"),
+            (told(id="a\x00"), "payload"),
+            (told(id="\ud83d"), "payload"),
+            (told(customer_id="\ud83d"), "payload"),
+            (told(updated_at="0001-01-01T00:00:00+14:00"), "payload"),
+            (told(id="x" * 256), "session_id"),
+            (told(id=".."), "session_id"),
+            (told(customer_id=""), "customer_id"),
+            (told(customer_id=None), "customer_id"),
+            (told(customer_id="x" * 256), "customer_id"),
+            (told(chat_agent_id=None), "agent_uuid"),
+        ],
+    )
+    def test_what_is_no_session_object_is_refused(self, payload, field):
+        with pytest.raises(InvalidInput) as caught:
+            mirror_session(payload)
+        assert caught.value.field == field
+        assert not ChatSession.objects.exists()
+
+    def test_a_hostile_object_is_stored_as_it_can_be(self):
+        deep = {}
+        for _level in range(300):
+            deep = {"x": [deep]}
+        hostile = {
+            "metadata": {"nul\x00": "\x00", "half": "\ud83d", "big": 2**70, "nan": float("nan")},
+            "current_state": deep,
+            "active_human": "a\x00\ud83d",
+            "more": ["x" * 300_000],
+            "status": "x" * 10_000,
+            "mode": "x" * 10_000,
+            "chat_agent_id": 2**63 - 1,
+        }
+        session = mirror_session(told(**hostile))
+        session.refresh_from_db()
+        assert session.metadata["metadata"] == {
+            "nul\ufffd": "\ufffd",
+            "half": "\ufffd",
+            "big": hex(2**70),
+            "nan": "nan",
+        }
+        assert session.active_human == "a\ufffd\ufffd"
+        assert json.dumps(session.metadata["current_state"]).count("x") == 10
+
+    @pytest.mark.parametrize("account", ["nobody", "x" * 100, ""])
+    def test_an_account_that_is_not_there_is_said(self, account):
+        with pytest.raises(OSVINotConfigured, match="OSVI has no account"):
+            mirror_session(told(), account=account)
+        assert not ChatAgent.objects.exists()
+
+    def test_settings_that_are_not_there_are_said(self, settings):
+        settings.OSVI = {}
+        with pytest.raises(OSVINotConfigured, match="names no account"):
+            mirror_session(told())
+
+    def test_another_account_needs_the_agent(self):
+        mirror_session(told(), agent_uuid="agent_1")
+        with pytest.raises(InvalidInput) as caught:
+            mirror_session(told(updated_at=AFTER), account="other")
+        assert caught.value.field == "account"
+        moved = mirror_session(told(updated_at=AFTER), account="other", agent_uuid="agent_1")
+        assert moved.agent.account == "other"
+
+    def test_ids_that_only_look_alike_are_others(self):
+        # MariaDB takes them for the same; the others store both.
+        ChatSessionFactory(session_id="S-1")
+        if connection.vendor == "mysql":
+            with pytest.raises(InvalidInput):
+                mirror_session(told())
+        else:
+            assert mirror_session(told()).session_id == "s-1"
+
+    def test_an_agent_that_only_looks_alike_is_another(self, settings):
+        if connection.vendor != "mysql":
+            pytest.skip("these compare as one should")
+        ChatAgentFactory(account="DEFAULT", uuid=None, number=42)
+        with pytest.raises(InvalidInput) as caught:
+            mirror_session(told())
+        assert caught.value.field == "account"
+
+    def test_an_agent_that_becomes_known_meanwhile_is_looked_up_anew(self, monkeypatch):
+        nameless = mirror_session(told()).agent
+        agent_of = mirroring._agent_of
+        stale = [nameless]
+        named = mirror_session(told(id="s-2"), agent_uuid="agent_1").agent
+        known = ChatAgent.objects.get()
+        assert (known, nameless.pk != named.pk) == (named, True)
+
+        def found(*args):
+            return stale.pop() if stale else agent_of(*args)
+
+        monkeypatch.setattr(mirroring, "_agent_of", found)
+
+        def inserted(model, ids, **others):
+            if others.get("agent") == nameless:
+                if connection.vendor != "mysql":
+                    raise IntegrityError
+                return None
+            return get_or_insert(model, ids, **others)
+
+        get_or_insert = mirroring._get_or_insert
+        monkeypatch.setattr(mirroring, "_get_or_insert", inserted)
+        assert mirror_session(told(id="s-3")).agent == named
+
+
+@pytest.mark.django_db(transaction=True)
+class TestMirrorAtOnce:
+    def test_inside_a_transaction_it_goes_with_that(self, closed):
+        mirror_session(told(), agent_uuid="agent_1")
+        with transaction.atomic():
+            mirror_session(told(id="s-2"), agent_uuid="agent_1")
+            mirror_session(told(status="closed", updated_at=AFTER))
+            transaction.set_rollback(True)
+        assert not ChatSession.objects.filter(session_id="s-2").exists()
+        assert (seen()[0], closed) == ("active", [])
+        with transaction.atomic():
+            mirror_session(told(status="closed", updated_at=AFTER))
+            assert closed == []
+        assert (seen()[0], closed) == ("closed", ["s-1"])
+
+    def test_many_at_once_make_one_row_and_the_newest_wins(self):
+        minutes = range(12)
+        objects = [
+            told(updated_at=f"2026-06-04T12:{minute:02}:00Z", active_human=str(minute))
+            for minute in minutes
+        ]
+        errors = together(
+            *(lambda each=each: mirror_session(each, agent_uuid="a") for each in objects)
+        )
+        assert errors == []
+        assert seen() == ("active", "ai", "11", False)
+        assert ChatAgent.objects.count() == 1
+
+    def test_the_uuid_is_learnt_while_others_know_the_number_alone(self):
+        for turn in range(5):
+            number = 100 + turn
+            works = [
+                (
+                    lambda n=n, number=number, turn=turn: mirror_session(
+                        told(id=f"s-{turn}-{n}", chat_agent_id=number),
+                        agent_uuid=f"agent_{turn}" if n % 2 else "",
+                    )
+                )
+                for n in range(8)
+            ]
+            assert together(*works) == []
+            mirror_session(told(id=f"s-{turn}-1", chat_agent_id=number), agent_uuid=f"agent_{turn}")
+            agent = ChatAgent.objects.get(number=number)
+            assert agent.uuid == f"agent_{turn}"
+            assert agent.sessions.count() == 8
+
+
+def together(*works):
+    """Do all of these at once, each in a thread of its own; the errors."""
+    errors = []
+    barrier = threading.Barrier(len(works))
+
+    def run(work):
+        try:
+            barrier.wait(10)
+            work()
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return errors
+
+
+@pytest.mark.django_db
+class TestStart:
+    def test_a_session_is_started_and_mirrored(self, osvi_sandbox, staff, grant):
+        user = grant(staff, "operate_chatsession")
+        session = start_session(
+            agent_uuid="agent_1",
+            customer_id="+1555",
+            input_fields={"first_name": "Alex"},
+            context=["A guest."],
+            requested_by=user,
+        )
+        [chat] = osvi_sandbox.sessions.values()
+        assert (session.session_id, session.status) == (chat.id, "active")
+        assert (session.agent.uuid, session.agent.number) == ("agent_1", chat.chat_agent_id)
+        assert session.metadata["metadata"]["context"] == ["A guest."]
+        assert close_session(session).summary.text == chat.summary
+
+    def test_the_earlier_one_is_closed_here_as_osvi_does(
+        self, osvi_sandbox, closed, django_capture_on_commit_callbacks
+    ):
+        first = start_session(agent_uuid="agent_1", customer_id="+1555")
+        others = [
+            start_session(agent_uuid="agent_2", customer_id="+1555"),
+            start_session(agent_uuid="agent_1", customer_id="+1666"),
+            ChatSessionFactory(agent=first.agent, customer_id="+1555", status="dormant"),
+            ChatSessionFactory(agent=first.agent, customer_id="+1555", status="unconfirmed"),
+        ]
+        statuses = [each.status for each in others]
+        with django_capture_on_commit_callbacks(execute=True):
+            second = start_session(agent_uuid="agent_1", customer_id="+1555")
+        first.refresh_from_db()
+        assert (first.status, first.summary_status) == ("closed", "not_provided")
+        assert closed == [first.session_id]
+        assert osvi_sandbox.sessions[first.session_id].is_closed
+        assert second.status == "active"
+        for each in others:
+            each.refresh_from_db()
+        assert [each.status for each in others] == statuses
+
+    @pytest.mark.parametrize(
+        ("fault", "error", "words"),
+        [
+            (Status(422, errors=["Unknown agent"]), OSVIRejected, "OSVI refused this"),
+            (Status(401), OSVIUnauthorized, "so nothing was done"),
+            (Drop(after_closing=True), OSVINoAnswer, "OSVI may have done this"),
+            (Status(200), OSVIBadAnswer, "“id” is missing"),
+        ],
+    )
+    def test_a_failure_leaves_ours_as_it_was(self, osvi_sandbox, fault, error, words):
+        first = start_session(agent_uuid="agent_1", customer_id="+1555")
+        osvi_sandbox.script(None, fault)
+        with pytest.raises(error, match=words):
+            start_session(agent_uuid="agent_1", customer_id="+1555")
+        assert seen(first.session_id)[0] == "active"
+        assert ChatSession.objects.count() == 1
+
+    def test_an_answer_that_cannot_be_mirrored_is_a_bad_one(self, osvi_sandbox):
+        osvi_sandbox._number_of = lambda _uuid: 1
+        osvi_sandbox.script(None, LongId())
+        with pytest.raises(OSVIBadAnswer, match="“session_id”"):
+            start_session(agent_uuid="agent_1", customer_id="+1555")
+
+    @pytest.mark.parametrize(
+        ("named", "field"),
+        [
+            ({"agent_uuid": ""}, "agent_uuid"),
+            ({"agent_uuid": None}, "agent_uuid"),
+            ({"customer_id": ""}, "customer_id"),
+            ({"customer_id": "x" * 256}, "customer_id"),
+            ({"input_fields": {"x": {1}}}, "input_fields"),
+            ({"context": "text"}, "context"),
+        ],
+    )
+    def test_what_cannot_be_used_is_named_before_osvi_is_asked(self, osvi_sandbox, named, field):
+        with pytest.raises(InvalidInput) as caught:
+            start_session(**{"agent_uuid": "a", "customer_id": "+1", **named})
+        assert caught.value.field == field
+        assert osvi_sandbox.requests == []
+
+    def test_it_takes_the_permission(self, osvi_sandbox, staff):
+        for ask in (
+            lambda: start_session(agent_uuid="a", customer_id="+1", requested_by=staff),
+            lambda: sync_customer("+1", requested_by=staff),
+        ):
+            with pytest.raises(NotAllowed, match="to operate chat sessions"):
+                ask()
+        assert osvi_sandbox.requests == []
+
+    def test_inside_a_transaction_it_is_refused(self, osvi_sandbox):
+        for ask in (
+            lambda: start_session(agent_uuid="a", customer_id="+1"),
+            lambda: sync_customer("+1"),
+        ):
+            with transaction.atomic(), pytest.raises(InsideTransaction, match="OSVI is not asked"):
+                ask()
+        assert osvi_sandbox.requests == []
+
+
+class LongId(Status):
+    """A start that is answered with an id that is too long."""
+
+    def __init__(self):
+        body = json.dumps({"success": True, "data": told(id="x" * 300)}).encode()
+        super().__init__(200, body=body)
+
+
+@pytest.mark.django_db
+class TestSync:
+    def test_all_that_is_open_is_mirrored(self, osvi_sandbox):
+        chats = [
+            osvi_sandbox.add_session(agent_uuid=uuid, customer_id="+1555") for uuid in ("a", "b")
+        ]
+        osvi_sandbox.add_session(agent_uuid="a", customer_id="+1666")
+        found = sync_customer("+1555")
+        assert {each.session_id for each in found} == {chat.id for chat in chats}
+        assert {each.agent.uuid for each in found} == {"a", "b"}
+        assert all(each.synced_at for each in found)
+        assert ChatSession.objects.count() == 2
+
+    def test_one_that_a_later_one_followed_is_closed(
+        self, osvi_sandbox, mirrored, closed, django_capture_on_commit_callbacks
+    ):
+        session = mirrored(customer_id="+1555")
+        osvi_sandbox.sessions[session.session_id].change(status="closed")
+        later = osvi_sandbox.add_session(agent_uuid=session.agent.uuid, customer_id="+1555")
+        with django_capture_on_commit_callbacks(execute=True):
+            found = sync_customer("+1555")
+        assert [each.session_id for each in found] == [later.id]
+        session.refresh_from_db()
+        assert (session.status, session.summary_status) == ("closed", "not_provided")
+        assert closed == [session.session_id]
+
+    def test_one_that_went_quiet_is_not_closed_and_keeps_its_summary(self, osvi_sandbox, mirrored):
+        # OSVI does not list dormant ones, and told nobody that it became one.
+        session = mirrored(customer_id="+1555")
+        osvi_sandbox.sessions[session.session_id].change(status="dormant")
+        [found] = sync_customer("+1555")
+        assert (found.session_id, found.status) == (session.session_id, "dormant")
+        assert close_session(found).summary is not None
+
+    @pytest.mark.parametrize("when_closed", ["again", "without", 404, 409])
+    def test_one_that_was_closed_elsewhere_is_settled_by_a_close(
+        self, osvi_sandbox, mirrored, when_closed
+    ):
+        session = mirrored(customer_id="+1555")
+        osvi_sandbox.sessions[session.session_id].change(status="closed")
+        osvi_sandbox.when_closed = when_closed
+        [found] = sync_customer("+1555")
+        assert found.status == "dormant"
+        result = close_session(found)
+        assert result.session.status == "closed"
+        assert bool(result.summary) == (when_closed == "again")
+
+    @pytest.mark.parametrize("status", ["dormant", "closing", "unconfirmed", "closed"])
+    def test_others_stay_as_they_are(self, osvi_sandbox, status):
+        session = ChatSessionFactory(customer_id="+1555", status=status)
+        osvi_sandbox.add_session(agent_uuid=session.agent.uuid, customer_id="+1555")
+        sync_customer("+1555")
+        session.refresh_from_db()
+        assert session.status == status
+        assert bool(session.synced_at) == (status != "closed")
+
+    def test_what_changed_since_osvi_was_asked_is_newer_than_its_answer(self, osvi_sandbox):
+        session = ChatSessionFactory(customer_id="+1555")
+        ChatSession.objects.update(updated_at=timezone.now() + timedelta(minutes=1))
+        assert sync_customer("+1555")[0].status == "active"
+        session.refresh_from_db()
+        assert session.synced_at is not None
+
+    def test_nobody_elses_are_touched(self, osvi_sandbox):
+        for named in (
+            {"customer_id": "+15551"},
+            {"customer_id": "a+1555"},
+            {"customer_id": "+1555", "agent__account": "other"},
+        ):
+            ChatSessionFactory(**named)
+        assert sync_customer("+1555") == []
+        assert set(ChatSession.objects.values_list("status", "synced_at")) == {("active", None)}
+
+    def test_a_customer_that_only_looks_alike_is_another(self, osvi_sandbox):
+        ChatSessionFactory(customer_id="Ada")
+        assert sync_customer("ada") == []
+        assert ChatSession.objects.get().status == "active"
+
+    @pytest.mark.parametrize(
+        ("fault", "error"),
+        [
+            (Status(404, body=b"<h1>Not found</h1>"), OSVIRejected),
+            (Status(401), OSVIUnauthorized),
+            (Status(500), OSVINoAnswer),
+            (Status(200, body=b'{"success": true, "data": {"a": 7}}'), OSVIBadAnswer),
+        ],
+    )
+    def test_a_failure_changes_nothing(self, osvi_sandbox, mirrored, fault, error):
+        session = mirrored(customer_id="+1555", status="active")
+        osvi_sandbox.script(None, fault)
+        with pytest.raises(error):
+            sync_customer("+1555")
+        session.refresh_from_db()
+        assert (session.status, session.synced_at) == ("active", None)
+
+    def test_a_mistaken_address_changes_nothing(self, mirrored, settings, osvi_sandbox):
+        session = mirrored(customer_id="+1555")
+        settings.OSVI["default"]["BASE_URL"] += "/api"
+        with pytest.raises(OSVIRejected):
+            sync_customer("+1555")
+        session.refresh_from_db()
+        assert (session.status, session.synced_at) == ("active", None)
+
+    def test_a_customer_without_any_is_said_by_404_too(self, osvi_sandbox, mirrored):
+        mirrored(customer_id="+1555")
+        osvi_sandbox.script(None, Status(404, errors=("Not found",)))
+        assert [each.status for each in sync_customer("+1555")] == ["dormant"]
+
+    @pytest.mark.parametrize("customer_id", ["", ".", None, "x" * 256, "a\x00"])
+    def test_what_cannot_be_a_customer_is_refused(self, osvi_sandbox, customer_id):
+        with pytest.raises(InvalidInput) as caught:
+            sync_customer(customer_id)
+        assert caught.value.field == "customer_id"
+        assert osvi_sandbox.requests == []
+
+    def test_an_account_that_is_not_there_is_said(self, osvi_sandbox):
+        with pytest.raises(OSVINotConfigured, match='no account "nobody"'):
+            sync_customer("+1555", account="nobody")
+        with pytest.raises(OSVINotConfigured, match='no account "nobody"'):
+            start_session(agent_uuid="a", customer_id="+1555", account="nobody")
+
+    def test_an_agent_that_moved_to_another_account_is_followed(self, settings):
+        with OSVISandbox() as there:
+            settings.OSVI["other"] = {"API_TOKEN": there.token, "BASE_URL": there.url}
+            session = ChatSessionFactory(customer_id="+1555", agent__uuid="a")
+            there.add_session(session.session_id, agent_uuid="a", customer_id="+1555")
+            [found] = sync_customer("+1555", account="other")
+        assert (found, found.agent.account) == (session, "other")

@@ -1,0 +1,441 @@
+"""Operating a session: what OSVI gets, what is written down, and what is refused."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.db import OperationalError, connection, transaction
+from django.utils import timezone
+
+from osvi_django.conf import InvalidSetting
+from osvi_django.exceptions import (
+    InsideTransaction,
+    InvalidInput,
+    NotAllowed,
+    OSVIBadAnswer,
+    OSVINoAnswer,
+    OSVINotConfigured,
+    OSVIRejected,
+    OSVIThrottled,
+    OSVIUnauthorized,
+    OSVIUnreachable,
+    SessionClosed,
+    SessionNotFound,
+    WrongMode,
+    describe,
+)
+from osvi_django.models import ChatSession, SupportAction
+from osvi_django.services import close_session, support
+from osvi_django.services.mirroring import mirror_session
+from osvi_django.services.support import (
+    TEXT_MAX_LENGTH,
+    forget_texts,
+    hand_back,
+    inject_context,
+    receive_message,
+    send_message,
+    take_over,
+    tell,
+    whisper,
+)
+from osvi_django.testing import Drop, Junk, Status
+from osvi_django.testing.calls import REPLY
+from osvi_django.testing.factories import ChatSessionFactory
+from tests.mirroring import mirror
+
+# Each function as a thing to do with a session, and what OSVI gets for it.
+SUPPORT = "/v1/chat/session/{id}/support"
+ACTS = {
+    "takeover": (take_over, SUPPORT, {"command": "takeover"}),
+    "end": (hand_back, SUPPORT, {"command": "end"}),
+    "tell": (tell, SUPPORT, {"command": "tell", "message": "Offer 10%"}),
+    "whisper": (whisper, SUPPORT, {"command": "whisper", "message": "Offer 10%"}),
+    "message": (send_message, SUPPORT, {"message": "Offer 10%"}),
+    "context": (inject_context, "/v1/chat/session/{id}/inject_context", {"context": "Offer 10%"}),
+    "inbound": (receive_message, "/v1/chat/inbound", {"content": "Offer 10%"}),
+}
+WORDLESS = ("takeover", "end")
+
+
+@pytest.fixture(params=ACTS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def session(osvi_sandbox, db):
+    """A session that somebody has taken over, so that everything may be done in it."""
+    made = mirror(osvi_sandbox, mode="support", customer_id="+1555")
+    osvi_sandbox.sessions[made.session_id].mode = "support"
+    return made
+
+
+def act(kind, session, text="Offer 10%", **named):
+    function = ACTS[kind][0]
+    return function(session, **named) if kind in WORDLESS else function(session, text, **named)
+
+
+def journal():
+    return SupportAction.objects.get()
+
+
+class TestEach:
+    def test_what_osvi_gets_and_what_is_written_down(
+        self, session, osvi_sandbox, kind, staff, grant
+    ):
+        user = grant(staff, "operate_chatsession")
+        result = act(kind, session, "  Offer 10%\n", requested_by=user, door="admin")
+        [request] = osvi_sandbox.requests
+        _function, path, body = ACTS[kind]
+        if kind == "inbound":
+            who = {"agent_uuid": session.agent.uuid, "customer_id": "+1555"}
+            body = {**body, **who, "session_id": session.session_id}
+        assert (request.path, request.body) == (path.format(id=session.session_id), body)
+        action = journal()
+        assert result.action == action
+        assert (action.kind, action.outcome, action.door) == (kind, "done", "admin")
+        assert (action.requested_by, action.http_status) == (user, 200)
+        assert action.text == ("" if kind in WORDLESS else "Offer 10%")
+        assert '"success": true' in action.answer
+        assert action.finished_at is not None
+        assert action.reply == (result.reply or "") == (REPLY if kind == "tell" else "")
+
+    def test_it_is_written_down_before_it_is_sent(self, session, kind, monkeypatch):
+        seen = []
+        send = support.OSVIClient._send
+
+        def look(*args):
+            seen.append((journal().outcome, journal().text))
+            return send(*args)
+
+        monkeypatch.setattr(support.OSVIClient, "_send", look)
+        act(kind, session)
+        assert seen == [("started", "" if kind in WORDLESS else "Offer 10%")]
+
+    def test_it_takes_the_permission(self, session, kind, staff, osvi_sandbox):
+        with pytest.raises(NotAllowed, match="to operate chat sessions"):
+            act(kind, session, requested_by=staff)
+        assert (osvi_sandbox.requests, SupportAction.objects.count()) == ([], 0)
+
+    def test_inside_a_transaction_it_is_refused(self, session, kind, osvi_sandbox):
+        with transaction.atomic(), pytest.raises(InsideTransaction, match="OSVI is not asked"):
+            act(kind, session)
+        assert (osvi_sandbox.requests, SupportAction.objects.count()) == ([], 0)
+
+    @pytest.mark.parametrize("status", ["closed", "closing"])
+    def test_nothing_is_done_in_a_closed_session(self, session, kind, status, osvi_sandbox):
+        ChatSession.objects.update(status=status)
+        with pytest.raises(SessionClosed, match="closed, or being closed"):
+            act(kind, session)
+        assert (osvi_sandbox.requests, SupportAction.objects.count()) == ([], 0)
+
+    def test_a_session_that_was_deleted_is_not_found(self, session, kind, osvi_sandbox):
+        ChatSession.objects.all().delete()
+        with pytest.raises(SessionNotFound):
+            act(kind, session)
+        assert osvi_sandbox.requests == []
+
+    def test_a_door_that_is_too_long_is_refused(self, session, kind, osvi_sandbox):
+        with pytest.raises(InvalidInput) as caught:
+            act(kind, session, door="x" * 33)
+        assert caught.value.field == "door"
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize("text", ["", "  \n", None, 7, "x" * (TEXT_MAX_LENGTH + 1)])
+    def test_words_are_needed_and_not_too_many(self, session, kind, text, osvi_sandbox):
+        if kind in WORDLESS:
+            return
+        with pytest.raises(InvalidInput) as caught:
+            act(kind, session, text)
+        assert caught.value.field == "message"
+        assert osvi_sandbox.requests == []
+
+    def test_words_are_made_storable(self, session, kind, osvi_sandbox):
+        act(kind, session, "a\x00b\ud83d")
+        assert journal().text == ("" if kind in WORDLESS else "a\ufffdb\ufffd")
+
+    def test_an_account_that_is_not_there_is_said(self, session, kind, settings):
+        settings.OSVI = {"other": settings.OSVI["default"]}
+        with pytest.raises(OSVINotConfigured):
+            act(kind, session)
+        assert not SupportAction.objects.exists()
+
+    @pytest.mark.parametrize(
+        ("fault", "error", "outcome", "words"),
+        [
+            (Status(401), OSVIUnauthorized, "rejected", "so nothing was done"),
+            (Status(404), OSVIRejected, "rejected", "OSVI refused this, so nothing was done"),
+            (Status(422, errors=["No such thing"]), OSVIRejected, "rejected", "No such thing"),
+            (
+                Status(429, retry_after=3),
+                OSVIThrottled,
+                "rejected",
+                "did not take the request. Try",
+            ),
+            (Status(500), OSVINoAnswer, "no_answer", "OSVI may have done this"),
+            (Drop(after_closing=True), OSVINoAnswer, "no_answer", "OSVI may have done this"),
+            (Junk(), OSVIBadAnswer, "bad_answer", "may or may not have been done"),
+        ],
+    )
+    def test_what_goes_wrong_is_written_down_and_not_repeated(
+        self, session, kind, osvi_sandbox, fault, error, outcome, words
+    ):
+        osvi_sandbox.script(session.session_id, fault)
+        before = dict(session.metadata)
+        with pytest.raises(error, match=words) as caught:
+            act(kind, session)
+        action = journal()
+        assert caught.value.action == action
+        assert (action.outcome, action.error_code) == (outcome, error.code)
+        assert action.finished_at is not None
+        assert len(osvi_sandbox.requests) == 1
+        session.refresh_from_db()
+        assert (session.mode, session.metadata) == ("support", before)
+        said = describe(action.error_code, action.error_reason, is_close=False)
+        assert said == str(caught.value)
+        assert "close" not in said
+
+    def test_osvi_being_down_is_not_sent(self, session, kind, osvi_sandbox):
+        osvi_sandbox.stop()
+        with pytest.raises(OSVIUnreachable, match=r"so nothing was sent\. Try"):
+            act(kind, session)
+        assert journal().outcome == "not_sent"
+
+    def test_what_is_said_is_in_no_log(self, session, kind, osvi_sandbox, caplog):
+        caplog.set_level("DEBUG")
+        act(kind, session, "a secret")
+        osvi_sandbox.script(session.session_id, Status(422, errors=["x"]))
+        with pytest.raises(OSVIRejected):
+            act(kind, session, "a secret")
+        ours = [each.getMessage() for each in caplog.records if "osvi" in each.name]
+        assert "secret" not in "".join(ours)
+
+
+class Meanwhile(Status):
+    """The right answer, and a change of the row before it."""
+
+    def __init__(self, **changes):
+        super().__init__(200)
+        object.__setattr__(self, "changes", changes)
+
+    def play(self, exchange):
+        try:
+            ChatSession.objects.update(**self.changes)
+        finally:
+            connection.close()
+        exchange.send(exchange.carry_out())
+
+
+@pytest.mark.django_db(transaction=True)
+class TestWhatItChanges:
+    def test_to_take_over_and_to_hand_back(self, mirrored, osvi_sandbox):
+        session = mirrored(help_requested=True)
+        result = take_over(session)
+        assert result.session is session
+        assert (session.mode, session.active_human) == ("support", "Support operator")
+        assert session.help_requested is False
+        assert receive_message(session, "Hello?").reply is None
+        assert send_message(session, "I am Sam.").reply is None
+        hand_back(session)
+        assert (session.mode, session.active_human) == ("ai", "")
+        assert receive_message(session, "Hello?").reply == REPLY
+        said = osvi_sandbox.sessions[session.session_id].messages
+        assert said[:2] == [("customer", "Hello?"), ("operator", "I am Sam.")]
+
+    def test_only_who_has_taken_over_writes_to_the_customer(self, mirrored, osvi_sandbox):
+        with pytest.raises(WrongMode, match="take over first"):
+            send_message(mirrored(), "I am Sam.")
+        assert osvi_sandbox.requests == []
+
+    def test_the_last_five_facts_are_mirrored(self, mirrored, osvi_sandbox):
+        session = mirrored(metadata={"id": "x", "metadata": {"state_fields": {"a": 1}}})
+        for word in "abcdef":
+            inject_context(session, word)
+        kept = {"state_fields": {"a": 1}, "context": list("bcdef")}
+        assert session.metadata == {"id": "x", "metadata": kept}
+
+    def test_odd_metadata_does_not_matter(self, mirrored):
+        session = mirrored(metadata={"metadata": "text"})
+        inject_context(session, "a")
+        assert session.metadata == {"metadata": {"context": ["a"]}}
+
+    def test_a_customer_wakes_a_dormant_session(self, mirrored):
+        session = mirrored(status="dormant")
+        receive_message(session, "Hello?")
+        assert session.status == "active"
+
+    def test_nobody_wakes_a_session_that_is_being_closed_by_now(self, mirrored, osvi_sandbox):
+        session = mirrored(status="dormant")
+        osvi_sandbox.script(session.session_id, Meanwhile(status="closing"))
+        receive_message(session, "Hello?")
+        assert session.status == "closing"
+
+    def test_a_session_that_is_closed_by_now_stays_as_it_is(self, mirrored, osvi_sandbox):
+        session = mirrored()
+        osvi_sandbox.script(session.session_id, Meanwhile(status="closed"))
+        assert take_over(session).action.outcome == "done"
+        assert (session.status, session.mode) == ("closed", "ai")
+
+    def test_an_older_object_that_arrives_late_does_not_undo_it(self, mirrored, osvi_sandbox):
+        session = mirrored()
+        old = osvi_sandbox.sessions[session.session_id].as_json()
+        take_over(session)
+        mirror_session(old)
+        session.refresh_from_db()
+        assert session.mode == "support"
+        mirror_session(osvi_sandbox.sessions[session.session_id].as_json() | {"mode": "ai"})
+        session.refresh_from_db()
+        assert session.mode == "ai"
+
+    def test_a_command_that_is_switched_off_is_refused_in_osvis_words(self, mirrored, osvi_sandbox):
+        session = mirrored()
+        osvi_sandbox.switched_off.add((session.agent.uuid, "whisper"))
+        with pytest.raises(OSVIRejected) as caught:
+            whisper(session, "Be kind")
+        assert str(caught.value) == (
+            "OSVI refused this, so nothing was done. OSVI said: “command whisper is switched off”"
+        )
+        assert journal().error_reason == "command whisper is switched off"
+
+    @pytest.mark.parametrize(
+        ("fields", "field"),
+        [({"agent__uuid": None}, "agent_uuid"), ({"customer_id": ""}, "customer_id")],
+    )
+    def test_a_customers_message_needs_agent_and_customer(self, osvi_sandbox, fields, field):
+        session = ChatSessionFactory(**fields)
+        with pytest.raises(InvalidInput) as caught:
+            receive_message(session, "Hello?")
+        assert caught.value.field == field
+        assert journal().outcome == "not_sent"
+        assert osvi_sandbox.requests == []
+
+    def test_an_unconfirmed_session_may_be_spoken_in(self, mirrored):
+        session = mirrored(status="unconfirmed")
+        assert whisper(session, "Be kind").action.outcome == "done"
+
+    def test_a_session_with_actions_closes_as_any_other(self, mirrored):
+        session = mirrored()
+        take_over(session)
+        assert close_session(session).summary is not None
+        assert str(SupportAction.objects.get()) == f"{session.session_id}: took over"
+
+
+@pytest.mark.django_db(transaction=True)
+class TestTheDatabaseGoesAway:
+    @pytest.fixture
+    def broken(self, monkeypatch):
+        """From OSVI's answer on, nothing can be written any more."""
+        monkeypatch.setattr(support.steps, "PATIENCE_BEFORE", 0.1)
+
+        def fail(_work, **_named):
+            raise OperationalError("a secret")
+
+        def send(*args):
+            answer = real(*args)
+            monkeypatch.setattr(support, "persist", fail)
+            return answer
+
+        real = support.OSVIClient._send
+        monkeypatch.setattr(support.OSVIClient, "_send", send)
+
+    @pytest.mark.parametrize("kind", ACTS)
+    def test_what_was_done_is_returned_all_the_same(self, mirrored, broken, kind, caplog):
+        session = mirrored(mode="support", customer_id="+1555")
+        if kind == "message":
+            kind = "takeover"
+        result = act(kind, session)
+        assert result.action.outcome == "done"
+        assert journal().outcome == "started"
+        assert "could not be written: OperationalError" in caplog.text
+        assert "secret" not in caplog.text
+
+    def test_a_refusal_is_raised_all_the_same(self, mirrored, broken, osvi_sandbox):
+        session = mirrored()
+        osvi_sandbox.script(session.session_id, Status(422, errors=["No"]))
+        with pytest.raises(OSVIRejected):
+            take_over(session)
+
+    def test_one_that_is_deleted_meanwhile_is_logged(self, mirrored, osvi_sandbox, caplog):
+        class Delete(Meanwhile):
+            def play(self, exchange):
+                try:
+                    ChatSession.objects.all().delete()
+                finally:
+                    connection.close()
+                exchange.send(exchange.carry_out())
+
+        session = mirrored()
+        osvi_sandbox.script(session.session_id, Delete())
+        assert take_over(session).action.outcome == "done"
+        assert "could not be mirrored: SessionNotFound" in caplog.text
+
+    def test_before_anything_is_sent_it_is_an_error(self, mirrored, monkeypatch, osvi_sandbox):
+        def fail(_work, **_named):
+            raise OperationalError
+
+        session = mirrored()
+        monkeypatch.setattr(support, "persist", fail)
+        with pytest.raises(OperationalError):
+            take_over(session)
+        assert osvi_sandbox.requests == []
+
+
+@pytest.mark.django_db
+class TestForget:
+    @pytest.fixture(autouse=True)
+    def _few_at_a_time(self, monkeypatch, osvi_sandbox):
+        monkeypatch.setattr(support, "_CHUNK", 2)
+
+    def add(self, days, *, number=1, **fields):
+        session = ChatSessionFactory(**{f"agent__{k}": v for k, v in fields.items()})
+        ago = timezone.now() - timedelta(days=days)
+        words = {"text": "said", "reply": "answered", "answer": "{}"}
+        for _number in range(number):
+            SupportAction.objects.create(
+                session=session, kind="tell", started_at=ago, finished_at=ago, **words
+            )
+        return session
+
+    def left(self):
+        return SupportAction.objects.exclude(text="").count()
+
+    def test_old_texts_are_removed_and_the_journal_stays(self):
+        self.add(91, number=5)
+        self.add(89, number=2)
+        assert forget_texts() == 5
+        assert forget_texts() == 0
+        assert self.left() == 2
+        gone = SupportAction.objects.filter(forgotten_at__isnull=False)
+        assert set(gone.values_list("text", "reply", "answer", "kind")) == {("", "", "", "tell")}
+
+    def test_each_account_has_its_own_time(self, settings):
+        account = settings.OSVI["default"]
+        settings.OSVI = {
+            "default": {**account, "KEEP_TEXTS": None},
+            "short": {**account, "KEEP_TEXTS": 0.5},
+        }
+        self.add(1_000, account="default")
+        self.add(1, account="short")
+        self.add(0.1, account="short")
+        self.add(91, account="no_more")
+        self.add(89, account="no_more")
+        assert forget_texts() == 2
+        assert self.left() == 3
+
+    def test_what_is_under_way_keeps_its_text(self, settings):
+        settings.OSVI["default"]["KEEP_TEXTS"] = 0
+        for days in (0.001, 3):
+            ago = timezone.now() - timedelta(days=days)
+            action = SupportAction(session=ChatSessionFactory(), kind="tell", started_at=ago)
+            action.text = "said"
+            action.save()
+        assert forget_texts() == 1
+        assert self.left() == 1
+
+    def test_a_setting_that_cannot_be_used_forgets_nothing(self, settings):
+        settings.OSVI["default"]["KEEP_TEXTS"] = "90"
+        self.add(1_000)
+        with pytest.raises(InvalidSetting):
+            forget_texts()
+        assert self.left() == 1
