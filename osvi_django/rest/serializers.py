@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -32,6 +32,8 @@ from osvi_django.services.support import TEXT_MAX_LENGTH
 _OWN_NAMES: Final = ("session_id", "pk")
 # Of the keys that are not known.
 _MOST_NAMED: Final = 5
+# Of what is in one another; whoever copies it along the way runs out of stack at hundreds.
+_DEEPEST: Final = 20
 # What goes with each command; without one, the message is for the customer.
 _TAKEN_BY: Final[dict[str, tuple[str, ...]]] = {
     "takeover": (),
@@ -363,12 +365,27 @@ class CommandField(serializers.Field[str, str, str, Any]):
         return data
 
 
+class ObjectField(serializers.DictField):
+    """An object of anything that JSON has, as deep as anybody means it."""
+
+    default_error_messages = {"too_deep": _("This is nested too deeply.")}
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        """The object, or an error."""
+        layer = [data]
+        for _depth in range(_DEEPEST):
+            layer = [inner for each in layer for inner in _inside(each)]
+        if layer:
+            self.fail("too_deep")
+        return super().to_internal_value(data)
+
+
 class StartSerializer(OnlyKnown):
     """With whom a session begins, and what its agent shall know."""
 
     agent_uuid = IdField()
     customer_id = IdField()
-    input_fields = serializers.DictField(required=False)
+    input_fields = ObjectField(required=False)
     # REST framework takes fields off the class, so that this is in no property's way.
     context = serializers.ListField(child=WordsField(), required=False)  # type: ignore[assignment]
     account = IdField(default=DEFAULT_ACCOUNT)
@@ -412,6 +429,12 @@ class MessageSerializer(OnlyKnown):
     """What the customer wrote."""
 
     content = WordsField()
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def current_limit() -> int:

@@ -1,0 +1,670 @@
+"""Sessions that are started, looked up and operated by another app."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import quote
+
+import pytest
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
+from rest_framework.test import APIClient
+
+from osvi_django.models import ChatSession, CloseAttempt, CloseJob, SupportAction
+from osvi_django.testing import Drop, Junk, Status
+from osvi_django.testing.calls import REPLY
+from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
+from tests.mirroring import mirror
+
+pytestmark = pytest.mark.django_db
+
+BASE = "/api/osvi/sessions/"
+SYNC = f"{BASE}sync/"
+START = {"agent_uuid": "agent_a", "customer_id": "+4917"}
+# What each way of operating a session asks for; each is sent to OSVI.
+ACTS = {
+    "takeover": ("support", {"command": "takeover"}),
+    "end": ("support", {"command": "end"}),
+    "tell": ("support", {"command": "tell", "message": "Be kind."}),
+    "whisper": ("support", {"command": "whisper", "message": "Be kind."}),
+    "message": ("support", {"message": "This is Sam."}),
+    "context": ("context", {"context": "A regular."}),
+    "inbound": ("messages", {"content": "Hello?"}),
+}
+# A place for a session id, and what is asked for there.
+PLACES = [*ACTS.values(), ("support", {"command": "close"})]
+
+
+def url_of(session_id, what):
+    return f"{BASE}{quote(session_id, safe='')}/{what}/"
+
+
+def post(client, url, body):
+    # Python's own JSON, as REST framework's cannot say all of this.
+    return client.post(url, json.dumps(body), content_type="application/json")
+
+
+def do(client, session, kind):
+    what, body = ACTS[kind]
+    return post(client, url_of(session.session_id, what), body)
+
+
+@pytest.fixture
+def session(osvi_sandbox):
+    """A session here and at OSVI, taken over at both."""
+    session = mirror(osvi_sandbox, mode="support", summary="All is well.")
+    osvi_sandbox.sessions[session.session_id].change(mode="support", active_human="Sam")
+    return session
+
+
+@pytest.fixture
+def blind(somebody):
+    """A client who may operate, and see nothing."""
+    return somebody("operate_chatsession", name="blind")
+
+
+class TestStart:
+    def test_it_is_a_201_with_the_session_and_where_it_is(self, operator, osvi_sandbox):
+        known = {"input_fields": {"first_name": "Alex", "tags": [1, None]}, "context": ["A VIP."]}
+        response = post(operator, BASE, START | known)
+        session = ChatSession.objects.get()
+        assert response.status_code == 201
+        assert response.json() == {
+            "session_id": session.session_id,
+            "account": "default",
+            "agent_uuid": "agent_a",
+            "agent_name": "",
+            "customer_id": "+4917",
+            "status": "active",
+            "mode": "ai",
+            "help_requested": False,
+            "active_human": "",
+            "started_at": session.started_at.isoformat().replace("+00:00", "Z"),
+            "closed_at": None,
+            "summary": None,
+            "summary_status": "pending",
+        }
+        assert response["Location"] == f"http://testserver{BASE}{session.session_id}/"
+        assert operator.get(response["Location"]).json() == response.json()
+        chat = osvi_sandbox.sessions[session.session_id]
+        assert chat.input_fields == known["input_fields"]
+        assert chat.context == known["context"]
+
+    def test_what_the_customer_had_open_with_this_agent_is_closed(self, operator, osvi_sandbox):
+        first = post(operator, BASE, START).json()
+        second = post(operator, BASE, START | {"account": "default"}).json()
+        assert first["session_id"] != second["session_id"]
+        seen = operator.get(f"{BASE}{first['session_id']}/").json()
+        assert (seen["status"], seen["summary_status"]) == ("closed", "not_provided")
+
+    def test_in_another_account(self, operator, osvi_sandbox, settings):
+        settings.OSVI = settings.OSVI | {"emea": settings.OSVI["default"]}
+        assert post(operator, BASE, START | {"account": "emea"}).json()["account"] == "emea"
+
+    def test_whoever_may_not_see_sessions_learns_what_operating_takes(self, blind, osvi_sandbox):
+        response = post(blind, BASE, START)
+        session_id = ChatSession.objects.get().session_id
+        assert response.status_code == 201
+        assert response.json() == {"session_id": session_id, "status": "active", "mode": "ai"}
+
+    @pytest.mark.parametrize(
+        ("more", "named"),
+        [
+            ({"agent_uuid": ""}, "agent_uuid"),
+            ({"agent_uuid": 5}, "agent_uuid"),
+            ({"agent_uuid": "x" * 256}, "agent_uuid"),
+            ({"agent_uuid": "\ud800"}, "agent_uuid"),
+            ({"customer_id": None}, "customer_id"),
+            ({"customer_id": ["x"]}, "customer_id"),
+            ({"customer_id": "a\x00"}, "customer_id"),
+            ({"input_fields": None}, "input_fields"),
+            ({"input_fields": []}, "input_fields"),
+            ({"input_fields": "x"}, "input_fields"),
+            ({"context": None}, "context"),
+            ({"context": "x"}, "context"),
+            ({"context": {}}, "context"),
+            ({"account": None}, "account"),
+            ({"account": ""}, "account"),
+            ({"account": "\ud800"}, "account"),
+            ({"account": "nobody's"}, "account"),
+            ({"account": ["default"]}, "account"),
+        ],
+        ids=repr,
+    )
+    def test_a_value_that_cannot_be_used(self, operator, osvi_sandbox, more, named):
+        response = post(operator, BASE, START | more)
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert list(response.json()["errors"]) == [named]
+        assert response.json()["detail"].startswith(f"{named}: ")
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize("missing", ["agent_uuid", "customer_id"])
+    def test_a_value_that_is_missing(self, operator, osvi_sandbox, missing):
+        response = post(operator, BASE, {key: START[key] for key in START if key != missing})
+        assert (response.status_code, list(response.json()["errors"])) == (400, [missing])
+
+    @pytest.mark.parametrize("missing", ["agent_uuid", "customer_id"])
+    def test_ids_that_no_url_can_name(self, operator, osvi_sandbox, missing):
+        response = post(operator, BASE, START | {missing: ".."})
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert response.json()["detail"].startswith(f"{missing} ")
+        assert osvi_sandbox.requests == []
+
+    def test_each_text_of_the_context_is_looked_at(self, operator, osvi_sandbox):
+        told = post(
+            operator, BASE, START | {"context": ["a", " ", 5, None, "\ud800", "x" * 10_001]}
+        )
+        assert told.status_code == 400
+        assert list(told.json()["errors"]["context"]) == ["1", "2", "3", "4", "5"]
+
+    @pytest.mark.parametrize("opening", ["[", '{"a":'])
+    @pytest.mark.parametrize("depth", [20, 500, 900])
+    def test_what_is_nested_too_deeply(self, operator, osvi_sandbox, opening, depth):
+        closing = "]" if opening == "[" else "}"
+        nested = opening * depth + ("[]" if opening != "[" else "") + closing * depth
+        raw = json.dumps(START)[:-1] + ', "input_fields": {"x": ' + nested + "}}"
+        response = operator.post(BASE, raw, content_type="application/json")
+        assert response.status_code == 400
+        assert "nested too deeply" in response.json()["detail"]
+        assert osvi_sandbox.requests == []
+
+    def test_as_deep_as_anybody_means_it(self, operator, osvi_sandbox):
+        fields = {"a": [{"b": [{"c": [1, "two", None, True, 0.5]}]}]}
+        assert post(operator, BASE, START | {"input_fields": fields}).status_code == 201
+
+    def test_a_form_is_no_object(self, operator, osvi_sandbox):
+        for kind in ("multipart", "application/x-www-form-urlencoded"):
+            data = START if kind == "multipart" else "agent_uuid=a&customer_id=b"
+            asked = {"format": kind} if kind == "multipart" else {"content_type": kind}
+            response = operator.post(BASE, data, **asked)
+            assert (response.status_code, response.json()["code"]) == (
+                415,
+                "unsupported_media_type",
+            )
+
+    def test_options_say_what_is_asked(self, operator):
+        asked = operator.options(BASE).json()["actions"]["POST"]
+        assert list(asked) == ["agent_uuid", "customer_id", "input_fields", "context", "account"]
+
+    def test_the_browsable_api_shows_the_list(self, operator):
+        ChatSessionFactory()
+        response = operator.get(BASE, headers={"Accept": "text/html"})
+        assert (response.status_code, response["Content-Type"]) == (200, "text/html; charset=utf-8")
+
+
+class TestSync:
+    def test_it_answers_what_is_open_now(self, operator, osvi_sandbox):
+        theirs = [
+            osvi_sandbox.add_session(agent_uuid=f"agent_{n}", customer_id="+4917") for n in range(2)
+        ]
+        # What the agent has followed with another one is closed.
+        gone = ChatSessionFactory(customer_id="+4917", agent__uuid="agent_0")
+        quiet = ChatSessionFactory(customer_id="+4917", status="dormant")
+        other = ChatSessionFactory(customer_id="+4918")
+        response = post(operator, SYNC, {"customer_id": "+4917"})
+        assert response.status_code == 200
+        found = response.json()["results"]
+        wanted = {each.id for each in theirs} | {quiet.session_id}
+        assert {each["session_id"] for each in found} == wanted
+        assert found[0] == operator.get(f"{BASE}{found[0]['session_id']}/").json()
+        statuses = dict(ChatSession.objects.values_list("session_id", "status"))
+        assert (statuses[gone.session_id], statuses[other.session_id]) == ("closed", "active")
+
+    def test_a_customer_without_any(self, operator, osvi_sandbox):
+        response = post(operator, SYNC, {"customer_id": "+49", "account": "default"})
+        assert (response.status_code, response.json()) == (200, {"results": []})
+
+    def test_whoever_may_not_see_sessions(self, blind, osvi_sandbox):
+        chat = osvi_sandbox.add_session(customer_id="+49", mode="support")
+        assert post(blind, SYNC, {"customer_id": "+49"}).json() == {
+            "results": [{"session_id": chat.id, "status": "active", "mode": "support"}]
+        }
+
+    @pytest.mark.parametrize(
+        ("body", "named"),
+        [
+            ({}, "customer_id"),
+            ({"customer_id": ""}, "customer_id"),
+            ({"customer_id": 4917}, "customer_id"),
+            ({"customer_id": "\x00"}, "customer_id"),
+            ({"customer_id": "x", "account": "nobody's"}, "account"),
+            ({"customer_id": "x", "agent_uuid": "y"}, "non_field_errors"),
+        ],
+        ids=repr,
+    )
+    def test_a_value_that_cannot_be_used(self, operator, osvi_sandbox, body, named):
+        response = post(operator, SYNC, body)
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert list(response.json()["errors"]) == [named]
+        assert osvi_sandbox.requests == []
+
+    def test_an_answer_costs_the_same_for_many(self, staff, grant, osvi_sandbox):
+        spent = []
+        grant(staff, "operate_chatsession")
+        for _more in range(2):
+            for _number in range(10):
+                ChatSessionFactory(customer_id="+49", status="dormant")
+            client = APIClient()
+            client.force_authenticate(type(staff).objects.get())
+            with CaptureQueriesContext(connection) as queries:
+                assert len(post(client, SYNC, {"customer_id": "+49"}).json()["results"]) >= 10
+            spent.append(len(queries))
+        assert spent[0] == spent[1] < 15
+
+
+class TestSupport:
+    def test_take_over(self, operator, staff, osvi_sandbox):
+        session = mirror(osvi_sandbox)
+        response = do(operator, session, "takeover")
+        action = SupportAction.objects.get()
+        assert response.status_code == 200
+        seen = operator.get(f"{BASE}{session.session_id}/").json()
+        assert response.json() == seen | {"reply": None, "action": action.pk}
+        assert (seen["mode"], seen["active_human"]) == ("support", "Support operator")
+        assert (action.kind, action.requested_by, action.door) == ("takeover", staff, "rest")
+        assert (action.outcome, action.text) == ("done", "")
+
+    def test_hand_back(self, operator, session):
+        body = do(operator, session, "end").json()
+        assert (body["mode"], body["active_human"], body["reply"]) == ("ai", "", None)
+
+    @pytest.mark.parametrize(
+        ("kind", "author", "reply"),
+        [("tell", "guidance", REPLY), ("whisper", "guidance", None), ("message", "operator", None)],
+    )
+    def test_say_something(self, operator, session, osvi_sandbox, kind, author, reply):
+        response = do(operator, session, kind)
+        assert (response.status_code, response.json()["reply"]) == (200, reply)
+        action = SupportAction.objects.get(pk=response.json()["action"])
+        said = ACTS[kind][1]["message"]
+        assert (action.kind, action.text, action.outcome) == (kind, said, "done")
+        assert (author, said) in osvi_sandbox.sessions[session.session_id].messages
+
+    def test_a_command_without_words_may_have_an_empty_message(self, operator, session):
+        url = url_of(session.session_id, "support")
+        assert post(operator, url, {"command": "end", "message": " "}).status_code == 200
+
+    def test_words_lose_the_spaces_around_them(self, operator, session):
+        post(operator, url_of(session.session_id, "support"), {"message": "\n Hello. "})
+        assert SupportAction.objects.get().text == "Hello."
+
+    def test_the_customer_is_written_to_by_who_has_taken_over(self, operator, osvi_sandbox):
+        response = do(operator, mirror(osvi_sandbox), "message")
+        assert (response.status_code, response.json()["code"]) == (409, "wrong_mode")
+        assert response.json()["detail"].endswith("take over first.")
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize(
+        ("body", "named"),
+        [
+            ({}, "message"),
+            ({"message": ""}, "message"),
+            ({"message": None}, "message"),
+            ({"message": 5}, "message"),
+            ({"message": ["x"]}, "message"),
+            ({"message": "x" * 10_001}, "message"),
+            ({"message": "a\x00b"}, "message"),
+            ({"message": "\ud800"}, "message"),
+            ({"command": "tell"}, "message"),
+            ({"command": "whisper", "message": " \n"}, "message"),
+            ({"command": "takeover", "message": "x"}, "message"),
+            ({"command": "end", "message": "x"}, "message"),
+            ({"command": "close", "message": "x"}, "message"),
+            ({"command": "tell", "message": "x", "note": "y"}, "note"),
+            ({"message": "x", "note": "y"}, "note"),
+            ({"message": "x", "agent_uuid": "y"}, "agent_uuid"),
+            ({"command": "close", "note": "x" * 1001}, "note"),
+            ({"command": "close", "agent_uuid": ""}, "agent_uuid"),
+            ({"command": "explode"}, "command"),
+            ({"command": "\ud800"}, "command"),
+            ({"command": "", "message": "x"}, "command"),
+            ({"command": None, "message": "x"}, "command"),
+            ({"command": ["takeover"]}, "command"),
+            ({"command": {}}, "command"),
+            ({"comand": "close", "message": "x"}, "non_field_errors"),
+            ([], "non_field_errors"),
+            ("takeover", "non_field_errors"),
+            (None, "non_field_errors"),
+        ],
+        ids=repr,
+    )
+    def test_a_value_that_cannot_be_used(self, operator, session, osvi_sandbox, body, named):
+        response = post(operator, url_of(session.session_id, "support"), body)
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert list(response.json()["errors"]) == [named]
+        assert osvi_sandbox.requests == []
+        assert not SupportAction.objects.exists()
+
+
+class TestClose:
+    """``close`` is the close of ``.../close/``, by another name."""
+
+    def close(self, client, session_id, **more):
+        return post(client, url_of(session_id, "support"), {"command": "close", **more})
+
+    def test_it_answers_as_a_close_does(self, operator, session, staff, osvi_sandbox):
+        response = self.close(operator, session.session_id, note="bye")
+        assert (response.status_code, response.json()["changed"]) == (200, True)
+        assert response.json()["summary"] == "All is well."
+        attempt = CloseAttempt.objects.get()
+        assert (attempt.requested_by, attempt.door, attempt.note) == (staff, "rest", "bye")
+        again = operator.post(url_of(session.session_id, "close")).json()
+        assert again == response.json() | {"changed": False}
+        assert self.close(operator, session.session_id).json() == again
+        assert osvi_sandbox.close_requests(session.session_id) == 1
+        assert not SupportAction.objects.exists()
+
+    def test_it_takes_the_permission_to_close_and_no_other(self, session, somebody, blind):
+        refused = self.close(blind, session.session_id)
+        assert (refused.status_code, refused.json()["code"]) == (403, "permission_denied")
+        closer = somebody("close_chatsession")
+        assert self.close(closer, session.session_id).json()["changed"] is True
+
+    def test_one_that_is_not_here_by_naming_its_agent(self, operator, osvi_sandbox):
+        chat = osvi_sandbox.add_session(agent_uuid="agent_new", summary="Hello.")
+        assert self.close(operator, chat.id).status_code == 404
+        response = self.close(operator, chat.id, agent_uuid="agent_new")
+        assert (response.status_code, response.json()["summary"]) == (200, "Hello.")
+
+    def test_its_errors_are_those_of_a_close(self, operator, session, osvi_sandbox):
+        osvi_sandbox.script(session.session_id, Drop())
+        body = self.close(operator, session.session_id).json()
+        assert (body["code"], "action" in body) == ("unconfirmed", False)
+        assert operator.get(body["attempt"]).json()["outcome"] == "no_answer"
+
+    def test_who_prefers_not_to_wait_gets_a_job(self, operator, session, osvi_sandbox):
+        response = operator.post(
+            url_of(session.session_id, "support"),
+            {"command": "close", "note": "bye"},
+            format="json",
+            headers={"Prefer": "respond-async"},
+        )
+        assert (response.status_code, response["Preference-Applied"]) == (202, "respond-async")
+        assert CloseJob.objects.get().note == "bye"
+        assert osvi_sandbox.requests == []
+
+
+class TestContext:
+    def test_it_answers_all_that_osvi_keeps(self, operator, session, osvi_sandbox):
+        for number in range(7):
+            url = url_of(session.session_id, "context")
+            response = post(operator, url, {"context": f"fact {number}"})
+        kept = [f"fact {number}" for number in range(2, 7)]
+        seen = operator.get(f"{BASE}{session.session_id}/").json()
+        action = SupportAction.objects.last().pk
+        assert response.status_code == 200
+        assert response.json() == seen | {"reply": None, "action": action, "context": kept}
+        assert osvi_sandbox.sessions[session.session_id].context == kept
+
+    def test_of_one_that_was_closed_meanwhile(self, operator, session, osvi_sandbox, monkeypatch):
+        from osvi_django.services import support  # noqa: PLC0415
+
+        def closed_meanwhile(action, answer):
+            ChatSession.objects.update(status="closed")
+
+        monkeypatch.setattr(support, "_keep", closed_meanwhile)
+        body = do(operator, session, "context").json()
+        assert (body["status"], body["context"]) == ("closed", [])
+
+    @pytest.mark.parametrize(
+        "context", [None, "", " ", 5, ["x"], {"a": 1}, "x" * 10_001, "\x00", "\ud800"], ids=repr
+    )
+    def test_a_value_that_cannot_be_used(self, operator, session, osvi_sandbox, context):
+        response = post(operator, url_of(session.session_id, "context"), {"context": context})
+        assert (response.status_code, list(response.json()["errors"])) == (400, ["context"])
+        assert osvi_sandbox.requests == []
+
+
+class TestMessages:
+    def test_the_agent_replies(self, operator, osvi_sandbox):
+        session = mirror(osvi_sandbox, status="dormant")
+        response = do(operator, session, "inbound")
+        body = response.json()
+        assert (response.status_code, body["reply"], body["status"]) == (200, REPLY, "active")
+        action = SupportAction.objects.get(pk=body["action"])
+        assert (action.kind, action.text, action.reply) == ("inbound", "Hello?", REPLY)
+
+    def test_nobody_does_where_a_human_has_taken_over(self, operator, session, osvi_sandbox):
+        assert do(operator, session, "inbound").json()["reply"] is None
+        assert ("customer", "Hello?") in osvi_sandbox.sessions[session.session_id].messages
+
+    @pytest.mark.parametrize(
+        "content", [None, "", " ", 5, True, ["x"], "x" * 10_001, "\x00", "\ud800"], ids=repr
+    )
+    def test_a_value_that_cannot_be_used(self, operator, session, osvi_sandbox, content):
+        response = post(operator, url_of(session.session_id, "messages"), {"content": content})
+        assert (response.status_code, list(response.json()["errors"])) == (400, ["content"])
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize("body", [{}, {"message": "x"}, {"content": "x", "session_id": "y"}])
+    def test_another_field(self, operator, session, osvi_sandbox, body):
+        response = post(operator, url_of(session.session_id, "messages"), body)
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+
+    def test_of_a_session_whose_customer_nobody_knows(self, operator, osvi_sandbox):
+        session = ChatSessionFactory(customer_id="")
+        response = do(operator, session, "inbound")
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert "customer_id" in response.json()["detail"]
+        assert osvi_sandbox.requests == []
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("fault", "status", "code", "retryable"),
+        [
+            (Status(401, error="Invalid API token"), 502, "unauthorized", False),
+            (Status(404, errors=["Session not found"]), 502, "rejected", False),
+            (Status(422, errors=["command tell is switched off"]), 502, "rejected", False),
+            (Status(429, retry_after=7), 503, "throttled", True),
+            (Status(503, retry_after=7), 503, "throttled", True),
+            (Status(500), 504, "unconfirmed", False),
+            (Drop(), 504, "unconfirmed", False),
+            (Junk(), 502, "bad_answer", False),
+        ],
+        ids=repr,
+    )
+    @pytest.mark.parametrize("kind", ACTS)
+    def test_osvis_troubles(
+        self, operator, session, osvi_sandbox, kind, fault, status, code, retryable
+    ):
+        osvi_sandbox.script(session.session_id, fault)
+        response = do(operator, session, kind)
+        body = response.json()
+        assert response.status_code == status
+        assert set(body) == {"detail", "code", "retryable", "action"}
+        assert (body["code"], body["retryable"]) == (code, retryable)
+        assert "clos" not in body["detail"]
+        assert response.get("Retry-After") == ("7" if retryable else None)
+        [action] = operator.get(url_of(session.session_id, "actions")).json()["results"]
+        assert (action["id"], action["kind"]) == (body["action"], kind)
+        assert action["error_code"] == code
+
+    @pytest.mark.parametrize(
+        ("fault", "status", "code"),
+        [
+            (Status(401), 502, "unauthorized"),
+            (Status(422, errors=["No such agent"]), 502, "rejected"),
+            (Status(429), 503, "throttled"),
+            (Status(500), 504, "unconfirmed"),
+            (Drop(after_closing=True), 504, "unconfirmed"),
+            (Junk(), 502, "bad_answer"),
+        ],
+        ids=repr,
+    )
+    @pytest.mark.parametrize(("url", "asked"), [(BASE, START), (SYNC, {"customer_id": "+49"})])
+    def test_osvis_troubles_with_a_customer(
+        self, operator, osvi_sandbox, url, asked, fault, status, code
+    ):
+        osvi_sandbox.script(None, fault)
+        response = post(operator, url, asked)
+        assert (response.status_code, response.json()["code"]) == (status, code)
+        assert set(response.json()) == {"detail", "code", "retryable"}
+        assert "clos" not in response.json()["detail"]
+        assert not ChatSession.objects.exists()
+
+    @pytest.mark.parametrize("kind", [*ACTS, "start", "sync"])
+    def test_osvi_being_down(self, operator, session, settings, kind):
+        settings.OSVI["default"]["BASE_URL"] = "http://127.0.0.1:1"
+        response = self.ask(operator, session, kind)
+        assert (response.status_code, response["Retry-After"]) == (503, "10")
+        assert (response.json()["code"], response.json()["retryable"]) == ("unreachable", True)
+        assert "clos" not in response.json()["detail"]
+
+    @pytest.mark.parametrize("kind", [*ACTS, "start", "sync"])
+    @pytest.mark.parametrize("broken", [{}, None, {"default": {"API_TOKEN": "x" * 16}}])
+    def test_not_configured(self, operator, session, settings, kind, broken):
+        settings.OSVI = broken and {"default": broken["default"] | {"BASE_URL": "ftp://x"}}
+        response = self.ask(operator, session, kind)
+        assert (response.status_code, response.json()["code"]) == (503, "not_configured")
+        assert "clos" not in response.json()["detail"]
+
+    @pytest.mark.parametrize("kind", [*ACTS, "start", "sync"])
+    def test_inside_a_hosts_transaction(self, operator, session, osvi_sandbox, kind):
+        with transaction.atomic():
+            response = self.ask(operator, session, kind)
+        assert (response.status_code, response.json()["code"]) == (503, "inside_transaction")
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.parametrize("kind", [*ACTS, "start", "sync"])
+    def test_hosts_with_atomic_requests(self, operator, session, settings, kind):
+        assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+        assert self.ask(operator, session, kind).status_code in {200, 201}
+
+    @pytest.mark.parametrize("status", ["closed", "closing"])
+    @pytest.mark.parametrize("kind", ACTS)
+    def test_nothing_is_done_in_a_closed_session(self, operator, osvi_sandbox, kind, status):
+        session = ClosedSessionFactory(status=status, mode="support")
+        response = do(operator, session, kind)
+        assert (response.status_code, response.json()["code"]) == (409, "session_closed")
+        assert osvi_sandbox.requests == []
+        assert not SupportAction.objects.exists()
+
+    def ask(self, client, session, kind):
+        if kind in ACTS:
+            return do(client, session, kind)
+        return post(client, BASE, START) if kind == "start" else post(client, SYNC, START_SYNC)
+
+
+START_SYNC = {"customer_id": "+4917"}
+
+
+class TestAddresses:
+    @pytest.mark.parametrize("place", PLACES, ids=repr)
+    @pytest.mark.parametrize("odd", ["unknown", "a\x00b", "x" * 256, "../..", "sync"])
+    def test_what_is_not_here_is_a_404(self, operator, osvi_sandbox, place, odd):
+        response = post(operator, url_of(odd, place[0]), place[1])
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize("odd", ["a/b", "a/support", "ä ö?#%2F", "emoji 😀", "two\nlines"])
+    @pytest.mark.parametrize("kind", ACTS)
+    def test_ids_of_any_kind(self, operator, osvi_sandbox, odd, kind):
+        session = mirror(osvi_sandbox, session_id=odd, mode="support")
+        osvi_sandbox.sessions[odd].change(mode="support")
+        assert do(operator, session, kind).json()["session_id"] == odd
+
+    @pytest.mark.parametrize("what", ["support", "context", "messages", "sync"])
+    def test_other_methods(self, operator, session, what):
+        url = SYNC if what == "sync" else url_of(session.session_id, what)
+        for method in (operator.get, operator.put, operator.patch, operator.delete):
+            response = method(url)
+            assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
+
+    @pytest.mark.parametrize(
+        ("raw", "content_type", "status", "code"),
+        [
+            (b"{", "application/json", 400, "parse_error"),
+            (b"\xff", "application/json", 400, "parse_error"),
+            (b"[" * 100_000, "application/json", 400, "parse_error"),
+            (b'{"content": NaN}', "application/json", 400, "parse_error"),
+            (b"x", "text/plain", 415, "unsupported_media_type"),
+            (b"content=x", "application/x-www-form-urlencoded", 415, "unsupported_media_type"),
+        ],
+    )
+    @pytest.mark.parametrize("what", ["support", "context", "messages", "sync", ""])
+    def test_bodies_that_are_none(
+        self, operator, osvi_sandbox, session, what, raw, content_type, status, code
+    ):
+        url = {"sync": SYNC, "": BASE}.get(what) or url_of(session.session_id, what)
+        response = operator.post(url, raw, content_type=content_type)
+        assert (response.status_code, response.json()["code"]) == (status, code)
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.urls("tests.rest.tenant_urls")
+    def test_below_a_prefix_of_the_hosts(self, operator, osvi_sandbox):
+        sessions = "/acme/chats/sessions/"
+        location = post(operator, sessions, START)["Location"]
+        assert location.startswith(f"http://testserver{sessions}")
+        assert post(operator, f"{location}context/", {"context": "x"}).status_code == 200
+        assert len(operator.get(f"{location}actions/").json()["results"]) == 1
+
+
+class TestPermission:
+    ASKED = [
+        (url_of("{id}", what).replace("%7B", "{").replace("%7D", "}"), body)
+        for what, body in ACTS.values()
+    ] + [(BASE, START), (SYNC, START_SYNC)]
+
+    @pytest.mark.parametrize(("url", "body"), ASKED)
+    def test_the_unknown_are_asked_who_they_are(self, session, osvi_sandbox, url, body):
+        response = post(APIClient(), url.format(id=session.session_id), body)
+        assert (response.status_code, response.json()["code"]) == (401, "not_authenticated")
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize("known", [True, False])
+    @pytest.mark.parametrize(("url", "body"), ASKED)
+    def test_without_the_permission(self, session, osvi_sandbox, somebody, url, body, known):
+        client = somebody("view_chatsession", "close_chatsession", "view_sessionsummary")
+        response = post(client, url.format(id=session.session_id if known else "unknown"), body)
+        assert response.status_code == 403
+        assert response.json() == {
+            "detail": "You do not have the permission to operate chat sessions.",
+            "code": "permission_denied",
+            "retryable": False,
+        }
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize("url", [BASE, SYNC])
+    def test_nobody_learns_of_accounts_without_it(self, osvi_sandbox, somebody, url):
+        asked = (START if url == BASE else START_SYNC) | {"account": "nobody's"}
+        assert post(somebody(), url, asked).status_code == 403
+
+    @pytest.mark.parametrize("kind", ACTS)
+    def test_whoever_may_not_see_sessions_learns_what_operating_takes(self, session, blind, kind):
+        response = do(blind, session, kind)
+        assert response.status_code == 200
+        assert response.json() == {
+            "session_id": session.session_id,
+            "status": "active",
+            "mode": "ai" if kind == "end" else "support",
+            "reply": REPLY if kind == "tell" else None,
+        }
+
+    def test_whoever_may_operate_may_not_therefore_list(self, session, blind):
+        for url in (BASE, url_of(session.session_id, "actions")):
+            assert blind.get(url).status_code == 403
+
+    def test_a_session_cookie_needs_the_csrf_token(self, session, staff, grant, osvi_sandbox):
+        client = APIClient(enforce_csrf_checks=True)
+        client.force_login(grant(staff, "operate_chatsession"))
+        assert do(client, session, "tell").status_code == 403
+        assert osvi_sandbox.requests == []
+
+
+class TestCost:
+    @pytest.mark.parametrize("kind", ACTS)
+    def test_an_act_costs_the_same_however_much_was_done_before(self, session, staff, grant, kind):
+        grant(staff, "operate_chatsession")
+        spent = []
+        for number in (0, 30):
+            for _before in range(number):
+                SupportAction.objects.create(session=session, kind="tell", text="x")
+            client = APIClient()
+            client.force_authenticate(type(staff).objects.get())
+            ChatSession.objects.update(mode="support")
+            with CaptureQueriesContext(connection) as queries:
+                assert do(client, session, kind).status_code == 200
+            spent.append(len(queries))
+        assert spent[0] == spent[1] < 35
