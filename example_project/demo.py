@@ -52,6 +52,7 @@ SIGNALS: Final = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signa
 PERMISSIONS: Final = (
     "view_chatsession",
     "close_chatsession",
+    "operate_chatsession",
     "view_sessionsummary",
     "view_chatagent",
     "change_chatagent",

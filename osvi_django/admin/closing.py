@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
@@ -12,10 +11,11 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from osvi_django.admin.asking import AskingViews
 from osvi_django.admin.forms import CloseForm, MarkForm
 from osvi_django.admin.outcomes import (
     Told,
@@ -32,12 +32,8 @@ from osvi_django.services.jobs import create_close_job, discard_drafts
 from osvi_django.services.permissions import may_close
 from osvi_django.services.recovery import close_again, mark_closed, recover_session
 from osvi_django.services.steps import DatabaseNow
-from osvi_django.transactions import non_atomic
 
 Act = Callable[[HttpRequest, ChatSession, str], Told]
-
-# The views that ask OSVI, by the ends of their names.
-_ASKING: Final = ("_close", "_mark", "_changelist")
 
 
 def is_unconfirmed(session: ChatSession) -> bool:
@@ -46,7 +42,7 @@ def is_unconfirmed(session: ChatSession) -> bool:
     return session.status == ChatSession.Status.UNCONFIRMED or lease_over
 
 
-class CloseViews(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at run time
+class CloseViews(AskingViews):
     """The views and actions of ``ChatSessionAdmin`` that ask OSVI for something."""
 
     # Of those that OSVI is asked about while the page is awaited.
@@ -65,14 +61,13 @@ class CloseViews(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at r
         sessions: QuerySet[ChatSession] = super().get_queryset(request)
         return sessions.annotate(lease_over=lease_over)
 
-    def get_urls(self) -> list[URLPattern]:
-        """The admin's URLs and ours, with those that ask OSVI outside any transaction."""
-        urls = [self._path("close", self.close_view), self._path("mark", self.mark_view)]
-        urls += super().get_urls()
-        for pattern in urls:
-            if pattern.name and pattern.name.endswith(_ASKING):
-                pattern.callback = non_atomic(pattern.callback)
-        return urls
+    def own_urls(self) -> list[URLPattern]:
+        """Those that close one session, beside whatever else there is."""
+        return [
+            self._path("<path:object_id>/close", self.close_view),
+            self._path("<path:object_id>/mark", self.mark_view),
+            *super().own_urls(),
+        ]
 
     def close_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
         """Ask whether to close one session (GET), and close it (POST with ``post=yes``)."""
@@ -115,7 +110,9 @@ class CloseViews(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at r
             self._recover_each(request, sessions)
         else:
             title = _("Ask OSVI about chat sessions")
-            return self._page(request, "recover_selected", title=title, sessions=sessions)
+            return self._page(
+                request, "recover_selected_confirmation", title=title, sessions=sessions
+            )
         return None
 
     def _ask_and_do(
@@ -180,43 +177,13 @@ class CloseViews(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at r
         marking = isinstance(form, MarkForm)
         return self._page(
             request,
-            "close",
+            "close_confirmation",
             title=_("Mark chat session as closed") if marking else _("Close chat session"),
             form=form,
             marking=marking,
             again=is_unconfirmed(session),
             original=session,
         )
-
-    def _page(self, request: HttpRequest, name: str, **context: Any) -> TemplateResponse:
-        """A page that asks before something is done."""
-        shared = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "cl": {"opts": self.opts},  # the list's template takes its breadcrumbs from there
-            "media": self.media,
-            "has_view_permission": self.has_view_permission(request),
-        }
-        request.current_app = self.admin_site.name
-        template = f"admin/osvi_django/chatsession/{name}_confirmation.html"
-        return TemplateResponse(request, template, {**shared, **context})
-
-    def _path(self, name: str, view: Callable[..., HttpResponseBase]) -> URLPattern:
-        return path(
-            f"<path:object_id>/{name}/",
-            self.admin_site.admin_view(view),
-            name=f"{self.opts.app_label}_{self.opts.model_name}_{name}",
-        )
-
-    def _page_after(self, request: HttpRequest, session: ChatSession) -> str:
-        if not self.has_view_permission(request, session):
-            return reverse("admin:index", current_app=self.admin_site.name)
-        return url_of(self, "chatsession_change", session)
-
-    def _say_gone(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
-        sentence = _("There is no chat session “%(key)s”. Perhaps it was deleted?")
-        self.message_user(request, sentence % {"key": object_id}, messages.WARNING)
-        return HttpResponseRedirect(reverse("admin:index", current_app=self.admin_site.name))
 
     def _say_none(self, request: HttpRequest) -> None:
         sentence = _("None of the chat sessions that you chose is in this list any more.")

@@ -1,4 +1,7 @@
-"""Chat sessions in the admin: find and read them; ``closing.py`` closes them."""
+"""Chat sessions in the admin: find and read them.
+
+``closing.py`` closes them, ``desk.py`` operates them, ``customers.py`` brings them here.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,13 @@ from django.utils.text import Truncator
 from django.utils.translation import gettext_lazy as _
 
 from osvi_django.admin.closing import CloseViews, is_unconfirmed
+from osvi_django.admin.customers import CustomerViews
+from osvi_django.admin.desk import DeskViews
+from osvi_django.admin.forms import DeskForm
 from osvi_django.admin.pagination import CappedPaginator
 from osvi_django.admin.rows import ReadOnlyRows
 from osvi_django.exceptions import CloseInProgress, OSVINoAnswer
-from osvi_django.models import ChatSession, CloseAttempt
+from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services.permissions import may_read_summary
 
 SUMMARY_CHARACTERS: Final = 80
@@ -42,8 +48,8 @@ class CloseAttemptInline(ReadOnlyRows, admin.TabularInline):  # type: ignore[typ
 
 
 @admin.register(ChatSession)
-class ChatSessionAdmin(ReadOnlyRows, CloseViews, admin.ModelAdmin):  # type: ignore[type-arg]
-    """Sessions are mirrored, not edited: all that can be done to one here is to close it."""
+class ChatSessionAdmin(ReadOnlyRows, CustomerViews, DeskViews, CloseViews):
+    """Sessions are mirrored, not edited: here they are read, operated and closed."""
 
     list_display = (
         "session_id_shown",
@@ -104,9 +110,23 @@ class ChatSessionAdmin(ReadOnlyRows, CloseViews, admin.ModelAdmin):  # type: ign
     def summary_text(self, session: ChatSession) -> SafeString:
         """The whole summary with its line breaks, everything in it escaped."""
         if not hasattr(session, "summary"):
-            return format_html("{}", session.get_summary_status_display())
+            return format_html("{}{}", session.get_summary_status_display(), _why_none(session))
         text = linebreaksbr(session.summary.text, autoescape=True)
-        return format_html('<div class="osvi-summary">{}</div>', text)
+        shown = format_html('<div class="osvi-summary">{}</div>', text)
+        if session.summary.source == SessionSummary.Source.OSVI:
+            return shown
+        by_us = _("Written by this site, as OSVI provided none.")
+        return format_html('{}<p class="help">{}</p>', shown, by_us)
+
+    @admin.display(description=_("mode"))
+    def mode_shown(self, session: ChatSession) -> str:
+        """Who answers the customer, and whether somebody is called for."""
+        words = [session.get_mode_display()]
+        if session.active_human:
+            words.append(f"({session.active_human})")
+        if session.help_requested:
+            words.append(str(_("Help is requested.")))
+        return " ".join(words)
 
     @admin.display(description=_("summary"))
     def summary_withheld(self, session: ChatSession) -> str:
@@ -122,7 +142,7 @@ class ChatSessionAdmin(ReadOnlyRows, CloseViews, admin.ModelAdmin):  # type: ign
     def get_fieldsets(self, request: HttpRequest, obj: ChatSession | None = None) -> Any:
         """The facts of a session, its summary withheld from those who may not read it."""
         readable = may_read_summary(request.user, obj)
-        facts = ("session_id", "agent", "customer_id", "status_explained", "mode")
+        facts = ("session_id", "agent", "customer_id", "status_explained", "mode_shown")
         times = ("started_at", "closed_at")
         return (
             (None, {"fields": ("summary_text" if readable else "summary_withheld",)}),
@@ -141,5 +161,24 @@ class ChatSessionAdmin(ReadOnlyRows, CloseViews, admin.ModelAdmin):  # type: ign
         buttons: dict[str, Any] = {}
         if session is not None and self.has_close_permission(request, session):
             buttons = {"show_close": session.is_open, "show_try_again": is_unconfirmed(session)}
+        if session is not None:
+            buttons |= self.desk_of(request, session, DeskForm())
+            may_look_up = self.has_operate_permission(request)
+            buttons["show_lookup"] = may_look_up and bool(session.customer_id)
         context = {**buttons, **(extra_context or {})}
         return super().change_view(request, object_id, form_url, context)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The list, with the ways to sessions that are not here yet."""
+        context = {"show_operate": self.has_operate_permission(request), **(extra_context or {})}
+        return super().changelist_view(request, context)
+
+
+def _why_none(session: ChatSession) -> SafeString:
+    """What became of this site's own try to write a summary; "" where it made none."""
+    if not session.summarizer_error:
+        return SafeString()
+    failed = _("This site's summarizer failed: %(error)s") % {"error": session.summarizer_error}
+    return format_html('<p class="osvi-advice">{}</p>', failed)
