@@ -166,6 +166,6 @@ def _done(result: ActionResult, request: Request, **more: Any) -> Response:
 
 def _context_of(session: ChatSession) -> list[str]:
     # Where the session was closed meanwhile, nothing of it was written down.
-    known = session.metadata.get("metadata") or {}
-    context: list[str] = known.get("context", [])
-    return context
+    known = session.metadata.get("metadata")
+    context = known.get("context") if isinstance(known, dict) else None
+    return context if isinstance(context, list) else []

@@ -44,6 +44,12 @@ def post(client, url, body):
     return client.post(url, json.dumps(body), content_type="application/json")
 
 
+def said(data):
+    """OSVI answers this."""
+    body = json.dumps({"success": True, "data": data}).encode()
+    return Junk(body=body, content_type="application/json", close=False)
+
+
 def do(client, session, kind):
     what, body = ACTS[kind]
     return post(client, url_of(session.session_id, what), body)
@@ -96,6 +102,22 @@ class TestStart:
         assert first["session_id"] != second["session_id"]
         seen = operator.get(f"{BASE}{first['session_id']}/").json()
         assert (seen["status"], seen["summary_status"]) == ("closed", "not_provided")
+
+    @pytest.mark.parametrize("odd", ["a/b", "ä ö?#%2F", "two\nlines", "emoji 😀"])
+    def test_an_id_of_any_kind_has_an_address(self, operator, osvi_sandbox, odd):
+        told = {"id": odd, "status": "active", "customer_id": "+4917"}
+        osvi_sandbox.script(None, said(told))
+        response = post(operator, BASE, START)
+        assert operator.get(response["Location"]).json()["session_id"] == odd
+
+    @pytest.mark.parametrize(
+        "told", [{}, {"id": "x"}, {"id": "..", "status": "active"}, {"id": "x", "status": "active"}]
+    )
+    def test_what_osvi_tells_may_make_no_sense(self, operator, osvi_sandbox, told):
+        osvi_sandbox.script(None, said(told))
+        response = post(operator, BASE, START)
+        assert (response.status_code, response.json()["code"]) == (502, "bad_answer")
+        assert not ChatSession.objects.exists()
 
     def test_in_another_account(self, operator, osvi_sandbox, settings):
         settings.OSVI = settings.OSVI | {"emea": settings.OSVI["default"]}
@@ -396,11 +418,12 @@ class TestContext:
         assert response.json() == seen | {"reply": None, "action": action, "context": kept}
         assert osvi_sandbox.sessions[session.session_id].context == kept
 
-    def test_of_one_that_was_closed_meanwhile(self, operator, session, osvi_sandbox, monkeypatch):
+    @pytest.mark.parametrize("known", [{}, {"metadata": ["x"]}, {"metadata": {"context": "x"}}])
+    def test_of_one_that_was_closed_meanwhile(self, operator, session, monkeypatch, known):
         from osvi_django.services import support  # noqa: PLC0415
 
         def closed_meanwhile(action, answer):
-            ChatSession.objects.update(status="closed")
+            ChatSession.objects.update(status="closed", metadata=known)
 
         monkeypatch.setattr(support, "_keep", closed_meanwhile)
         body = do(operator, session, "context").json()
@@ -524,6 +547,7 @@ class TestErrors:
         with transaction.atomic():
             response = self.ask(operator, session, kind)
         assert (response.status_code, response.json()["code"]) == (503, "inside_transaction")
+        assert "close" not in response.json()["detail"]
         assert osvi_sandbox.requests == []
 
     @pytest.mark.django_db(transaction=True)
