@@ -1,5 +1,7 @@
 """The lanes of a job: for each account, threads that only speak HTTP, and how hard it is asked.
 
+A line asks OSVI whatever it is told to; a lane is the line of a job, and closes.
+
 No thread here touches the database. Whoever runs a job hands out what is claimed and collects what
 comes back; where OSVI is in trouble, what was not yet sent is given back, and it is asked again
 first by one close, then by one more with each that goes well.
@@ -14,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from osvi_django.answers import Answer
 from osvi_django.client import OSVIClient
@@ -63,41 +65,54 @@ _PATIENCE: Final = 10
 _HOPELESS: Final = (OSVIUnauthorized, OSVINotConfigured)
 
 
+class Named(Protocol):
+    """What a call is about; its key is what a log may say of it."""
+
+    @property
+    def pk(self) -> Any:
+        """The key of a row."""
+
+
+_About = TypeVar("_About", bound=Named)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Reply:
+class ReplyAbout(Generic[_About]):
     """What became of one call; ``sent_at``: seconds of the monotonic clock."""
 
-    attempt: CloseAttempt
+    attempt: _About
     found: Found
     sent_at: float
     refusal: OSVIRejected | None = None
 
 
+Reply = ReplyAbout[CloseAttempt]
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Call:
-    attempt: CloseAttempt
+class _Call(Generic[_About]):
+    attempt: _About
     ask: Callable[[], Found]
     send_by: float
     refusal: OSVIRejected | None = None
 
 
-class Lane:
-    """The closes of one account that one run of a job has under way.
+class Line(Generic[_About]):
+    """The calls to one account that one run has under way.
 
-    Its methods are for the one thread that runs the job. Raises ``OSVINotConfigured``.
+    Its methods are for the one thread that runs it. Raises ``OSVINotConfigured``.
     """
 
-    def __init__(self, account: str, arrived: SimpleQueue[Reply]) -> None:
+    def __init__(self, account: str, arrived: SimpleQueue[ReplyAbout[_About]]) -> None:
         self.account = account
         self.client, self.lease = steps.prepare(account)
         self.size = _concurrency(account)
         self.under_way = 0
         self.trouble: Trouble | None = None
         self.given_up_until = 0.0
-        self._calls_take = CALLS_PER_CLOSE * self.client.deadline
         self._slots = _slots(account, self.size)
         self._arrived = arrived
-        self._inbox: SimpleQueue[_Call | None] = SimpleQueue()
+        self._inbox: SimpleQueue[_Call[_About] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._is_held = False
         self._unanswered = 0
@@ -130,30 +145,19 @@ class Lane:
         """Whether OSVI is in such trouble that waiting here makes no sense."""
         return self.given_up_until > time.monotonic()
 
-    def close(self, attempts: Sequence[CloseAttempt]) -> None:
-        """Send these closes as soon as threads are free."""
-        # Whoever comes too late must not begin: another might take the session over meanwhile.
-        send_by = time.monotonic() + self.lease - self._calls_take
-        for attempt in attempts:
-            self.under_way += 1
-            ask = partial(self._send, attempt)
-            self._inbox.put(_Call(attempt=attempt, ask=ask, send_by=send_by))
-        missing = min(self.size, self.under_way) - len(self._threads)
-        for _number in range(missing):
-            self._start_thread()
-
-    def look(
-        self, attempt: CloseAttempt, ask: Callable[[OSVIClient], bool], refusal: OSVIRejected
+    def ask(
+        self,
+        about: _About,
+        ask: Callable[[], Found],
+        *,
+        send_by: float = float("inf"),
+        refusal: OSVIRejected | None = None,
     ) -> None:
-        """Send the questions that follow a refusal."""
-        call = _Call(
-            attempt=attempt,
-            ask=lambda: ask(self._client_of(attempt)),
-            send_by=float("inf"),
-            refusal=refusal,
-        )
+        """Ask as soon as a thread is free, by ``send_by`` of the monotonic clock or not at all."""
         self.under_way += 1
-        self._inbox.put(call)
+        self._inbox.put(_Call(attempt=about, ask=ask, send_by=send_by, refusal=refusal))
+        if len(self._threads) < min(self.size, self.under_way):
+            self._start_thread()
 
     def collected(self) -> None:
         """One call has come back."""
@@ -208,17 +212,6 @@ class Lane:
         for _thread in self._threads:
             self._inbox.put(None)
 
-    def _client_of(self, attempt: CloseAttempt) -> OSVIClient:
-        # An agent may have come to another account since: its sessions go through that one's token.
-        account = attempt.session.agent.account
-        return self.client if account == self.account else steps.prepare(account)[0]
-
-    def _send(self, attempt: CloseAttempt) -> Answer:
-        session = attempt.session
-        return self._client_of(attempt).send_close(
-            session.session_id, agent_uuid=session.agent.uuid or ""
-        )
-
     def _start_thread(self) -> None:
         name = f"osvi-lane-{self.account}-{len(self._threads)}"
         thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -232,7 +225,7 @@ class Lane:
                 found = self._ask(call) if self._may_send(call, sent_at) else None
                 self._notice(found)
             self._arrived.put(
-                Reply(attempt=call.attempt, found=found, sent_at=sent_at, refusal=call.refusal)
+                ReplyAbout(attempt=call.attempt, found=found, sent_at=sent_at, refusal=call.refusal)
             )
 
     def _notice(self, found: Found) -> None:
@@ -248,19 +241,48 @@ class Lane:
             self._unanswered = 0
         self._is_held = self._is_held or refused or self._unanswered >= DOUBTS_IN_A_ROW
 
-    def _may_send(self, call: _Call, now: float) -> bool:
+    def _may_send(self, call: _Call[_About], now: float) -> bool:
         if call.refusal is not None:
             return True
         return not self._is_held and self._opens_at <= now <= call.send_by
 
-    def _ask(self, call: _Call) -> Found:
+    def _ask(self, call: _Call[_About]) -> Found:
         try:
             return call.ask()
         except (OSVIError, OSVINotConfigured) as error:
             return error
         except Exception:  # a bug must not end the thread, and nobody knows what was sent
-            logger.exception("attempt %s was not answered", call.attempt.pk)
+            about = (type(call.attempt).__name__, call.attempt.pk)
+            logger.exception("%s %s was not answered", *about)
             return OSVINoAnswer()
+
+
+class Lane(Line[CloseAttempt]):
+    """The closes of one account that one run of a job has under way."""
+
+    def close(self, attempts: Sequence[CloseAttempt]) -> None:
+        """Send these closes as soon as threads are free."""
+        # Whoever comes too late must not begin: another might take the session over meanwhile.
+        send_by = time.monotonic() + self.lease - CALLS_PER_CLOSE * self.client.deadline
+        for attempt in attempts:
+            self.ask(attempt, partial(self._send, attempt), send_by=send_by)
+
+    def look(
+        self, attempt: CloseAttempt, ask: Callable[[OSVIClient], bool], refusal: OSVIRejected
+    ) -> None:
+        """Send the questions that follow a refusal."""
+        self.ask(attempt, lambda: ask(self._client_of(attempt)), refusal=refusal)
+
+    def _client_of(self, attempt: CloseAttempt) -> OSVIClient:
+        # An agent may have come to another account since: its sessions go through that one's token.
+        account = attempt.session.agent.account
+        return self.client if account == self.account else steps.prepare(account)[0]
+
+    def _send(self, attempt: CloseAttempt) -> Answer:
+        session = attempt.session
+        return self._client_of(attempt).send_close(
+            session.session_id, agent_uuid=session.agent.uuid or ""
+        )
 
 
 def _concurrency(account: str) -> int:

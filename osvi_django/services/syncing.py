@@ -1,0 +1,269 @@
+"""Looking up all sessions that are believed open: OSVI tells of none by itself.
+
+For each account, threads that only speak HTTP ask for one customer after the other; the thread that
+called writes down what they bring. What was looked up says when, so that a run that ended early
+need not be done again from the start.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, Final, cast
+
+from django.db import InterfaceError, OperationalError, router
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.utils import timezone
+
+from osvi_django.answers import Answer
+from osvi_django.exceptions import OSVIError, OSVINotConfigured, not_a_close
+from osvi_django.models import ChatAgent, ChatSession
+from osvi_django.services.lanes import DOUBT, NOT_NOW, Line, ReplyAbout, Trouble
+from osvi_django.services.mirroring import store_active
+from osvi_django.transactions import kind_of, persist, refuse_inside_transaction
+
+logger = logging.getLogger(__name__)
+
+# How often to look whether an account that was in trouble may be asked again.
+_POLL: Final = 0.1  # seconds
+# How long to wait for a database that went away.
+_PATIENCE: Final = 20.0  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncProgress:
+    """How far it has come, in customers.
+
+    ``total``: to look up when it began; ``failed``: OSVI's answer was none that could be used;
+    ``troubles``: by account, the code of what it was given up for; ``without_customer``: sessions
+    that OSVI cannot be asked about, as their customer is not known here.
+    """
+
+    total: int = 0
+    looked_up: int = 0
+    failed: int = 0
+    without_customer: int = 0
+    troubles: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int:
+        """How many were not asked for, or not yet."""
+        return max(0, self.total - self.looked_up - self.failed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookUp:
+    """A customer to ask for; ``pk`` and ``session_id`` are those of the first of its sessions."""
+
+    pk: Any
+    account: str
+    session_id: str
+    customer_id: str
+    asked_at: datetime = field(default_factory=timezone.now)
+
+
+def sync_open(
+    *,
+    older_than: timedelta | None = None,
+    stop: threading.Event | None = None,
+    on_progress: Callable[[SyncProgress], None] | None = None,
+) -> SyncProgress:
+    """Look up all sessions that are believed open, by customer; each customer once per account.
+
+    ``older_than``: only those that were not looked up for so long. ``stop``, once set, ends it
+    early; ``on_progress`` is called after each customer. An account in trouble is asked more
+    slowly, and then no more. Raises ``InsideTransaction``, and the database's own errors where it stays
+    away.
+    """
+    with not_a_close():
+        refuse_inside_transaction(router.db_for_write(ChatSession))
+    due = timezone.now() - (older_than or timedelta())
+    run = _Run(due, stop or threading.Event(), on_progress or (lambda _progress: None))
+    return run.work()
+
+
+class _LookUps(Line[LookUp]):
+    """The customers of one account."""
+
+    def __init__(
+        self,
+        account: str,
+        arrived: SimpleQueue[ReplyAbout[LookUp]],
+        customers: QuerySet[ChatSession],
+    ) -> None:
+        super().__init__(account, arrived)
+        self.again: deque[LookUp] = deque()
+        self.error: Trouble | None = None
+        self._customers = customers
+        self._last = 0
+        self._is_read = False
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether something is under way, or still to be asked."""
+        if self.under_way:
+            return True
+        return self.error is None and not (self._is_read and not self.again)
+
+    def hand_out(self) -> None:
+        """Give the threads as much as they can take just now."""
+        room = self.room if self.error is None else 0
+        for each in self._next(room):
+            asked = replace(each, asked_at=timezone.now())
+            self.ask(asked, partial(self.client.send_active_sessions, asked.customer_id))
+
+    def _next(self, room: int) -> Sequence[LookUp]:
+        known = [self.again.popleft() for _number in range(min(room, len(self.again)))]
+        return [*known, *self._read(room - len(known))]
+
+    def _read(self, number: int) -> Sequence[LookUp]:
+        if number <= 0 or self._is_read:
+            return []
+        page = list(self._customers.filter(pk__gt=self._last)[:number])
+        self._is_read = len(page) < number
+        self._last = page[-1].pk if page else self._last
+        return [
+            LookUp(
+                pk=each.pk,
+                account=self.account,
+                session_id=each.session_id,
+                customer_id=each.customer_id,
+            )
+            for each in page
+        ]
+
+
+class _Run:
+    def __init__(
+        self,
+        due: datetime,
+        stop: threading.Event,
+        on_progress: Callable[[SyncProgress], None],
+    ) -> None:
+        self.due = due
+        self.stop = stop
+        self.on_progress = on_progress
+        self.progress = SyncProgress(without_customer=_open().filter(customer_id="").count())
+        self.arrived: SimpleQueue[ReplyAbout[LookUp]] = SimpleQueue()
+        self.lines: dict[str, _LookUps] = {}
+        self.is_away = False
+
+    def work(self) -> SyncProgress:
+        """Ask and store until nothing is left that can be asked."""
+        accounts = ChatAgent.objects.using(router.db_for_write(ChatAgent)).order_by("account")
+        for account in accounts.values_list("account", flat=True).distinct():
+            self._open_line(account)
+        try:
+            while not self.stop.is_set() and any(line.goes_on for line in self.lines.values()):
+                for line in self.lines.values():
+                    line.hand_out()
+                self._collect(_POLL)
+        finally:
+            self._bring_home()
+        return self.progress
+
+    def _open_line(self, account: str) -> None:
+        customers = _customers(account, self.due)
+        number = customers.count()
+        if not number:
+            return
+        self.progress = replace(self.progress, total=self.progress.total + number)
+        try:
+            self.lines[account] = _LookUps(account, self.arrived, customers)
+        except OSVINotConfigured as error:
+            self._give_up(account, error)
+
+    def _bring_home(self) -> None:
+        """Begin nothing more, and store what still comes back."""
+        for line in self.lines.values():
+            line.halt()
+        while any(line.under_way for line in self.lines.values()):
+            self._collect(_POLL)
+        for line in self.lines.values():
+            line.end()
+
+    def _collect(self, seconds: float) -> None:
+        try:
+            reply = self.arrived.get(timeout=seconds)
+        except Empty:
+            return
+        line = self.lines[reply.attempt.account]
+        line.collected()
+        # Without a database there is nothing to be done with it; a question may be asked again.
+        if not self.is_away:
+            self._store(line, reply)
+
+    def _store(self, line: _LookUps, reply: ReplyAbout[LookUp]) -> None:
+        if reply.found is None:  # it was not begun
+            line.again.append(reply.attempt)
+            return
+        try:
+            self._write(line, reply)
+        except (OSVIError, OSVINotConfigured) as error:
+            self._judge(line, reply, error)
+        except (OperationalError, InterfaceError):
+            self.is_away = True
+            raise
+        except Exception as error:  # noqa: BLE001  # one customer must not stop the others
+            self._fail(reply.attempt, kind_of(error))
+        else:
+            self._report(looked_up=self.progress.looked_up + 1)
+
+    def _write(self, line: _LookUps, reply: ReplyAbout[LookUp]) -> None:
+        if isinstance(reply.found, OSVIError | OSVINotConfigured):
+            raise reply.found
+        remotes = line.client.read_active_sessions(cast("Answer", reply.found))
+        line.went_well(reply.sent_at)
+        about = reply.attempt
+        store = partial(
+            store_active, about.customer_id, remotes, account=line.account, asked_at=about.asked_at
+        )
+        persist(store, using=router.db_for_write(ChatSession), patience=_PATIENCE)
+
+    def _judge(self, line: _LookUps, reply: ReplyAbout[LookUp], error: Trouble) -> None:
+        if isinstance(error, NOT_NOW):
+            line.again.append(reply.attempt)
+        else:
+            self._fail(reply.attempt, error.code)
+        if isinstance(error, (*NOT_NOW, *DOUBT)):
+            line.went_wrong(reply.sent_at, error)
+        else:
+            line.went_well(reply.sent_at)
+        if line.error is None and line.is_given_up:
+            line.error = error
+            self._give_up(line.account, error)
+
+    def _give_up(self, account: str, error: Trouble) -> None:
+        logger.error("account %r is looked up no more: %s", account, error.code)
+        troubles = {**self.progress.troubles, account: error.code}
+        self._report(troubles=troubles)
+
+    def _fail(self, look_up: LookUp, code: str) -> None:
+        # The customer may be a telephone number.
+        logger.warning("session %r could not be looked up: %s", look_up.session_id, code)
+        self._report(failed=self.progress.failed + 1)
+
+    def _report(self, **changes: Any) -> None:
+        self.progress = replace(self.progress, **changes)
+        self.on_progress(self.progress)
+
+
+def _open() -> QuerySet[ChatSession]:
+    sessions = ChatSession.objects.using(router.db_for_write(ChatSession))
+    return sessions.filter(status__in=ChatSession.OPEN)
+
+
+def _customers(account: str, due: datetime) -> QuerySet[ChatSession]:
+    """For each customer to look up, the first of its sessions."""
+    old = Q(synced_at=None) | Q(synced_at__lt=due)
+    wanted = _open().filter(old, agent__account=account).exclude(customer_id="")
+    # MariaDB compares without regard to case; what contains a text and equals it so is that text.
+    theirs = Q(customer_id=OuterRef("customer_id"), customer_id__contains=OuterRef("customer_id"))
+    earlier = wanted.filter(theirs, pk__lt=OuterRef("pk"))
+    return wanted.filter(~Exists(earlier)).order_by("pk").only("session_id", "customer_id")

@@ -1,0 +1,271 @@
+"""Looking up all that is believed open: each customer once, and nobody hammered."""
+
+from __future__ import annotations
+
+import threading
+import time
+import tracemalloc
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+from django.db import DataError, OperationalError, transaction
+from django.utils import timezone
+
+from osvi_django.exceptions import InsideTransaction
+from osvi_django.models import ChatSession
+from osvi_django.services import lanes, syncing
+from osvi_django.services.syncing import SyncProgress, sync_open
+from osvi_django.testing import Drop, OSVISandbox, Status
+from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
+from tests.mirroring import mirror
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _little_patience(monkeypatch):
+    monkeypatch.setattr(lanes, "PAUSES", (0.05, 0.1, 0.15))
+    monkeypatch.setattr(syncing, "_PATIENCE", 0.1)
+    monkeypatch.setattr(syncing, "_POLL", 0.02)
+
+
+@pytest.fixture
+def agent(db):
+    return ChatAgentFactory()
+
+
+@pytest.fixture
+def chats(osvi_sandbox, agent):
+    def _chats(number, **fields):
+        return [mirror(osvi_sandbox, **{"agent": agent, **fields}) for _number in range(number)]
+
+    return _chats
+
+
+def asked(osvi):
+    return Counter(request.query.get("customer_id") for request in osvi.requests)
+
+
+def statuses():
+    return Counter(ChatSession.objects.values_list("status", flat=True))
+
+
+def test_nothing_to_do(osvi_sandbox, db):
+    assert sync_open() == SyncProgress()
+
+
+def test_all_are_looked_up_by_customer_each_once(chats, osvi_sandbox, agent):
+    sessions = chats(40)
+    chats(5, status="closed")
+    for session in sessions[:10]:
+        osvi_sandbox.sessions[session.session_id].change(status="dormant")
+        osvi_sandbox.add_session(
+            agent_uuid=agent.uuid, customer_id=session.customer_id, help_requested=True
+        )
+    for session in sessions[10:20]:  # several of one customer
+        for _number in range(2):
+            ChatSessionFactory(customer_id=session.customer_id, status="dormant")
+    ChatSessionFactory(customer_id="", status="dormant")
+    steps = []
+    progress = sync_open(on_progress=steps.append)
+    assert progress == SyncProgress(total=40, looked_up=40, without_customer=1)
+    assert progress.left == 0
+    assert [each.looked_up for each in steps] == list(range(1, 41))
+    assert asked(osvi_sandbox) == {session.customer_id: 1 for session in sessions}
+    assert statuses() == {"active": 40, "closed": 15, "dormant": 21}
+    assert ChatSession.objects.filter(help_requested=True).count() == 10
+    open_ones = ChatSession.objects.filter(status__in=ChatSession.OPEN).exclude(customer_id="")
+    assert not open_ones.filter(synced_at=None).exists()
+
+
+def test_what_was_looked_up_lately_is_left_out(chats, osvi_sandbox):
+    sessions = chats(6)
+    now = timezone.now()
+    for session, hours in zip(sessions, (0.5, 1, 1.5, 2.5, 3, None), strict=True):
+        moment = None if hours is None else now - timedelta(hours=hours)
+        ChatSession.objects.filter(pk=session.pk).update(synced_at=moment)
+    assert sync_open(older_than=timedelta(hours=2)).looked_up == 3
+    assert set(asked(osvi_sandbox)) == {session.customer_id for session in sessions[3:]}
+    assert sync_open(older_than=timedelta(hours=2)).total == 0
+    assert sync_open(older_than=timedelta(minutes=80)).total == 1
+
+
+def test_one_failure_stops_nothing_and_is_counted_and_logged(chats, osvi_sandbox, caplog):
+    chats(12)
+    ChatSessionFactory(agent=ChatSession.objects.first().agent, customer_id="+1-a")
+    ChatSessionFactory(customer_id="+1-a")
+    osvi_sandbox.script(None, Status(422, errors=["No"]), Drop(), Status(200, body=b"<html>"))
+    progress = sync_open()
+    assert (progress.looked_up, progress.failed, progress.left) == (10, 3, 0)
+    assert sorted(asked(osvi_sandbox).values()) == [1] * 13
+    codes = [each.args[1] for each in caplog.records if "could not be looked up" in each.msg]
+    assert sorted(codes) == ["bad_answer", "rejected", "unconfirmed"]
+    assert "+1" not in "".join(
+        each.getMessage() for each in caplog.records if each.name.startswith("osvi_django.services")
+    )
+    assert sync_open(older_than=timedelta(hours=1)).looked_up == 3
+
+
+def test_a_customer_that_fails_is_asked_once_whatever_their_sessions(osvi_sandbox, agent):
+    for _number in range(30):
+        ChatSessionFactory(agent=agent, customer_id="+1")
+    osvi_sandbox.script(None, Status(422))
+    assert sync_open() == SyncProgress(total=1, failed=1)
+    assert len(osvi_sandbox.requests) == 1
+
+
+def test_customers_that_only_look_alike_are_each_asked_for(osvi_sandbox, agent):
+    for customer_id in ("ada", "Ada", "ADA", "a%", "a_a", "ada"):
+        ChatSessionFactory(agent=agent, customer_id=customer_id)
+    assert sync_open().looked_up == 5
+    assert asked(osvi_sandbox) == dict.fromkeys(["ada", "Ada", "ADA", "a%", "a_a"], 1)
+
+
+def test_trouble_for_a_moment_is_waited_for(chats, osvi_sandbox):
+    chats(20)
+    osvi_sandbox.script(None, Status(429, retry_after=1), Status(503, retry_after=1))
+    progress = sync_open()
+    assert (progress.looked_up, progress.failed, progress.troubles) == (20, 0, {})
+
+
+@pytest.mark.parametrize(
+    ("faults", "code", "most"),
+    [
+        ([Status(401)] * 99, "unauthorized", 16),
+        ([Status(429)] * 99, "throttled", 18),
+        ([Status(429, retry_after=3600)] * 99, "throttled", 16),
+        ([Status(500)] * 99, "unconfirmed", 24),
+    ],
+)
+def test_an_account_in_trouble_is_given_up_and_not_hammered(
+    chats, osvi_sandbox, faults, code, most
+):
+    chats(60)
+    osvi_sandbox.script(None, *faults)
+    progress = sync_open()
+    assert progress.troubles == {"default": code}
+    assert progress.looked_up == 0
+    assert progress.left == 60 - progress.failed
+    assert len(osvi_sandbox.requests) <= most
+    assert statuses() == {"active": 60}
+
+
+def test_osvi_being_down_is_given_up(chats, osvi_sandbox):
+    chats(20)
+    osvi_sandbox.stop()
+    progress = sync_open()
+    assert progress == SyncProgress(total=20, troubles={"default": "unreachable"})
+
+
+def test_the_other_account_goes_on(chats, osvi_sandbox, settings):
+    chats(5)
+    with OSVISandbox() as there:
+        settings.OSVI["other"] = {"API_TOKEN": there.token, "BASE_URL": there.url}
+        other = ChatAgentFactory(account="other")
+        for _number in range(5):
+            mirror(there, agent=other)
+        ChatSessionFactory(agent__account="nobody")
+        osvi_sandbox.script(None, *[Status(401)] * 20)
+        progress = sync_open()
+    assert progress.troubles == {"default": "unauthorized", "nobody": "not_configured"}
+    assert (progress.total, progress.looked_up, progress.left) == (11, 5, 6)
+
+
+def test_concurrency_is_the_accounts_and_threads_only_speak_http(chats, osvi_sandbox, settings):
+    chats(30)
+    settings.OSVI["default"]["CONCURRENCY"] = 3
+    under_way, most = [0], [0]
+    lock = threading.Lock()
+    record = osvi_sandbox.record_request
+
+    def slowly(*args, **named):
+        with lock:
+            under_way[0] += 1
+            most[0] = max(most[0], under_way[0])
+        time.sleep(0.02)
+        with lock:
+            under_way[0] -= 1
+        return record(*args, **named)
+
+    osvi_sandbox.record_request = slowly
+    assert sync_open().looked_up == 30
+    assert most == [3]
+
+
+def test_stop_ends_it_early_and_the_next_run_goes_on(chats, osvi_sandbox):
+    chats(120)
+    stop = threading.Event()
+
+    def after_ten(progress):
+        if progress.looked_up >= 10:
+            stop.set()
+
+    first = sync_open(stop=stop, on_progress=after_ten)
+    assert 10 <= first.looked_up < 120
+    second = sync_open(older_than=timedelta(hours=1))
+    assert first.looked_up + second.looked_up == 120
+    assert set(asked(osvi_sandbox).values()) == {1}
+    assert not [each for each in threading.enumerate() if each.name.startswith("osvi-lane-x")]
+
+
+def test_what_the_database_refuses_is_one_failure(chats, monkeypatch, caplog):
+    sessions = chats(5)
+    store = syncing.store_active
+
+    def refuse(customer_id, *args, **named):
+        if customer_id == sessions[2].customer_id:
+            raise DataError("a secret")
+        return store(customer_id, *args, **named)
+
+    monkeypatch.setattr(syncing, "store_active", refuse)
+    progress = sync_open()
+    assert (progress.looked_up, progress.failed) == (4, 1)
+    assert "DataError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_a_database_that_stays_away_ends_it(chats, monkeypatch):
+    chats(40)
+
+    def away(*_args, **_named):
+        raise OperationalError("gone")
+
+    monkeypatch.setattr(syncing, "store_active", away)
+    began = time.monotonic()
+    with pytest.raises(OperationalError):
+        sync_open()
+    assert time.monotonic() - began < 10  # it is not waited for once for each
+
+
+def test_inside_a_transaction_it_is_refused(osvi_sandbox, db):
+    with transaction.atomic(), pytest.raises(InsideTransaction, match="OSVI is not asked"):
+        sync_open()
+
+
+def test_memory_does_not_grow_with_the_sessions(osvi_sandbox, agent, monkeypatch):
+    peaks = []
+    monkeypatch.setattr(
+        syncing._LookUps, "ask", lambda self, look_up, _ask: _answer_none(self, look_up)
+    )
+    monkeypatch.setattr(syncing, "store_active", lambda *_args, **_named: None)
+    monkeypatch.setattr(osvi_sandbox, "requests", [])
+    for number in (500, 4_000):
+        ChatSession.objects.bulk_create(
+            ChatSession(session_id=f"{number}-{each}", agent=agent, customer_id=f"{number}{each}")
+            for each in range(number)
+        )
+        sync_open()
+        tracemalloc.start()
+        sync_open()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 2 * peaks[0] + 500_000
+
+
+def _answer_none(line, look_up):
+    """Answer at once, without a thread: this is about what is kept here."""
+    line.under_way += 1
+    body = b'{"success": true, "data": {}}'
+    found = syncing.Answer(status=200, body=body)
+    line._arrived.put(lanes.ReplyAbout(attempt=look_up, found=found, sent_at=time.monotonic()))
