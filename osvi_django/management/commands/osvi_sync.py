@@ -1,0 +1,175 @@
+"""``manage.py osvi_sync (--customer ID ... | --open)``: look up at OSVI what is open there."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Final
+
+from django.core.management.base import BaseCommand, CommandError, OutputWrapper
+from django.db import InterfaceError, OperationalError
+from django.utils.translation import gettext as _
+
+from osvi_django.conf import DEFAULT_ACCOUNT
+from osvi_django.exceptions import OSVIError, OSVINotConfigured, describe
+from osvi_django.services.mirroring import sync_customer
+from osvi_django.services.syncing import SyncProgress, sync_open
+
+SOME_FAILED: Final = 1
+WRONG_ARGUMENTS: Final = 2
+# What a shell reports of a program that Ctrl-C has ended.
+STOPPED: Final = 130
+# How often to say how far it has come.
+EVERY: Final = 10.0  # seconds
+
+_PERIOD: Final = re.compile(r"([1-9]\d{0,8})([smhdw])", re.ASCII)
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class Command(BaseCommand):
+    """With ``--open`` for cron: OSVI tells of no change by itself."""
+
+    help = _("Look up at OSVI which chat sessions are open, and mirror them.")
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare whom to ask about."""
+        parser.epilog = _(
+            "Exit codes: 0, all were looked up. 1, some were not. 2, the arguments are wrong. "
+            "130, stopped by Ctrl-C or SIGTERM."
+        )
+        parser.add_argument(
+            "--customer",
+            nargs="+",
+            action="extend",
+            metavar="ID",
+            help=_("What these customers have open."),
+        )
+        parser.add_argument(
+            "--account", help=_("The account to ask, with --customer. Default: default.")
+        )
+        parser.add_argument(
+            "--open", action="store_true", help=_("All that is believed open here, by customer.")
+        )
+        parser.add_argument(
+            "--older-than",
+            metavar="TIME",
+            help=_("With --open: what was not looked up for 30s, 90m, 12h, 7d or 2w."),
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Look up, and fail where something could not be."""
+        if bool(options["customer"]) == options["open"]:
+            raise _wrong(_("Name customers, or use --open, and not both: see --help."))
+        if options["older_than"] is not None and not options["open"]:
+            raise _wrong(_("--older-than goes with --open."))
+        if options["account"] is not None and options["open"]:
+            raise _wrong(_("--account goes with --customer."))
+        if options["open"]:
+            self._sync_open(options["older_than"])
+        else:
+            self._sync_customers(options["customer"], options["account"] or DEFAULT_ACCOUNT)
+
+    def _sync_customers(self, customers: list[str], account: str) -> None:
+        asked = list(dict.fromkeys(customers))
+        failed = sum(not self._sync_customer(customer, account) for customer in asked)
+        if failed:
+            problem = _("%(failed)d of %(total)d customers could not be looked up.")
+            told = {"failed": failed, "total": len(asked)}
+            raise CommandError(problem % told, returncode=SOME_FAILED)
+
+    def _sync_customer(self, customer: str, account: str) -> bool:
+        try:
+            sessions = sync_customer(customer, account=account)
+        except (OSVIError, OSVINotConfigured) as error:
+            self.stderr.write(f"{customer!r}: {error}")
+            return False
+        for session in sessions:
+            self.stdout.write(f"{session.session_id!r}  {session.status}  {session.mode}")
+        self.stdout.write(_("%(number)d open") % {"number": len(sessions)})
+        return True
+
+    def _sync_open(self, older_than: str | None) -> None:
+        period = None if older_than is None else _period(older_than)
+        with _stopped_by_signals() as stopped:
+            try:
+                progress = sync_open(
+                    older_than=period, stop=stopped, on_progress=_Lines(self.stderr)
+                )
+            except (OperationalError, InterfaceError) as error:
+                kind = {"kind": type(error).__name__}
+                problem = _("The database is away: %(kind)s") % kind
+                raise CommandError(problem, returncode=SOME_FAILED) from error
+        self.stdout.write(_line(progress))
+        for account, code in progress.troubles.items():
+            self.stderr.write(f"{account}: {describe(code, is_close=False)}")
+        _fail_unless_done(progress, is_stopped=stopped.is_set())
+
+
+class _Lines:
+    """Writes how far it has come, now and then."""
+
+    def __init__(self, stream: OutputWrapper) -> None:
+        self.stream = stream
+        self.next_at = time.monotonic() + EVERY
+
+    def __call__(self, progress: SyncProgress) -> None:
+        if time.monotonic() >= self.next_at:
+            self.stream.write(_line(progress), str)
+            self.next_at = time.monotonic() + EVERY
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set; afterwards they do what they did before."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_args: stopped.set()) for number in numbers]
+    try:
+        yield stopped
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _line(progress: SyncProgress) -> str:
+    return _(
+        "%(looked_up)d of %(total)d customers looked up, %(failed)d failed, %(left)d left; "
+        "%(without_customer)d sessions have no customer to ask by"
+    ) % {
+        "looked_up": progress.looked_up,
+        "total": progress.total,
+        "failed": progress.failed,
+        "left": progress.left,
+        "without_customer": progress.without_customer,
+    }
+
+
+def _period(text: str) -> timedelta:
+    found = _PERIOD.fullmatch(text)
+    try:
+        if found:
+            return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    except OverflowError:
+        pass  # nobody has chatted for so long
+    raise _wrong(_("--older-than takes a time such as 30s, 90m, 12h, 7d or 2w, above zero."))
+
+
+def _fail_unless_done(progress: SyncProgress, *, is_stopped: bool) -> None:
+    if is_stopped and progress.left:
+        raise CommandError(_("Stopped: run it again, with --older-than."), returncode=STOPPED)
+    if progress.failed or progress.left:
+        problem = _("Not all could be looked up: the log says why.")
+        raise CommandError(problem, returncode=SOME_FAILED)
+
+
+def _wrong(problem: str) -> CommandError:
+    return CommandError(problem, returncode=WRONG_ARGUMENTS)
