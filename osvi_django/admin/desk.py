@@ -87,6 +87,10 @@ _ACTS: Final[Mapping[str, _Act]] = {
 }
 
 
+_SENT_BEFORE: Final = _(
+    "These words were sent already, and are not sent twice by themselves: look above at what "
+    "became of them."
+)
 _NO_REPLY: Final = _("The agent was told, and OSVI has sent no words of its answer.")
 
 
@@ -142,7 +146,7 @@ class DeskViews(AskingViews):
         if form.errors:
             return self._desk_page(request, session, form)
         if words and not on_purpose and _was_sent(session, act, words):
-            form.add_error(name, _("The same was sent before: look above what became of it."))
+            form.add_error(name, _SENT_BEFORE)
             return self._desk_page(request, session, form, repeats=name)
         try:
             result = act.do(

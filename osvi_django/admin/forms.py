@@ -108,7 +108,7 @@ class StartForm(AccountForm):
         label=_("Agent"),
         queryset=ChatAgent.objects.none(),
         required=False,
-        empty_label=_("another one, by its UUID"),
+        empty_label=_("Not in this list: its UUID follows"),
     )
     agent_uuid = forms.CharField(
         label=_("UUID of another agent"),
@@ -123,7 +123,7 @@ class StartForm(AccountForm):
     )
     input_fields = forms.CharField(
         label=_("Input fields (optional)"),
-        help_text=_("What the agent is told of the customer, as JSON: {“first_name”: “Alex”}"),
+        help_text=_('What the agent is told of the customer, as JSON: {"first_name": "Alex"}'),
         required=False,
         max_length=TEXT_MAX_LENGTH,
         widget=forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}),

@@ -81,6 +81,21 @@ class TestFacts:
         session = ChatSessionFactory(status="closed", summary_status=summary_status)
         assert words in desk.get(page_of(session)).content.decode()
 
+    def test_a_summary_of_this_site_is_said_to_be(self, desk):
+        words = "Written by this site, as OSVI provided none."
+        theirs = ClosedSessionFactory()
+        assert words not in desk.get(page_of(theirs)).content.decode()
+        ours = ClosedSessionFactory(summary__source="host")
+        assert words in desk.get(page_of(ours)).content.decode()
+
+    def test_a_summarizer_that_failed_is_said_to_have(self, desk):
+        session = ChatSessionFactory(
+            status="closed", summary_status="not_provided", summarizer_error="Odd<Error>"
+        )
+        html = desk.get(page_of(session)).content.decode()
+        assert "OSVI provided none" in html
+        assert "This site&#x27;s summarizer failed: Odd&lt;Error&gt;" in html
+
     def test_the_summary_is_withheld_from_those_who_may_not_read_it(self, log_in):
         client = log_in("view_chatsession")
         session = ClosedSessionFactory(summary__text="Confidential words.")

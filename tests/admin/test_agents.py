@@ -1,0 +1,74 @@
+"""Agents: named by staff, and given the UUID that session objects do not have."""
+
+from __future__ import annotations
+
+import pytest
+from django.urls import reverse
+
+from osvi_django.models import ChatAgent
+from osvi_django.testing.factories import ChatAgentFactory
+
+pytestmark = pytest.mark.django_db
+
+LIST = reverse("admin:osvi_django_chatagent_changelist")
+ADD = reverse("admin:osvi_django_chatagent_add")
+
+
+def page_of(agent):
+    return reverse("admin:osvi_django_chatagent_change", args=[agent.pk])
+
+
+def errors_of(response):
+    return response.context["adminform"].form.errors
+
+
+@pytest.fixture
+def nameless():
+    return ChatAgentFactory(uuid=None, number=42, name="")
+
+
+def test_the_list_has_numbers(admin_client, nameless):
+    html = admin_client.get(LIST).content.decode()
+    assert "Agent 42" in html
+    assert '<td class="field-number">42</td>' in html
+    assert admin_client.get(LIST, {"q": "x"}).status_code == 200
+
+
+def test_a_uuid_can_be_added_where_there_is_none(admin_client, nameless):
+    admin_client.post(page_of(nameless), {"uuid": "agent_1", "name": "Maya", "number": 7})
+    nameless.refresh_from_db()
+    assert (nameless.uuid, nameless.number, nameless.name) == ("agent_1", 42, "Maya")
+
+
+def test_it_can_be_named_without_one(admin_client, nameless):
+    admin_client.post(page_of(nameless), {"uuid": "", "name": "Maya"})
+    nameless.refresh_from_db()
+    assert (nameless.uuid, nameless.name) == (None, "Maya")
+
+
+def test_once_it_is_known_it_stays(admin_client):
+    agent = ChatAgentFactory(uuid="agent_1")
+    admin_client.post(page_of(agent), {"uuid": "agent_2", "account": "other", "name": "Maya"})
+    agent.refresh_from_db()
+    assert (agent.uuid, agent.account, agent.name) == ("agent_1", "default", "Maya")
+
+
+def test_that_of_another_agent_is_a_mistake(admin_client, nameless):
+    ChatAgentFactory(uuid="agent_1")
+    response = admin_client.post(page_of(nameless), {"uuid": "agent_1", "name": ""})
+    assert "Another agent here has this UUID." in errors_of(response)["uuid"][0]
+    ChatAgent.objects.filter(uuid="agent_1").update(account="other")
+    assert admin_client.post(page_of(nameless), {"uuid": "agent_1"}).status_code == 302
+
+
+def test_a_new_agent_has_one(admin_client):
+    response = admin_client.post(ADD, {"account": "default", "uuid": " ", "name": "Maya"})
+    assert errors_of(response) == {"uuid": ["Write the UUID of the agent."]}
+    admin_client.post(ADD, {"account": "default", "uuid": "agent_1", "name": "Maya"})
+    assert ChatAgent.objects.get().uuid == "agent_1"
+    response = admin_client.post(ADD, {"account": "default", "uuid": "agent_1"})
+    assert "Another agent here has this UUID." in errors_of(response)["uuid"][0]
+
+
+def test_without_an_account_the_mistake_is_said(admin_client):
+    assert "account" in errors_of(admin_client.post(ADD, {"account": "", "uuid": "agent_1"}))

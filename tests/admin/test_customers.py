@@ -1,0 +1,339 @@
+"""Looking a customer up at OSVI, and starting sessions."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth import get_user_model
+from django.test import Client
+from django.urls import reverse
+
+from osvi_django.admin import customers
+from osvi_django.models import ChatAgent, ChatSession
+from osvi_django.testing import Drop, Junk, Status
+from osvi_django.testing.factories import (
+    ChatAgentFactory,
+    ChatSessionFactory,
+    ClosedSessionFactory,
+)
+
+pytestmark = pytest.mark.django_db
+
+LIST = reverse("admin:osvi_django_chatsession_changelist")
+LOOKUP = reverse("admin:osvi_django_chatsession_lookup")
+START = reverse("admin:osvi_django_chatsession_start")
+CUSTOMER = "+1555<b>&"
+
+
+def html_of(response):
+    return response.content.decode()
+
+
+def page_of(session):
+    return reverse("admin:osvi_django_chatsession_change", args=[session.pk])
+
+
+@pytest.fixture
+def operator(log_in):
+    return log_in("view_chatsession", "operate_chatsession")
+
+
+@pytest.fixture
+def look_up(operator, osvi_sandbox):
+    return lambda customer=CUSTOMER, **more: operator.post(
+        LOOKUP, {"customer_id": customer, **more}, follow=True
+    )
+
+
+@pytest.fixture
+def start(operator, osvi_sandbox):
+    """Start a session, of a new agent where none is named."""
+
+    def _start(**fields):
+        data = {"agent_uuid": "agent_new", "customer_id": CUSTOMER, **fields}
+        return operator.post(START, data, follow=True)
+
+    return _start
+
+
+@pytest.fixture
+def two_accounts(settings, osvi_sandbox):
+    settings.OSVI["other"] = dict(settings.OSVI["default"])
+
+
+class TestAccess:
+    @pytest.mark.parametrize("url", [LOOKUP, START])
+    @pytest.mark.parametrize("method", ["get", "post"])
+    def test_without_the_permission_it_is_a_403(self, log_in, osvi_sandbox, url, method):
+        client = log_in("view_chatsession", "close_chatsession", "view_sessionsummary")
+        assert getattr(client, method)(url, {"customer_id": "x"}).status_code == 403
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize("url", [LOOKUP, START])
+    def test_it_wants_a_csrf_token(self, operator, url):
+        strict = Client(enforce_csrf_checks=True)
+        strict.force_login(get_user_model().objects.get())
+        assert strict.post(url, {"customer_id": "x"}).status_code == 403
+
+    @pytest.mark.parametrize("url", [LOOKUP, START])
+    def test_the_unknown_are_asked_to_log_in(self, client, url):
+        assert client.get(url)["Location"].startswith(reverse("admin:login"))
+
+    @pytest.mark.parametrize("permission", ["operate_chatsession", "close_chatsession"])
+    def test_the_list_leads_there(self, log_in, permission):
+        html = html_of(log_in("view_chatsession", permission).get(LIST))
+        for url in (LOOKUP, START):
+            assert (f'href="{url}"' in html) == (permission == "operate_chatsession")
+
+    @pytest.mark.parametrize(
+        ("url", "data"),
+        [(LOOKUP, {"customer_id": "x"}), (START, {"customer_id": "x", "agent_uuid": "y"})],
+    )
+    def test_a_permission_that_the_service_denies_is_a_403(
+        self, log_in, monkeypatch, osvi_sandbox, url, data
+    ):
+        monkeypatch.setattr("osvi_django.admin.asking.may_operate", lambda *args: True)
+        assert log_in().post(url, data).status_code == 403
+        assert osvi_sandbox.requests == []
+
+    def test_who_may_not_see_the_list_is_not_led_there(self, log_in):
+        client = log_in("operate_chatsession")
+        for url in (LOOKUP, START):
+            assert f'href="{LIST}"' not in html_of(client.get(url))
+
+
+class TestLookUp:
+    def test_it_asks_and_shows_what_is_open_and_closed(self, look_up, told, osvi_sandbox):
+        closed = ClosedSessionFactory(customer_id=CUSTOMER)
+        another = ChatSessionFactory(customer_id="another")
+        there = osvi_sandbox.add_session(customer_id=CUSTOMER)
+        response = look_up(f" {CUSTOMER} ")
+        [(url, status)] = response.redirect_chain
+        assert (url.partition("?")[0], status) == (LOOKUP, 302)
+        assert told(response) == [
+            ("success", "OSVI was asked: the customer has 1 open chat session.")
+        ]
+        html = html_of(response)
+        assert f'<a href="{page_of(ChatSession.objects.get(session_id=there.id))}">' in html
+        assert f'<a href="{page_of(closed)}">' in html
+        assert another.session_id not in html
+        assert CUSTOMER not in html
+        assert "Chat sessions of +1555&lt;b&gt;&amp;" in html
+
+    def test_no_session_is_said_plainly(self, look_up, told):
+        response = look_up()
+        assert told(response) == [("info", "OSVI has no open chat session of this customer.")]
+        assert "This site knows no chat session of this customer" in html_of(response)
+
+    def test_a_look_alone_asks_nobody(self, operator, osvi_sandbox):
+        session = ChatSessionFactory(customer_id=CUSTOMER)
+        html = html_of(operator.get(LOOKUP, {"customer_id": CUSTOMER}))
+        assert session.session_id in html
+        assert 'value="+1555&lt;b&gt;&amp;"' in html
+        assert "osvi-known" not in html_of(operator.get(LOOKUP))
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize("customer", ["", "a\0b", "x" * 256, "."])
+    def test_what_is_no_id_is_said_beside_it(self, look_up, osvi_sandbox, customer):
+        response = look_up(customer)
+        assert (response.status_code, response.redirect_chain) == (200, [])
+        assert len(response.context["form"].errors["customer_id"]) == 1
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize(
+        ("fault", "words"),
+        [
+            (Status(401, error="No."), "OSVI refused this site&#x27;s API token"),
+            (Status(422, errors=["<i>No.</i>"]), "OSVI said: “&lt;i&gt;No.&lt;/i&gt;”"),
+            (Status(429), "OSVI is busy"),
+            (Drop(), "Asking changes nothing: try again in a moment."),
+            (Junk(), "this page shows what was known before"),
+        ],
+        ids=repr,
+    )
+    def test_a_failure_is_a_sentence_beside_what_is_known(
+        self, look_up, osvi_sandbox, fault, words
+    ):
+        session = ChatSessionFactory(customer_id=CUSTOMER)
+        osvi_sandbox.script(None, fault)
+        response = look_up()
+        assert response.redirect_chain == []
+        assert words in html_of(response)
+        assert session.session_id in html_of(response)
+
+    @pytest.mark.parametrize(
+        ("setting", "value", "words"),
+        [
+            ("BASE_URL", "http://127.0.0.1:1", "OSVI could not be reached"),
+            ("API_TOKEN", "", "OSVI is not set up on this site"),
+        ],
+    )
+    def test_no_osvi_is_a_sentence(self, look_up, settings, setting, value, words):
+        settings.OSVI["default"][setting] = value
+        assert words in html_of(look_up())
+
+    def test_no_setting_at_all_is_a_sentence(self, look_up, settings):
+        del settings.OSVI
+        assert "OSVI is not set up on this site" in html_of(look_up())
+
+    def test_the_account_is_asked_for_where_there_are_several(
+        self, operator, look_up, two_accounts, osvi_sandbox
+    ):
+        assert "OSVI account" in html_of(operator.get(LOOKUP))
+        assert look_up().context["form"].errors["account"]
+        assert look_up(account="third").context["form"].errors["account"]
+        assert osvi_sandbox.requests == []
+        osvi_sandbox.add_session(customer_id=CUSTOMER)
+        response = look_up(account="other")
+        assert "1 open chat session" in html_of(response)
+        assert ChatAgent.objects.get().account == "other"
+        # The same customer of another account is another one.
+        html = html_of(operator.get(LOOKUP, {"customer_id": CUSTOMER, "account": "default"}))
+        assert "This site knows no chat session" in html
+
+    @pytest.mark.parametrize(("number", "is_cut"), [(2, False), (3, True)])
+    def test_it_is_bounded(self, operator, monkeypatch, number, is_cut):
+        monkeypatch.setattr(customers, "SESSIONS_SHOWN", 2)
+        ChatSessionFactory.create_batch(number, customer_id=CUSTOMER)
+        html = html_of(operator.get(LOOKUP, {"customer_id": CUSTOMER}))
+        assert html.count('<th scope="row">') == 2
+        assert ("Earlier ones are not shown." in html) == is_cut
+
+    def test_however_many_they_are_it_takes_the_same_queries(
+        self, operator, django_assert_max_num_queries
+    ):
+        ChatSessionFactory(customer_id=CUSTOMER)
+        with django_assert_max_num_queries(10) as few:
+            operator.get(LOOKUP, {"customer_id": CUSTOMER})
+        ChatSessionFactory.create_batch(10, customer_id=CUSTOMER)
+        with django_assert_max_num_queries(len(few)):
+            operator.get(LOOKUP, {"customer_id": CUSTOMER})
+
+    def test_who_may_not_see_sessions_is_led_to_their_desks(self, log_in):
+        session = ChatSessionFactory(customer_id=CUSTOMER)
+        client = log_in("operate_chatsession")
+        html = html_of(client.get(LOOKUP, {"customer_id": CUSTOMER}))
+        assert reverse("admin:osvi_django_chatsession_desk", args=[session.pk]) in html
+        assert page_of(session) not in html
+
+
+class TestStart:
+    def test_it_warns_and_asks_nobody(self, operator, osvi_sandbox):
+        known = ChatAgentFactory(name="<Maya>")
+        ChatAgentFactory(uuid=None, number=42, name="Nameless")
+        html = html_of(operator.get(START))
+        assert "OSVI closes the chat session that the customer has open with this agent" in html
+        assert f'<option value="{known.pk}">&lt;Maya&gt;</option>' in html
+        assert "Nameless" not in html
+        assert osvi_sandbox.requests == []
+
+    def test_with_a_new_agent(self, start, told, osvi_sandbox):
+        response = start(input_fields='{"first_name": "Al<ex>"}', context=" One \r\n\r\n Two \r\n")
+        session = ChatSession.objects.get()
+        assert response.redirect_chain == [(page_of(session), 302)]
+        assert told(response) == [("success", "The chat session is started.")]
+        there = osvi_sandbox.sessions[session.session_id]
+        assert (there.agent_uuid, there.customer_id) == ("agent_new", CUSTOMER)
+        assert there.input_fields == {"first_name": "Al<ex>"}
+        assert there.context == ["One", "Two"]
+        assert LogEntry.objects.get().get_change_message() == "The chat session is started."
+
+    def test_with_an_agent_from_the_list(self, start, osvi_sandbox, two_accounts):
+        agent = ChatAgentFactory(account="other", name="Maya")
+        response = start(agent=agent.pk, agent_uuid="", account="default")
+        session = ChatSession.objects.get()
+        assert session.agent == agent
+        assert response.redirect_chain == [(page_of(session), 302)]
+
+    def test_accounts_tell_agents_of_one_name_apart(self, operator, two_accounts):
+        ChatAgentFactory(account="other", name="Maya")
+        html = html_of(operator.get(START))
+        assert "Maya (other)" in html
+        assert "Of the agent whose UUID you wrote." in html
+
+    def test_the_earlier_one_is_closed(self, start):
+        start()
+        start()
+        statuses = ChatSession.objects.order_by("pk").values_list("status", flat=True)
+        assert list(statuses) == ["closed", "active"]
+
+    @pytest.mark.parametrize("is_chosen", [True, False])
+    def test_both_or_no_agent_is_a_mistake(self, start, osvi_sandbox, is_chosen):
+        chosen = {"agent": ChatAgentFactory().pk} if is_chosen else {"agent_uuid": ""}
+        response = start(**chosen, input_fields='{"a": 1}', context="Keep <me>")
+        assert response.context["form"].errors["agent"] == [
+            "Choose an agent from the list, or write the UUID of another one."
+        ]
+        assert "Keep &lt;me&gt;</textarea>" in html_of(response)
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize(
+        "text",
+        ["{", "[]", "null", '"x"', "[" * 9_000, "1" * 9_000, '{"a": NaN}', "{“first_name”: “Al”}"],
+        ids=lambda text: text[:12],
+    )
+    def test_what_is_no_object_is_said_beside_it(self, start, osvi_sandbox, text):
+        response = start(input_fields=text)
+        assert response.context["form"].errors["input_fields"]
+        assert osvi_sandbox.requests == []
+
+    def test_an_id_that_cannot_be_one(self, start, osvi_sandbox):
+        assert start(agent_uuid="..").context["form"].errors["agent_uuid"]
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize(
+        ("fault", "words"),
+        [
+            (Status(401, error="No."), "OSVI refused this site&#x27;s API token"),
+            (Status(422, errors=["<i>No.</i>"]), "OSVI said: “&lt;i&gt;No.&lt;/i&gt;”"),
+            (Status(503), "OSVI is busy"),
+        ],
+        ids=repr,
+    )
+    def test_a_refusal_is_a_sentence_and_keeps_what_was_typed(
+        self, start, osvi_sandbox, fault, words
+    ):
+        osvi_sandbox.script(None, fault)
+        response = start(context="Keep <me>")
+        assert (response.status_code, response.redirect_chain) == (200, [])
+        assert words in html_of(response)
+        assert "Keep &lt;me&gt;</textarea>" in html_of(response)
+        assert not ChatSession.objects.exists()
+
+    @pytest.mark.parametrize("fault", [Drop(after_closing=True), Junk()], ids=repr)
+    def test_what_nobody_knows_leads_to_where_it_can_be_found_out(
+        self, start, look_up, told, osvi_sandbox, fault
+    ):
+        osvi_sandbox.script(None, fault)
+        response = start()
+        assert response.redirect_chain[0][0].startswith(f"{LOOKUP}?customer_id=%2B1555")
+        [(level, sentence)] = told(response)
+        assert level == "warning"
+        assert "Look the customer up here" in sentence
+        assert "1 open chat session" in html_of(look_up())
+
+    @pytest.mark.parametrize(
+        ("setting", "value", "words"),
+        [
+            ("BASE_URL", "http://127.0.0.1:1", "OSVI could not be reached"),
+            ("API_TOKEN", "", "OSVI is not set up on this site"),
+        ],
+    )
+    def test_no_osvi_is_a_sentence(self, start, settings, setting, value, words):
+        settings.OSVI["default"][setting] = value
+        assert words in html_of(start())
+
+    def test_who_may_not_look_at_it_is_led_to_its_desk(self, log_in, osvi_sandbox):
+        client = log_in("operate_chatsession")
+        response = client.post(START, {"agent_uuid": "a", "customer_id": "c"})
+        session = ChatSession.objects.get()
+        assert response["Location"] == reverse(
+            "admin:osvi_django_chatsession_desk", args=[session.pk]
+        )
+
+
+@pytest.mark.django_db(transaction=True)
+def test_hosts_with_atomic_requests_can_look_up_and_start(start, look_up, settings):
+    assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
+    start()
+    assert "1 open chat session" in html_of(look_up())
