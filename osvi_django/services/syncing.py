@@ -20,9 +20,10 @@ from typing import Any, Final, cast
 from django.db import InterfaceError, OperationalError, router
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from osvi_django.answers import Answer
-from osvi_django.exceptions import OSVIError, OSVINotConfigured, not_a_close
+from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, not_a_close
 from osvi_django.models import ChatAgent, ChatSession
 from osvi_django.services.lanes import DOUBT, NOT_NOW, Line, ReplyAbout, Trouble
 from osvi_django.services.mirroring import store_active
@@ -78,13 +79,12 @@ def sync_open(
 
     ``older_than``: only those that were not looked up for so long. ``stop``, once set, ends it
     early; ``on_progress`` is called after each customer. An account in trouble is asked more
-    slowly, and then no more. Raises ``InsideTransaction``, and the database's own errors where it stays
-    away.
+    slowly, and then no more. Raises ``InsideTransaction``, ``InvalidInput``, and the database's own
+    errors where it stays away.
     """
     with not_a_close():
         refuse_inside_transaction(router.db_for_write(ChatSession))
-    due = timezone.now() - (older_than or timedelta())
-    run = _Run(due, stop or threading.Event(), on_progress or (lambda _progress: None))
+    run = _Run(_due(older_than), stop or threading.Event(), on_progress or (lambda _progress: None))
     return run.work()
 
 
@@ -119,7 +119,7 @@ class _LookUps(Line[LookUp]):
             self.ask(asked, partial(self.client.send_active_sessions, asked.customer_id))
 
     def _next(self, room: int) -> Sequence[LookUp]:
-        known = [self.again.popleft() for _number in range(min(room, len(self.again)))]
+        known = [self.again.popleft() for _each in range(min(room, len(self.again)))]
         return [*known, *self._read(room - len(known))]
 
     def _read(self, number: int) -> Sequence[LookUp]:
@@ -252,6 +252,18 @@ class _Run:
     def _report(self, **changes: Any) -> None:
         self.progress = replace(self.progress, **changes)
         self.on_progress(self.progress)
+
+
+def _due(older_than: timedelta | None) -> datetime:
+    """The moment since which nobody may have looked."""
+    period = older_than or timedelta()
+    try:
+        if period >= timedelta():
+            return timezone.now() - period
+    except OverflowError:
+        pass
+    problem = _("older_than is no time that lies behind us.")
+    raise InvalidInput(problem, field="older_than")
 
 
 def _open() -> QuerySet[ChatSession]:

@@ -12,7 +12,7 @@ import pytest
 from django.db import DataError, OperationalError, transaction
 from django.utils import timezone
 
-from osvi_django.exceptions import InsideTransaction
+from osvi_django.exceptions import InsideTransaction, InvalidInput
 from osvi_django.models import ChatSession
 from osvi_django.services import lanes, syncing
 from osvi_django.services.syncing import SyncProgress, sync_open
@@ -236,6 +236,13 @@ def test_a_database_that_stays_away_ends_it(chats, monkeypatch):
     with pytest.raises(OperationalError):
         sync_open()
     assert time.monotonic() - began < 10  # it is not waited for once for each
+
+
+@pytest.mark.parametrize("period", [timedelta(seconds=-1), timedelta(days=999_999_999)])
+def test_a_period_that_cannot_be_is_refused(osvi_sandbox, db, period):
+    with pytest.raises(InvalidInput) as caught:
+        sync_open(older_than=period)
+    assert caught.value.field == "older_than"
 
 
 def test_inside_a_transaction_it_is_refused(osvi_sandbox, db):

@@ -17,7 +17,7 @@ from django.db import InterfaceError, OperationalError
 from django.utils.translation import gettext as _
 
 from osvi_django.conf import DEFAULT_ACCOUNT
-from osvi_django.exceptions import OSVIError, OSVINotConfigured, describe
+from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, describe
 from osvi_django.services.mirroring import sync_customer
 from osvi_django.services.syncing import SyncProgress, sync_open
 
@@ -101,6 +101,8 @@ class Command(BaseCommand):
                 progress = sync_open(
                     older_than=period, stop=stopped, on_progress=_Lines(self.stderr)
                 )
+            except InvalidInput as error:
+                raise _wrong(str(error)) from None
             except (OperationalError, InterfaceError) as error:
                 kind = {"kind": type(error).__name__}
                 problem = _("The database is away: %(kind)s") % kind
