@@ -1,0 +1,179 @@
+"""``manage.py osvi_sync``, ``osvi_summarize`` and ``osvi_forget``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from datetime import timedelta
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import OperationalError
+from django.utils import timezone
+
+from osvi_django.management.commands import osvi_sync
+from osvi_django.models import ChatSession, SupportAction
+from osvi_django.services import lanes
+from osvi_django.testing import Status
+from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
+
+
+def run(*args):
+    """What the command said, and its exit code."""
+    out, err = StringIO(), StringIO()
+    try:
+        call_command(*args, stdout=out, stderr=err)
+    except CommandError as error:
+        return out.getvalue(), f"{err.getvalue()}{error}", error.returncode
+    return out.getvalue(), err.getvalue(), 0
+
+
+@pytest.mark.django_db(transaction=True)
+class TestSync:
+    def test_customers_are_looked_up(self, osvi_sandbox):
+        chats = [osvi_sandbox.add_session(customer_id=each) for each in ("+1", "+2")]
+        out, err, code = run("osvi_sync", "--customer", "+1", "+2", "--customer", "+1")
+        assert (err, code) == ("", 0)
+        assert out.count("1 open") == 2
+        for chat in chats:
+            assert f"'{chat.id}'  active  ai" in out
+        assert ChatSession.objects.count() == 2
+
+    def test_one_that_fails_does_not_stop_the_others(self, osvi_sandbox):
+        osvi_sandbox.script(None, Status(422, errors=["No"]))
+        out, err, code = run("osvi_sync", "--customer", "+1", "+2")
+        assert "'+1': OSVI refused this, so nothing was done. OSVI said: “No”" in err
+        assert err.endswith("1 of 2 customers could not be looked up.")
+        assert ("0 open" in out, code) == (True, 1)
+
+    def test_another_account(self, osvi_sandbox, settings):
+        _out, err, code = run("osvi_sync", "--customer", "+1", "--account", "nobody")
+        assert (code, 'no account "nobody"' in err) == (1, True)
+        settings.OSVI["other"] = settings.OSVI["default"]
+        assert run("osvi_sync", "--customer", "+1", "--account", "other")[2] == 0
+
+    def test_all_that_is_open(self, mirrored, monkeypatch):
+        monkeypatch.setattr(osvi_sync, "EVERY", 0)
+        for _number in range(3):
+            mirrored()
+        ChatSessionFactory(customer_id="")
+        out, err, code = run("osvi_sync", "--open")
+        said = "3 of 3 customers looked up, 0 failed, 0 left; 1 sessions have no customer to ask by"
+        assert (out.strip(), code) == (said, 0)
+        assert err.splitlines()[0].startswith("1 of 3 customers looked up")
+        assert run("osvi_sync", "--open", "--older-than", "2h")[0].startswith("0 of 0 customers")
+
+    def test_what_fails_is_told_by_the_exit_code(self, mirrored, osvi_sandbox):
+        mirrored()
+        osvi_sandbox.script(None, Status(422))
+        out, err, code = run("osvi_sync", "--open")
+        assert ("1 failed, 0 left" in out, code) == (True, 1)
+        assert err == "Not all could be looked up: the log says why."
+        osvi_sandbox.script(None, Status(401))
+        out, err, code = run("osvi_sync", "--open")
+        assert ("0 failed, 1 left" in out, code) == (True, 1)
+        assert "default: OSVI refused this site's API token, so nothing was done." in err
+
+    def test_a_signal_ends_it_early(self, mirrored, monkeypatch):
+        for _number in range(60):
+            mirrored()
+        report = osvi_sync._Lines.__call__
+
+        def stop(self, progress):
+            report(self, progress)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        before = signal.getsignal(signal.SIGTERM)
+        monkeypatch.setattr(osvi_sync._Lines, "__call__", stop)
+        _out, err, code = run("osvi_sync", "--open")
+        assert code in {130, 0}
+        assert signal.getsignal(signal.SIGTERM) == before
+        assert (code == 0) or "Stopped: run it again" in err
+
+    def test_in_a_thread_no_signal_is_caught(self, osvi_sandbox):
+        found = []
+        thread = threading.Thread(target=lambda: found.append(run("osvi_sync", "--open")[2]))
+        thread.start()
+        thread.join()
+        assert found == [0]
+
+    def test_a_database_that_is_away_is_said(self, osvi_sandbox, monkeypatch):
+        def away(**_named):
+            raise OperationalError("a secret")
+
+        monkeypatch.setattr(osvi_sync, "sync_open", away)
+        assert run("osvi_sync", "--open") == ("", "The database is away: OperationalError", 1)
+
+    @pytest.mark.parametrize(
+        "args",
+        [
+            [],
+            ["--open", "--customer", "+1"],
+            ["--customer", "+1", "--older-than", "2h"],
+            ["--open", "--account", "default"],
+            ["--open", "--older-than", "2"],
+            ["--open", "--older-than", "0h"],
+            ["--open", "--older-than=-2h"],
+            ["--open", "--older-than", "999999999w"],
+            ["--open", "--older-than", "999999999d"],
+        ],
+    )
+    def test_wrong_arguments_are_2(self, osvi_sandbox, args):
+        _out, err, code = run("osvi_sync", *args)
+        assert (code, bool(err)) == (2, True)
+        assert osvi_sandbox.requests == []
+
+
+def write(session):
+    if session.customer_id == "bad":
+        raise ValueError("a secret")
+    return None if session.customer_id == "none" else "Ours."
+
+
+@pytest.mark.django_db
+class TestSummarize:
+    @pytest.fixture(autouse=True)
+    def _sessions(self, osvi_sandbox, settings):
+        settings.OSVI["default"]["SUMMARIZER"] = write
+        self.session = ClosedSessionFactory(summary=None, summary_status="not_provided")
+
+    def test_all_are_written(self):
+        ClosedSessionFactory(summary=None, summary_status="lost", customer_id="none")
+        out, err, code = run("osvi_summarize")
+        assert f"'{self.session.session_id}': stored" in out
+        assert out.endswith("1 stored, 1 without a text, 0 failed\n")
+        assert (err, code) == ("", 0)
+        assert run("osvi_summarize")[0].endswith("0 stored, 1 without a text, 0 failed\n")
+
+    def test_a_failure_is_told_by_the_exit_code(self):
+        ClosedSessionFactory(summary=None, summary_status="lost", customer_id="bad")
+        out, err, code = run("osvi_summarize")
+        assert "failed (ValueError)" in out
+        assert "secret" not in out + err
+        assert (err, code) == ("1 failed: the next run tries these again.", 1)
+
+    def test_settings_that_cannot_be_used_are_said(self, settings):
+        settings.OSVI = {}
+        assert run("osvi_summarize")[1:] == ("The setting OSVI is missing or names no account.", 1)
+
+
+@pytest.mark.django_db
+class TestForget:
+    def test_old_texts_are_removed(self, osvi_sandbox):
+        ago = timezone.now() - timedelta(days=91)
+        SupportAction.objects.create(
+            session=ChatSessionFactory(), kind="tell", text="x", started_at=ago, finished_at=ago
+        )
+        assert run("osvi_forget") == ("1 texts removed\n", "", 0)
+        assert run("osvi_forget") == ("0 texts removed\n", "", 0)
+
+    def test_settings_that_cannot_be_used_are_said(self, osvi_sandbox, settings):
+        settings.OSVI["default"]["KEEP_TEXTS"] = "x"
+        assert run("osvi_forget")[2] == 1
+
+
+@pytest.fixture(autouse=True)
+def _little_patience(monkeypatch):
+    monkeypatch.setattr(lanes, "PAUSES", (0.05, 0.1, 0.15))

@@ -1,0 +1,270 @@
+"""Two accounts at once: no call carries the other's token, and none goes to the other's address."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from django.db import connection, connections
+
+from osvi_django.exceptions import InvalidInput, OSVIError, OSVINoAnswer, OSVINotConfigured
+from osvi_django.models import ChatAgent, ChatSession
+from osvi_django.services import close_session, close_session_by_id
+from osvi_django.services.jobs import create_close_job, run_close_job
+from osvi_django.services.mirroring import mirror_session, start_session, sync_customer
+from osvi_django.services.recovery import close_again, recover_all, recover_session
+from osvi_django.services.support import (
+    hand_back,
+    inject_context,
+    receive_message,
+    send_message,
+    take_over,
+    tell,
+    whisper,
+)
+from osvi_django.services.syncing import sync_open
+from osvi_django.testing import Drop, OSVISandbox, Status
+from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
+from tests.mirroring import mirror
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+TOKENS = {"default": "token-of-default", "other": "token-of-another"}
+
+
+@pytest.fixture
+def osvis(settings, transactional_db):
+    """The sandbox of each account, by its name."""
+    with OSVISandbox(token=TOKENS["default"]) as here, OSVISandbox(token=TOKENS["other"]) as there:
+        both = {"default": here, "other": there}
+        settings.OSVI = {
+            alias: {"API_TOKEN": TOKENS[alias], "BASE_URL": osvi.url, "CONCURRENCY": 4}
+            for alias, osvi in both.items()
+        }
+        yield both
+        for alias, osvi in both.items():
+            assert osvi.requests, "each account is asked for something"
+            sent = {request.headers["API-Token"] for request in osvi.requests}
+            assert sent == {TOKENS[alias]}
+            # Whatever is asked for is the account's own.
+            for request in osvi.requests:
+                assert request.session_id is None or request.session_id in osvi.sessions
+                customer = request.query.get("customer_id") or (request.body or {}).get(
+                    "customer_id"
+                )
+                assert customer is None or customer.startswith(alias)
+
+
+@pytest.fixture
+def agents(osvis):
+    """An agent of each account; both have the same UUID, as nothing forbids."""
+    return {alias: ChatAgentFactory(account=alias, uuid="agent_1") for alias in osvis}
+
+
+@pytest.fixture
+def chats(osvis, agents):
+    """Make so many sessions of each account, in turns."""
+
+    def _chats(number, **fields):
+        return [
+            mirror(
+                osvis[alias],
+                agent=agents[alias],
+                customer_id=f"{alias}-{index}",
+                summary=f"Of {alias}.",
+                **fields,
+            )
+            for index in range(number)
+            for alias in osvis
+        ]
+
+    return _chats
+
+
+def run_all(works, threads=8):
+    """Do all of these in a few threads; raises what one of them raises."""
+
+    def run(work):
+        try:
+            return work()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(run, works))
+
+
+def summaries_are_their_own():
+    for session in ChatSession.objects.select_related("agent", "summary"):
+        assert session.summary.text == f"Of {session.agent.account}."
+
+
+def test_closes_in_one_thread_take_turns(chats):
+    for session in chats(5):
+        assert close_session(session).changed
+    summaries_are_their_own()
+
+
+def test_closes_of_many_threads(chats):
+    run_all([lambda each=each: close_session(each) for each in chats(20)])
+    summaries_are_their_own()
+
+
+def test_sessions_known_by_their_ids_alone(osvis):
+    for alias, osvi in osvis.items():
+        chat = osvi.add_session(agent_uuid="agent_1", summary=f"Of {alias}.")
+        close_session_by_id(chat.id, agent_uuid="agent_1", account=alias)
+    summaries_are_their_own()
+
+
+def test_a_job(chats):
+    chats(40)
+    job = run_close_job(create_close_job(ChatSession.objects.all(), start=False).pk)
+    assert (job.status, job.succeeded) == ("completed", 80)
+    summaries_are_their_own()
+
+
+def test_a_job_whose_closes_are_refused_and_looked_into(chats, osvis):
+    for session in chats(5):
+        osvi = osvis[session.agent.account]
+        osvi.sessions[session.session_id].change(status="closed")
+        osvi.when_closed = 409
+    job = run_close_job(create_close_job(ChatSession.objects.all(), start=False).pk)
+    assert job.succeeded == 10
+
+
+@pytest.mark.parametrize("again", [recover_session, close_again])
+def test_recovery(chats, osvis, again):
+    sessions = chats(3)
+    for index, session in enumerate(sessions):
+        fault = Drop(after_closing=index % 2 == 0)
+        osvis[session.agent.account].script(session.session_id, fault)
+        with pytest.raises(OSVINoAnswer):
+            close_session(session)
+    run_all([lambda each=each: again(each) for each in sessions])
+    list(recover_all())
+    assert not ChatSession.objects.filter(status="unconfirmed").exists()
+
+
+def test_looking_up(chats, osvis):
+    chats(20)
+    assert sync_open().looked_up == 40
+    works = [
+        lambda alias=alias, index=index: sync_customer(f"{alias}-{index}", account=alias)
+        for index in range(10)
+        for alias in osvis
+    ]
+    for found in run_all(works):
+        assert len(found) == 1
+
+
+def test_starting_and_operating(osvis):
+    def talk(alias, index):
+        session = start_session(agent_uuid="agent_1", customer_id=f"{alias}-{index}", account=alias)
+        assert session.agent.account == alias
+        receive_message(session, "Hello?")
+        whisper(session, "Be kind")
+        tell(session, "Offer 10%")
+        inject_context(session, f"{alias} knows")
+        take_over(session)
+        send_message(session, "I am Sam.")
+        hand_back(session)
+        assert osvis[alias].sessions[session.session_id].context == [f"{alias} knows"]
+
+    run_all([lambda a=alias, i=index: talk(a, i) for index in range(5) for alias in osvis])
+
+
+def test_all_at_once(chats, osvis):
+    chats(10)
+    job = create_close_job(ChatSession.objects.filter(customer_id__endswith="-1"), start=False)
+    others = list(ChatSession.objects.exclude(customer_id__endswith="-1"))
+    works = [lambda: run_close_job(job.pk), sync_open]
+    for number, session in enumerate(others):
+        act = (close_session, take_over, lambda each: whisper(each, "x"))[number % 3]
+        works.append(lambda act=act, each=session: act(each))
+    named = {"agent_uuid": "agent_2"}
+    works += [
+        lambda alias=alias: start_session(**named, customer_id=f"{alias}-new", account=alias)
+        for alias in osvis
+    ]
+    run_all(works)
+    for session in ChatSession.objects.select_related("agent"):
+        assert session.session_id in osvis[session.agent.account].sessions
+
+
+def test_trouble_in_one_is_none_in_the_other(chats, osvis):
+    chats(10)
+    osvis["other"].script(None, *[Status(401)] * 50)
+    progress = sync_open()
+    assert (progress.looked_up, progress.troubles) == (10, {"other": "unauthorized"})
+
+
+def test_a_token_that_rotates_stays_with_its_account(chats, settings):
+    lock, asked = threading.Lock(), []
+
+    def token_of(alias):
+        def read():
+            with lock:
+                asked.append(alias)
+            return TOKENS[alias]
+
+        return read
+
+    for alias in TOKENS:
+        settings.OSVI[alias]["API_TOKEN"] = token_of(alias)
+    run_all([lambda each=each: close_session(each) for each in chats(10)])
+    assert sorted(asked) == ["default"] * 10 + ["other"] * 10
+
+
+class TestAnAccountThatIsNotThere:
+    @pytest.fixture(autouse=True)
+    def _one_account(self, osvi_sandbox, transactional_db):
+        self.osvi = osvi_sandbox
+        yield
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda: start_session(agent_uuid="a", customer_id="+1", account="nobody"),
+            lambda: sync_customer("+1", account="nobody"),
+            lambda: close_session_by_id("s-1", agent_uuid="a", account="nobody"),
+            lambda: mirror_session(
+                {"id": "s-1", "status": "active", "customer_id": "+1"}, account="nobody"
+            ),
+        ],
+    )
+    def test_it_is_said_and_nothing_is_written(self, call):
+        with pytest.raises(OSVINotConfigured, match='no account "nobody"'):
+            call()
+        assert not ChatAgent.objects.exists()
+
+    @pytest.mark.parametrize("act", [close_session, take_over, recover_session])
+    def test_so_it_is_for_a_session_of_one(self, act):
+        session = ChatSessionFactory(agent__account="nobody")
+        with pytest.raises(OSVINotConfigured, match='no account "nobody"'):
+            act(session)
+        session.refresh_from_db()
+        assert session.status == "active"
+
+    def test_no_other_is_taken_in_its_place(self):
+        ChatSessionFactory(agent__account="nobody")
+        assert sync_open().troubles == {"nobody": "not_configured"}
+        job = run_close_job(create_close_job(ChatSession.objects.all(), start=False).pk)
+        assert (job.status, job.paused_by) == ("paused", "not_configured")
+        assert [each.detail for each in recover_all()] == []
+
+    def test_a_session_of_another_account_is_not_this_ones(self, settings):
+        settings.OSVI["other"] = settings.OSVI["default"]
+        session = ChatSessionFactory(agent__uuid="a")
+        payload = {"id": session.session_id, "status": "active", "customer_id": "+1"}
+        with pytest.raises(InvalidInput, match="account names another one"):
+            mirror_session(payload, account="other")
+
+    @pytest.mark.parametrize("token", [None, "", "two words"])
+    def test_an_account_without_a_token_sends_nothing(self, settings, token):
+        settings.OSVI["other"] = {**settings.OSVI["default"], "API_TOKEN": token}
+        with pytest.raises((OSVINotConfigured, OSVIError), match="API_TOKEN"):
+            sync_customer("+1", account="other")
+        connection.close()
