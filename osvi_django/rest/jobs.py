@@ -7,11 +7,12 @@ from typing import Any
 
 from django.db import router
 from django.db.models import QuerySet
+from django.http import Http404
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
 from rest_framework import status
-from rest_framework.exceptions import ValidationError
+from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.generics import ListAPIView, get_object_or_404
 from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
@@ -158,7 +159,10 @@ def _jobs_for(request: Request) -> QuerySet[CloseJob]:
 
 
 def _job_for(request: Request, pk: str) -> CloseJob:
-    return get_object_or_404(_jobs_for(request), pk=pk)
+    try:
+        return get_object_or_404(_jobs_for(request), pk=pk)
+    except Http404:
+        raise NotFound(_("There is no such close job here.")) from None
 
 
 def _body_of(job: CloseJob, request: Request) -> dict[str, Any]:
