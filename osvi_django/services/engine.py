@@ -181,7 +181,7 @@ class _Run:
 
     def _open_lane(self, account: str) -> None:
         try:
-            self.lanes[account] = Lane(account, self.arrived)
+            self.lanes[account] = Lane(account, self.arrived, self.stop)
         except OSVINotConfigured as error:
             self.broken[account] = error
 

@@ -81,13 +81,14 @@ class _Call:
 
 
 class Lane:
-    """The closes of one account that one run of a job has under way.
+    """The closes of one account that one run of a job has under way; ``stop`` ends that run.
 
     Its methods are for the one thread that runs the job. Raises ``OSVINotConfigured``.
     """
 
-    def __init__(self, account: str, arrived: SimpleQueue[Reply]) -> None:
+    def __init__(self, account: str, arrived: SimpleQueue[Reply], stop: threading.Event) -> None:
         self.account = account
+        self._stop = stop
         self.client, self.lease = steps.prepare(account)
         self.size = _concurrency(account)
         self.under_way = 0
@@ -137,9 +138,12 @@ class Lane:
             self.under_way += 1
             ask = partial(self._send, attempt)
             self._inbox.put(_Call(attempt=attempt, ask=ask, send_by=send_by))
-        missing = min(self.size, self.under_way) - len(self._threads)
-        for _number in range(missing):
-            self._start_thread()
+        try:
+            self._start_threads()
+        except RuntimeError:  # the system has none left
+            if not self._threads:
+                self._hand_back(attempts)
+                raise
 
     def look(
         self, attempt: CloseAttempt, ask: Callable[[OSVIClient], bool], refusal: OSVIRejected
@@ -218,11 +222,18 @@ class Lane:
             session.session_id, agent_uuid=session.agent.uuid
         )
 
-    def _start_thread(self) -> None:
-        name = f"osvi-lane-{self.account}-{len(self._threads)}"
-        thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+    def _start_threads(self) -> None:
+        while len(self._threads) < min(self.size, self.under_way):
+            name = f"osvi-lane-{self.account}-{len(self._threads)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _hand_back(self, attempts: Sequence[CloseAttempt]) -> None:
+        """Let what was put in come out again, as nobody else will take it."""
+        self._inbox = SimpleQueue()
+        for attempt in attempts:
+            self._arrived.put(Reply(attempt=attempt, found=None, sent_at=0.0))
 
     def _work(self) -> None:
         while (call := self._inbox.get()) is not None:
@@ -250,7 +261,8 @@ class Lane:
     def _may_send(self, call: _Call, now: float) -> bool:
         if call.refusal is not None:
             return True
-        return not self._is_held and self._opens_at <= now <= call.send_by
+        is_open = self._opens_at <= now <= call.send_by
+        return is_open and not self._is_held and not self._stop.is_set()
 
     def _ask(self, call: _Call) -> Found:
         try:
