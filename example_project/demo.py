@@ -16,7 +16,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -270,8 +270,12 @@ class Site:
 
     def serve_until_stopped(self) -> None:
         """Wait for Ctrl-C; that the site ends by itself was not planned."""
-        if self.process is not None:
-            self.process.wait()
+        while self.process is not None and self.process.poll() is None:
+            # What a signal raises may be swallowed, by a finalizer for one; the wish is not.
+            if interruption.is_wanted:
+                raise KeyboardInterrupt
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
         raise DemoFailed(f"The site ended by itself. {self.last_words()}")
 
     def stop(self) -> None:

@@ -55,7 +55,7 @@ class CustomerViews(AskingViews):
         if request.method == "POST":
             form = LookUpForm(request.POST)
             if form.is_valid() and self._look_up(request, form):
-                return HttpResponseRedirect(self._lookup_url(form))
+                return HttpResponseRedirect(self.lookup_url(*form.asked))
         else:
             form = LookUpForm(request.GET if "customer_id" in request.GET else None)
         known = self._known(request, form)
@@ -87,7 +87,7 @@ class CustomerViews(AskingViews):
 
     def _look_up(self, request: HttpRequest, form: LookUpForm) -> bool:
         """Ask; where that fails, the form says why."""
-        customer, account = form.cleaned_data["customer_id"], form.chosen_account
+        customer, account = form.asked
         try:
             found = sync_customer(customer, account=account, requested_by=request.user)
         except (OSVIError, OSVINotConfigured) as error:
@@ -113,12 +113,11 @@ class CustomerViews(AskingViews):
             return url_of(self, "chatsession_change", session)
         return url_of(self, "chatsession_desk", session)
 
-    def _lookup_url(self, form: LookUpForm | StartForm, account: str = "") -> str:
-        asked = {
-            "customer_id": form.cleaned_data["customer_id"],
-            "account": account or form.chosen_account,
-        }
-        return f"{self._url('lookup')}?{urlencode(asked)}"
+    def lookup_url(self, customer_id: str, account: str) -> str:
+        """Where all that is known of a customer is shown, and OSVI can be asked."""
+        return (
+            f"{self._url('lookup')}?{urlencode({'customer_id': customer_id, 'account': account})}"
+        )
 
     def _say_found(self, request: HttpRequest, number: int) -> None:
         if not number:
@@ -143,7 +142,8 @@ class CustomerViews(AskingViews):
         """Nobody knows: lead to where OSVI is asked, and let no reload start another one."""
         sentence = _("Look the customer up here to see whether the chat session was started.")
         self.message_user(request, f"{error} {sentence}", messages.WARNING)
-        return HttpResponseRedirect(self._lookup_url(form, form.wanted()["account"]))
+        wanted = form.wanted()
+        return HttpResponseRedirect(self.lookup_url(wanted["customer_id"], wanted["account"]))
 
 
 def _add_error(form: AccountForm, error: OSVIError | OSVINotConfigured, sentence: Any = "") -> None:

@@ -99,6 +99,11 @@ class LookUpForm(AccountForm):
         max_length=ID_MAX_LENGTH,
     )
 
+    @property
+    def asked(self) -> tuple[str, str]:
+        """The customer and the account."""
+        return self.cleaned_data["customer_id"], self.chosen_account
+
 
 class StartForm(AccountForm):
     """What a new session begins with."""

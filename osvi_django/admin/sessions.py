@@ -118,6 +118,18 @@ class ChatSessionAdmin(ReadOnlyRows, CustomerViews, DeskViews, CloseViews):
         by_us = _("Written by this site, as OSVI provided none.")
         return format_html('{}<p class="help">{}</p>', shown, by_us)
 
+    @admin.display(description=_("customer"))
+    def customer_linked(self, session: ChatSession) -> SafeString:
+        """The customer, and the way to whatever else they have open."""
+        if not session.customer_id:
+            return format_html("{}", self.get_empty_value_display())
+        return format_html(
+            '{} <a href="{}" class="osvi-look-up">{}</a>',
+            session.customer_id,
+            self.lookup_url(session.customer_id, session.agent.account),
+            _("Look up"),
+        )
+
     @admin.display(description=_("mode"))
     def mode_shown(self, session: ChatSession) -> str:
         """Who answers the customer, and whether somebody is called for."""
@@ -142,7 +154,8 @@ class ChatSessionAdmin(ReadOnlyRows, CustomerViews, DeskViews, CloseViews):
     def get_fieldsets(self, request: HttpRequest, obj: ChatSession | None = None) -> Any:
         """The facts of a session, its summary withheld from those who may not read it."""
         readable = may_read_summary(request.user, obj)
-        facts = ("session_id", "agent", "customer_id", "status_explained", "mode_shown")
+        customer = "customer_linked" if self.has_operate_permission(request) else "customer_id"
+        facts = ("session_id", "agent", customer, "status_explained", "mode_shown")
         times = ("started_at", "closed_at")
         return (
             (None, {"fields": ("summary_text" if readable else "summary_withheld",)}),
@@ -163,8 +176,6 @@ class ChatSessionAdmin(ReadOnlyRows, CustomerViews, DeskViews, CloseViews):
             buttons = {"show_close": session.is_open, "show_try_again": is_unconfirmed(session)}
         if session is not None:
             buttons |= self.desk_of(request, session, DeskForm())
-            may_look_up = self.has_operate_permission(request)
-            buttons["show_lookup"] = may_look_up and bool(session.customer_id)
         context = {**buttons, **(extra_context or {})}
         return super().change_view(request, object_id, form_url, context)
 

@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 from django.db import router
-from django.db.models import QuerySet
+from django.db.models import Max, Min, QuerySet
+from django.http import Http404
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
 from rest_framework import status
-from rest_framework.exceptions import ValidationError
+from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.generics import ListAPIView, get_object_or_404
 from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
@@ -114,8 +115,8 @@ class JobResultsView(OwnErrors, ListAPIView[CloseJobItem]):
         """The sessions that the query string asks for; a 400 where it asks for nonsense."""
         wanted = ResultFilterSerializer(data=self.request.query_params)
         wanted.is_valid(raise_exception=True)
-        job = _job_for(self.request, self.kwargs["pk"])
-        return ledger.items(job).filter(**wanted.validated_data)
+        items = ledger.items(_job_for(self.request, self.kwargs["pk"]))
+        return items.filter(pk__range=_ends(items), **wanted.validated_data)
 
 
 @method_decorator(non_atomic, name="dispatch")
@@ -158,7 +159,20 @@ def _jobs_for(request: Request) -> QuerySet[CloseJob]:
 
 
 def _job_for(request: Request, pk: str) -> CloseJob:
-    return get_object_or_404(_jobs_for(request), pk=pk)
+    try:
+        return get_object_or_404(_jobs_for(request), pk=pk)
+    except Http404:
+        raise NotFound(_("There is no such close job here.")) from None
+
+
+def _ends(items: QuerySet[CloseJobItem]) -> tuple[int, int]:
+    """The first and the last key of a job's items; zeros where it has none.
+
+    Databases find a page by walking along the keys of all jobs: not before its job's, nor beyond.
+    """
+    # One after the other, as SQLite finds both at once only by looking at each.
+    first, last = (items.order_by().aggregate(end=end("pk"))["end"] for end in (Min, Max))
+    return first or 0, last or 0
 
 
 def _body_of(job: CloseJob, request: Request) -> dict[str, Any]:

@@ -129,8 +129,7 @@ class _Run:
         try:
             while not self.stop.is_set() and self._goes_on():
                 self._hand_out()
-                self._collect()
-                self._store()
+                self._collect_and_store()
                 self._say_alive()
         finally:
             self._bring_home()
@@ -182,7 +181,7 @@ class _Run:
 
     def _open_lane(self, account: str) -> None:
         try:
-            self.lanes[account] = Lane(account, self.arrived)
+            self.lanes[account] = Lane(account, self.arrived, self.stop)
         except OSVINotConfigured as error:
             self.broken[account] = error
 
@@ -287,6 +286,12 @@ class _Run:
         else:
             lane.went_well(sent_at)
 
+    def _collect_and_store(self) -> None:
+        if self._under_way:
+            self._collect()
+        if self.in_hand:
+            self._store()
+
     def _collect(self) -> None:
         """Take whatever has come back; a moment is left for more, as each commit costs."""
         try:
@@ -303,7 +308,8 @@ class _Run:
 
     def _store(self) -> None:
         """Keep the raw answers, and only then read them and write down what they say."""
-        replies = self.in_hand
+        # Some may have been stored before an error of whoever watches came in between.
+        replies = [reply for reply in self.in_hand if reply.attempt.pk in self.items]
         answered = [
             (reply.attempt, reply.found) for reply in replies if isinstance(reply.found, Answer)
         ]
@@ -323,7 +329,7 @@ class _Run:
         """What a reply says; None where OSVI is asked once more."""
         attempt, found = reply.attempt, reply.found
         if reply.refusal is not None:
-            return _judge_look(attempt, reply.refusal, is_closed=found is True)
+            return self._judge_look(attempt, reply.refusal, is_closed=found is True)
         if isinstance(found, OSVIError | OSVINotConfigured):
             return self._judge_error(reply, found)
         if not isinstance(found, Answer):
@@ -344,6 +350,19 @@ class _Run:
             lane.look(attempt, ask, error)
             return None
         return _failed(attempt, error)
+
+    def _judge_look(
+        self, attempt: CloseAttempt, refusal: OSVIRejected, *, is_closed: bool
+    ) -> _Result | None:
+        if not is_closed:
+            return _failed(attempt, refusal)
+        try:
+            end = closed_already(attempt.session, attempt, refusal)
+        except Error as error:
+            logger.error("attempt %s waits for recovery: %s", attempt.pk, kind_of(error))
+            self.items.pop(attempt.pk)
+            return None
+        return _Result(attempt=attempt, verdict=Verdict(outcome=Outcome.ALREADY_CLOSED), end=end)
 
     def _write(self, results: Sequence[_Result]) -> None:
         """Store results in one commit; one that the database refuses must not stop the others."""
@@ -394,20 +413,11 @@ class _Run:
         for lane in self.lanes.values():
             lane.halt()
         while self._under_way or self.in_hand:
-            if not self.in_hand:
-                self._collect()
-            self._store()
+            self._collect_and_store()
         for lane in self.lanes.values():
             lane.end()
         with suppress(Error):  # then its silence tells that nobody runs it
             ledger.leave(self.job)
-
-
-def _judge_look(attempt: CloseAttempt, refusal: OSVIRejected, *, is_closed: bool) -> _Result:
-    if not is_closed:
-        return _failed(attempt, refusal)
-    end = closed_already(attempt.session, attempt, refusal)
-    return _Result(attempt=attempt, verdict=Verdict(outcome=Outcome.ALREADY_CLOSED), end=end)
 
 
 def _failed(attempt: CloseAttempt, error: Trouble) -> _Result:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -98,13 +98,16 @@ class _Call(Generic[_About]):
 
 
 class Line(Generic[_About]):
-    """The calls to one account that one run has under way.
+    """The calls to one account that one run has under way; ``stop`` ends that run.
 
     Its methods are for the one thread that runs it. Raises ``OSVINotConfigured``.
     """
 
-    def __init__(self, account: str, arrived: SimpleQueue[ReplyAbout[_About]]) -> None:
+    def __init__(
+        self, account: str, arrived: SimpleQueue[ReplyAbout[_About]], stop: threading.Event
+    ) -> None:
         self.account = account
+        self._stop = stop
         self.client, self.lease = steps.prepare(account)
         self.size = _concurrency(account)
         self.under_way = 0
@@ -153,11 +156,14 @@ class Line(Generic[_About]):
         send_by: float = float("inf"),
         refusal: OSVIRejected | None = None,
     ) -> None:
-        """Ask as soon as a thread is free, by ``send_by`` of the monotonic clock or not at all."""
+        """Ask as soon as a thread is free, by ``send_by`` of the monotonic clock or not at all.
+
+        Raises ``RuntimeError`` where the system has no thread left.
+        """
+        if len(self._threads) < min(self.size, self.under_way + 1):
+            self._start_thread()
         self.under_way += 1
         self._inbox.put(_Call(attempt=about, ask=ask, send_by=send_by, refusal=refusal))
-        if len(self._threads) < min(self.size, self.under_way):
-            self._start_thread()
 
     def collected(self) -> None:
         """One call has come back."""
@@ -213,10 +219,22 @@ class Line(Generic[_About]):
             self._inbox.put(None)
 
     def _start_thread(self) -> None:
+        """Start one more; ``RuntimeError`` where the system has none left, and there is none."""
         name = f"osvi-lane-{self.account}-{len(self._threads)}"
         thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(thread)
+
+    def _hand_back(self, unsent: Iterable[_About]) -> None:
+        """Let calls that nobody will take come back at once."""
+        for about in unsent:
+            self.under_way += 1
+            self._arrived.put(ReplyAbout(attempt=about, found=None, sent_at=0.0))
 
     def _work(self) -> None:
         while (call := self._inbox.get()) is not None:
@@ -244,7 +262,8 @@ class Line(Generic[_About]):
     def _may_send(self, call: _Call[_About], now: float) -> bool:
         if call.refusal is not None:
             return True
-        return not self._is_held and self._opens_at <= now <= call.send_by
+        is_open = self._opens_at <= now <= call.send_by
+        return is_open and not self._is_held and not self._stop.is_set()
 
     def _ask(self, call: _Call[_About]) -> Found:
         try:
@@ -264,8 +283,12 @@ class Lane(Line[CloseAttempt]):
         """Send these closes as soon as threads are free."""
         # Whoever comes too late must not begin: another might take the session over meanwhile.
         send_by = time.monotonic() + self.lease - CALLS_PER_CLOSE * self.client.deadline
-        for attempt in attempts:
-            self.ask(attempt, partial(self._send, attempt), send_by=send_by)
+        for number, attempt in enumerate(attempts):
+            try:
+                self.ask(attempt, partial(self._send, attempt), send_by=send_by)
+            except RuntimeError:
+                self._hand_back(attempts[number:])
+                raise
 
     def look(
         self, attempt: CloseAttempt, ask: Callable[[OSVIClient], bool], refusal: OSVIRejected

@@ -95,9 +95,10 @@ class _LookUps(Line[LookUp]):
         self,
         account: str,
         arrived: SimpleQueue[ReplyAbout[LookUp]],
+        stop: threading.Event,
         customers: QuerySet[ChatSession],
     ) -> None:
-        super().__init__(account, arrived)
+        super().__init__(account, arrived, stop)
         self.again: deque[LookUp] = deque()
         self.error: Trouble | None = None
         self._customers = customers
@@ -175,7 +176,7 @@ class _Run:
             return
         self.progress = replace(self.progress, total=self.progress.total + number)
         try:
-            self.lines[account] = _LookUps(account, self.arrived, customers)
+            self.lines[account] = _LookUps(account, self.arrived, self.stop, customers)
         except OSVINotConfigured as error:
             self._give_up(account, error)
 

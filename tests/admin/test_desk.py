@@ -466,7 +466,11 @@ class TestPage:
             operator.get(page_of(session))
         )
         nobody = ChatSessionFactory(customer_id="")
-        assert "Look up this customer" not in html_of(operator.get(page_of(nobody)))
+        assert "osvi-look-up" not in html_of(operator.get(page_of(nobody)))
+
+    def test_who_may_not_look_up_is_not_led_there(self, log_in):
+        html = html_of(log_in("view_chatsession").get(page_of(ChatSessionFactory())))
+        assert "osvi-look-up" not in html
 
 
 @pytest.mark.django_db(transaction=True)

@@ -15,9 +15,9 @@ OSVI = {
     "default": {
         **OSVI["default"],
         "CONNECT_TIMEOUT": 1,
-        "READ_TIMEOUT": 1.4,
-        "DEADLINE": 1.5,
-        "LEASE": 5,
+        "READ_TIMEOUT": 1.9,
+        "DEADLINE": 2,
+        "LEASE": 6.5,
         "CONCURRENCY": 2,
         "SPOOL_DIR": os.environ["DRILL_SPOOL_DIR"],
     }

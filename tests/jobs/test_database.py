@@ -13,6 +13,8 @@ from django.db import DatabaseError, connection
 
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob, SessionSummary
 from osvi_django.services.jobs import create_close_job, progress_of, run_close_job
+from osvi_django.testing import Status
+from osvi_django.testing.faults import Fault
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -134,6 +136,27 @@ def test_it_is_away_for_a_moment(chats, osvi_sandbox, outcomes):
     assert ended.succeeded == SessionSummary.objects.count() == 12
     assert {osvi_sandbox.closes(each) for each in outcomes(ended)} == {1}
     assert not ChatSession.objects.exclude(status="closed").exists()
+
+
+def test_it_is_away_when_osvi_has_said_that_nothing_is_open(chats, osvi_sandbox):
+    """Closed behind our back, and the table of attempts is gone when that is to be written."""
+    (session,) = chats(1)
+    osvi_sandbox.sessions[session.session_id].status = "closed"
+    osvi_sandbox.script(session.session_id, Status(409))
+    osvi_sandbox.script(None, TakenAway())
+    job = run_patiently(create_close_job([session], start=False))
+    session.refresh_from_db()
+    assert (job.status, job.succeeded, session.status) == ("completed", 1, "closed")
+    assert CloseAttempt.objects.filter(outcome="rejected").count() == 1
+
+
+class TakenAway(Fault):
+    """All is answered as it should be, and a table is away for a second."""
+
+    def play(self, exchange):
+        rename_elsewhere(ANSWERS[0], "away")
+        threading.Timer(1, rename_elsewhere, ["away", ANSWERS[0]]).start()
+        exchange.send(exchange.carry_out())
 
 
 def run_patiently(job):

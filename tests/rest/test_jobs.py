@@ -227,6 +227,9 @@ class TestResults:
         response = api.get(url, {"cursor": cursor})
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
+    def test_of_a_job_of_none_there_are_none(self, api, staff):
+        assert results_of(api, create_close_job([], requested_by=staff)) == []
+
     def test_a_page_has_an_end(self, api, staff):
         job = create_close_job([f"x{number}" for number in range(201)], requested_by=staff)
         assert len(results_of(api, job, page_size=1000)) == 200
@@ -238,8 +241,9 @@ class TestResults:
             job = create_close_job([*ids, ChatSessionFactory()], requested_by=staff)
             client = APIClient()
             client.force_authenticate(type(staff).objects.get())
-            # The request's own transaction (2), what the caller may (2), the job, and its rows.
-            with django_assert_num_queries(6):
+            # The request's own transaction (2), what the caller may (2), the job, the first and
+            # the last of its rows, and those of the page.
+            with django_assert_num_queries(8):
                 assert len(results_of(client, job)) == number + 1
 
 

@@ -1,0 +1,74 @@
+"""``manage.py osvi_work [--watch SECONDS]``: run the close jobs that nobody runs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import InterfaceError, OperationalError
+from django.utils.translation import gettext as _
+
+from osvi_django.management.progress import line_of
+from osvi_django.management.watching import (
+    STOPPED,
+    add_watch_argument,
+    stop_on_signals,
+    watch,
+)
+from osvi_django.models import CloseJob
+from osvi_django.services.jobs import due_jobs, run_close_job
+
+logger = logging.getLogger(__name__)
+
+
+class Command(BaseCommand):
+    """For cron without ``--watch``, for systemd or a container with it. Any number may run."""
+
+    help = _("Run the close jobs that wait, that were abandoned, or whose pause is over.")
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        add_watch_argument(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run all that are due and fail where one failed, or for ever."""
+        if options["watch"] is None:
+            self._work_once()
+        else:
+            watch(self, options["watch"], self._work, tell=self.stderr)
+
+    def _work_once(self) -> None:
+        with stop_on_signals(self.stderr) as stopped:
+            failed = self._work(stopped)
+        if stopped.is_set():
+            raise CommandError(_("Stopped: the next run goes on."), returncode=STOPPED)
+        if failed:
+            raise CommandError(_("%(failed)d failed: the log says how.") % {"failed": failed})
+
+    def _work(self, stopped: threading.Event) -> int:
+        """Run one job after the other; how many failed by an error of ours."""
+        failed: set[int] = set()
+        while not stopped.is_set() and (job := _next(failed)):
+            if not self._run(job, stopped):
+                failed.add(job.pk)
+        return len(failed)
+
+    def _run(self, job: CloseJob, stopped: threading.Event) -> bool:
+        try:
+            done = run_close_job(job.pk, stop=stopped)
+        except (OperationalError, InterfaceError):
+            raise  # all of them need the database
+        except Exception as error:  # one bad job must not stop the others
+            logger.exception("close job %s failed in this process", job.pk)
+            told = {"id": job.pk, "kind": type(error).__name__}
+            self.stderr.write(_("Close job %(id)s: failed (%(kind)s)") % told)
+            return False
+        self.stdout.write(line_of(done))
+        self.stdout.flush()  # who reads this through a pipe waits for it
+        return True
+
+
+def _next(failed: set[int]) -> CloseJob | None:
+    return next((job for job in due_jobs() if job.pk not in failed), None)

@@ -1,0 +1,101 @@
+"""Commands called in this process, and run in one of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from tests.mirroring import mirror
+
+MANAGE = Path(__file__).resolve().parents[2] / "manage.py"
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_told(settings):
+    """A job waits until a command runs it."""
+    settings.OSVI_EXECUTOR = None
+
+
+@pytest.fixture
+def chats(osvi_sandbox, db):
+    """Make so many sessions that are here and at the sandbox."""
+    return lambda number, **fields: [mirror(osvi_sandbox, **fields) for _number in range(number)]
+
+
+class Call:
+    """What a command said, and the code with which it would have exited."""
+
+    def __init__(self, *arguments, stderr=None, **options):
+        out, err, self.code, self.error = StringIO(), stderr or StringIO(), 0, ""
+        try:
+            call_command(*arguments, stdout=out, stderr=err, **options)
+        except CommandError as error:
+            self.code, self.error = error.returncode, str(error)
+        self.out, self.err = out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def call():
+    """Call a command in this process."""
+    return Call
+
+
+@pytest.fixture
+def manage(osvi_sandbox):
+    """Run a command in a process of its own, on the database of the test."""
+
+    @contextmanager
+    def _manage(*arguments, stderr=subprocess.PIPE, **environment):
+        with subprocess.Popen(
+            [sys.executable, MANAGE, *arguments],
+            env={
+                **os.environ,
+                "DATABASE_URL": database_url(),
+                "OSVI_BASE_URL": osvi_sandbox.url,
+                "OSVI_API_TOKEN": osvi_sandbox.token,
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.kill()
+
+    return _manage
+
+
+def kill_at_the_fifth_close(number):
+    """The latency of a sandbox to whose fifth close a signal comes."""
+    asked = []
+
+    def latency(_session):
+        asked.append(None)
+        if len(asked) == 5:
+            os.kill(os.getpid(), number)
+        return 0.1
+
+    return latency
+
+
+def database_url():
+    """The suite's database, for another process."""
+    where = connection.settings_dict
+    engine = where["ENGINE"].rpartition(".")[2]
+    if engine == "sqlite3":
+        return f"sqlite:///{where['NAME']}"
+    who = ":".join(quote(where[name]) for name in ("USER", "PASSWORD") if where[name])
+    port = f":{where['PORT']}" if where["PORT"] else ""
+    return f"{engine}://{who}@{where['HOST']}{port}/{where['NAME']}"

@@ -1,0 +1,431 @@
+"""``manage.py osvi_close``: what it selects, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from importlib import reload
+from io import StringIO
+
+import pytest
+from django.db import InterfaceError, OperationalError, connection, transaction
+from django.utils import timezone
+
+from osvi_django.exceptions import InsideTransaction
+from osvi_django.management import progress, watching
+from osvi_django.management.commands import osvi_close
+from osvi_django.models import ChatSession, CloseAttempt, CloseJob
+from osvi_django.services.jobs import cancel_close_job
+from osvi_django.signals import session_closed
+from osvi_django.testing import Drop, Status
+from osvi_django.testing.factories import (
+    ChatAgentFactory,
+    ChatSessionFactory,
+    ClosedSessionFactory,
+)
+from tests.commands.conftest import kill_at_the_fifth_close
+from tests.mirroring import SUMMARY
+
+pytestmark = pytest.mark.django_db
+
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture
+def selected(call):
+    """The ids that a dry run with these arguments shows."""
+
+    def _selected(*arguments):
+        said = call("osvi_close", *arguments, "--dry-run")
+        assert (said.code, said.err) == (0, ""), said.error
+        return set(re.findall(r"^'(\S+)'  ", said.out, re.MULTILINE))
+
+    return _selected
+
+
+@pytest.fixture
+def untouched(osvi_sandbox):
+    """Nothing may be sent or written."""
+    yield
+    assert osvi_sandbox.requests == []
+    assert not CloseJob.objects.exists()
+    assert not CloseAttempt.objects.exists()
+
+
+class TestClosing:
+    def test_by_ids(self, call, chats, osvi_sandbox):
+        one, other, _third = chats(3)
+        said = call("osvi_close", one.session_id, other.session_id, "--note", "Spring cleaning")
+        job = CloseJob.objects.get()
+        assert (said.code, said.error, said.err) == (0, "", "")
+        assert said.out == (
+            f"Close job {job.pk}: queued, 0 of 2 done: 0 closed, 0 failed, 0 unconfirmed, "
+            "0 cancelled\n"
+            f"Close job {job.pk}: completed, 2 of 2 done: 2 closed, 0 failed, 0 unconfirmed, "
+            "0 cancelled\n"
+            "        2  closed\n"
+        )
+        assert (job.door, job.note, job.requested_by) == ("command", "Spring cleaning", None)
+        assert ChatSession.objects.filter(status="closed").count() == 2
+        assert SUMMARY not in said.out
+
+    def test_by_a_filter(self, call, chats):
+        chats(2, customer_id="+49")
+        chats(1)
+        assert call("osvi_close", "--customer", "+49").code == 0
+        assert ChatSession.objects.filter(status="closed").count() == 2
+
+    def test_nobody_else_is_told_of_it(self, call, chats, settings):
+        settings.OSVI_EXECUTOR = f"{__name__}.not_this_one"
+        assert call("osvi_close", *[chat.session_id for chat in chats(1)]).code == 0
+
+    def test_what_is_not_closed_is_said_with_its_reason(self, call, chats, osvi_sandbox):
+        refused, lost, closed = chats(3)
+        osvi_sandbox.script(refused.session_id, Status(403, errors=["Not yours."]))
+        osvi_sandbox.script(lost.session_id, Drop())
+        ids = [refused.session_id, lost.session_id, closed.session_id, "two\nlines"]
+        said = call("osvi_close", *ids, ClosedSessionFactory().session_id)
+        assert (said.code, said.error) == (1, "Not closed: 3 of 5.")
+        assert "completed_with_errors, 5 of 5 done: 2 closed, 2 failed, 1 unconfirmed" in said.out
+        for number, outcome in (
+            *((1, "closed"), (1, "closed already"), (1, "refused by OSVI")),
+            *((1, "unconfirmed"), (1, "not known here")),
+        ):
+            assert f"{number:>9}  {outcome}\n" in said.out
+        assert (
+            f"'{refused.session_id}': refused by OSVI. OSVI refused to close this session, so it "
+            "is as it was. OSVI said: “Not yours.”\n"
+        ) in said.out
+        assert f"'{lost.session_id}': unconfirmed. OSVI may have closed" in said.out
+        assert r"'two\nlines': not known here. There is no such chat session here." in said.out
+        assert f"'{closed.session_id}'" not in said.out
+
+    def test_of_many_failures_twenty_are_said(self, call, osvi_sandbox):
+        said = call("osvi_close", *[f"unknown-{number}" for number in range(25)])
+        assert said.code == 1
+        assert re.findall(r"^'unknown-(\d+)'", said.out, re.MULTILINE) == [
+            str(number) for number in range(20)
+        ]
+        assert said.out.endswith("and 5 more\n")
+
+    def test_nothing_selected_is_said(self, call, untouched):
+        ClosedSessionFactory(customer_id="+49")
+        said = call("osvi_close", "--customer", "+49")
+        assert (said.code, said.out) == (0, "No chat session is selected.\n")
+
+    def test_osvi_in_trouble_leaves_a_job_that_waits(self, call, chats, osvi_sandbox):
+        chats(3)
+        osvi_sandbox.token = "another"
+        said = call("osvi_close", "--status", "active")
+        job = CloseJob.objects.get()
+        assert (said.code, job.status) == (75, "paused")
+        assert said.error.startswith(
+            f"Paused: close job {job.pk} waits, and osvi_work goes on with it. "
+            "OSVI refused this site's API token"
+        )
+        assert "        3  waiting\n" in said.out
+
+    @pytest.mark.parametrize("error", [OperationalError, InterfaceError])
+    def test_so_does_a_database_that_is_away(self, call, chats, monkeypatch, error):
+        chats(1)
+
+        def run(*_args, **_kwargs):
+            raise error("gone")
+
+        monkeypatch.setattr(osvi_close, "run_close_job", run)
+        said = call("osvi_close", "--status", "active")
+        job = CloseJob.objects.get()
+        assert (said.code, job.status) == (75, "queued")
+        assert said.error == (
+            f"The database is away ({error.__name__}): osvi_work goes on with close job {job.pk}."
+        )
+
+    def test_one_that_somebody_cancels_is_not_all_closed(self, call, chats, settings):
+        settings.OSVI["default"]["CONCURRENCY"] = 1
+        chats(20)
+
+        def cancel(**_named):
+            cancel_close_job(CloseJob.objects.get())
+
+        session_closed.connect(cancel)
+        try:
+            said = call("osvi_close", "--status", "active")
+        finally:
+            session_closed.disconnect(cancel)
+        assert said.code == 1
+        assert re.search(r"cancelled, \d+ of 20 done", said.out)
+        assert said.error.startswith("Not closed: ")
+
+    @pytest.mark.django_db(transaction=True)
+    def test_inside_a_transaction_no_job_is_made(self, call, chats, untouched):
+        chats(1)
+        with transaction.atomic(), pytest.raises(InsideTransaction):
+            call("osvi_close", "--status", "active")
+
+    def test_in_a_thread_no_signal_is_caught(self, call, transactional_db, chats):
+        chats(1)
+        calls = []
+        thread = threading.Thread(target=in_a_thread, args=(call, calls))
+        thread.start()
+        thread.join()
+        assert [said.code for said in calls] == [0]
+
+
+def in_a_thread(call, calls):
+    try:
+        calls.append(call("osvi_close", "--status", "active"))
+    finally:
+        connection.close()
+
+
+def not_this_one(job_id):
+    raise AssertionError("the command runs its jobs itself")
+
+
+class TestSelecting:
+    def test_by_default_those_that_are_open(self, selected):
+        sessions = {
+            status: ChatSessionFactory(status=status, customer_id="+49").session_id
+            for status in ChatSession.Status.values
+        }
+        assert selected("--customer", "+49") == {sessions["active"], sessions["dormant"]}
+        assert selected("--status", "dormant") == {sessions["dormant"]}
+        wanted = {sessions["closed"], sessions["closing"], sessions["unconfirmed"]}
+        assert selected("--status", "closed", "closing", "--status", "unconfirmed") == wanted
+
+    def test_by_agent(self, selected):
+        session = ChatSessionFactory(agent=ChatAgentFactory(uuid="agent_x"))
+        ChatSessionFactory()
+        assert selected("--agent", "agent_x") == {session.session_id}
+        assert selected("--agent", "agent_x", "--status", "dormant") == set()
+
+    @pytest.mark.parametrize("wanted", ["kunde", "kunde ", "Kunde"])
+    def test_look_alikes_stay_open(self, selected, wanted):
+        sessions = {}
+        for number, alike in enumerate(("kunde", "Kunde", "künde", "kunde ")):
+            agent = ChatAgentFactory(uuid=alike, account=f"account {number}")
+            session = ChatSessionFactory(customer_id=alike, agent=agent)
+            sessions[alike] = session.session_id
+        for name in ("--agent", "--customer"):
+            assert selected(name, wanted) == {sessions[wanted]}
+
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [("30s", 30), ("90m", 5_400), ("12h", 43_200), ("7d", 604_800), ("2w", 1_209_600)],
+    )
+    def test_by_how_long_nothing_has_changed(self, selected, text, seconds):
+        longer, shorter = (ChatSessionFactory(started_at=timezone.now()) for _number in range(2))
+        for session, ago in ((longer, seconds + 10), (shorter, seconds - 10)):
+            then = timezone.now() - timedelta(seconds=ago)
+            ChatSession.objects.filter(pk=session.pk).update(updated_at=then)
+        assert selected("--idle-for", text) == {longer.session_id}
+
+    @pytest.mark.parametrize(
+        ("text", "ago"),
+        [
+            ("2026-01-31", -timedelta(hours=1)),
+            ("2026-01-31T00:00", -timedelta(hours=1)),
+            ("2026-01-31T00:00+01:00", -timedelta(hours=1)),
+            ("2026-01-31T00:00:00Z", timedelta(0)),
+            ("2026-01-30 18:00:00-06:00", timedelta(0)),
+        ],
+    )
+    def test_by_when_it_began_here_or_elsewhere(self, selected, settings, text, ago):
+        settings.TIME_ZONE = "Europe/Berlin"  # an hour ahead of UTC in January
+        moment = datetime(2026, 1, 31, tzinfo=UTC) + ago
+        ChatSessionFactory(started_at=moment)
+        before = ChatSessionFactory(started_at=moment - timedelta(seconds=1))
+        assert selected("--started-before", text) == {before.session_id}
+
+    def test_all_of_it_must_be_so(self, selected):
+        old = {"started_at": datetime(2026, 1, 1, tzinfo=UTC)}
+        wanted = ChatSessionFactory(customer_id="+49", **old)
+        ChatSessionFactory(**old)
+        ChatSessionFactory(customer_id="+49")
+        assert selected("--customer", "+49", "--started-before", "2026-02-01") == {
+            wanted.session_id
+        }
+
+
+@pytest.mark.usefixtures("untouched")
+class TestDryRun:
+    def test_it_says_how_many_and_shows_the_first(self, call, chats):
+        sessions = chats(12, customer_id="+49")
+        said = call("osvi_close", "--customer", "+49", "--dry-run", "--note", "x")
+        first, *lines = said.out.splitlines()
+        assert said.code == 0
+        assert first == (
+            "Selected: 12. Would be closed: 12. Closed already: 0. Not known here: 0. "
+            "Nothing was sent or written."
+        )
+        assert len(lines) == 10
+        newest = sessions[-1]
+        began = newest.started_at.isoformat(timespec="seconds")
+        assert lines[0] == (f"'{newest.session_id}'  active  {began}  '{newest.agent.uuid}'  '+49'")
+
+    def test_by_ids(self, call):
+        known, closed = ChatSessionFactory().session_id, ClosedSessionFactory().session_id
+        said = call("osvi_close", known, closed, "no\nbody", known, "--dry-run")
+        first, *lines = said.out.splitlines()
+        assert first.startswith(
+            "Selected: 3. Would be closed: 1. Closed already: 1. Not known here: 1. "
+        )
+        assert [line.split("  ")[:2] for line in lines] == [
+            [f"'{known}'", "active"],
+            [f"'{closed}'", "closed"],
+            [r"'no\nbody'", "not known here"],
+        ]
+
+    def test_it_costs_the_same_for_many(self, call, django_assert_num_queries):
+        for number in (1, 30):
+            ChatSessionFactory.create_batch(number, customer_id="+49")
+            with django_assert_num_queries(3):
+                call("osvi_close", "--customer", "+49", "--dry-run")
+
+
+@pytest.mark.usefixtures("untouched")
+class TestWrongArguments:
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [
+            ((), "ids or at least one filter"),
+            (("--dry-run",), "ids or at least one filter"),
+            (("--note", "x"), "ids or at least one filter"),
+            (("x", "--customer", "y"), "not both"),
+            (("x", "--status", "active", "--dry-run"), "not both"),
+            (("x" * 256,), "ID is not an id"),
+            (("x", ""), "ID is not an id"),
+            (("a\udcff",), "ID is not an id"),
+            (("", "--dry-run"), "ID is not an id"),
+            (("--customer", ""), "customer_id is not an id"),
+            (("--agent", ""), "agent_uuid is not an id"),
+            (("--agent", "x" * 256), "agent_uuid is not an id"),
+            (("x", "--note", "x" * 1001), "note"),
+            *(
+                (("--idle-for", text), "--idle-for takes")
+                for text in ("", "7", "d", "0d", "7 d", "1.5h", "7D", "7d12h", "1y", "７d")  # noqa: RUF001
+            ),
+            (("--idle-for", "999999999w"), "--idle-for takes"),
+            (("--idle-for", "999999d"), "--idle-for takes"),
+            *(
+                (("--started-before", text), "--started-before takes")
+                for text in ("", "yesterday", "2026-13-01", "2026-01-32T00:00", "12:00", "5\x00")
+            ),
+            (("--started-before", "9999-12-31T23:59:59-10:00"), "--started-before takes"),
+            (("--started-before", "0001-01-01T00:00Z"), "started_before is too far away"),
+        ],
+    )
+    def test_they_are_named(self, call, arguments, told):
+        ChatSessionFactory(session_id="x")
+        said = call("osvi_close", *arguments)
+        assert (said.code, said.out) == (2, "")
+        assert told in said.error
+
+    def test_a_status_that_there_is_not(self, call):
+        assert "invalid choice: 'open'" in call("osvi_close", "--status", "open").error
+
+
+class Terminal(StringIO):
+    """What a terminal is to a command."""
+
+    def isatty(self):
+        return True
+
+
+class TestProgress:
+    @pytest.fixture(autouse=True)
+    def one_at_a_time(self, chats, settings, monkeypatch):
+        settings.OSVI["default"]["CONCURRENCY"] = 1
+        monkeypatch.setenv("NO_COLOR", "1")
+        chats(3)
+
+    def test_a_bar_at_a_terminal(self, call):
+        said = call("osvi_close", "--status", "active", stderr=Terminal())
+        assert said.code == 0
+        assert re.search(r"100%\|.*3/3 .*failed=0, unconfirmed=0\]\n", said.err)
+        assert "Close job" not in said.err
+
+    def test_lines_elsewhere(self, call, monkeypatch):
+        monkeypatch.setattr(progress, "EVERY", 0)
+        said = call("osvi_close", "--status", "active")
+        job = CloseJob.objects.get()
+        assert re.match(rf"Close job {job.pk}: running, \d of 3 done: ", said.err)
+        assert f"Close job {job.pk}: running, 3 of 3 done: 3 closed, 0 failed" in said.err
+
+    def test_not_too_many_lines(self, call):
+        assert call("osvi_close", "--status", "active").err == ""
+
+    def test_lines_where_tqdm_is_not_installed(self, call, monkeypatch):
+        monkeypatch.setattr(progress, "EVERY", 0)
+        monkeypatch.setattr(progress, "tqdm", None)
+        said = call("osvi_close", "--status", "active", stderr=Terminal())
+        assert "3 of 3 done" in said.err
+
+    def test_tqdm_is_no_requirement(self, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "tqdm", None)
+            assert reload(progress).tqdm is None
+        assert reload(progress).tqdm is not None
+
+
+class TestSignals:
+    @pytest.fixture(autouse=True)
+    def handlers_stay(self):
+        before = [signal.getsignal(number) for number in HANDLED]
+        yield
+        assert [signal.getsignal(number) for number in HANDLED] == before
+
+    @pytest.mark.parametrize("number", HANDLED)
+    def test_the_first_one_stops_gently(self, call, chats, osvi_sandbox, settings, number):
+        settings.OSVI["default"]["CONCURRENCY"] = 2
+        osvi_sandbox.latency = kill_at_the_fifth_close(number)
+        chats(50)
+        said = call("osvi_close", "--status", "active")
+        job = CloseJob.objects.get()
+        assert (said.code, said.error) == (
+            130,
+            f"Stopped: close job {job.pk} waits, and osvi_work goes on with it.",
+        )
+        assert said.err.startswith("Stopping: what is under way is brought home.")
+        assert 0 < job.succeeded == closed_at(osvi_sandbox) < 50
+        assert not ChatSession.objects.filter(status__in=("closing", "unconfirmed")).exists()
+
+    def test_a_second_ctrl_c_kills(self, call, chats, monkeypatch):
+        chats(1)
+        killed = []
+        monkeypatch.setattr(watching.signal, "raise_signal", killed.append)
+
+        def run(job_id, *, stop, **_kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.wait(5)
+            os.kill(os.getpid(), signal.SIGTERM)  # a supervisor may say it twice
+            assert killed == []
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+            return CloseJob.objects.get(pk=job_id)
+
+        monkeypatch.setattr(osvi_close, "run_close_job", run)
+        said = call("osvi_close", "--status", "active")
+        assert (said.code, killed) == (130, [signal.SIGINT])
+        assert said.err == "Stopping: what is under way is brought home. Another Ctrl-C kills.\n"
+
+    def test_one_that_comes_after_all_is_done_changes_nothing(self, call, chats, monkeypatch):
+        chats(1)
+        run_close_job = osvi_close.run_close_job
+
+        def run(*args, stop, **named):
+            done = run_close_job(*args, stop=stop, **named)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.wait(5)
+            return done
+
+        monkeypatch.setattr(osvi_close, "run_close_job", run)
+        assert call("osvi_close", "--status", "active").code == 0
+
+
+def closed_at(osvi_sandbox):
+    return sum(chat.status == "closed" for chat in osvi_sandbox.sessions.values())

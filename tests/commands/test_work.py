@@ -1,0 +1,185 @@
+"""``manage.py osvi_work``: goes on with whatever nobody runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from datetime import timedelta
+
+import pytest
+from django.db import DataError, OperationalError
+from django.utils import timezone
+
+from osvi_django.management.commands import osvi_work
+from osvi_django.models import CloseJob
+from osvi_django.services.jobs import create_close_job, due_jobs, run_close_job
+from osvi_django.services.steps import DatabaseNow
+from osvi_django.testing import Status
+from tests.commands.conftest import kill_at_the_fifth_close
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def job_of(chats):
+    """Make a job of so many sessions."""
+    return lambda number=1, **fields: create_close_job(chats(number), start=False, **fields)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Have the command run jobs like this; what it was given."""
+
+    def _runs(run):
+        seen = []
+        real = osvi_work.run_close_job
+
+        def run_close_job(job_id, **named):
+            seen.append(job_id)
+            return run(job_id, **named) or real(job_id, **named)
+
+        monkeypatch.setattr(osvi_work, "run_close_job", run_close_job)
+        return seen
+
+    return _runs
+
+
+class TestOnce:
+    def test_it_runs_all_that_are_due_and_says_a_line_for_each(self, call, job_of, osvi_sandbox):
+        waits, abandoned, rested, paused, draft = (
+            job_of(2),
+            job_of(),
+            job_of(),
+            job_of(),
+            job_of(draft=True),
+        )
+        long_ago, later = timezone.now() - timedelta(hours=1), timezone.now() + timedelta(hours=1)
+        silent = {"seen_at": DatabaseNow() - timedelta(hours=1)}
+        for job, fields in (
+            (abandoned, {"status": "running", **silent}),
+            (rested, {"status": "paused", "resume_at": long_ago, **silent}),
+            (paused, {"status": "paused", "resume_at": later, **silent}),
+        ):
+            CloseJob.objects.filter(pk=job.pk).update(**fields)
+        osvi_sandbox.script(rested.items.get().asked_id, Status(403))
+        said = call("osvi_work")
+        assert (said.code, said.err) == (0, "")
+        done = "closed, 0 failed, 0 unconfirmed, 0 cancelled"
+        assert said.out == (
+            f"Close job {waits.pk}: completed, 2 of 2 done: 2 {done}\n"
+            f"Close job {abandoned.pk}: completed, 1 of 1 done: 1 {done}\n"
+            f"Close job {rested.pk}: completed_with_errors, 1 of 1 done: 0 closed, 1 failed, "
+            "0 unconfirmed, 0 cancelled\n"
+        )
+        draft.refresh_from_db()
+        assert draft.status == "draft"
+        assert call("osvi_work").out == ""
+
+    def test_what_comes_meanwhile_is_run_as_well(self, call, job_of, runs):
+        first = job_of()
+        seen = runs(lambda job_id, **_named: job_id == first.pk and job_of() and None)
+        assert call("osvi_work").code == 0
+        assert len(seen) == 2
+
+    def test_what_osvi_is_in_trouble_over_waits(self, call, job_of, osvi_sandbox):
+        osvi_sandbox.token = "another"
+        job = job_of()
+        said = call("osvi_work")
+        assert said.code == 0
+        assert f"Close job {job.pk}: paused, 0 of 1 done" in said.out
+
+    @pytest.mark.parametrize("error", [ValueError, DataError])
+    def test_one_bad_job_does_not_stop_the_others(self, call, job_of, runs, caplog, error):
+        bad, good = job_of(), job_of()
+
+        def run(job_id, **_named):
+            if job_id == bad.pk:
+                raise error("a customer's words")
+
+        seen = runs(run)
+        said = call("osvi_work")
+        assert (said.code, said.error) == (1, "1 failed: the log says how.")
+        assert said.err == f"Close job {bad.pk}: failed ({error.__name__})\n"
+        assert f"Close job {good.pk}: completed" in said.out
+        assert seen == [bad.pk, good.pk]
+        assert f"close job {bad.pk} failed" in caplog.text
+
+    def test_without_the_database_it_ends(self, call, job_of, runs):
+        def run(*_args, **_named):
+            raise OperationalError("gone")
+
+        job_of()
+        runs(run)
+        with pytest.raises(OperationalError):
+            call("osvi_work")
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_it_is_stopped_gently(self, call, job_of, osvi_sandbox, settings, number):
+        settings.OSVI["default"]["CONCURRENCY"] = 1
+        osvi_sandbox.latency = kill_at_the_fifth_close(number)
+        job, other = job_of(50), job_of()
+        before = signal.getsignal(number)
+        said = call("osvi_work")
+        assert (said.code, said.error) == (130, "Stopped: the next run goes on.")
+        assert signal.getsignal(number) == before
+        job.refresh_from_db()
+        assert 0 < job.succeeded < 50
+        assert not job.items.filter(outcome="closing").exists()
+        osvi_sandbox.latency = 0
+        assert call("osvi_work").out.count(": completed, ") == 2
+        other.refresh_from_db()
+        assert other.is_finished
+
+
+@pytest.mark.django_db(transaction=True)
+class TestWatch:
+    def test_again_and_again_until_it_is_stopped(self, call, job_of, monkeypatch):
+        job, looks = job_of(), []
+
+        def look():
+            looks.append(None)
+            if len(looks) == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return due_jobs()
+
+        monkeypatch.setattr(osvi_work, "due_jobs", look)
+        said = call("osvi_work", watch=0.05)
+        assert said.code == 0
+        assert said.err == "Stopping: what is under way is brought home. Another Ctrl-C kills.\n"
+        assert said.out.startswith(f"Close job {job.pk}: completed")
+        assert len(looks) >= 4
+
+    def test_it_outlives_a_database_that_is_away(self, call, job_of, runs):
+        job, errors = job_of(), [OperationalError("gone"), OperationalError("still gone")]
+
+        def run(*args, **named):
+            if errors:
+                raise errors.pop()
+            done = run_close_job(*args, **named)
+            os.kill(os.getpid(), signal.SIGINT)
+            return done
+
+        runs(run)
+        said = call("osvi_work", watch=0.05)
+        assert said.code == 0
+        assert said.err.startswith("The database is away: OperationalError\n" * 2)
+        assert f"Close job {job.pk}: completed" in said.out
+
+    def test_one_that_failed_is_tried_again_next_time(self, call, job_of, runs):
+        job, errors = job_of(), [ValueError("bug")]
+
+        def run(*args, **named):
+            if errors:
+                raise errors.pop()
+            done = run_close_job(*args, **named)
+            os.kill(os.getpid(), signal.SIGINT)
+            return done
+
+        assert runs(run) == []
+        said = call("osvi_work", watch=0.05)
+        assert said.err.startswith(f"Close job {job.pk}: failed (ValueError)\n")
+        assert f"Close job {job.pk}: completed" in said.out
+
+    @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 86_401])
+    def test_it_wants_seconds(self, call, seconds):
+        assert "above 0" in call("osvi_work", watch=seconds).error
