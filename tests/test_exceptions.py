@@ -27,6 +27,9 @@ from osvi_django.exceptions import (
     OSVIThrottled,
     OSVIUnauthorized,
     OSVIUnreachable,
+    WrongMode,
+    describe,
+    not_a_close,
 )
 
 ALL = [
@@ -180,3 +183,27 @@ def test_nor_are_a_field_and_a_problem():
 def test_what_is_not_known_is_none(kind):
     error = kind()
     assert (error.status, error.reason, error.retry_after) == (None, "", None)
+
+
+def test_what_went_wrong_is_described_by_its_code():
+    assert describe("") == describe("nobody's") == ""
+    assert describe("rejected", "No") == str(OSVIRejected(reason="No"))
+    assert describe("rejected", is_close=False) == str(OSVIRejected.elsewhere)
+    assert describe("wrong_mode", is_close=False) == str(WrongMode.message)
+    for is_close in (True, False):
+        assert describe("not_configured", is_close=is_close).startswith("OSVI is not set up")
+
+
+@pytest.mark.parametrize("kind", [each for each in TREE if each.elsewhere])
+def test_where_nothing_was_to_be_closed_it_is_not_spoken_of(kind):
+    with pytest.raises(kind) as caught, not_a_close():
+        raise kind
+    assert str(caught.value) == str(kind.elsewhere)
+    assert "clos" not in str(caught.value)
+    with pytest.raises(kind, match=r"^Something else"), not_a_close():
+        raise kind("Something else.")
+
+
+def test_what_says_nothing_of_a_close_is_said_everywhere():
+    with pytest.raises(WrongMode, match="take over first"), not_a_close():
+        raise WrongMode

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError
@@ -17,6 +16,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
 
 from osvi_django.exceptions import InvalidInput, describe
+from osvi_django.management.periods import read_period
 from osvi_django.management.progress import line_of, progress, summary_of
 from osvi_django.management.watching import STOPPED, stop_on_signals
 from osvi_django.models import ChatSession, CloseJob
@@ -31,8 +31,6 @@ LATER: Final = 75  # EX_TEMPFAIL of sysexits.h
 # Of the sessions that a dry run selects.
 MOST_SHOWN: Final = 10
 
-_PERIOD: Final = re.compile(r"([1-9]\d{0,8})([smhdw])", re.ASCII)
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _FILTERS: Final = ("status", "agent", "customer", "idle_for", "started_before")
 
 Chosen = list[str] | QuerySet[ChatSession]
@@ -155,10 +153,9 @@ def _selected(
 
 def _so_long_ago(period: str) -> datetime:
     """The moment that long before now."""
-    found = _PERIOD.fullmatch(period)
     try:
-        if found:
-            return timezone.now() - timedelta(**{_UNITS[found[2]]: int(found[1])})
+        if found := read_period(period):
+            return timezone.now() - found
     except OverflowError:
         pass  # nobody has chatted for so long
     raise _wrong(_("--idle-for takes a time such as 30s, 90m, 12h, 7d or 2w, above zero."))

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import re
-import signal
-import threading
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
@@ -18,18 +13,14 @@ from django.utils.translation import gettext as _
 
 from osvi_django.conf import DEFAULT_ACCOUNT
 from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, describe
+from osvi_django.management.periods import read_period
+from osvi_django.management.progress import EVERY
+from osvi_django.management.watching import STOPPED, stop_on_signals
 from osvi_django.services.mirroring import sync_customer
 from osvi_django.services.syncing import SyncProgress, sync_open
 
 SOME_FAILED: Final = 1
 WRONG_ARGUMENTS: Final = 2
-# What a shell reports of a program that Ctrl-C has ended.
-STOPPED: Final = 130
-# How often to say how far it has come.
-EVERY: Final = 10.0  # seconds
-
-_PERIOD: Final = re.compile(r"([1-9]\d{0,8})([smhdw])", re.ASCII)
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class Command(BaseCommand):
@@ -96,7 +87,7 @@ class Command(BaseCommand):
 
     def _sync_open(self, older_than: str | None) -> None:
         period = None if older_than is None else _period(older_than)
-        with _stopped_by_signals() as stopped:
+        with stop_on_signals(self.stderr) as stopped:
             try:
                 progress = sync_open(
                     older_than=period, stop=stopped, on_progress=_Lines(self.stderr)
@@ -126,22 +117,6 @@ class _Lines:
             self.next_at = time.monotonic() + EVERY
 
 
-@contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; afterwards they do what they did before."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_args: stopped.set()) for number in numbers]
-    try:
-        yield stopped
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
 def _line(progress: SyncProgress) -> str:
     return _(
         "%(looked_up)d of %(total)d customers looked up, %(failed)d failed, %(left)d left; "
@@ -156,12 +131,8 @@ def _line(progress: SyncProgress) -> str:
 
 
 def _period(text: str) -> timedelta:
-    found = _PERIOD.fullmatch(text)
-    try:
-        if found:
-            return timedelta(**{_UNITS[found[2]]: int(found[1])})
-    except OverflowError:
-        pass  # nobody has chatted for so long
+    if found := read_period(text):
+        return found
     raise _wrong(_("--older-than takes a time such as 30s, 90m, 12h, 7d or 2w, above zero."))
 
 
