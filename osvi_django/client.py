@@ -21,7 +21,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from http.client import HTTPException, HTTPResponse
@@ -80,6 +80,7 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY: Final = 2_000_000  # bytes, decoded
 MAX_RETRY_AFTER: Final = 21_600  # seconds: urllib3 believes no more either
+MAX_DEPTH: Final = 20  # levels of what is sent along with a start
 _CHUNK: Final = 65_536  # bytes
 _ACTIVE_PATH: Final = "/v1/chat/session/active?"
 _QUERY = re.compile(r"\?\S*")
@@ -411,7 +412,17 @@ def _json_object(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError):
         problem = f"{name} has something that JSON does not: use texts, numbers, lists and such."
         raise InvalidInput(problem, field=name) from None
+    if _is_deep(plain, MAX_DEPTH):
+        raise InvalidInput(f"{name} is nested deeper than {MAX_DEPTH} levels.", field=name)
     return plain
+
+
+def _is_deep(value: object, levels: int) -> bool:
+    """Whether it is nested deeper: whoever encodes it later may have less room on its stack."""
+    inner = value.values() if isinstance(value, dict) else value
+    if not isinstance(inner, Iterable) or isinstance(inner, str):
+        return False
+    return levels == 0 or any(_is_deep(each, levels - 1) for each in inner)
 
 
 def _texts(name: str, values: Sequence[str]) -> list[str]:

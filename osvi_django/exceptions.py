@@ -251,14 +251,21 @@ class OSVINotConfigured(ImproperlyConfigured):
         return sentence % {"problem": super().__str__()}
 
 
+_NOTHING_CHANGED: Final = _(
+    "OSVI did not answer in a way that can be used, and nothing was changed there. "
+    "Try again in a moment."
+)
+
+
 @contextmanager
-def not_a_close() -> Iterator[None]:
-    """Around calls that close nothing: errors say so."""
+def not_a_close(*, asks_only: bool = False) -> Iterator[None]:
+    """Around calls that close nothing: errors say so. ``asks_only``: they change nothing either."""
     try:
         yield
     except OSVIError as error:
         if not any(error.args):
-            error.args = (error.elsewhere,)
+            is_in_doubt = isinstance(error, OSVINoAnswer | OSVIBadAnswer)
+            error.args = (_NOTHING_CHANGED if asks_only and is_in_doubt else error.elsewhere,)
         raise
 
 

@@ -6,7 +6,7 @@ by customer, handed over by the host's own chat code, or closed by their ids.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -20,7 +20,14 @@ from django.utils.translation import gettext as _
 from osvi_django.answers import RemoteSession, read_session, storable
 from osvi_django.client import OSVIClient
 from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, account_aliases
-from osvi_django.exceptions import InvalidInput, OSVIBadAnswer, OSVINotConfigured, not_a_close
+from osvi_django.exceptions import (
+    InvalidInput,
+    OSVIBadAnswer,
+    OSVIError,
+    OSVINotConfigured,
+    OSVIRejected,
+    not_a_close,
+)
 from osvi_django.models import ID_MAX_LENGTH, ChatAgent, ChatSession
 from osvi_django.services import steps
 from osvi_django.services.permissions import require_operate
@@ -28,6 +35,9 @@ from osvi_django.services.steps import Closed, Status, User
 from osvi_django.transactions import refuse_inside_transaction
 
 _Row = TypeVar("_Row", bound=Model)
+# What OSVI answers where a session is closed; it does not document which.
+_CONFLICT = 409
+_VALIDATION_FAILED = 422
 
 # OSVI's clock is trusted so far ahead of ours: a date in the far future would outlast all news.
 _AHEAD: Final = timedelta(hours=1)
@@ -123,21 +133,40 @@ def sync_customer(
 ) -> list[ChatSession]:
     """Mirror all that a customer has open at OSVI, and return it, with what is dormant.
 
-    Of an active session that OSVI does not list any more, nobody says whether it is closed or
-    dormant. It is closed here where OSVI lists a later one of the same agent, which has at most one
-    for a customer; else it becomes dormant, and closing it brings whatever summary there still is.
-    Raises as ``start_session``.
+    An active session that OSVI does not list any more is closed here, without a summary, where OSVI
+    lists a later one of the same agent or refuses to pause it. Else it has only gone quiet, is
+    dormant here too, and closing it brings its summary. Raises as ``start_session``.
     """
-    with not_a_close():
+    with not_a_close(asks_only=True):
         refuse_inside_transaction(router.db_for_write(ChatSession))
         require_operate(requested_by)
         _require_id("customer_id", customer_id)
         client = OSVIClient.for_account(account)
         asked_at = timezone.now()
         remotes = client.active_sessions(customer_id)
-    store_active(customer_id, remotes, account=account, asked_at=asked_at)
+    closed = find_closed(client, customer_id, remotes, account=account, asked_at=asked_at)
+    store_active(customer_id, remotes, account=account, asked_at=asked_at, closed=closed)
     ours = _of_customer(customer_id, account).filter(status__in=ChatSession.OPEN)
     return list(ours.order_by("-started_at", "-id"))
+
+
+def find_closed(
+    client: OSVIClient,
+    customer_id: str,
+    remotes: Mapping[str, RemoteSession],
+    *,
+    account: str,
+    asked_at: datetime,
+) -> set[int]:
+    """The keys of those that OSVI did not list because they are closed; OSVI is asked about each.
+
+    The other arguments are ``store_active``'s.
+    """
+    listed = [remote.session_id for remote in remotes.values()]
+    # Of one customer an agent has one active session at the most: of these it is known.
+    gone = _active(customer_id, account, asked_at).exclude(session_id__in=listed)
+    quiet = gone.exclude(agent__uuid__in=list(remotes))
+    return {session.pk for session in quiet if _is_closed(client, session)}
 
 
 def store_active(
@@ -146,23 +175,46 @@ def store_active(
     *,
     account: str,
     asked_at: datetime,
+    closed: Collection[int] = (),
 ) -> None:
     """Mirror what OSVI listed of a customer, by agents' UUIDs, when it was asked at ``asked_at``.
 
-    Raises ``OSVIBadAnswer`` where one of these cannot be a session.
+    ``closed`` are the keys of those that it said are closed. Raises ``OSVIBadAnswer`` where one of
+    what it listed cannot be a session.
     """
     found = [
         _mirror_told(remote, account=account, agent_uuid=agent_uuid)
         for agent_uuid, remote in remotes.items()
     ]
-    ours = _of_customer(customer_id, account).exclude(status=Status.CLOSED)
-    # What has changed since OSVI was asked is newer than its answer.
-    gone = ours.filter(status=Status.ACTIVE, updated_at__lt=asked_at)
-    gone = gone.exclude(pk__in=[session.pk for session in found])
-    followed = gone.filter(agent__in={session.agent_id for session in found})
-    _close_behind(list(followed))
+    gone = _active(customer_id, account, asked_at).exclude(pk__in=[each.pk for each in found])
+    followed = Q(agent__in={session.agent_id for session in found})
+    _close_behind(list(gone.filter(followed | Q(pk__in=closed))))
     gone.update(status=Status.DORMANT, updated_at=timezone.now())
+    ours = _of_customer(customer_id, account).exclude(status=Status.CLOSED)
     ours.update(synced_at=asked_at)
+
+
+def _active(customer_id: str, account: str, asked_at: datetime) -> QuerySet[ChatSession]:
+    """Those that are active here, but for what has changed since OSVI was asked."""
+    ours = _of_customer(customer_id, account)
+    return ours.filter(status=Status.ACTIVE, updated_at__lt=asked_at)
+
+
+def _is_closed(client: OSVIClient, session: ChatSession) -> bool:
+    """Whether a session that OSVI does not list is closed, and not only quiet.
+
+    Pausing is the one call that changes nothing of a quiet session, and that a closed one refuses.
+    """
+    if not session.agent.uuid:
+        return False
+    try:
+        client.pause_legacy_session(session.session_id, agent_uuid=session.agent.uuid)
+    except OSVIRejected as error:
+        # A 404 may mean a mistaken agent, or that the legacy calls are gone.
+        return error.status in {_CONFLICT, _VALIDATION_FAILED}
+    except (OSVIError, OSVINotConfigured):
+        return False
+    return False
 
 
 def move_to_agent(session: ChatSession, *, agent_uuid: str, account: str) -> None:

@@ -67,8 +67,10 @@ class _Act:
     kind: Kind
     send: Callable[[OSVIClient, ChatSession, str], Answer]
     read: Callable[[Answer, ChatSession], tuple[str | None, dict[str, Any]]]
+    field: str = "message"
     needs_text: bool = True
     needs_support: bool = False
+    needs_customer: bool = False
 
 
 def take_over(
@@ -180,10 +182,12 @@ def _do(
 def _checked(act: _Act, text: str) -> str:
     text = text.strip() if isinstance(text, str) else ""
     if act.needs_text and not text:
-        raise InvalidInput(_("message is missing: write what is to be said."), field="message")
+        problem = _("%(field)s is missing: write what is to be said.")
+        raise InvalidInput(problem % {"field": act.field}, field=act.field)
     if len(text) > TEXT_MAX_LENGTH:
-        problem = _("message is too long: use at most %(length)d characters.")
-        raise InvalidInput(problem % {"length": TEXT_MAX_LENGTH}, field="message")
+        problem = _("%(field)s is too long: use at most %(length)d characters.")
+        told = {"field": act.field, "length": TEXT_MAX_LENGTH}
+        raise InvalidInput(problem % told, field=act.field)
     return storable(text)
 
 
@@ -193,6 +197,12 @@ def _require_state(act: _Act, session: ChatSession) -> None:
         raise SessionClosed
     if act.needs_support and session.mode != Mode.SUPPORT:
         raise WrongMode
+    if act.needs_customer and not (session.customer_id and session.agent.uuid):
+        problem = _(
+            "The customer_id or the agent of this chat session is not known here, so nothing was "
+            "sent: look the customer up first."
+        )
+        raise InvalidInput(problem, field="customer_id")
 
 
 def _write_down(act: _Act, session: ChatSession, text: str, request: CloseRequest) -> SupportAction:
@@ -322,5 +332,7 @@ _WHISPER: Final = _Act(kind=Kind.WHISPER, send=_command("whisper"), read=_nothin
 _MESSAGE: Final = _Act(
     kind=Kind.MESSAGE, send=_command(""), read=_nothing_changes, needs_support=True
 )
-_CONTEXT: Final = _Act(kind=Kind.CONTEXT, send=_send_context, read=_context_added)
-_INBOUND: Final = _Act(kind=Kind.INBOUND, send=_send_inbound, read=_received)
+_CONTEXT: Final = _Act(kind=Kind.CONTEXT, send=_send_context, read=_context_added, field="context")
+_INBOUND: Final = _Act(
+    kind=Kind.INBOUND, send=_send_inbound, read=_received, field="content", needs_customer=True
+)

@@ -26,7 +26,7 @@ from osvi_django.answers import Answer
 from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, not_a_close
 from osvi_django.models import ChatAgent, ChatSession
 from osvi_django.services.lanes import DOUBT, NOT_NOW, Line, ReplyAbout, Trouble
-from osvi_django.services.mirroring import store_active
+from osvi_django.services.mirroring import find_closed, store_active
 from osvi_django.transactions import kind_of, persist, refuse_inside_transaction
 
 logger = logging.getLogger(__name__)
@@ -221,10 +221,10 @@ class _Run:
             raise reply.found
         remotes = line.client.read_active_sessions(cast("Answer", reply.found))
         line.went_well(reply.sent_at)
-        about = reply.attempt
-        store = partial(
-            store_active, about.customer_id, remotes, account=line.account, asked_at=about.asked_at
-        )
+        customer_id = reply.attempt.customer_id
+        asked: dict[str, Any] = {"account": line.account, "asked_at": reply.attempt.asked_at}
+        closed = find_closed(line.client, customer_id, remotes, **asked)
+        store = partial(store_active, customer_id, remotes, closed=closed, **asked)
         persist(store, using=router.db_for_write(ChatSession), patience=_PATIENCE)
 
     def _judge(self, line: _LookUps, reply: ReplyAbout[LookUp], error: Trouble) -> None:

@@ -237,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
 def _parse(raw: bytes) -> Any:
     try:
         return json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -499,18 +499,33 @@ class TestSync:
         assert (found.session_id, found.status) == (session.session_id, "dormant")
         assert close_session(found).summary is not None
 
+    def test_one_that_was_closed_elsewhere_is_closed(self, osvi_sandbox, mirrored):
+        session = mirrored(customer_id="+1555")
+        osvi_sandbox.sessions[session.session_id].change(status="closed")
+        assert sync_customer("+1555") == []
+        session.refresh_from_db()
+        assert (session.status, session.summary_status) == ("closed", "not_provided")
+
+    @pytest.mark.parametrize("fault", [Status(404), Status(500), Status(429), Drop()])
     @pytest.mark.parametrize("when_closed", ["again", "without", 404, 409])
-    def test_one_that_was_closed_elsewhere_is_settled_by_a_close(
-        self, osvi_sandbox, mirrored, when_closed
+    def test_where_osvi_does_not_say_so_a_close_settles_it(
+        self, osvi_sandbox, mirrored, when_closed, fault
     ):
         session = mirrored(customer_id="+1555")
         osvi_sandbox.sessions[session.session_id].change(status="closed")
         osvi_sandbox.when_closed = when_closed
+        osvi_sandbox.script(session.session_id, fault)
         [found] = sync_customer("+1555")
         assert found.status == "dormant"
         result = close_session(found)
         assert result.session.status == "closed"
         assert bool(result.summary) == (when_closed == "again")
+
+    def test_one_of_an_agent_without_a_uuid_is_not_asked_about(self, osvi_sandbox, mirrored):
+        session = mirrored(customer_id="+1555", agent__uuid=None, agent__number=7)
+        osvi_sandbox.sessions[session.session_id].change(status="closed")
+        assert [each.status for each in sync_customer("+1555")] == ["dormant"]
+        assert len(osvi_sandbox.requests) == 1
 
     @pytest.mark.parametrize("status", ["dormant", "closing", "unconfirmed", "closed"])
     def test_others_stay_as_they_are(self, osvi_sandbox, status):
