@@ -10,7 +10,7 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from osvi_django.management.commands import osvi_sync
@@ -95,7 +95,12 @@ class TestSync:
 
     def test_in_a_thread_no_signal_is_caught(self, osvi_sandbox):
         found = []
-        thread = threading.Thread(target=lambda: found.append(run("osvi_sync", "--open")[2]))
+
+        def work():
+            found.append(run("osvi_sync", "--open")[2])
+            connection.close()
+
+        thread = threading.Thread(target=work)
         thread.start()
         thread.join()
         assert found == [0]
