@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, cast
 
 from django.db import InterfaceError, OperationalError, router
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # How often to look whether an account that was in trouble may be asked again.
 _POLL: Final = 0.1  # seconds
+# Sessions that are read at once.
+_PAGE: Final = 500
 # How long to wait for a database that went away.
 _PATIENCE: Final = 20.0  # seconds
 
@@ -96,13 +98,14 @@ class _LookUps(Line[LookUp]):
         account: str,
         arrived: SimpleQueue[ReplyAbout[LookUp]],
         stop: threading.Event,
-        customers: QuerySet[ChatSession],
+        sessions: QuerySet[ChatSession],
     ) -> None:
         super().__init__(account, arrived, stop)
         self.again: deque[LookUp] = deque()
         self.error: Trouble | None = None
-        self._customers = customers
+        self._sessions = sessions
         self._last = 0
+        self._read_ahead: deque[LookUp] = deque()
         self._is_read = False
 
     @property
@@ -110,26 +113,30 @@ class _LookUps(Line[LookUp]):
         """Whether something is under way, or still to be asked."""
         if self.under_way:
             return True
-        return self.error is None and not (self._is_read and not self.again)
+        waits = self.again or self._read_ahead or not self._is_read
+        return self.error is None and bool(waits)
 
     def hand_out(self) -> None:
         """Give the threads as much as they can take just now."""
         room = self.room if self.error is None else 0
-        for each in self._next(room):
+        while room > 0 and (each := self._next()) is not None:
+            room -= 1
             asked = replace(each, asked_at=timezone.now())
             self.ask(asked, partial(self.client.send_active_sessions, asked.customer_id))
 
-    def _next(self, room: int) -> Sequence[LookUp]:
-        known = [self.again.popleft() for _each in range(min(room, len(self.again)))]
-        return [*known, *self._read(room - len(known))]
+    def _next(self) -> LookUp | None:
+        if self.again:
+            return self.again.popleft()
+        while not self._read_ahead and not self._is_read:
+            self._read_page()
+        return self._read_ahead.popleft() if self._read_ahead else None
 
-    def _read(self, number: int) -> Sequence[LookUp]:
-        if number <= 0 or self._is_read:
-            return []
-        page = list(self._customers.filter(pk__gt=self._last)[:number])
-        self._is_read = len(page) < number
+    def _read_page(self) -> None:
+        page = list(self._sessions.filter(pk__gt=self._last)[:_PAGE])
+        self._is_read = len(page) < _PAGE
         self._last = page[-1].pk if page else self._last
-        return [
+        first = _first_of_each(self._sessions, {each.customer_id for each in page})
+        self._read_ahead.extend(
             LookUp(
                 pk=each.pk,
                 account=self.account,
@@ -137,7 +144,8 @@ class _LookUps(Line[LookUp]):
                 customer_id=each.customer_id,
             )
             for each in page
-        ]
+            if first.get(each.customer_id) == each.pk
+        )
 
 
 class _Run:
@@ -170,13 +178,13 @@ class _Run:
         return self.progress
 
     def _open_line(self, account: str) -> None:
-        customers = _customers(account, self.due)
-        number = customers.count()
+        sessions = _to_look_up(account, self.due)
+        number = sessions.order_by().values("customer_id").distinct().count()
         if not number:
             return
         self.progress = replace(self.progress, total=self.progress.total + number)
         try:
-            self.lines[account] = _LookUps(account, self.arrived, self.stop, customers)
+            self.lines[account] = _LookUps(account, self.arrived, self.stop, sessions)
         except OSVINotConfigured as error:
             self._give_up(account, error)
 
@@ -272,11 +280,16 @@ def _open() -> QuerySet[ChatSession]:
     return sessions.filter(status__in=ChatSession.OPEN)
 
 
-def _customers(account: str, due: datetime) -> QuerySet[ChatSession]:
-    """For each customer to look up, the first of its sessions."""
+def _to_look_up(account: str, due: datetime) -> QuerySet[ChatSession]:
     old = Q(synced_at=None) | Q(synced_at__lt=due)
     wanted = _open().filter(old, agent__account=account).exclude(customer_id="")
-    # MariaDB compares without regard to case; what contains a text and equals it so is that text.
-    theirs = Q(customer_id=OuterRef("customer_id"), customer_id__contains=OuterRef("customer_id"))
-    earlier = wanted.filter(theirs, pk__lt=OuterRef("pk"))
-    return wanted.filter(~Exists(earlier)).order_by("pk").only("session_id", "customer_id")
+    return wanted.order_by("pk").only("session_id", "customer_id")
+
+
+def _first_of_each(sessions: QuerySet[ChatSession], customers: Collection[str]) -> dict[str, int]:
+    """By customer, the first of these sessions: each is asked for once, whatever comes of it.
+
+    Told apart here, as MariaDB compares without regard to case.
+    """
+    theirs = sessions.filter(customer_id__in=customers).order_by("-pk")
+    return dict(theirs.values_list("customer_id", "pk"))

@@ -28,6 +28,7 @@ def _little_patience(monkeypatch):
     monkeypatch.setattr(lanes, "PAUSES", (0.05, 0.1, 0.15))
     monkeypatch.setattr(syncing, "_PATIENCE", 0.1)
     monkeypatch.setattr(syncing, "_POLL", 0.02)
+    monkeypatch.setattr(syncing, "_PAGE", 10)
 
 
 @pytest.fixture
@@ -257,7 +258,8 @@ def test_memory_does_not_grow_with_the_sessions(osvi_sandbox, agent, monkeypatch
     )
     monkeypatch.setattr(syncing, "store_active", lambda *_args, **_named: None)
     monkeypatch.setattr(osvi_sandbox, "requests", [])
-    for number in (500, 4_000):
+    monkeypatch.setattr(syncing, "_PAGE", 100)
+    for number in (300, 3_000):
         ChatSession.objects.bulk_create(
             ChatSession(session_id=f"{number}-{each}", agent=agent, customer_id=f"{number}{each}")
             for each in range(number)
