@@ -472,7 +472,7 @@ class CloseJobItem(models.Model):
         on_delete=models.CASCADE,
         related_name="items",
         verbose_name=_("close job"),
-        db_index=False,  # the index below begins with it
+        db_index=False,  # the indexes below begin with it
     )
     asked_id = models.CharField(
         _("session id"),

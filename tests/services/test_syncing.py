@@ -45,7 +45,8 @@ def chats(osvi_sandbox, agent):
 
 
 def asked(osvi):
-    return Counter(request.query.get("customer_id") for request in osvi.requests)
+    listing = [request for request in osvi.requests if request.method == "GET"]
+    return Counter(request.query.get("customer_id") for request in listing)
 
 
 def statuses():
