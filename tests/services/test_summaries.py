@@ -220,6 +220,15 @@ class TestMissing:
         assert next(summarize_missing()).session == sessions[0]
         assert len(list(summarize_missing())) == 3
 
+    def test_one_that_somebody_else_wrote_meanwhile_is_passed_over(self, use, monkeypatch):
+        sessions = [without_text() for _number in range(2)]
+        use("Ours.")
+        do = summaries.summarize
+        monkeypatch.setattr(
+            summaries, "summarize", lambda each: None if each == sessions[0] else do(each)
+        )
+        assert [each.session for each in summarize_missing()] == sessions[1:]
+
     def test_without_a_summarizer_there_is_nothing_to_do(self, osvi_sandbox):
         session = without_text()
         assert summarize(session) is None
