@@ -187,13 +187,14 @@ class Line(Generic[_About]):
 
     def went_wrong(self, sent_at: float, error: Trouble) -> None:
         """OSVI is in trouble, or may be: wait, then let a single close go first."""
-        self._is_held = False
         if sent_at < self._changed_at:
+            self._is_held = False
             return  # it was on its way when the trouble became known
         self._doubts += 1
         is_one_alone = not self._strikes and self._doubts < DOUBTS_IN_A_ROW
         if isinstance(error, DOUBT) and is_one_alone:
-            return
+            return  # where threads hold the lane, the answers that made them are yet to be judged
+        self._is_held = False
         self.trouble = error
         self._changed_at = time.monotonic()
         self._strikes += 1
