@@ -138,7 +138,10 @@ class _Run:
         """Whether something is under way; at the end of it, whether there is more to do."""
         if self._under_way:
             return True
-        self._open_lanes()
+        self._hand_out()
+        if self._under_way:
+            return True
+        self._open_lanes()  # it reads what is left of the job, which may be much
         self._hand_out()
         if self._under_way or self._take_up():
             return True

@@ -140,7 +140,7 @@ def take(
     job: CloseJob, chosen: Sequence[int], token: uuid.UUID, lease: float
 ) -> list[CloseJobItem]:
     """Claim those of the chosen that still wait, in the caller's transaction."""
-    mine = items(job).filter(pk__in=chosen)
+    mine = _of_keys(job, chosen)
     mine.filter(outcome=Outcome.WAITING).update(
         outcome=Outcome.CLOSING, claim=token, lease_until=_in(lease)
     )
@@ -224,8 +224,13 @@ def items(job: CloseJob) -> QuerySet[CloseJobItem]:
 
 def _held(job: CloseJob, held: Sequence[CloseJobItem]) -> QuerySet[CloseJobItem]:
     """Those of these items that nobody else has taken over."""
-    keys, claims = [item.pk for item in held], {item.claim for item in held}
-    return items(job).filter(pk__in=keys, claim__in=claims, outcome=Outcome.CLOSING)
+    mine = _of_keys(job, [item.pk for item in held])
+    return mine.filter(claim__in={item.claim for item in held}, outcome=Outcome.CLOSING)
+
+
+def _of_keys(job: CloseJob, keys: Sequence[int]) -> QuerySet[CloseJobItem]:
+    """By their keys alone: told of the job as well, PostgreSQL may read the whole of it."""
+    return CloseJobItem.objects.using(_using(job)).filter(pk__in=keys)
 
 
 def _alike(
