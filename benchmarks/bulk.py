@@ -87,13 +87,13 @@ def main() -> None:
     options = _options()
     # What this run has made is gone afterwards, also where it is told to end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    began = time.monotonic()
+    began, load = time.monotonic(), os.getloadavg()[0]
     plan = QUICK if options.quick else Plan()
     with TemporaryDirectory(prefix="osvi-benchmark-") as folder, ExitStack() as stack:
         databases, missing = _databases(options, Path(folder), stack)
         runs = Runs(databases=databases, threads=THREADS)
         rows = [row for measure in MEASURES for row in measure(runs, plan)]
-    report = _report(rows, missing, seconds=time.monotonic() - began)
+    report = _report(rows, missing, seconds=time.monotonic() - began, load=load)
     print(report)
     if options.write:
         PAGE.write_text(f"{INTRODUCTION}\n{report}\n")
@@ -138,10 +138,11 @@ def _migrate(url: str) -> None:
     children.measure("migrate", database=url)
 
 
-def _report(rows: list[Row], missing: str, *, seconds: float) -> str:
+def _report(rows: list[Row], missing: str, *, seconds: float, load: float) -> str:
     machine = (
         f"{time.strftime('%Y-%m-%d')}: Python {platform.python_version()}, "
-        f"Django {django.get_version()}, {os.cpu_count()} CPUs; {seconds / 60:.0f} minutes."
+        f"Django {django.get_version()}, {os.cpu_count()} CPUs; {seconds / 60:.0f} minutes, "
+        f"the load before was {load:.1f}."
     )
     return "\n\n".join(filter(None, (machine, missing, table(rows))))
 
