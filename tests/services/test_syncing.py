@@ -257,6 +257,7 @@ def test_memory_does_not_grow_with_the_sessions(osvi_sandbox, agent, monkeypatch
     monkeypatch.setattr(
         syncing._LookUps, "ask", lambda self, look_up, _ask: _answer_none(self, look_up)
     )
+    monkeypatch.setattr(syncing, "find_closed", lambda *_args, **_named: set())
     monkeypatch.setattr(syncing, "store_active", lambda *_args, **_named: None)
     monkeypatch.setattr(osvi_sandbox, "requests", [])
     monkeypatch.setattr(syncing, "_PAGE", 100)
