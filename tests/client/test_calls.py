@@ -403,3 +403,14 @@ def test_repr_shows_nothing_that_was_said():
     ]
     assert "secret" not in repr(told)
     assert "Alex" not in repr(told)
+
+
+def test_what_is_nested_too_deeply_is_refused_before_it_is_sent(osvi):
+    deep: dict[str, object] = {}
+    for _level in range(30):
+        deep = {"x": [deep]}
+    with pytest.raises(InvalidInput, match="nested deeper") as caught:
+        make_client(osvi.url).create_session(
+            agent_uuid="a", customer_id="+1", input_fields={"first_name": "Zoë", "x": deep}
+        )
+    assert (caught.value.field, osvi.requests) == ("input_fields", [])
