@@ -405,7 +405,7 @@ def test_repr_shows_nothing_that_was_said():
     assert "Alex" not in repr(told)
 
 
-def test_what_is_nested_too_deeply_is_refused_before_it_is_sent(osvi):
+def test_what_is_nested_too_deeply_is_refused_before_it_is_sent(osvi, make_client):
     deep: dict[str, object] = {}
     for _level in range(30):
         deep = {"x": [deep]}
