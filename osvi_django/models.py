@@ -514,7 +514,10 @@ class CloseJobItem(models.Model):
         verbose_name = _("session of a close job")
         verbose_name_plural = _("sessions of close jobs")
         ordering = ("id",)
-        indexes = (models.Index(fields=("job", "outcome", "account", "id"), name="osvi_item_next"),)
+        indexes = (
+            models.Index(fields=("job", "outcome", "account", "id"), name="osvi_item_next"),
+            models.Index(fields=("job", "id"), name="osvi_item_page"),
+        )
 
     def __str__(self) -> str:
         return self.asked_id

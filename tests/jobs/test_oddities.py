@@ -1,0 +1,85 @@
+"""Rows that go away, and bugs of the host, while a job is at work."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection
+from django.db.models.signals import pre_init
+
+from osvi_django.models import ChatSession, CloseAttempt, SupportAction
+from osvi_django.services.jobs import create_close_job, run_close_job
+from osvi_django.services.recovery import Settled, recover_session
+from osvi_django.signals import session_close_failed, session_closed
+from osvi_django.testing import Drop, Status
+from osvi_django.testing.factories import ChatSessionFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_a_bug_over_one_session_does_not_stop_the_job(unconfirmed, close_all, caplog):
+    unconfirmed(Drop(after_closing=True))
+
+    def explode(**_named):
+        raise RuntimeError("a bug of the host")
+
+    job = create_close_job(ChatSession.objects.all(), start=False)
+    pre_init.connect(explode, sender=CloseAttempt)
+    try:
+        job = run_close_job(job.pk)
+    finally:
+        pre_init.disconnect(explode, sender=CloseAttempt)
+    assert (job.status, job.unconfirmed) == ("completed_with_errors", 1)
+    assert "a bug of the host" in caplog.text
+
+
+@pytest.mark.parametrize("signal", [session_closed, session_close_failed])
+def test_of_one_that_is_gone_nobody_is_told(chats, close_all, osvi_sandbox, caplog, signal):
+    for session in chats(4):
+        if signal is session_close_failed:
+            osvi_sandbox.script(session.session_id, Status(400))
+    told = []
+
+    def delete_the_others(session, **_named):
+        told.append(session.pk)
+        ChatSession.objects.exclude(pk=session.pk).delete()
+
+    signal.connect(delete_the_others)
+    try:
+        job = close_all()
+    finally:
+        signal.disconnect(delete_the_others)
+    assert job.is_finished
+    assert len(told) == ChatSession.objects.count() == 1
+    assert "nobody is told of session" in caplog.text
+
+
+def test_one_that_is_deleted_while_osvi_is_asked_stops_no_other(chats, osvi_sandbox, caplog):
+    first, *others = chats(4)
+
+    def delete(chat):
+        try:
+            if chat.id == first.session_id:
+                ChatSession.objects.filter(pk=first.pk).delete()
+        finally:
+            connection.close()
+        return 0.2
+
+    osvi_sandbox.latency = delete
+    job = run_close_job(create_close_job(ChatSession.objects.all(), start=False).pk)
+    assert job.is_finished
+    assert ChatSession.objects.filter(status="closed").count() == len(others)
+    assert "was deleted while OSVI was asked" in caplog.text
+
+
+def test_rows_say_what_they_are():
+    session = ChatSessionFactory(session_id="s-1")
+    action = SupportAction.objects.create(session=session, kind="tell")
+    job = create_close_job([session], start=False)
+    assert str(action) == "s-1: told the agent"
+    assert str(job.items.get()) == "s-1"
+
+
+def test_an_agent_without_a_uuid_is_asked_about_by_customer(osvi_sandbox):
+    session = ChatSessionFactory(status="unconfirmed", agent__uuid=None, agent__number=7)
+    osvi_sandbox.add_session(session_id=session.session_id, customer_id=session.customer_id)
+    assert recover_session(session).settled is Settled.REOPENED
