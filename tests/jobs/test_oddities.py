@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from django.db import connection
+from django.db import DatabaseError, connection
 from django.db.models.signals import pre_init
 
-from osvi_django.models import ChatSession, CloseAttempt, SupportAction
+from osvi_django.models import ChatSession, CloseAttempt, CloseJob, SupportAction
+from osvi_django.services import steps
 from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.services.recovery import Settled, recover_session
 from osvi_django.signals import session_close_failed, session_closed
 from osvi_django.testing import Drop, Status
-from osvi_django.testing.factories import ChatSessionFactory
+from osvi_django.testing.factories import ChatSessionFactory, CloseAttemptFactory
+from osvi_django.testing.faults import Fault
+from tests.jobs.test_database import ANSWERS, rename_elsewhere
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -83,3 +86,31 @@ def test_an_agent_without_a_uuid_is_asked_about_by_customer(osvi_sandbox):
     session = ChatSessionFactory(status="unconfirmed", agent__uuid=None, agent__number=7)
     osvi_sandbox.add_session(session_id=session.session_id, customer_id=session.customer_id)
     assert recover_session(session).settled is Settled.REOPENED
+
+
+def test_of_several_only_the_deleted_is_said_to_be(caplog):
+    kept, gone = CloseAttemptFactory.create_batch(2)
+    CloseAttempt.objects.filter(pk=gone.pk).delete()
+    steps.update_attempts([kept, gone], note="why")
+    assert f"attempt {gone.pk} was deleted" in caplog.text
+    assert f"attempt {kept.pk} was deleted" not in caplog.text
+
+
+def test_a_database_that_stays_away_ends_the_run(unconfirmed, osvi_sandbox):
+    unconfirmed(Drop(after_closing=True))
+    job = create_close_job(ChatSession.objects.all(), start=False)
+    osvi_sandbox.script(None, TakenAway())
+    try:
+        with pytest.raises(DatabaseError):
+            run_close_job(job.pk)
+    finally:
+        rename_elsewhere("away", ANSWERS[0])
+    assert CloseJob.objects.get().finished_at is None
+
+
+class TakenAway(Fault):
+    """All is answered as it should be, and a table is away from then on."""
+
+    def play(self, exchange):
+        rename_elsewhere(ANSWERS[0], "away")
+        exchange.send(exchange.carry_out())
