@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from django.db import IntegrityError, router, transaction
+from django.db import IntegrityError, OperationalError, router, transaction
 from django.db.models import Model, ProtectedError, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -89,8 +89,9 @@ def mirror_session(
         raise InvalidInput(_("The session object has no customer_id."), field="customer_id")
     try:
         return _mirror(remote, account, agent_uuid)
-    except IntegrityError:
-        # Somebody has learnt the UUID of the agent, known by its number until now.
+    except (IntegrityError, OperationalError):
+        # Somebody has learnt the UUID of the agent, known by its number until now, or a deadlock
+        # with whoever did was ended at our cost.
         return _mirror(remote, account, agent_uuid)
 
 
@@ -354,7 +355,10 @@ def _learn_number(agent: ChatAgent, number: int | None) -> ChatAgent:
     alias = router.db_for_write(ChatAgent)
     agents = ChatAgent.objects.using(alias).filter(account=agent.account)
     # Two processes may learn it at once, and then one of them has nothing left to do.
-    with suppress(IntegrityError, ProtectedError), transaction.atomic(using=alias):
+    with (
+        suppress(IntegrityError, OperationalError, ProtectedError),
+        transaction.atomic(using=alias),
+    ):
         for nameless in agents.filter(number=number, uuid=None):
             ChatSession.objects.using(alias).filter(agent=nameless).update(agent=agent)
             nameless.delete()
