@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 
 from osvi_django.admin.asking import AskingViews
 from osvi_django.admin.forms import DeskForm
-from osvi_django.admin.thread import UNKNOWN, Outcome, context_of, thread_of
+from osvi_django.admin.thread import UNKNOWN, Outcome, thread_of
 from osvi_django.exceptions import (
     NotAllowed,
     OSVIBadAnswer,
@@ -31,6 +31,7 @@ from osvi_django.models import ChatSession, SupportAction
 from osvi_django.services.permissions import may_operate, may_read_summary
 from osvi_django.services.support import (
     ActionResult,
+    context_of,
     hand_back,
     inject_context,
     send_message,

@@ -33,38 +33,39 @@ def _words(label: Any, help_text: Any) -> forms.CharField:
     return forms.CharField(label=label, help_text=help_text, required=False, widget=widget)
 
 
+def _note(label: Any, help_text: Any, *, required: bool = False) -> forms.CharField:
+    return forms.CharField(
+        label=label,
+        help_text=help_text,
+        required=required,
+        max_length=NOTE_MAX_LENGTH,
+        widget=forms.Textarea(attrs={"rows": 3}),
+    )
+
+
 class CloseForm(forms.Form):
     """The confirmation of a close."""
 
-    note = forms.CharField(
-        label=_("Note (optional)"),
-        help_text=_("Why you close it, for your colleagues. It is not sent to OSVI."),
-        required=False,
-        max_length=NOTE_MAX_LENGTH,
-        widget=forms.Textarea(attrs={"rows": 3}),
+    note = _note(
+        _("Note (optional)"),
+        _("Why you close it, for your colleagues. It is not sent to OSVI."),
     )
 
 
 class CloseJobForm(CloseForm):
     """The confirmation of a job, whose note is that of each of its sessions."""
 
-    note = forms.CharField(
-        label=_("Note (optional)"),
-        help_text=_("Why you close them, for your colleagues. It is not sent to OSVI."),
-        required=False,
-        max_length=NOTE_MAX_LENGTH,
-        widget=forms.Textarea(attrs={"rows": 3}),
+    note = _note(
+        _("Note (optional)"),
+        _("Why you close them, for your colleagues. It is not sent to OSVI."),
     )
 
 
 class MarkForm(CloseForm):
     """The confirmation that a session is closed at OSVI, by the word of whoever looked."""
 
-    note = forms.CharField(
-        label=_("Note"),
-        help_text=_("How you know that it is closed, for your colleagues."),
-        max_length=NOTE_MAX_LENGTH,
-        widget=forms.Textarea(attrs={"rows": 3}),
+    note = _note(
+        _("Note"), _("How you know that it is closed, for your colleagues."), required=True
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from django.utils.translation import gettext as _
 
@@ -48,13 +48,6 @@ def thread_of(session: ChatSession, *, is_readable: bool) -> Thread:
     found = list(newest.order_by("-started_at", "-id")[: LINES_SHOWN + 1])
     lines = [_line_of(action) for action in reversed(found[:LINES_SHOWN])]
     return Thread(lines=lines, is_cut=len(found) > LINES_SHOWN, is_readable=is_readable)
-
-
-def context_of(session: ChatSession) -> list[str]:
-    """What the agent was given to know; whatever else OSVI may have sent there is left out."""
-    inner: Any = session.metadata.get("metadata") if isinstance(session.metadata, dict) else None
-    known = inner.get("context") if isinstance(inner, dict) else None
-    return [each for each in known if isinstance(each, str)] if isinstance(known, list) else []
 
 
 def _line_of(action: SupportAction) -> Line:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from django.core.management.base import OutputWrapper
 from django.utils.translation import gettext as _
@@ -21,6 +21,8 @@ try:
 except ImportError:  # it comes with the extra "progress"
     tqdm = None  # type: ignore[assignment,misc]
 
+_T = TypeVar("_T")
+
 # How often to write a line where there is no bar.
 EVERY: Final = 10.0  # seconds
 # Of the sessions that could not be closed.
@@ -33,7 +35,7 @@ _NOT_CLOSED: Final = (*CloseJobItem.FAILED, CloseJobItem.Outcome.UNCONFIRMED)
 def progress(job: CloseJob, stream: OutputWrapper) -> Iterator[Callable[[CloseJob], None]]:
     """What is to be told how far the job has come: a bar at a terminal, lines elsewhere."""
     if tqdm is None or not stream.isatty():
-        yield _Lines(stream)
+        yield Lines(stream, line_of)
         return
     with tqdm(total=job.total, initial=job.done, unit=" chats", file=_Unended(stream)) as bar:
         yield partial(_move, bar)
@@ -81,17 +83,18 @@ def _move(bar: Any, job: CloseJob) -> None:
     bar.update(job.done - bar.n)
 
 
-class _Lines:
-    """Writes how far a job has come, now and then."""
+class Lines(Generic[_T]):
+    """Writes how far something has come, now and then."""
 
-    def __init__(self, stream: OutputWrapper) -> None:
+    def __init__(self, stream: OutputWrapper, line_of: Callable[[_T], str]) -> None:
         self.stream = stream
+        self.line_of = line_of
         self.next_at = time.monotonic() + EVERY
 
-    def __call__(self, job: CloseJob) -> None:
+    def __call__(self, progress: _T) -> None:
         """Write a line where it is time for one."""
         if time.monotonic() >= self.next_at:
-            self.stream.write(line_of(job), str)
+            self.stream.write(self.line_of(progress), str)
             self.next_at = time.monotonic() + EVERY
 
 

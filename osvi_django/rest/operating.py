@@ -36,6 +36,7 @@ from osvi_django.services.permissions import (
 )
 from osvi_django.services.support import (
     ActionResult,
+    context_of,
     hand_back,
     inject_context,
     receive_message,
@@ -99,7 +100,7 @@ class ContextView(OwnErrors):
         wanted = _asked(ContextSerializer, request)
         session = _session_for(request, session_id)
         result = inject_context(session, wanted["context"], requested_by=request.user, door="rest")
-        return _done(result, request, context=_context_of(result.session))
+        return _done(result, request, context=context_of(result.session))
 
 
 @method_decorator(non_atomic, name="dispatch")
@@ -162,10 +163,3 @@ def _done(result: ActionResult, request: Request, **more: Any) -> Response:
     if may_view(request.user, result.session):
         body |= {"action": result.action.pk, **more}
     return Response(body)
-
-
-def _context_of(session: ChatSession) -> list[str]:
-    # Where the session was closed meanwhile, nothing of it was written down.
-    known = session.metadata.get("metadata")
-    context = known.get("context") if isinstance(known, dict) else None
-    return context if isinstance(context, list) else []

@@ -41,10 +41,6 @@ from osvi_django.transactions import refuse_inside_transaction
 
 # How soon it is worth looking again at a close that is under way: an AI writes for seconds.
 LOOK_AGAIN_AFTER: Final = 5  # seconds
-# What OSVI may answer to the close of a closed session; it does not document which.
-NOT_FOUND: Final = 404
-VALIDATION_FAILED: Final = 422
-CLOSED_ALREADY: Final = frozenset({NOT_FOUND, 409, VALIDATION_FAILED})
 
 
 def close_session(
@@ -179,10 +175,10 @@ def _not_claimed(session: ChatSession) -> CloseResult:
 
 def is_worth_a_look(error: Exception, session: ChatSession) -> TypeGuard[OSVIRejected]:
     """Whether OSVI may have refused because there is nothing left to close."""
-    if not isinstance(error, OSVIRejected) or error.status not in CLOSED_ALREADY:
+    if not isinstance(error, OSVIRejected) or error.status not in steps.CLOSED_ALREADY:
         return False
     # OSVI may not count a dormant session as active, and a 422 may mean anything.
-    return session.status != Status.DORMANT or error.status != VALIDATION_FAILED
+    return session.status != Status.DORMANT or error.status != steps.VALIDATION_FAILED
 
 
 def is_closed_already(client: OSVIClient, session: ChatSession, error: OSVIRejected) -> bool:
@@ -190,7 +186,7 @@ def is_closed_already(client: OSVIClient, session: ChatSession, error: OSVIRejec
     try:
         gone = steps.still_open(client, session) is False
         # Where the address is mistaken, all is answered 404.
-        return gone and (error.status != NOT_FOUND or steps.surely_not_open(client, session))
+        return gone and (error.status != steps.NOT_FOUND or steps.surely_not_open(client, session))
     except (OSVIError, OSVINotConfigured):
         return False
 

@@ -169,7 +169,9 @@ def due_jobs() -> list[CloseJob]:
 def progress_of(job: CloseJob) -> Progress:
     """How far a job has come just now."""
     outcomes = ledger.items(job).order_by().values_list("outcome").annotate(Count("pk"))
-    return Progress(counts=dict(outcomes), per_second=_rate(job), seconds_left=_seconds_left(job))
+    rate = _rate(job)
+    left = (job.total - job.done - job.cancelled) / rate if rate else None
+    return Progress(counts=dict(outcomes), per_second=rate, seconds_left=left)
 
 
 def discard_drafts() -> None:
@@ -184,11 +186,6 @@ def _rate(job: CloseJob) -> float | None:
     seconds = (timezone.now() - job.running_since).total_seconds()
     done = job.done - job.done_before
     return done / seconds if seconds > 0 and done else None
-
-
-def _seconds_left(job: CloseJob) -> float | None:
-    rate = _rate(job)
-    return (job.total - job.done - job.cancelled) / rate if rate else None
 
 
 def _require_one(job: CloseJob, user: User | None) -> None:

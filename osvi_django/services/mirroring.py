@@ -14,6 +14,8 @@ from typing import Any, Final, TypeVar
 
 from django.db import IntegrityError, OperationalError, router, transaction
 from django.db.models import Model, ProtectedError, Q, QuerySet
+from django.db.models.functions import Length
+from django.db.models.lookups import Exact
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -35,9 +37,6 @@ from osvi_django.services.steps import Closed, Status, User
 from osvi_django.transactions import refuse_inside_transaction
 
 _Row = TypeVar("_Row", bound=Model)
-# What OSVI answers where a session is closed; it does not document which.
-_CONFLICT = 409
-_VALIDATION_FAILED = 422
 
 # OSVI's clock is trusted so far ahead of ours: a date in the far future would outlast all news.
 _AHEAD: Final = timedelta(hours=1)
@@ -212,7 +211,7 @@ def _is_closed(client: OSVIClient, session: ChatSession) -> bool:
         client.pause_legacy_session(session.session_id, agent_uuid=session.agent.uuid)
     except OSVIRejected as error:
         # A 404 may mean a mistaken agent, or that the legacy calls are gone.
-        return error.status in {_CONFLICT, _VALIDATION_FAILED}
+        return error.status in steps.CLOSED_ALREADY - {steps.NOT_FOUND}
     except (OSVIError, OSVINotConfigured):
         return False
     return False
@@ -222,6 +221,17 @@ def move_to_agent(session: ChatSession, *, agent_uuid: str, account: str) -> Non
     """Mirror a session as another agent's; raises ``InvalidInput`` where that cannot be one."""
     session.agent = _agent(agent_uuid, account)
     session.save(update_fields=["agent", "updated_at"])
+
+
+def exactly(field: str, value: str) -> Q:
+    """Equal in every character.
+
+    The equality finds it by the index, and on MariaDB finds what differs in case, accents or spaces
+    at its end as well: only the very same is meant. ``contains`` is LIKE BINARY there, and what
+    contains a text and is as long is that text.
+    """
+    same = Q(**{field: value, f"{field}__contains": value})
+    return same & Q(Exact(Length(field), len(value)))
 
 
 def is_storable_id(value: str) -> bool:
@@ -324,9 +334,7 @@ def _close_behind(sessions: Sequence[ChatSession]) -> None:
 def _of_customer(customer_id: str, account: str) -> QuerySet[ChatSession]:
     alias = router.db_for_write(ChatSession)
     ours = ChatSession.objects.using(alias).select_related("agent", "summary")
-    # MariaDB compares without regard to case; what contains a text and equals it so is that text.
-    same = Q(customer_id=customer_id, customer_id__contains=customer_id)
-    return ours.filter(same, agent__account=account)
+    return ours.filter(exactly("customer_id", customer_id), agent__account=account)
 
 
 def _agent_of(remote: RemoteSession, account: str, agent_uuid: str) -> ChatAgent:

@@ -40,7 +40,7 @@ from osvi_django.exceptions import (
 )
 from osvi_django.models import ANSWER_MAX_BYTES, ChatSession, CloseAttempt
 from osvi_django.services import steps
-from osvi_django.services.closing import CLOSED_ALREADY, close_session
+from osvi_django.services.closing import close_session
 from osvi_django.services.permissions import require_close
 from osvi_django.services.steps import (
     CloseRequest,
@@ -277,7 +277,7 @@ def _refused(
             session, attempt, text=None, missing=SummaryStatus.LOST, held=token, **told
         )
         return _as_stored(session)
-    gone = getattr(error, "status", None) in CLOSED_ALREADY
+    gone = getattr(error, "status", None) in steps.CLOSED_ALREADY
     if attempt.kind == Kind.CLOSE and reopens and not gone:
         steps.settle_failed(session, attempt, error, held=token)
         return RecoveryResult(session=session, settled=Settled.REOPENED)

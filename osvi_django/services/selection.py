@@ -9,14 +9,12 @@ from typing import Final
 from django.conf import settings
 from django.db import router
 from django.db.models import Q, QuerySet
-from django.db.models.functions import Length
-from django.db.models.lookups import Exact
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from osvi_django.exceptions import InvalidInput, NotAllowed
 from osvi_django.models import ID_MAX_LENGTH, ChatSession
-from osvi_django.services.mirroring import is_storable_id
+from osvi_django.services.mirroring import exactly, is_storable_id
 from osvi_django.services.permissions import may_view
 from osvi_django.services.steps import User
 
@@ -44,9 +42,9 @@ def select_sessions(
         )
     wanted = Q(status__in=statuses)
     if agent_uuid is not None:
-        wanted &= _exactly("agent__uuid", agent_uuid, named="agent_uuid")
+        wanted &= exactly("agent__uuid", require_id("agent_uuid", agent_uuid))
     if customer_id is not None:
-        wanted &= _exactly("customer_id", customer_id, named="customer_id")
+        wanted &= exactly("customer_id", require_id("customer_id", customer_id))
     if started_before is not None:
         wanted &= Q(started_at__lt=_as_stored(started_before, named="started_before"))
     if unchanged_since is not None:
@@ -60,18 +58,6 @@ def require_id(named: str, value: object) -> str:
         problem = _("%(named)s is not an id that OSVI gave: it has 1 to %(length)d characters.")
         raise InvalidInput(problem % {"named": named, "length": ID_MAX_LENGTH}, field=named)
     return value
-
-
-def _exactly(field: str, value: str, *, named: str) -> Q:
-    """Equal in every character.
-
-    The equality finds it by the index, and on MariaDB finds what differs in case, accents or spaces
-    at its end as well: closing is for the very same. ``contains`` is LIKE BINARY there, and what
-    contains a text and is as long is that text.
-    """
-    value = require_id(named, value)
-    same = Q(**{field: value, f"{field}__contains": value})
-    return same & Q(Exact(Length(field), len(value)))
 
 
 def _as_stored(moment: datetime, *, named: str) -> datetime:

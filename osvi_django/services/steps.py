@@ -71,6 +71,10 @@ SummaryStatus = ChatSession.SummaryStatus
 _STORE_ANSWER: Final = (
     "UPDATE osvi_django_closeattempt SET answer = %s, http_status = %s WHERE id = %s"
 )
+# What OSVI may answer where a session is closed; it does not document which.
+NOT_FOUND: Final = 404
+VALIDATION_FAILED: Final = 422
+CLOSED_ALREADY: Final = frozenset({NOT_FOUND, 409, VALIDATION_FAILED})
 # How long to wait for a database that went away while nothing is lost yet.
 PATIENCE_BEFORE: Final = 2  # seconds
 # How long an answer may be in memory alone: what takes longer than a deadlock goes to the spool.

@@ -127,6 +127,13 @@ def receive_message(
     return _do(_INBOUND, session, text, requested_by, door)
 
 
+def context_of(session: ChatSession) -> list[str]:
+    """What the agent was given to know, as far as is known here; empty where nothing is."""
+    inner: Any = session.metadata.get("metadata") if isinstance(session.metadata, dict) else None
+    known = inner.get("context") if isinstance(inner, dict) else None
+    return [each for each in known if isinstance(each, str)] if isinstance(known, list) else []
+
+
 def forget_texts() -> int:
     """Remove the texts that are older than the setting ``KEEP_TEXTS``; of how many actions.
 

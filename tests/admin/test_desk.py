@@ -11,7 +11,6 @@ from django.urls import reverse
 from django.utils import timezone
 
 from osvi_django.admin import ChatSessionAdmin
-from osvi_django.admin.thread import context_of
 from osvi_django.models import ChatSession, SupportAction
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import ChatSessionFactory
@@ -421,13 +420,6 @@ class TestThread:
             said(session, requested_by=user)
         with django_assert_max_num_queries(len(short)):
             operator.get(page_of(session))
-
-    @pytest.mark.parametrize(
-        "metadata",
-        [[], "x", {}, {"metadata": None}, {"metadata": {"context": "x"}}, {"metadata": []}],
-    )
-    def test_odd_metadata_has_no_context(self, metadata):
-        assert context_of(ChatSession(metadata=metadata)) == []
 
 
 class TestPage:

@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection
 from django.utils import timezone
 
+from osvi_django.management import progress
 from osvi_django.management.commands import osvi_sync
 from osvi_django.models import ChatSession, SupportAction
 from osvi_django.services import lanes
@@ -55,7 +56,7 @@ class TestSync:
         assert run("osvi_sync", "--customer", "+1", "--account", "other")[2] == 0
 
     def test_all_that_is_open(self, mirrored, monkeypatch):
-        monkeypatch.setattr(osvi_sync, "EVERY", 0)
+        monkeypatch.setattr(progress, "EVERY", 0)
         for _number in range(3):
             mirrored()
         ChatSessionFactory(customer_id="")
@@ -80,14 +81,14 @@ class TestSync:
         settings.OSVI["default"]["CONCURRENCY"] = 1
         for _number in range(60):
             mirrored()
-        report = osvi_sync._Lines.__call__
+        report = progress.Lines.__call__
 
-        def stop(self, progress):
-            report(self, progress)
+        def stop(self, done):
+            report(self, done)
             os.kill(os.getpid(), signal.SIGTERM)
 
         before = signal.getsignal(signal.SIGTERM)
-        monkeypatch.setattr(osvi_sync._Lines, "__call__", stop)
+        monkeypatch.setattr(progress.Lines, "__call__", stop)
         _out, err, code = run("osvi_sync", "--open")
         assert code == 130
         assert "Stopped: run it again" in err

@@ -28,7 +28,7 @@ import django
 from django.apps import apps
 from django.db import connection, connections
 
-from tests.faults.books import Attempt, Books, Page, check, story
+from tests.faults.books import Attempt, Books, Page, attempt_of, check, story
 from tests.faults.databases import free_port
 from tests.faults.osvi import Ask, PlannedOSVI, owner_of
 from tests.faults.plan import NO_FAULT, Plan
@@ -198,7 +198,7 @@ class Drill:
                 osvi_status=self.osvi.sessions[plan.session_id].status,
                 osvi_closes=self.osvi.closes(plan.session_id),
                 asks=tuple(self.osvi.asks[plan.session_id]),
-                attempts=tuple(sorted(map(_attempt, row.attempts.all()), key=_started_at)),
+                attempts=tuple(sorted(map(attempt_of, row.attempts.all()), key=_started_at)),
             )
 
 
@@ -213,18 +213,6 @@ def _plan(number: int) -> Plan:
         latency=LATENCY,
         faults=(NO_FAULT,),
         doors=(),
-    )
-
-
-def _attempt(row: Any) -> Attempt:
-    return Attempt(
-        kind=row.kind,
-        outcome=row.outcome,
-        error_code=row.error_code,
-        started_at=row.started_at.timestamp(),
-        finished_at=row.finished_at.timestamp() if row.finished_at else None,
-        kept=row.answered_at is not None,
-        door=row.door,
     )
 
 

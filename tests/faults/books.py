@@ -44,6 +44,19 @@ class Attempt:
     door: str = "rest"
 
 
+def attempt_of(row: Any) -> Attempt:
+    """What the books hold of a row of the journal."""
+    return Attempt(
+        kind=row.kind,
+        outcome=row.outcome,
+        error_code=row.error_code,
+        started_at=row.started_at.timestamp(),
+        finished_at=row.finished_at.timestamp() if row.finished_at else None,
+        kept=row.answered_at is not None,
+        door=row.door,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Page:
     """All that is known of one session."""

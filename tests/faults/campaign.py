@@ -30,7 +30,7 @@ from django.db import connections
 
 from tests.faults import books as bookkeeping
 from tests.faults import table, timing
-from tests.faults.books import Attempt, Books, Page
+from tests.faults.books import Books, Page, attempt_of
 from tests.faults.clients import APP, PASSWORD, STAFF, Crowd
 from tests.faults.databases import DATABASES, Database, NotHere, free_port
 from tests.faults.osvi import Ask, PlannedOSVI, owner_of
@@ -311,7 +311,7 @@ class Campaign:
             osvi_status=self.osvi.sessions[plan.session_id].status,
             osvi_closes=self.osvi.closes(plan.session_id),
             asks=tuple(self.osvi.asks[plan.session_id]),
-            attempts=tuple(sorted(map(_attempt, row.attempts.all()), key=lambda a: a.started_at)),
+            attempts=tuple(sorted(map(attempt_of, row.attempts.all()), key=lambda a: a.started_at)),
             touched_at=row.updated_at.timestamp(),
             told=tuple(told.get(plan.session_id, ())),
         )
@@ -319,18 +319,6 @@ class Campaign:
     def _say(self, sentence: str) -> None:
         sys.stdout.write(f"{time.strftime('%H:%M:%S')} {sentence}\n")
         sys.stdout.flush()
-
-
-def _attempt(row: Any) -> Attempt:
-    return Attempt(
-        kind=row.kind,
-        outcome=row.outcome,
-        error_code=row.error_code,
-        started_at=row.started_at.timestamp(),
-        finished_at=row.finished_at.timestamp() if row.finished_at else None,
-        kept=row.answered_at is not None,
-        door=row.door,
-    )
 
 
 def _model(name: str) -> Any:

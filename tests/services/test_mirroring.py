@@ -565,8 +565,9 @@ class TestSync:
         assert sync_customer("+1555") == []
         assert set(ChatSession.objects.values_list("status", "synced_at")) == {("active", None)}
 
-    def test_a_customer_that_only_looks_alike_is_another(self, osvi_sandbox):
-        ChatSessionFactory(customer_id="Ada")
+    @pytest.mark.parametrize("other", ["Ada", "ada ", "ád\u0061"])
+    def test_a_customer_that_only_looks_alike_is_another(self, osvi_sandbox, other):
+        ChatSessionFactory(customer_id=other)
         assert sync_customer("ada") == []
         assert ChatSession.objects.get().status == "active"
 

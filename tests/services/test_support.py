@@ -30,6 +30,7 @@ from osvi_django.services import close_session, support
 from osvi_django.services.mirroring import mirror_session
 from osvi_django.services.support import (
     TEXT_MAX_LENGTH,
+    context_of,
     forget_texts,
     hand_back,
     inject_context,
@@ -437,3 +438,12 @@ class TestForget:
         with pytest.raises(InvalidSetting):
             forget_texts()
         assert self.left() == 1
+
+
+class TestContextOf:
+    @pytest.mark.parametrize(
+        "metadata",
+        [[], "x", {}, {"metadata": None}, {"metadata": {"context": "x"}}, {"metadata": []}],
+    )
+    def test_odd_metadata_has_no_context(self, metadata):
+        assert context_of(ChatSession(metadata=metadata)) == []

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from argparse import ArgumentParser
 from datetime import timedelta
 from typing import Any, Final
 
-from django.core.management.base import BaseCommand, CommandError, OutputWrapper
+from django.core.management.base import BaseCommand, CommandError
 from django.db import InterfaceError, OperationalError
 from django.utils.translation import gettext as _
 
 from osvi_django.conf import DEFAULT_ACCOUNT
 from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, describe
 from osvi_django.management.periods import read_period
-from osvi_django.management.progress import EVERY
+from osvi_django.management.progress import Lines
 from osvi_django.management.watching import STOPPED, stop_on_signals
 from osvi_django.services.mirroring import sync_customer
 from osvi_django.services.syncing import SyncProgress, sync_open
@@ -90,7 +89,7 @@ class Command(BaseCommand):
         with stop_on_signals(self.stderr) as stopped:
             try:
                 progress = sync_open(
-                    older_than=period, stop=stopped, on_progress=_Lines(self.stderr)
+                    older_than=period, stop=stopped, on_progress=Lines(self.stderr, _line)
                 )
             except InvalidInput as error:
                 raise _wrong(str(error)) from None
@@ -102,19 +101,6 @@ class Command(BaseCommand):
         for account, code in progress.troubles.items():
             self.stderr.write(f"{account}: {describe(code, is_close=False)}")
         _fail_unless_done(progress, is_stopped=stopped.is_set())
-
-
-class _Lines:
-    """Writes how far it has come, now and then."""
-
-    def __init__(self, stream: OutputWrapper) -> None:
-        self.stream = stream
-        self.next_at = time.monotonic() + EVERY
-
-    def __call__(self, progress: SyncProgress) -> None:
-        if time.monotonic() >= self.next_at:
-            self.stream.write(_line(progress), str)
-            self.next_at = time.monotonic() + EVERY
 
 
 def _line(progress: SyncProgress) -> str:
