@@ -94,7 +94,11 @@ class ChatSession(models.Model):
         help_text=_("OSVI's own id of the session."),
     )
     agent = models.ForeignKey(
-        ChatAgent, on_delete=models.PROTECT, related_name="sessions", verbose_name=_("agent")
+        ChatAgent,
+        on_delete=models.PROTECT,
+        related_name="sessions",
+        verbose_name=_("agent"),
+        db_index=False,  # one of the indexes below begins with it
     )
     customer_id = models.CharField(
         _("customer"),
@@ -240,6 +244,7 @@ class CloseAttempt(models.Model):
         on_delete=models.CASCADE,
         related_name="attempts",
         verbose_name=_("chat session"),
+        db_index=False,  # the constraint below begins with it
     )
     kind = models.CharField(_("kind"), max_length=16, choices=Kind.choices, default=Kind.CLOSE)
     requested_by = models.ForeignKey(
