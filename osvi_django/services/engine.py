@@ -219,8 +219,6 @@ class _Run:
             ledger.settle(self.job, verdicts)
         if open_items:  # somebody else has these, or nobody knows
             ledger.come_back(self.job, list(open_items.values()))
-        if attempts:
-            ledger.name_attempts(self.job, token)
         self.items |= mine
         return attempts
 

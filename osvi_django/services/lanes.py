@@ -42,7 +42,7 @@ Found = Answer | Trouble | bool | None
 
 # Claimed ahead of the threads is what they send in so many seconds, so that none waits while
 # answers are stored and the next are claimed; at least and at most so many for each thread.
-AHEAD: Final = 0.15  # seconds
+AHEAD: Final = 0.5  # seconds
 LEAST_AHEAD: Final = 2
 MOST_AHEAD: Final = 16
 # How often it is looked how many they send.

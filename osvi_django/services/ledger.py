@@ -164,18 +164,18 @@ def take_abandoned(
 ) -> CloseJobItem | None:
     """Claim one item whose closer did not come back, or whose turn has come."""
     over = items(job).filter(outcome=Outcome.CLOSING, lease_until__lt=DatabaseNow())
-    found = over.filter(account__in=among).select_related("session__agent", "attempt").first()
-    if found is None or not over.filter(pk=found.pk).update(claim=token, lease_until=_in(lease)):
+    found = over.filter(account__in=among).first()
+    # The attempt is that of whoever had it, by a claim that MariaDB must read before it is changed.
+    taken = {"attempt": _attempt_made(), "claim": token, "lease_until": _in(lease)}
+    if found is None or not over.filter(pk=found.pk).update(**taken):
         return None
-    found.claim = token
-    return found
+    return items(job).select_related("session__agent", "attempt").filter(pk=found.pk).first()
 
 
-def name_attempts(job: CloseJob, token: uuid.UUID) -> None:
-    """Write down with the claimed items which attempts were made for them."""
-    made = CloseAttempt.objects.filter(session=OuterRef("session"), claim=token)
-    claimed = items(job).filter(claim=token, outcome=Outcome.CLOSING)
-    claimed.update(attempt=Subquery(made.values("pk")[:1]))
+def _attempt_made() -> Coalesce:
+    """The attempt that whoever holds an item has made, else the one that is known."""
+    made = CloseAttempt.objects.filter(session=OuterRef("session"), claim=OuterRef("claim"))
+    return Coalesce(Subquery(made.values("pk")[:1]), "attempt")
 
 
 def come_back(job: CloseJob, held: Sequence[CloseJobItem], wait: float = 0) -> None:
@@ -196,14 +196,19 @@ def settle(job: CloseJob, verdicts: Sequence[tuple[CloseJobItem, Verdict]]) -> N
             outcome=verdict.outcome,
             error_code=verdict.code,
             error_reason=verdict.reason,
+            attempt=_attempt_made(),
             lease_until=None,
         )
         counts[COUNTERS.get(verdict.outcome, "")] += settled
     counts.pop("", None)
-    rows(job).update(
-        **{name: F(name) + number for name, number in counts.items()}, seen_at=DatabaseNow()
-    )
-    if rows(job).filter(status=JobStatus.CANCELLED).exists():
+    _count(job, {name: F(name) + number for name, number in counts.items()})
+
+
+def _count(job: CloseJob, counts: Mapping[str, CombinedExpression]) -> None:
+    """Add to what the job has come to; where it was cancelled meanwhile, nothing waits any more."""
+    told = {**counts, "seen_at": DatabaseNow()}
+    goes_on = rows(job).exclude(status=JobStatus.CANCELLED)
+    if not goes_on.update(**told) and rows(job).update(**told):
         cancel_waiting(job)
 
 

@@ -187,7 +187,10 @@ def _recover_safely(session: ChatSession) -> RecoveryResult:
 
 def _take(session: ChatSession, token: uuid.UUID, lease: float) -> bool:
     def work() -> bool:
-        return bool(steps.take(steps.rows(session), (Status.UNCONFIRMED,), token, lease=lease))
+        mine = steps.rows(session)
+        taken = steps.take(mine, (Status.UNCONFIRMED,), token, lease=lease)
+        # Also by a try before this, where the commit arrived and the word of it did not.
+        return bool(taken) or mine.filter(claim=token).exists()
 
     return persist(work, using=steps.using(session), patience=steps.PATIENCE_BEFORE)
 

@@ -68,6 +68,15 @@ class TestAllGoesWell:
         statuses = dict(ChatSession.objects.values_list("pk", "summary_status"))
         assert statuses == {with_one.pk: "stored", without.pk: "not_provided"}
 
+    def test_long_summaries_that_come_together_are_too_much_for_one_statement(
+        self, chats, close_all, osvi_sandbox
+    ):
+        text = "A long story. " * 90_000  # sixteen of them are more than MariaDB takes at once
+        chats(16, summary=text)
+        osvi_sandbox.latency = 0.5
+        assert close_all().succeeded == 16
+        assert [each.text for each in SessionSummary.objects.all()] == [text.strip()] * 16
+
     def test_whoever_listens_is_told(self, chats, close_all, heard):
         one, two, _three = chats(3)
         job = close_all([one, two])
