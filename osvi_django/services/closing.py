@@ -6,7 +6,6 @@ is taken in the committed steps of ``steps.py``.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final, TypeGuard
 
 from django.db import router
@@ -36,7 +35,7 @@ from osvi_django.services.steps import (
     SummaryStatus,
     User,
 )
-from osvi_django.services.summaries import summarize
+from osvi_django.services.summaries import with_own_summary
 from osvi_django.transactions import refuse_inside_transaction
 
 # How soon it is worth looking again at a close that is under way: an AI writes for seconds.
@@ -70,7 +69,7 @@ def close_session(
     attempt = steps.claim(session, request, lease=lease)
     if attempt is None:
         return _not_claimed(session)
-    return _with_own_summary(_carry_out(client, session, attempt))
+    return with_own_summary(_carry_out(client, session, attempt))
 
 
 def close_session_by_id(
@@ -140,12 +139,6 @@ def _was_ever_heard_of(session: ChatSession) -> bool:
     refused = (Outcome.NOT_SENT, Outcome.REJECTED)
     tried = steps.attempts(session)
     return not tried.exists() or tried.exclude(outcome__in=refused).exists()
-
-
-def _with_own_summary(result: CloseResult) -> CloseResult:
-    """Have this site's summarizer write what OSVI did not."""
-    written = summarize(result.session)
-    return replace(result, summary=written.summary) if written and written.summary else result
 
 
 def _carry_out(client: OSVIClient, session: ChatSession, attempt: CloseAttempt) -> CloseResult:

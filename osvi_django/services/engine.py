@@ -5,8 +5,8 @@ waiting sessions in batches, hands them to the threads of ``lanes.py``, and stor
 back in one commit for all of it. The steps and rules of each close are those of ``closing.py``.
 
 What was claimed by a process that died is taken up again when its lease is over. Nobody knows then
-whether it was sent, so that OSVI is asked first, as for any unconfirmed session; such sessions come
-last, one after the other.
+whether it was sent, so that OSVI is asked first, as for any unconfirmed session: these come last,
+and are the business of ``abandoned.py``.
 """
 
 from __future__ import annotations
@@ -26,16 +26,15 @@ from django.db import Error, InterfaceError, OperationalError, router
 
 from osvi_django.answers import Answer, read_closed
 from osvi_django.exceptions import (
-    CloseInProgress,
     NotAllowed,
     OSVIError,
-    OSVINoAnswer,
     OSVINotConfigured,
     OSVIRejected,
     SessionNotFound,
 )
-from osvi_django.models import ChatSession, CloseAttempt, CloseJob, CloseJobItem
+from osvi_django.models import CloseAttempt, CloseJob, CloseJobItem
 from osvi_django.services import ledger, steps
+from osvi_django.services.abandoned import Finders
 from osvi_django.services.closing import (
     LOOK_AGAIN_AFTER,
     closed_already,
@@ -43,10 +42,10 @@ from osvi_django.services.closing import (
     is_worth_a_look,
 )
 from osvi_django.services.lanes import DOUBT, NOT_NOW, TRY_AGAIN_AFTER, Lane, Reply, Trouble
-from osvi_django.services.ledger import Verdict
 from osvi_django.services.permissions import may_close
-from osvi_django.services.recovery import close_again
 from osvi_django.services.steps import Closed, CloseRequest, Failed, Status
+from osvi_django.services.verdicts import Verdict, as_tried, verdict_of
+from osvi_django.services.writers import Writers
 from osvi_django.transactions import kind_of, persist, refuse_inside_transaction
 
 logger = logging.getLogger(__name__)
@@ -60,13 +59,6 @@ _POLL: Final = 0.5  # seconds
 _GATHER: Final = 0.01  # seconds
 # How long to wait for a database that went away.
 _PATIENCE: Final = 20.0  # seconds
-
-
-_OUTCOMES: Final = {
-    DOUBT: Outcome.UNCONFIRMED,
-    (SessionNotFound,): Outcome.NOT_FOUND,
-    (NotAllowed,): Outcome.NOT_ALLOWED,
-}
 
 
 def run_close_job(
@@ -122,6 +114,8 @@ class _Run:
         self.broken: dict[str, OSVINotConfigured] = {}
         self.items: dict[int, CloseJobItem] = {}
         self.in_hand: list[Reply] = []
+        self.finders = Finders(self.request, self.using)
+        self.writers = Writers(self.using)
         self.seen_at = time.monotonic()
 
     def work(self) -> None:
@@ -131,6 +125,8 @@ class _Run:
                 self._hand_out()
                 self._collect_and_store()
                 self._say_alive()
+            while not self.stop.is_set() and self.writers.go_on(_POLL):
+                pass
         finally:
             self._bring_home()
 
@@ -234,52 +230,40 @@ class _Run:
         return None
 
     def _take_up(self) -> bool:
-        """Settle one session of which nobody knows, or which somebody else had; False: none."""
-        lanes = [lane for lane in self.lanes.values() if not lane.opens_in]
+        """Have OSVI asked about what nobody knows, or others had; False where there is nothing."""
+        taken = sum(self._find_out(lane) for lane in self.lanes.values())
+        return self._settle_found(_POLL) or taken > 0
+
+    def _find_out(self, lane: Lane) -> int:
+        """Take up as many as there are threads idle for them; how many there were."""
+        room = lane.idle - self.finders.under_way
+        if room <= 0:
+            return 0
         token = uuid.uuid4()
         # Finding out and closing have a lease each.
-        lease = 2 * max((lane.lease for lane in lanes), default=0)
-        among = [lane.account for lane in lanes]
-        item = ledger.take_abandoned(self.job, among, token, lease) if lanes else None
-        if item is None:
-            return False
-        verdict = self._at_sight(item)
-        if verdict is None and item.session is not None:
-            verdict = self._close_again(item, item.session)
-        if verdict is None:
-            ledger.come_back(self.job, [item], LOOK_AGAIN_AFTER)
-        else:
-            self._persist(lambda: ledger.settle(self.job, [(item, self._as_tried(item, verdict))]))
-            self._report()
-        return True
+        chosen = (self.job, lane.account, room, token, 2 * lane.lease)
+        items = self._persist(lambda: ledger.take_abandoned(*chosen))
+        for item in items:
+            if verdict := self._at_sight(item):
+                self._settle_alone(item, as_tried(item, verdict))
+            elif item.session is not None:
+                self.finders.find_out(lane, item, item.session)
+        return len(items)
 
-    def _as_tried(self, item: CloseJobItem, verdict: Verdict) -> Verdict:
-        """A session that was found closed may be so by the try that this job made before."""
-        was_closed = (
-            item.attempt is not None and item.attempt.outcome == CloseAttempt.Outcome.CLOSED
-        )
-        if verdict.outcome == Outcome.ALREADY_CLOSED and was_closed:
-            return Verdict(outcome=Outcome.CLOSED)
-        return verdict
+    def _settle_found(self, seconds: float) -> bool:
+        """Store what the finders have found; False where they had nothing to do."""
+        was_under_way = self.finders.under_way > 0
+        for found in self.finders.collect(seconds):
+            if found.verdict is None:
+                ledger.come_back(self.job, [found.item], LOOK_AGAIN_AFTER)
+                continue
+            self._tell_lane(self.lanes[found.item.account], found.sent_at, found.error)
+            self._settle_alone(found.item, found.verdict)
+        return was_under_way
 
-    def _close_again(self, item: CloseJobItem, session: ChatSession) -> Verdict | None:
-        """Ask OSVI whether it is open, and close it if so; None: somebody else has it."""
-        lane, sent_at = self.lanes[item.account], time.monotonic()
-        asker, door, note = self.request.requested_by, self.request.door, self.request.note
-        try:
-            result = close_again(session, requested_by=asker, door=door, note=note)
-        except CloseInProgress:
-            return None
-        except (OSVIError, OSVINotConfigured) as error:
-            self._tell_lane(lane, sent_at, error)
-            return _verdict_of(error)
-        except Error:
-            raise
-        except Exception:  # a bug over one session must not keep the job from its end
-            logger.exception("session %r of job %s failed", session.session_id, self.job.pk)
-            return Verdict(outcome=Outcome.UNCONFIRMED, code=OSVINoAnswer.code)
-        self._tell_lane(lane, sent_at, None)
-        return Verdict(outcome=Outcome.CLOSED if result.changed else Outcome.ALREADY_CLOSED)
+    def _settle_alone(self, item: CloseJobItem, verdict: Verdict) -> None:
+        self._persist(lambda: ledger.settle(self.job, [(item, verdict)]))
+        self._report()
 
     def _tell_lane(self, lane: Lane, sent_at: float, error: Trouble | None) -> None:
         if isinstance(error, (*NOT_NOW, *DOUBT)):
@@ -292,6 +276,8 @@ class _Run:
             self._collect()
         if self.in_hand:
             self._store()
+        self._settle_found(0)
+        self.writers.go_on(0)
 
     def _collect(self) -> None:
         """Take whatever has come back; a moment is left for more, as each commit costs."""
@@ -378,6 +364,7 @@ class _Run:
                     self._write([result])
         else:
             steps.tell_closed(closed)
+            self.writers.write_of(end.session for end in closed if end.text is None)
             steps.tell_failed([each.end for each in results if isinstance(each.end, Failed)])
             self.seen_at = time.monotonic()
             self._report()
@@ -411,12 +398,16 @@ class _Run:
     def _bring_home(self) -> None:
         """Begin nothing more, store what still comes back, and let the threads go."""
         self.on_progress = None
+        self.writers.halt()
         for lane in self.lanes.values():
             lane.halt()
         while self._under_way or self.in_hand:
             self._collect_and_store()
+        while self._settle_found(_POLL) or self.writers.go_on(_POLL):
+            pass
         for lane in self.lanes.values():
             lane.end()
+        self.writers.end()
         with suppress(Error):  # then its silence tells that nobody runs it
             ledger.leave(self.job)
 
@@ -424,12 +415,4 @@ class _Run:
 def _failed(attempt: CloseAttempt, error: Trouble) -> _Result:
     error.attempt = attempt
     end = Failed(session=attempt.session, attempt=attempt, error=error)
-    return _Result(attempt=attempt, verdict=_verdict_of(error), end=end)
-
-
-def _verdict_of(error: Trouble) -> Verdict:
-    if isinstance(error, NOT_NOW):
-        return Verdict(outcome=Outcome.WAITING)
-    kinds = (kind for kinds, kind in _OUTCOMES.items() if isinstance(error, kinds))
-    outcome = next(kinds, Outcome.REJECTED)
-    return Verdict(outcome=outcome, code=error.code, reason=getattr(error, "reason", ""))
+    return _Result(attempt=attempt, verdict=verdict_of(error), end=end)

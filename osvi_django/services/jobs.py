@@ -97,11 +97,11 @@ def create_close_job(
         note=storable(request.note),
         retry_of=retry_of,
     )
+    wanted = _require_one(sessions, requested_by)
     alias = router.db_for_write(CloseJob)
     with transaction.atomic(using=alias):
         job.save(using=alias)
-        _fill(job, _items_of(job, sessions, requested_by))
-        _require_one(job, requested_by)
+        _fill(job, _items_of(job, wanted, requested_by))
         if not draft:
             _enqueue(job, start=start)
     return job
@@ -188,11 +188,14 @@ def _rate(job: CloseJob) -> float | None:
     return done / seconds if seconds > 0 and done else None
 
 
-def _require_one(job: CloseJob, user: User | None) -> None:
-    """Refuse a job of somebody who may close none of its sessions."""
-    nothing_waits = job.total == job.done
-    if user is not None and nothing_waits and not may_close(user):
+def _require_one(sessions: Wanted, user: User | None) -> Wanted:
+    """Refuse somebody who may close none of these, before anything is written; these, once more."""
+    if user is None or may_close(user):
+        return sessions
+    wanted = sessions if isinstance(sessions, QuerySet) else list(sessions)
+    if not any(_allowed(chunk, user) for chunk in _chunks(_found(wanted))):
         raise NotAllowed
+    return wanted
 
 
 def _fill(job: CloseJob, items: Iterable[CloseJobItem]) -> None:

@@ -113,7 +113,7 @@ class Line(Generic[_About]):
         self.under_way = 0
         self.trouble: Trouble | None = None
         self.given_up_until = 0.0
-        self._slots = _slots(account, self.size)
+        self.slot = _slots(account, self.size)
         self._arrived = arrived
         self._inbox: SimpleQueue[_Call[_About] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -131,12 +131,20 @@ class Line(Generic[_About]):
     @property
     def room(self) -> int:
         """How many more sessions to claim just now; in batches, as a claim costs a commit."""
-        if self._is_held or time.monotonic() < self._opens_at:
-            return 0
-        if self._limit < self.size:
-            return self._limit - self.under_way
+        if self.is_shut or self._limit < self.size:
+            return self.idle
         room = self.size + self._ahead - self.under_way
         return room if room >= self._ahead // 2 else 0
+
+    @property
+    def idle(self) -> int:
+        """How many could be sent just now with no thread busy for them."""
+        return 0 if self.is_shut else self._limit - self.under_way
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether nothing is to be sent just now."""
+        return self._is_held or time.monotonic() < self._opens_at
 
     @property
     def opens_in(self) -> float:
@@ -239,7 +247,7 @@ class Line(Generic[_About]):
 
     def _work(self) -> None:
         while (call := self._inbox.get()) is not None:
-            with self._slots:
+            with self.slot:
                 sent_at = time.monotonic()
                 found = self._ask(call) if self._may_send(call, sent_at) else None
                 self._notice(found)

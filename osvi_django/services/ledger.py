@@ -9,8 +9,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -24,6 +23,7 @@ from django.utils.translation import gettext as _
 from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured
 from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, CloseJob, CloseJobItem
 from osvi_django.services.steps import DatabaseNow
+from osvi_django.services.verdicts import Verdict
 
 Outcome = CloseJobItem.Outcome
 JobStatus = CloseJob.Status
@@ -41,15 +41,6 @@ SIGN_OF_LIFE: Final = 5.0  # seconds
 ABANDONED_AFTER: Final = 6 * SIGN_OF_LIFE  # seconds
 # Of how many times as many as it needs each process chooses, so that several seldom want the same.
 _CHOICE: Final = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What becomes of an item; ``code`` and ``reason`` are those of an error, if there is one."""
-
-    outcome: Outcome
-    code: str = ""
-    reason: str = ""
 
 
 def find(job_id: int) -> CloseJob:
@@ -160,16 +151,20 @@ def _share_agents(sessions: Sequence[ChatSession]) -> None:
 
 
 def take_abandoned(
-    job: CloseJob, among: Iterable[str], token: uuid.UUID, lease: float
-) -> CloseJobItem | None:
-    """Claim one item whose closer did not come back, or whose turn has come."""
+    job: CloseJob, account: str, number: int, token: uuid.UUID, lease: float
+) -> list[CloseJobItem]:
+    """Claim up to ``number`` whose closers did not come back, or whose turn has come.
+
+    In the caller's transaction.
+    """
     over = items(job).filter(outcome=Outcome.CLOSING, lease_until__lt=DatabaseNow())
-    found = over.filter(account__in=among).first()
+    chosen = list(over.filter(account=account).values_list("pk", flat=True)[:number])
     # The attempt is that of whoever had it, by a claim that MariaDB must read before it is changed.
     taken = {"attempt": _attempt_made(), "claim": token, "lease_until": _in(lease)}
-    if found is None or not over.filter(pk=found.pk).update(**taken):
-        return None
-    return items(job).select_related("session__agent", "attempt").filter(pk=found.pk).first()
+    over.filter(pk__in=chosen).update(**taken)
+    # Also those of a try before this, as in ``take``.
+    mine = items(job).filter(outcome=Outcome.CLOSING, claim=token)
+    return list(mine.select_related("session__agent", "attempt"))
 
 
 def _attempt_made() -> Coalesce:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -52,6 +52,7 @@ from osvi_django.services.steps import (
     SummaryStatus,
     User,
 )
+from osvi_django.services.summaries import with_own_summary
 from osvi_django.transactions import persist, refuse_inside_transaction
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ def close_again(
         raise OSVINoAnswer(found.detail)
     result = close_session(session, requested_by=requested_by, door=door, note=note)
     if found.settled in {Settled.STORED, Settled.NOT_PROVIDED, Settled.LOST}:
-        return CloseResult(session=session, summary=result.summary, changed=True, attempt=None)
+        return with_own_summary(replace(result, changed=True))
     return result
 
 
@@ -149,9 +150,9 @@ def mark_closed(
         raise InvalidInput(problem, field="status")
     # Whatever arrived is better than anybody's word.
     if _read_what_arrived(session, token):
-        return steps.closed_result(session, changed=True)
+        return with_own_summary(steps.closed_result(session, changed=True))
     (attempt,) = steps.write_attempts([session], request, token, Kind.MARK)
-    return steps.settle_closed(
+    marked = steps.settle_closed(
         session,
         attempt,
         text=None,
@@ -159,6 +160,7 @@ def mark_closed(
         held=token,
         outcome=Outcome.CLOSED,
     )
+    return with_own_summary(marked)
 
 
 def recover_all() -> Iterator[RecoveryResult]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from django.db import Error, router
@@ -21,7 +21,7 @@ from osvi_django.conf import Account, InvalidSetting, account_aliases
 from osvi_django.exceptions import not_a_close
 from osvi_django.models import ChatSession, SessionSummary
 from osvi_django.services import steps
-from osvi_django.services.steps import Status, SummaryStatus
+from osvi_django.services.steps import CloseResult, Status, SummaryStatus
 from osvi_django.transactions import kind_of, persist, refuse_inside_transaction
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,30 @@ def summarize(session: ChatSession) -> Summarized | None:
         return _failed(session, error)
 
 
+def summarize_by_key(key: int) -> None:
+    """Do so for the session of this key, in a thread that nobody waits for."""
+    sessions = ChatSession.objects.using(router.db_for_write(ChatSession))
+    try:
+        for session in sessions.select_related("agent").filter(pk=key):
+            summarize(session)
+    except Error as error:
+        logger.error("session %s waits for manage.py osvi_summarize: %s", key, kind_of(error))
+
+
+def with_own_summary(result: CloseResult) -> CloseResult:
+    """The result of a close, with what this site's summarizer writes where OSVI wrote nothing."""
+    written = summarize(result.session)
+    return replace(result, summary=written.summary) if written and written.summary else result
+
+
+def has_summarizer(account: str) -> bool:
+    """Whether this site is to write summaries; of a setting that is wrong ``summarize`` tells."""
+    try:
+        return Account(account).summarizer is not None
+    except InvalidSetting:
+        return True
+
+
 def summarize_missing() -> Iterator[Summarized]:
     """Do so for all closed sessions of accounts that have a summarizer, the oldest first.
 
@@ -76,10 +100,10 @@ def summarize_missing() -> Iterator[Summarized]:
 
 
 def _accounts() -> list[str]:
-    return [alias for alias in account_aliases() if _has_summarizer(alias)]
+    return [alias for alias in account_aliases() if _can_write(alias)]
 
 
-def _has_summarizer(alias: str) -> bool:
+def _can_write(alias: str) -> bool:
     try:
         return Account(alias).summarizer is not None
     except InvalidSetting:

@@ -261,7 +261,7 @@ def die_with(job, osvi, closed):
         ChatSession.objects.filter(pk=session.pk).update(
             status="closing", status_before="active", **held
         )
-        job.items.filter(session=session).update(outcome="closing", attempt=attempt, **held)
+        job.items.filter(session=session).update(outcome="closing", **held)
     osvi.sessions[closed.session_id].status = "closed"
 
 

@@ -9,7 +9,7 @@ from osvi_django.conf import Account, InvalidSetting
 from osvi_django.exceptions import InsideTransaction
 from osvi_django.models import ChatSession, SessionSummary
 from osvi_django.services import close_session, close_session_by_id, steps, summaries
-from osvi_django.services.recovery import recover_session
+from osvi_django.services.recovery import close_again, mark_closed, recover_session
 from osvi_django.services.summaries import summarize, summarize_missing
 from osvi_django.testing import MISSING, Drop, OddSummary
 from osvi_django.testing.factories import (
@@ -57,6 +57,20 @@ class TestWithTheClose:
         assert result.summary.text == f"{session.customer_id} asked\ufffd something."
         assert result.summary.source == "host"
         assert result.session.summary_status == "stored"
+
+    def test_so_does_a_second_try_and_whoever_marks_it_as_closed(
+        self, unconfirmed, osvi_sandbox, use, called
+    ):
+        use("Ours.")
+        again = unconfirmed(Drop(), summary=None)
+        lost, marked = (unconfirmed(Drop(after_closing=True)) for _number in range(2))
+        osvi_sandbox.when_closed = 409
+        assert close_again(again).summary.source == "host"
+        assert close_again(lost).summary.text == "Ours."
+        assert mark_closed(marked, note="Seen.").summary.text == "Ours."
+        assert called == [again, lost, marked]
+        assert close_session(marked).summary.text == "Ours."
+        assert len(called) == 3
 
     def test_v1_needs_no_agent_for_it(self, osvi_sandbox, use):
         use("Ours.", CLOSE_WITH="v1")

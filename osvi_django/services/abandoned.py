@@ -1,0 +1,71 @@
+"""Sessions of a job of which nobody knows whether they are closed: OSVI is asked first.
+
+They are those that were unconfirmed before, and those whose process has died. Each takes several
+calls with commits in between, so that each is settled in a thread that has its own connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+
+from django.db import Error
+
+from osvi_django.exceptions import CloseInProgress, OSVIError, OSVINoAnswer, OSVINotConfigured
+from osvi_django.models import ChatSession, CloseJobItem
+from osvi_django.services.crew import Crew
+from osvi_django.services.lanes import Lane, Trouble
+from osvi_django.services.recovery import close_again
+from osvi_django.services.steps import CloseRequest
+from osvi_django.services.verdicts import Outcome, Verdict, as_tried, verdict_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What was found out about one; without a ``verdict``, somebody else has it just now.
+
+    ``sent_at``: when OSVI was asked, in seconds of the monotonic clock.
+    """
+
+    item: CloseJobItem
+    verdict: Verdict | None
+    sent_at: float
+    error: Trouble | None = None
+
+
+class Finders(Crew[Found]):
+    """Closes them for one run of a job."""
+
+    def __init__(self, request: CloseRequest, using: str) -> None:
+        super().__init__("osvi-finder", using)
+        self._request = request
+
+    def find_out(self, lane: Lane, item: CloseJobItem, session: ChatSession) -> None:
+        """Ask OSVI whether it is open, and close it if so."""
+        self.do(partial(self._find_out, lane, item, session))
+
+    def _find_out(self, lane: Lane, item: CloseJobItem, session: ChatSession) -> Found:
+        with lane.slot:
+            found = Found(item=item, verdict=None, sent_at=time.monotonic())
+            try:
+                verdict = self._close(session)
+            except CloseInProgress:
+                return found
+            except (OSVIError, OSVINotConfigured) as error:
+                return replace(found, verdict=verdict_of(error), error=error)
+        return replace(found, verdict=as_tried(item, verdict))
+
+    def _close(self, session: ChatSession) -> Verdict:
+        asker, door, note = self._request.requested_by, self._request.door, self._request.note
+        try:
+            result = close_again(session, requested_by=asker, door=door, note=note)
+        except (OSVIError, OSVINotConfigured, Error):
+            raise
+        except Exception:  # a bug over one session must not keep the job from its end
+            logger.exception("session %r could not be closed", session.session_id)
+            return Verdict(outcome=Outcome.UNCONFIRMED, code=OSVINoAnswer.code)
+        return Verdict(outcome=Outcome.CLOSED if result.changed else Outcome.ALREADY_CLOSED)

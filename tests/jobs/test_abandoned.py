@@ -1,0 +1,122 @@
+"""Sessions of which nobody knows are settled side by side, each with commits of its own."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from django.db import OperationalError
+from django.db.backends.signals import connection_created
+
+from osvi_django.models import ChatSession, CloseJob, SessionSummary
+from osvi_django.services.jobs import create_close_job, run_close_job
+from osvi_django.testing import Drop, Status
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def together(osvi_sandbox):
+    """How many closes OSVI had under way at once, at most; each takes a moment."""
+    lock, peak, now = threading.Lock(), [0], [0]
+
+    def latency(_chat):
+        with lock:
+            now[0] += 1
+            peak[0] = max(peak[0], now[0])
+        threading.Timer(0.3, leave).start()
+        return 0.3
+
+    def leave():
+        with lock:
+            now[0] -= 1
+
+    osvi_sandbox.latency = latency
+    return lambda: peak[0]
+
+
+@pytest.fixture
+def in_doubt(unconfirmed, osvi_sandbox):
+    """Make so many sessions whose close OSVI never saw, and of which nobody here knows that."""
+    return lambda number: [unconfirmed(Drop()) for _number in range(number)]
+
+
+def finders():
+    return [each for each in threading.enumerate() if each.name == "osvi-finder"]
+
+
+def test_as_many_as_the_account_may_have_under_way(
+    in_doubt, together, close_all, outcomes, osvi_sandbox, settings
+):
+    settings.OSVI["default"]["CONCURRENCY"] = 4
+    sessions = in_doubt(10)
+    job = close_all()
+    assert set(outcomes(job).values()) == {"closed"}
+    assert {osvi_sandbox.closes(each.session_id) for each in sessions} == {1}
+    assert SessionSummary.objects.count() == 10
+    assert together() == 4
+    assert finders() == []
+
+
+def test_their_connections_are_closed(in_doubt, close_all):
+    opened = []
+
+    def note(connection, **_named):
+        if threading.current_thread().name == "osvi-finder":
+            opened.append(connection)
+
+    in_doubt(3)
+    connection_created.connect(note)
+    try:
+        assert close_all().succeeded == 3
+    finally:
+        connection_created.disconnect(note)
+    assert len(opened) == 3
+    assert [each.connection for each in opened] == [None] * 3
+
+
+def test_osvi_in_trouble_pauses_the_job(in_doubt, close_all, osvi_sandbox, settings, outcomes):
+    settings.OSVI["default"]["CONCURRENCY"] = 4
+    sessions = in_doubt(6)
+    for each in sessions:
+        osvi_sandbox.script(each.session_id, Status(429, retry_after=600))
+    job = close_all()
+    assert (job.status, job.paused_by) == ("paused", "throttled")
+    assert set(outcomes(job).values()) == {"waiting", "closing"}
+    assert len(osvi_sandbox.requests) < 30
+
+
+def test_without_a_thread_for_it_the_run_does_it_itself(in_doubt, close_all, monkeypatch):
+    start = threading.Thread.start
+
+    def no_finder(thread):
+        if thread.name == "osvi-finder":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    in_doubt(3)
+    monkeypatch.setattr(threading.Thread, "start", no_finder)
+    assert close_all().succeeded == 3
+
+
+def test_a_database_that_stays_away_ends_the_run_and_nothing_else(in_doubt, settings, osvi_sandbox):
+    def fail(execute, sql, params, many, context):
+        if threading.current_thread().name == "osvi-finder":
+            raise OperationalError("gone away")
+        return execute(sql, params, many, context)
+
+    def wrap(connection, **_named):
+        connection.execute_wrappers.append(fail)
+
+    settings.OSVI["default"] |= {"DEADLINE": 0.3, "CONNECT_TIMEOUT": 0.3, "LEASE": 1}
+    in_doubt(2)
+    job = create_close_job(ChatSession.objects.all(), start=False)
+    connection_created.connect(wrap)
+    try:
+        with pytest.raises(OperationalError, match="gone away"):
+            run_close_job(job.pk)
+    finally:
+        connection_created.disconnect(wrap)
+    assert finders() == []
+    assert not CloseJob.objects.get(pk=job.pk).is_finished
+    assert run_close_job(job.pk).succeeded == 2
