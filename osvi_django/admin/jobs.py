@@ -40,6 +40,7 @@ from osvi_django.services.jobs import (
     cancel_close_job,
     confirm_close_job,
     retry_close_job,
+    retry_of,
     take_up,
 )
 from osvi_django.services.permissions import (
@@ -202,7 +203,9 @@ class CloseJobAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg]
         job = self._find_managed(request, job_id)
         if request.method != "POST":
             return self._redirect_to(job)
-        return self._redirect_to(self._retries(request, job).first() or self._retry(request, job))
+        retry = self._retry(request, job)
+        is_visible = visible_jobs(request.user).filter(pk=retry.pk).exists()
+        return self._redirect_to(retry if is_visible else job)
 
     def _find(self, request: HttpRequest, job_id: int | str) -> CloseJob:
         """The job, where this user may see it. Raises ``Http404``, ``PermissionDenied``."""
@@ -248,25 +251,24 @@ class CloseJobAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg]
         self.message_user(request, sentence, messages.SUCCESS)
 
     def _retry(self, request: HttpRequest, job: CloseJob) -> CloseJob:
-        """The new job; the same one where there is nothing to try again."""
+        """The job that tries again what failed; the same one where there is nothing to try."""
+        known = retry_of(job)
         try:
             with _refusal_as_403():
                 retry = retry_close_job(job, requested_by=request.user, door="admin")
         except InvalidInput as error:
             self.message_user(request, str(error), messages.ERROR)
             return job
-        sentence = _("Tried again what failed: %(job)s.") % {"job": retry}
-        write_history(self, request, job, str(sentence))
+        if retry != known:
+            sentence = _("Tried again what failed: %(job)s.") % {"job": retry}
+            write_history(self, request, job, str(sentence))
         return retry
-
-    def _retries(self, request: HttpRequest, job: CloseJob) -> QuerySet[CloseJob]:
-        return self.get_queryset(request).filter(retry_of=job)
 
     def _page_of(self, request: HttpRequest, job: CloseJob) -> dict[str, Any]:
         """What the page of a job shows beside its facts."""
         state = state_of(job)
         failures = sum(state["counts"][outcome] for outcome in FAILURES)
-        retry = self._retries(request, job).first()
+        retry = retry_of(job)
         manages = _may_manage(request.user, job)
         is_stopped = job.is_finished or job.status == JobStatus.CANCELLED
         return {

@@ -16,7 +16,8 @@ from django.db import Error
 from osvi_django.exceptions import CloseInProgress, OSVIError, OSVINoAnswer, OSVINotConfigured
 from osvi_django.models import ChatSession, CloseJobItem
 from osvi_django.services.crew import Crew
-from osvi_django.services.lanes import Lane, Trouble
+from osvi_django.services.lanes import Lane
+from osvi_django.services.pace import Trouble
 from osvi_django.services.recovery import close_again
 from osvi_django.services.steps import CloseRequest
 from osvi_django.services.verdicts import Outcome, Verdict, as_tried, verdict_of
@@ -49,7 +50,7 @@ class Finders(Crew[Found]):
         self.do(partial(self._find_out, lane, item, session))
 
     def _find_out(self, lane: Lane, item: CloseJobItem, session: ChatSession) -> Found:
-        with lane.slot:
+        with lane.pace.slot:
             found = Found(item=item, verdict=None, sent_at=time.monotonic())
             try:
                 verdict = self._close(session)

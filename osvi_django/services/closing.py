@@ -61,7 +61,7 @@ def close_session(
     """
     refuse_inside_transaction(steps.using(session))
     require_close(requested_by, session)
-    request = CloseRequest(requested_by=requested_by, door=door, note=note.strip())
+    request = CloseRequest(requested_by=requested_by, door=door, note=note)
     steps.reload(session)
     if session.status == Status.CLOSED:
         return steps.closed_result(session)

@@ -41,7 +41,8 @@ from osvi_django.services.closing import (
     is_closed_already,
     is_worth_a_look,
 )
-from osvi_django.services.lanes import DOUBT, NOT_NOW, TRY_AGAIN_AFTER, Lane, Reply, Trouble
+from osvi_django.services.lanes import Lane, Reply
+from osvi_django.services.pace import DOUBT, NOT_NOW, TRY_AGAIN_AFTER, Trouble
 from osvi_django.services.permissions import may_close
 from osvi_django.services.steps import Closed, CloseRequest, Failed, Status
 from osvi_django.services.verdicts import Verdict, as_tried, verdict_of
@@ -55,6 +56,8 @@ Outcome = CloseJobItem.Outcome
 
 # How often to look for something to do while others have the rest of the job under way.
 _POLL: Final = 0.5  # seconds
+# How soon to notice that the job was cancelled.
+_NOTICE: Final = 0.1  # seconds
 # How long to let answers gather before they are stored together.
 _GATHER: Final = 0.01  # seconds
 # How long to wait for a database that went away.
@@ -116,7 +119,7 @@ class _Run:
         self.in_hand: list[Reply] = []
         self.finders = Finders(self.request, self.using)
         self.writers = Writers(self.using)
-        self.seen_at = time.monotonic()
+        self.seen_at = self.looked_at = time.monotonic()
 
     def work(self) -> None:
         """Claim, collect and store until nothing is left that this process can do."""
@@ -124,7 +127,7 @@ class _Run:
             while not self.stop.is_set() and self._goes_on():
                 self._hand_out()
                 self._collect_and_store()
-                self._say_alive()
+                self._look_up()
             while not self.stop.is_set() and self.writers.go_on(_POLL):
                 pass
         finally:
@@ -148,7 +151,7 @@ class _Run:
     def _wait(self) -> bool:
         """Leave others, or OSVI, a moment."""
         self.stop.wait(_POLL)
-        self._say_alive()
+        self._look_up()
         return True
 
     def _is_to_pause(self) -> bool:
@@ -157,7 +160,7 @@ class _Run:
         known = [trouble for trouble in troubles.values() if trouble is not None]
         if not known or len(known) < len(troubles) or ledger.others_are_at_it(self.job):
             return False
-        waits = [self.lanes[each].opens_in for each in troubles if each in self.lanes]
+        waits = [self.lanes[each].pace.opens_in for each in troubles if each in self.lanes]
         ledger.pause(self.job, known[0], min(waits, default=TRY_AGAIN_AFTER))
         return True
 
@@ -165,8 +168,10 @@ class _Run:
         """Why nothing of this account is done for a while; None where something is."""
         if account in self.broken:
             return self.broken[account]
-        lane = self.lanes.get(account)
-        return lane.trouble if lane is not None and lane.is_given_up else None
+        pace = self.lanes[account].pace if account in self.lanes else None
+        # A run that ends leaves the rest of a pause to the next.
+        waits = pace is not None and (pace.is_given_up or (pace.opens_in and self.stop.is_set()))
+        return pace.trouble if pace is not None and waits else None
 
     @property
     def _under_way(self) -> int:
@@ -269,7 +274,7 @@ class _Run:
         if isinstance(error, (*NOT_NOW, *DOUBT)):
             lane.went_wrong(sent_at, error)
         else:
-            lane.went_well(sent_at)
+            lane.pace.went_well(sent_at)
 
     def _collect_and_store(self) -> None:
         if self._under_way:
@@ -282,7 +287,7 @@ class _Run:
     def _collect(self) -> None:
         """Take whatever has come back; a moment is left for more, as each commit costs."""
         try:
-            self._take(self.arrived.get(timeout=_POLL))
+            self._take(self.arrived.get(timeout=_NOTICE))
             time.sleep(_GATHER)
             while True:
                 self._take(self.arrived.get_nowait())
@@ -386,10 +391,17 @@ class _Run:
     def _persist(self, work: Callable[[], _T]) -> _T:
         return persist(work, using=self.using, patience=_PATIENCE)
 
-    def _say_alive(self) -> None:
-        if time.monotonic() - self.seen_at > ledger.SIGN_OF_LIFE:
-            self.seen_at = time.monotonic()
+    def _look_up(self) -> None:
+        """Say now and then that the job is run, and see whether it still is to be."""
+        now = time.monotonic()
+        if now - self.seen_at > ledger.SIGN_OF_LIFE:
+            self.seen_at = now
             self._persist(lambda: ledger.say_alive(self.job))
+        if now - self.looked_at > _NOTICE:
+            self.looked_at = now
+            if ledger.is_cancelled(self.job):
+                for lane in self.lanes.values():
+                    lane.recall()
 
     def _report(self) -> None:
         if self.on_progress is not None:
@@ -409,6 +421,11 @@ class _Run:
             lane.end()
         self.writers.end()
         with suppress(Error):  # then its silence tells that nobody runs it
+            self._leave()
+
+    def _leave(self) -> None:
+        """Let what is left of the job wait for whoever goes on with it, or for its time."""
+        if not ledger.finish(self.job) and not self._is_to_pause():
             ledger.leave(self.job)
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "due_jobs",
     "progress_of",
     "retry_close_job",
+    "retry_of",
     "run_close_job",
     "take_up",
 ]
@@ -88,7 +89,7 @@ def create_close_job(
     May be called inside a transaction. Raises ``InvalidInput``, and ``NotAllowed`` where
     ``requested_by`` may close none of them.
     """
-    request = CloseRequest(requested_by=requested_by, door=door, note=note.strip())
+    request = CloseRequest(requested_by=requested_by, door=door, note=note)
     job = CloseJob(
         status=JobStatus.DRAFT if draft else JobStatus.QUEUED,
         requested_by=steps.as_row(requested_by),
@@ -112,7 +113,7 @@ def confirm_close_job(
 ) -> CloseJob:
     """Let a draft begin, with this note. Raises ``InvalidInput`` where it is none any more."""
     require_job(requested_by, job)
-    request = CloseRequest(requested_by=requested_by, door=job.door, note=note.strip())
+    request = CloseRequest(requested_by=requested_by, door=job.door, note=note)
     with transaction.atomic(using=router.db_for_write(CloseJob, instance=job)):
         drafts = ledger.rows(job).filter(status=JobStatus.DRAFT)
         if not drafts.update(status=JobStatus.QUEUED, note=storable(request.note)):
@@ -141,15 +142,30 @@ def retry_close_job(
 ) -> CloseJob:
     """Make a new job of what failed safely: nothing was closed, and nothing is in doubt.
 
-    Raises ``InvalidInput`` where nothing did.
+    Where that was done before, it is the job of that time, unless that was cancelled.
+    Raises ``InvalidInput`` where nothing failed so, or the job is not finished, and ``NotAllowed``.
     """
     require_job(requested_by, job)
-    failed = ledger.items(job).filter(outcome__in=CloseJobItem.FAILED)
-    if not failed.exists():
-        problem = _("Nothing in this close job failed in a way that can be tried again.")
-        raise InvalidInput(problem, field="job")
-    ids = failed.values_list("asked_id", flat=True).iterator(_CHUNK)
-    return create_close_job(ids, requested_by=requested_by, door=door, note=job.note, retry_of=job)
+    with transaction.atomic(using=router.db_for_write(CloseJob, instance=job)):
+        if not ledger.hold_finished(job):
+            problem = _("This close job is not finished: try again what failed when it is.")
+            raise InvalidInput(problem, field="job")
+        if made := retry_of(job):
+            return made
+        failed = ledger.items(job).filter(outcome__in=CloseJobItem.FAILED)
+        if not failed.exists():
+            problem = _("Nothing in this close job failed in a way that can be tried again.")
+            raise InvalidInput(problem, field="job")
+        ids = failed.values_list("asked_id", flat=True).iterator(_CHUNK)
+        return create_close_job(
+            ids, requested_by=requested_by, door=door, note=job.note, retry_of=job
+        )
+
+
+def retry_of(job: CloseJob) -> CloseJob | None:
+    """The job in which what failed in this one is tried again."""
+    retries = _jobs().filter(retry_of=job).exclude(status=JobStatus.CANCELLED)
+    return retries.order_by("pk").first()
 
 
 def take_up(job: CloseJob) -> bool:
@@ -234,6 +250,8 @@ def _allowed(chunk: Iterable[_Found], user: User | None) -> set[int | None]:
 
 def _found(sessions: Wanted) -> Iterator[_Found]:
     """Each session once: its id, and its key and account; no key where it is not known here."""
+    if isinstance(sessions, str):  # which is a row of letters as well
+        raise InvalidInput(_("session_ids is one text: use a list of ids."), field="session_ids")
     if isinstance(sessions, QuerySet) and not _is_sliced(sessions):
         yield from _by_key(sessions)
         return

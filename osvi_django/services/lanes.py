@@ -3,8 +3,7 @@
 A line asks OSVI whatever it is told to; a lane is the line of a job, and closes.
 
 No thread here touches the database. Whoever runs a job hands out what is claimed and collects what
-comes back; where OSVI is in trouble, what was not yet sent is given back, and it is asked again
-first by one close, then by one more with each that goes well.
+comes back; where OSVI is in trouble, what was not yet sent is given back.
 """
 
 from __future__ import annotations
@@ -13,56 +12,32 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from osvi_django.answers import Answer
 from osvi_django.client import OSVIClient
 from osvi_django.conf import CALLS_PER_CLOSE, Account, InvalidSetting
-from osvi_django.exceptions import (
-    OSVIBadAnswer,
-    OSVIError,
-    OSVINoAnswer,
-    OSVINotConfigured,
-    OSVIRejected,
-    OSVIThrottled,
-    OSVIUnauthorized,
-    OSVIUnreachable,
-)
+from osvi_django.exceptions import OSVIError, OSVINoAnswer, OSVINotConfigured, OSVIRejected
 from osvi_django.models import CloseAttempt
 from osvi_django.services import steps
+from osvi_django.services.pace import DOUBT, DOUBTS_IN_A_ROW, NOT_NOW, Trouble, pace_of
 
 logger = logging.getLogger(__name__)
 
-Trouble = OSVIError | OSVINotConfigured
 # What a thread brings back: an answer, an error, whether it was closed already; None: not begun.
 Found = Answer | Trouble | bool | None
 
 # Claimed ahead of the threads is what they send in so many seconds, so that none waits while
 # answers are stored and the next are claimed; at least and at most so many for each thread.
 AHEAD: Final = 0.5  # seconds
-LEAST_AHEAD: Final = 2
+LEAST_AHEAD: Final = 1
 MOST_AHEAD: Final = 16
 # How often it is looked how many they send.
 _LOOK_EVERY: Final = 0.25  # seconds
-# After trouble without a Retry-After: longer each time, and at the last the lane is given up.
-PAUSES: Final = (1.0, 3.0, 9.0)  # seconds
-# What is longer is no slowing down any more.
-LONGEST_PAUSE: Final = 60.0  # seconds
-# When to try again a lane that was given up.
-TRY_AGAIN_AFTER: Final = 30.0  # seconds
-
-# OSVI did not do it, and it is OSVI or the way there that is at fault.
-NOT_NOW: Final = (OSVIUnreachable, OSVIThrottled, OSVIUnauthorized, OSVINotConfigured)
-# One of these may be the business of one session; several in a row say that OSVI is in trouble.
-DOUBT: Final = (OSVINoAnswer, OSVIBadAnswer)
-DOUBTS_IN_A_ROW: Final = 3
-# OSVI may say for so long that it is busy, each time with a time to come back.
-_PATIENCE: Final = 10
-# Nothing but somebody's hand mends these.
-_HOPELESS: Final = (OSVIUnauthorized, OSVINotConfigured)
 
 
 class Named(Protocol):
@@ -73,6 +48,7 @@ class Named(Protocol):
         """The key of a row."""
 
 
+_T = TypeVar("_T")
 _About = TypeVar("_About", bound=Named)
 
 
@@ -111,27 +87,22 @@ class Line(Generic[_About]):
         self.client, self.lease = steps.prepare(account)
         self.size = _concurrency(account)
         self.under_way = 0
-        self.trouble: Trouble | None = None
-        self.given_up_until = 0.0
-        self.slot = _slots(account, self.size)
+        self.pace = pace_of(account, self.client.base_url, self.size)
         self._arrived = arrived
         self._inbox: SimpleQueue[_Call[_About] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._is_held = False
         self._unanswered = 0
-        self._doubts = 0
-        self._opens_at = 0.0
-        self._changed_at = 0.0
-        self._strikes = 0
-        self._limit = self.size
+        self._is_halted = False
         self._ahead = LEAST_AHEAD * self.size
         self._came_back = 0
         self._looked_at = time.monotonic()
+        self.pace.begin()
 
     @property
     def room(self) -> int:
         """How many more sessions to claim just now; in batches, as a claim costs a commit."""
-        if self.is_shut or self._limit < self.size:
+        if self.is_shut or self.pace.limit < self.size:
             return self.idle
         room = self.size + self._ahead - self.under_way
         return room if room >= self._ahead // 2 else 0
@@ -139,22 +110,12 @@ class Line(Generic[_About]):
     @property
     def idle(self) -> int:
         """How many could be sent just now with no thread busy for them."""
-        return 0 if self.is_shut else self._limit - self.under_way
+        return 0 if self.is_shut else max(0, self.pace.limit - self.under_way)
 
     @property
     def is_shut(self) -> bool:
         """Whether nothing is to be sent just now."""
-        return self._is_held or time.monotonic() < self._opens_at
-
-    @property
-    def opens_in(self) -> float:
-        """Seconds until there may be room."""
-        return max(0.0, self._opens_at - time.monotonic())
-
-    @property
-    def is_given_up(self) -> bool:
-        """Whether OSVI is in such trouble that waiting here makes no sense."""
-        return self.given_up_until > time.monotonic()
+        return self._is_halted or self._is_held or self.pace.opens_in > 0
 
     def ask(
         self,
@@ -185,42 +146,23 @@ class Line(Generic[_About]):
         # Whatever held it may have been an answer that could not be stored, and so was not read.
         self._is_held = self._is_held and self.under_way > 0
 
-    def went_well(self, sent_at: float) -> None:
-        """OSVI answered as it should: after trouble, ask a little more of it."""
-        self._doubts = 0
-        if sent_at < self._changed_at:
-            return
-        self._strikes, self.trouble = 0, None
-        self._limit = min(self._limit + 1, self.size)
-
     def went_wrong(self, sent_at: float, error: Trouble) -> None:
-        """OSVI is in trouble, or may be: wait, then let a single close go first."""
-        if sent_at < self._changed_at:
+        """OSVI is in trouble, or may be."""
+        # Where it is too early to tell, the answers that made threads hold it are yet to be judged.
+        if self.pace.went_wrong(sent_at, error):
             self._is_held = False
-            return  # it was on its way when the trouble became known
-        self._doubts += 1
-        is_one_alone = not self._strikes and self._doubts < DOUBTS_IN_A_ROW
-        if isinstance(error, DOUBT) and is_one_alone:
-            return  # where threads hold the lane, the answers that made them are yet to be judged
-        self._is_held = False
-        self.trouble = error
-        self._changed_at = time.monotonic()
-        self._strikes += 1
-        self._limit = 1
-        self._wait(error)
-
-    def _wait(self, error: Trouble) -> None:
-        asked = getattr(error, "retry_after", None)
-        pause = asked or PAUSES[min(self._strikes, len(PAUSES)) - 1]
-        self._opens_at = self._changed_at + pause
-        worn_out = self._strikes >= (_PATIENCE if asked else len(PAUSES))
-        if isinstance(error, _HOPELESS) or worn_out or pause > LONGEST_PAUSE:
-            self._opens_at = self._changed_at + max(pause, TRY_AGAIN_AFTER)
-            self.given_up_until = self._opens_at
 
     def halt(self) -> None:
         """Begin nothing more: what was not sent comes back at once."""
-        self._opens_at = float("inf")
+        self._is_halted = True
+
+    def recall(self) -> None:
+        """Let what no thread has begun come back at once."""
+        for call in _drain(self._inbox):
+            if call is None or call.refusal is not None:
+                self._inbox.put(call)  # what was begun is brought to its end
+            else:
+                self._arrived.put(ReplyAbout(attempt=call.attempt, found=None, sent_at=0.0))
 
     def end(self) -> None:
         """Let the threads go; they are idle by now, or their answers are no longer awaited."""
@@ -247,7 +189,7 @@ class Line(Generic[_About]):
 
     def _work(self) -> None:
         while (call := self._inbox.get()) is not None:
-            with self.slot:
+            with self.pace.slot:
                 sent_at = time.monotonic()
                 found = self._ask(call) if self._may_send(call, sent_at) else None
                 self._notice(found)
@@ -271,8 +213,7 @@ class Line(Generic[_About]):
     def _may_send(self, call: _Call[_About], now: float) -> bool:
         if call.refusal is not None:
             return True
-        is_open = self._opens_at <= now <= call.send_by
-        return is_open and not self._is_held and not self._stop.is_set()
+        return now <= call.send_by and not self.is_shut and not self._stop.is_set()
 
     def _ask(self, call: _Call[_About]) -> Found:
         try:
@@ -325,9 +266,10 @@ def _concurrency(account: str) -> int:
     raise OSVINotConfigured(problem)
 
 
-def _slots(account: str, size: int) -> threading.Semaphore:
-    """One for each close that this process may have under way, whatever the number of its jobs."""
-    return _all_slots.setdefault((account, size), threading.Semaphore(size))
-
-
-_all_slots: Final[dict[tuple[str, int], threading.Semaphore]] = {}
+def _drain(queue: SimpleQueue[_T]) -> list[_T]:
+    """Whatever is in a queue just now."""
+    found = []
+    with suppress(Empty):
+        while True:
+            found.append(queue.get_nowait())
+    return found

@@ -102,6 +102,16 @@ def finish(job: CloseJob) -> bool:
     return True
 
 
+def hold_finished(job: CloseJob) -> bool:
+    """Lock the row of a finished job for the caller's transaction; False where it is not one."""
+    return bool(rows(job).filter(finished_at__isnull=False).update(seen_at=DatabaseNow()))
+
+
+def is_cancelled(job: CloseJob) -> bool:
+    """Whether nothing more of it is to be begun."""
+    return rows(job).filter(status=JobStatus.CANCELLED).exists()
+
+
 def cancel_waiting(job: CloseJob) -> None:
     """Give up what has not been begun, in a transaction that has locked the job's row."""
     given_up = items(job).filter(outcome=Outcome.WAITING).update(outcome=Outcome.CANCELLED)

@@ -139,7 +139,7 @@ def mark_closed(
     """
     refuse_inside_transaction(steps.using(session))
     require_close(requested_by, session)
-    request = CloseRequest(requested_by=requested_by, door=door, note=note.strip())
+    request = CloseRequest(requested_by=requested_by, door=door, note=note)
     if not request.note:
         raise InvalidInput(_("note is missing: say how you know that it is closed."), field="note")
     steps.end_lease(session)

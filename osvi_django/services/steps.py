@@ -91,8 +91,9 @@ class CloseRequest:
     note: str
 
     def __post_init__(self) -> None:
-        _require_length("door", self.door, DOOR_MAX_LENGTH)
-        _require_length("note", self.note, NOTE_MAX_LENGTH)
+        # The one way to set a field of a frozen dataclass.
+        object.__setattr__(self, "door", _stripped("door", self.door, DOOR_MAX_LENGTH))
+        object.__setattr__(self, "note", _stripped("note", self.note, NOTE_MAX_LENGTH))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -688,7 +689,10 @@ def as_row(user: User | None) -> Any:
     return user if isinstance(user, get_user_model()) and user.pk else None
 
 
-def _require_length(name: str, value: str, length: int) -> None:
-    if len(value) > length:
+def _stripped(name: str, value: str, length: int) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(_("%(field)s is not a text.") % {"field": name}, field=name)
+    if len(value.strip()) > length:
         problem = _("%(field)s is too long: use at most %(length)d characters.")
         raise InvalidInput(problem % {"field": name, "length": length}, field=name)
+    return value.strip()

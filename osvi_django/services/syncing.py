@@ -25,8 +25,9 @@ from django.utils.translation import gettext as _
 from osvi_django.answers import Answer
 from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, not_a_close
 from osvi_django.models import ChatAgent, ChatSession
-from osvi_django.services.lanes import DOUBT, NOT_NOW, Line, ReplyAbout, Trouble
+from osvi_django.services.lanes import Line, ReplyAbout
 from osvi_django.services.mirroring import find_closed, store_active
+from osvi_django.services.pace import DOUBT, NOT_NOW, Trouble
 from osvi_django.transactions import kind_of, persist, refuse_inside_transaction
 
 logger = logging.getLogger(__name__)
@@ -228,7 +229,7 @@ class _Run:
         if isinstance(reply.found, OSVIError | OSVINotConfigured):
             raise reply.found
         remotes = line.client.read_active_sessions(cast("Answer", reply.found))
-        line.went_well(reply.sent_at)
+        line.pace.went_well(reply.sent_at)
         customer_id = reply.attempt.customer_id
         asked: dict[str, Any] = {"account": line.account, "asked_at": reply.attempt.asked_at}
         closed = find_closed(line.client, customer_id, remotes, **asked)
@@ -243,8 +244,8 @@ class _Run:
         if isinstance(error, (*NOT_NOW, *DOUBT)):
             line.went_wrong(reply.sent_at, error)
         else:
-            line.went_well(reply.sent_at)
-        if line.error is None and line.is_given_up:
+            line.pace.went_well(reply.sent_at)
+        if line.error is None and line.pace.is_given_up:
             line.error = error
             self._give_up(line.account, error)
 

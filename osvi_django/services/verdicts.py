@@ -7,7 +7,7 @@ from typing import Final
 
 from osvi_django.exceptions import NotAllowed, SessionNotFound
 from osvi_django.models import CloseAttempt, CloseJobItem
-from osvi_django.services.lanes import DOUBT, NOT_NOW, Trouble
+from osvi_django.services.pace import DOUBT, NOT_NOW, Trouble
 
 Outcome = CloseJobItem.Outcome
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 from osvi_django.management import progress
 from osvi_django.management.commands import osvi_sync
 from osvi_django.models import ChatSession, SupportAction
-from osvi_django.services import lanes
+from osvi_django.services import pace
 from osvi_django.testing import Status
 from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
 
@@ -185,4 +185,4 @@ class TestForget:
 
 @pytest.fixture(autouse=True)
 def _little_patience(monkeypatch):
-    monkeypatch.setattr(lanes, "PAUSES", (0.05, 0.1, 0.15))
+    monkeypatch.setattr(pace, "PAUSES", (0.05, 0.1, 0.15))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from django.db import connection
 from django.utils import timezone
 
 from osvi_django.exceptions import CloseInProgress, InvalidInput, NotAllowed
-from osvi_django.models import ChatSession, CloseJob
+from osvi_django.models import ChatSession, CloseAttempt, CloseJob
 from osvi_django.services import close_session
 from osvi_django.services.jobs import (
     cancel_close_job,
@@ -75,8 +76,26 @@ class TestCancelling:
         assert (job.status, job.is_finished) == ("cancelled", True)
         assert job.succeeded == len(osvi_sandbox.requests)
         assert job.succeeded + job.cancelled == 20
-        assert job.cancelled >= 20 - 3 * 2 * 2
+        assert job.succeeded <= 4  # two under way, and one more each before it was noticed
         assert not ChatSession.objects.filter(status="closing").exists()
+
+    @pytest.mark.django_db(transaction=True)
+    def test_what_was_claimed_and_not_sent_is_not_sent(self, chats, osvi_sandbox, settings):
+        """Slow closes, and as many claimed ahead of them as there are threads."""
+        settings.OSVI["default"] |= {"CONCURRENCY": 8}
+        chats(60)
+        osvi_sandbox.latency = 0.6
+        job = create_close_job(ChatSession.objects.all(), start=False)
+        thread = threading.Timer(0.3, cancel_elsewhere, [job])
+        thread.start()
+        ended = run_close_job(job.pk)
+        thread.join()
+        assert (ended.status, ended.succeeded, ended.cancelled) == ("cancelled", 8, 52)
+        assert len(osvi_sandbox.requests) == 8
+        assert set(ChatSession.objects.values_list("status", "claim").exclude(status="closed")) == {
+            ("active", None)
+        }
+        assert CloseAttempt.objects.count() == 8
 
     @pytest.mark.django_db(transaction=True)
     def test_what_is_given_back_meanwhile_is_cancelled_too(self, chats, osvi_sandbox, settings):
@@ -106,6 +125,13 @@ class TestCancelling:
         assert (job.status, job.succeeded, job.is_finished) == ("cancelled", 1, True)
 
 
+def retry_elsewhere(job):
+    try:
+        return retry_close_job(job)
+    finally:
+        connection.close()
+
+
 def cancel_elsewhere(job):
     try:
         cancel_close_job(job)
@@ -127,6 +153,35 @@ class TestRetrying:
             "unknown": "not_found",
         }
         assert run_close_job(again.pk).succeeded == 1
+
+    def test_it_is_done_once_whoever_asks_and_however_often(self, close_all, db):
+        job = close_all(["unknown"])
+        again = retry_close_job(job)
+        assert retry_close_job(job, door="rest") == again
+        assert CloseJob.objects.count() == 2
+
+    @pytest.mark.django_db(transaction=True)
+    def test_it_is_done_once_where_several_ask_at_once(self, close_all, osvi_sandbox):
+        job = close_all(["unknown"])
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(retry_elsewhere, [job] * 4))
+        assert len(set(made)) == 1
+        assert CloseJob.objects.count() == 2
+
+    def test_a_retry_that_was_cancelled_is_none(self, chats, close_all, osvi_sandbox):
+        (session,) = chats(1)
+        osvi_sandbox.script(session.session_id, Status(400))
+        job = close_all()
+        cancel_close_job(retry_close_job(job))
+        again = retry_close_job(job)
+        assert run_close_job(again.pk).succeeded == 1
+
+    def test_one_that_is_not_finished_is_not_tried_again(self, chats):
+        chats(1)
+        job = create_close_job([*ChatSession.objects.all(), "unknown"], start=False)
+        assert job.failed == 1
+        with pytest.raises(InvalidInput, match="not finished"):
+            retry_close_job(job)
 
     def test_where_nothing_did_it_is_an_error(self, chats, close_all):
         chats(1)

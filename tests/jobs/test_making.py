@@ -96,12 +96,23 @@ class TestWhatItIsMadeOf:
         assert not CloseJob.objects.exists()
 
     @pytest.mark.parametrize(
-        ("named", "field"), [({"note": "x" * 1001}, "note"), ({"door": "x" * 33}, "door")]
+        ("named", "field"),
+        [
+            ({"note": "x" * 1001}, "note"),
+            ({"note": None}, "note"),
+            ({"door": "x" * 33}, "door"),
+            ({"door": 7}, "door"),
+        ],
     )
-    def test_a_note_or_door_that_is_too_long(self, db, named, field):
+    def test_a_note_or_door_that_is_too_long_or_no_text(self, db, named, field):
         with pytest.raises(InvalidInput) as caught:
             create_close_job([], **named)
         assert caught.value.field == field
+
+    def test_one_text_is_no_list_of_ids(self, db):
+        with pytest.raises(InvalidInput, match="use a list") as caught:
+            create_close_job("v-003")
+        assert caught.value.field == "session_ids"
 
     @pytest.mark.parametrize("nothing", [[], ["unknown"]])
     def test_where_nothing_is_to_be_done_it_is_finished_at_once(self, told, db, nothing):

@@ -7,11 +7,12 @@ import time
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob
 from osvi_django.services.jobs import create_close_job, due_jobs, progress_of, run_close_job
-from osvi_django.services.lanes import PAUSES
+from osvi_django.services.pace import PAUSES
 from osvi_django.testing import OSVISandbox, Status
 from osvi_django.testing.factories import ChatAgentFactory
 from tests.mirroring import mirror
@@ -45,6 +46,38 @@ class TestABusyOSVI:
         assert later
         assert min(later) >= times[throttled] + timedelta(seconds=0.95)
 
+    @pytest.mark.django_db(transaction=True)
+    def test_so_it_is_for_the_other_jobs_of_the_process(self, chats, osvi_sandbox, narrow):
+        """Two runs at once: what OSVI tells the one of them holds for both."""
+        osvi_sandbox.latency = 0.05
+        jobs = [create_close_job(chats(30), start=False) for _number in range(2)]
+        throttled = jobs[0].items.first().asked_id
+        osvi_sandbox.script(throttled, Status(429, retry_after=1))
+        threads = [threading.Thread(target=run_elsewhere, args=[job]) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert nothing_is_left(osvi_sandbox)
+        requests = osvi_sandbox.requests
+        told_at = next(each.at for each in requests if each.session_id == throttled)
+        pause = [timedelta(seconds=seconds) for seconds in (0.15, 0.95)]
+        assert not [each for each in requests if pause[0] < each.at - told_at < pause[1]]
+
+    def test_a_run_that_ends_meanwhile_leaves_the_pause_to_the_next(
+        self, chats, osvi_sandbox, narrow
+    ):
+        (session,) = chats(1)
+        osvi_sandbox.script(session.session_id, Status(429, retry_after=20))
+        job = create_close_job(ChatSession.objects.all(), start=False)
+        stop = threading.Event()
+        timer = threading.Timer(0.5, stop.set)
+        timer.start()
+        job = run_close_job(job.pk, stop=stop)
+        timer.join()
+        assert (job.status, job.paused_by) == ("paused", "throttled")
+        assert 18 < (job.resume_at - timezone.now()).total_seconds() < 20
+
     def test_what_was_refused_so_is_in_the_journal(self, chats, close_all, osvi_sandbox, narrow):
         (session,) = chats(1)
         osvi_sandbox.script(session.session_id, Status(429, retry_after=1))
@@ -60,6 +93,13 @@ class TestABusyOSVI:
         assert (job.status, job.paused_by, job.done) == ("paused", "throttled", 0)
         wait = (job.resume_at - timezone.now()).total_seconds()
         assert 590 < wait <= 600
+
+
+def run_elsewhere(job):
+    try:
+        run_close_job(job.pk)
+    finally:
+        connection.close()
 
 
 class TestAnOSVIThatIsAway:
@@ -179,6 +219,20 @@ class TestEndingEarly:
         osvi_sandbox.latency = 0
         assert run_close_job(job.pk).succeeded == 20
         assert nothing_is_left(osvi_sandbox)
+
+    def test_a_job_that_came_to_its_end_meanwhile_is_finished(self, chats, osvi_sandbox, narrow):
+        chats(2)
+        stop = threading.Event()
+
+        def slow(_chat):
+            if len(osvi_sandbox.requests) == 2:
+                stop.set()
+            return 0.2
+
+        osvi_sandbox.latency = slow
+        job = create_close_job(ChatSession.objects.all(), start=False)
+        job = run_close_job(job.pk, stop=stop)
+        assert (job.status, job.succeeded, job.is_finished) == ("completed", 2, True)
 
     def test_so_does_an_error_of_whoever_watches(self, chats, osvi_sandbox, narrow):
         chats(20)

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from osvi_django.exceptions import InsideTransaction, InvalidInput
 from osvi_django.models import ChatSession
-from osvi_django.services import lanes, syncing
+from osvi_django.services import lanes, pace, syncing
 from osvi_django.services.syncing import SyncProgress, sync_open
 from osvi_django.testing import Drop, OSVISandbox, Status
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def _little_patience(monkeypatch):
-    monkeypatch.setattr(lanes, "PAUSES", (0.05, 0.1, 0.15))
+    monkeypatch.setattr(pace, "PAUSES", (0.05, 0.1, 0.15))
     monkeypatch.setattr(syncing, "_PATIENCE", 0.1)
     monkeypatch.setattr(syncing, "_POLL", 0.02)
     monkeypatch.setattr(syncing, "_PAGE", 10)
