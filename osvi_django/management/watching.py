@@ -20,13 +20,16 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 STOPPED: Final = 130
 
 
-def add_watch_argument(parser: ArgumentParser) -> None:
-    """Declare ``--watch``."""
+def add_watch_argument(parser: ArgumentParser, seconds: float) -> None:
+    """Declare ``--watch``, which alone means ``--watch`` with so many seconds."""
     parser.add_argument(
         "--watch",
         type=float,
+        nargs="?",
+        const=seconds,
         metavar="SECONDS",
-        help=_("Do it again, this long after each time, until stopped."),
+        help=_("Do it again, this long after each time (%(seconds)g), until stopped.")
+        % {"seconds": seconds},
     )
 
 

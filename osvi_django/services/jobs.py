@@ -176,9 +176,13 @@ def take_up(job: CloseJob) -> bool:
     return True
 
 
-def due_jobs() -> list[CloseJob]:
-    """The jobs that wait, were abandoned, or whose pause is over, the oldest first."""
-    waits = _jobs().filter(status=JobStatus.QUEUED)
+def due_jobs(*, join: bool = False) -> list[CloseJob]:
+    """The jobs that wait, were abandoned, or whose pause is over, the oldest first.
+
+    ``join``: those as well that somebody runs just now.
+    """
+    statuses = [JobStatus.QUEUED, JobStatus.RUNNING] if join else [JobStatus.QUEUED]
+    waits = _jobs().filter(status__in=statuses)
     return list((waits | _unattended()).order_by("pk"))
 
 

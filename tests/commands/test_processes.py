@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import signal
+import threading
 import time
 from contextlib import suppress
 
@@ -147,6 +148,39 @@ class TestSignals:
             out, err = process.communicate(timeout=PATIENCE)
             assert (out, err.splitlines()) == ("", [STOPPING])
         assert process.returncode == 0
+
+    def test_one_that_joins_shares_a_job_that_another_runs(self, manage, chats, osvi_sandbox):
+        """A process has sixteen closes under way at the most, so that more are two processes."""
+        lock, now, peak = threading.Lock(), [0], [0]
+
+        def latency(_chat):
+            with lock:
+                now[0] += 1
+                peak[0] = max(peak[0], now[0])
+            threading.Timer(0.4, leave).start()
+            return 0.5
+
+        def leave():
+            with lock:
+                now[0] -= 1
+
+        osvi_sandbox.latency = latency
+        job = create_close_job(chats(120))
+        with (
+            manage("osvi_work", "--join") as first,
+            manage("osvi_work", "--join") as second,
+        ):
+            said = [each.communicate(timeout=PATIENCE)[0] for each in (first, second)]
+        assert 16 < peak[0] <= 32
+        assert all(f"Close job {job.pk}: completed, 120 of 120 done" in each for each in said)
+        assert all(osvi_sandbox.close_requests(each) == 1 for each in osvi_sandbox.sessions)
+
+    def test_watch_alone_looks_every_few_seconds(self, manage, chats):
+        job = create_close_job(chats(1))
+        with manage("osvi_work", "--watch") as process:
+            assert process.stdout.readline().startswith(f"Close job {job.pk}: completed")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
 
 
 def test_at_a_terminal_there_is_a_bar(manage, chats):

@@ -1,16 +1,19 @@
-"""``manage.py osvi_recover [--watch SECONDS]``: settle what was lost on the way."""
+"""``manage.py osvi_recover [--watch [SECONDS]]``: settle what was lost on the way."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections import Counter
-from typing import Any
+from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError
 from django.utils.translation import gettext as _
 
 from osvi_django.management.watching import add_watch_argument, watch
 from osvi_django.services.recovery import RecoveryResult, Settled, recover_all
+
+# How often to look, unless it is said.
+_EVERY: Final = 60  # seconds
 
 
 class Command(BaseCommand):
@@ -19,7 +22,7 @@ class Command(BaseCommand):
     help = _("Settle the chat sessions of which nobody knows whether they are closed.")
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        add_watch_argument(parser)
+        add_watch_argument(parser, _EVERY)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Sweep once and fail where a session failed, or for ever and say so each time."""

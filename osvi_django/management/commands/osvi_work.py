@@ -1,11 +1,13 @@
-"""``manage.py osvi_work [--watch SECONDS]``: run the close jobs that nobody runs."""
+"""``manage.py osvi_work [--watch [SECONDS]] [--join]``: run the close jobs that nobody runs."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from argparse import ArgumentParser
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import InterfaceError, OperationalError
@@ -23,6 +25,9 @@ from osvi_django.services.jobs import due_jobs, run_close_job
 
 logger = logging.getLogger(__name__)
 
+# How often to look, unless it is said.
+_EVERY: Final = 5  # seconds
+
 
 class Command(BaseCommand):
     """For cron without ``--watch``, for systemd or a container with it. Any number may run."""
@@ -30,27 +35,33 @@ class Command(BaseCommand):
     help = _("Run the close jobs that wait, that were abandoned, or whose pause is over.")
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        add_watch_argument(parser)
+        add_watch_argument(parser, _EVERY)
+        parser.add_argument(
+            "--join",
+            action="store_true",
+            help=_("Take part in jobs that another process runs, too, so that they end sooner."),
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run all that are due and fail where one failed, or for ever."""
+        work = partial(self._work, join=options["join"])
         if options["watch"] is None:
-            self._work_once()
+            self._work_once(work)
         else:
-            watch(self, options["watch"], self._work, tell=self.stderr)
+            watch(self, options["watch"], work, tell=self.stderr)
 
-    def _work_once(self) -> None:
+    def _work_once(self, work: Callable[[threading.Event], int]) -> None:
         with stop_on_signals(self.stderr) as stopped:
-            failed = self._work(stopped)
+            failed = work(stopped)
         if stopped.is_set():
             raise CommandError(_("Stopped: the next run goes on."), returncode=STOPPED)
         if failed:
             raise CommandError(_("%(failed)d failed: the log says how.") % {"failed": failed})
 
-    def _work(self, stopped: threading.Event) -> int:
+    def _work(self, stopped: threading.Event, *, join: bool) -> int:
         """Run one job after the other; how many failed by an error of ours."""
         failed: set[int] = set()
-        while not stopped.is_set() and (job := _next(failed)):
+        while not stopped.is_set() and (job := _next(failed, join=join)):
             if not self._run(job, stopped):
                 failed.add(job.pk)
         return len(failed)
@@ -70,5 +81,5 @@ class Command(BaseCommand):
         return True
 
 
-def _next(failed: set[int]) -> CloseJob | None:
-    return next((job for job in due_jobs() if job.pk not in failed), None)
+def _next(failed: set[int], *, join: bool) -> CloseJob | None:
+    return next((job for job in due_jobs(join=join) if job.pk not in failed), None)
