@@ -262,6 +262,17 @@ class TestUnanswered:
         act(lost, "whisper", "Say hello.")
         assert len(osvi_sandbox.requests) == 3
 
+    @pytest.mark.parametrize("name", WORDS)
+    def test_so_is_what_another_door_has_under_way(self, act, mirrored, said, osvi_sandbox, name):
+        session = mirrored(mode="support")
+        hour = timezone.now() - timedelta(hours=1)
+        said(session, name, text="Hello.", outcome="started", door="rest", started_at=hour)
+        response = act(session, name, "Hello.")
+        [error] = response.context["desk"].errors[name]
+        assert error.startswith("These words were sent already")
+        assert f'name="again" value="{name}"' in html_of(response)
+        assert osvi_sandbox.requests == []
+
     @pytest.mark.parametrize(("seconds", "requests"), [(5, 0), (60, 1)])
     def test_a_second_click_is_not_a_second_message(
         self, act, mirrored, said, osvi_sandbox, seconds, requests
@@ -269,8 +280,17 @@ class TestUnanswered:
         session = mirrored()
         started = timezone.now() - timedelta(seconds=seconds)
         said(session, "whisper", text="They are new.", started_at=started)
-        act(session, "whisper", "They are new.")
+        response = act(session, "whisper", "They are new.")
         assert len(osvi_sandbox.requests) == requests
+        assert ("Send it again all the same" in html_of(response)) == (not requests)
+        act(session, "whisper", "they are new.")
+        assert len(osvi_sandbox.requests) == requests + 1
+
+    def test_nor_is_a_message_that_is_meant_twice(self, act, mirrored, said, osvi_sandbox):
+        session = mirrored()
+        said(session, "whisper", text="They are new.")
+        act(session, "", whisper="They are new.", again="whisper")
+        assert len(osvi_sandbox.requests) == 1
 
 
 class TestPermissions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 
 import pytest
@@ -20,6 +21,7 @@ from osvi_django.exceptions import (
     OSVIThrottled,
     OSVIUnauthorized,
     OSVIUnreachable,
+    SentBefore,
     SessionClosed,
     SessionNotFound,
     WrongMode,
@@ -57,6 +59,7 @@ ACTS = {
     "inbound": (receive_message, "/v1/chat/inbound", {"content": "Offer 10%"}),
 }
 WORDLESS = ("takeover", "end")
+WITH_WORDS = [kind for kind in ACTS if kind not in WORDLESS]
 
 
 @pytest.fixture(params=ACTS)
@@ -213,6 +216,146 @@ class TestEach:
             act(kind, session, "a secret")
         ours = [each.getMessage() for each in caplog.records if "osvi" in each.name]
         assert "secret" not in "".join(ours)
+
+
+class TestSentBefore:
+    """What nobody knows to have arrived is not sent once more by whoever does not know of it."""
+
+    @pytest.fixture(params=WITH_WORDS)
+    def kind(self, request):
+        return request.param
+
+    @pytest.fixture
+    def lost(self, session, osvi_sandbox):
+        """Something was said, and no answer came."""
+
+        def _lost(kind, text="Offer 10%", fault=None):
+            osvi_sandbox.script(session.session_id, fault or Drop(after_closing=True))
+            with pytest.raises((OSVINoAnswer, OSVIBadAnswer)):
+                act(kind, session, text)
+            osvi_sandbox.requests.clear()
+            return journal()
+
+        return _lost
+
+    @pytest.mark.parametrize("fault", [Drop(), Drop(after_closing=True), Status(500), Junk()])
+    def test_it_is_refused_and_not_written_down(self, session, osvi_sandbox, kind, lost, fault):
+        first = lost(kind, fault=fault)
+        with pytest.raises(SentBefore, match="nobody knows whether they arrived") as caught:
+            act(kind, session, "\nOffer 10%  ")
+        assert (caught.value.code, caught.value.retryable) == ("sent_before", False)
+        assert caught.value.action == first
+        assert (osvi_sandbox.requests, journal()) == ([], first)
+
+    def test_so_is_what_is_under_way(self, session, osvi_sandbox, kind):
+        SupportAction.objects.create(session=session, kind=kind, text="Offer 10%")
+        with pytest.raises(SentBefore):
+            act(kind, session)
+        assert osvi_sandbox.requests == []
+
+    def test_it_is_sent_again_on_purpose_and_then_is_known(self, session, osvi_sandbox, kind, lost):
+        lost(kind)
+        assert act(kind, session, again=True).action.outcome == "done"
+        assert act(kind, session).action.outcome == "done"
+        assert len(osvi_sandbox.requests) == 2
+
+    def test_what_was_lost_again_is_refused_again(self, session, osvi_sandbox, kind, lost):
+        assert act(kind, session).action.outcome == "done"
+        osvi_sandbox.script(session.session_id, Drop())
+        with pytest.raises(OSVINoAnswer):
+            act(kind, session)
+        with pytest.raises(SentBefore):
+            act(kind, session)
+        assert len(osvi_sandbox.requests) == 2
+
+    @pytest.mark.parametrize("outcome", ["done", "not_sent", "rejected"])
+    def test_what_is_known_may_be_repeated_at_once(self, session, osvi_sandbox, kind, outcome):
+        SupportAction.objects.create(session=session, kind=kind, text="Offer 10%", outcome=outcome)
+        act(kind, session)
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_what_osvi_refused_the_second_time_is_still_unknown(
+        self, session, osvi_sandbox, kind, lost
+    ):
+        first = lost(kind)
+        osvi_sandbox.script(session.session_id, Status(429))
+        with pytest.raises(OSVIThrottled):
+            act(kind, session, again=True)
+        with pytest.raises(SentBefore) as caught:
+            act(kind, session)
+        assert caught.value.action == first
+
+    @pytest.mark.parametrize("text", ["offer 10%", "Offer 10", "Offer 1%%", "Óffer 10%", "10%"])
+    def test_other_words_are_sent(self, session, osvi_sandbox, kind, lost, text):
+        lost(kind)
+        act(kind, session, text)
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_so_are_the_same_words_elsewhere(self, session, osvi_sandbox, kind, lost):
+        lost(kind)
+        for other in WITH_WORDS:
+            if other != kind:
+                act(other, session)
+        another = mirror(osvi_sandbox, mode="support")
+        osvi_sandbox.sessions[another.session_id].mode = "support"
+        act(kind, another)
+        assert len(osvi_sandbox.requests) == len(WITH_WORDS)
+
+    @pytest.mark.parametrize("character", ["x", "%", "\\", "\N{GRINNING FACE}"])
+    def test_however_long_they_are(self, session, lost, character):
+        lost("whisper", character * TEXT_MAX_LENGTH)
+        with pytest.raises(SentBefore):
+            whisper(session, character * TEXT_MAX_LENGTH)
+        whisper(session, character * (TEXT_MAX_LENGTH - 1))
+
+    def test_what_is_forgotten_refuses_nobody(self, session, osvi_sandbox, kind, lost, settings):
+        settings.OSVI["default"]["KEEP_TEXTS"] = 0
+        lost(kind)
+        assert forget_texts() == 1
+        act(kind, session)
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_nobody_learns_of_it_without_the_permission(self, session, kind, lost, staff):
+        lost(kind)
+        with pytest.raises(NotAllowed):
+            act(kind, session, requested_by=staff)
+
+    def test_to_take_over_and_to_hand_back_may_be_repeated(self, session, osvi_sandbox):
+        for kind in WORDLESS:
+            osvi_sandbox.script(session.session_id, Drop(after_closing=True))
+            with pytest.raises(OSVINoAnswer):
+                act(kind, session)
+            act(kind, session)
+        assert len(osvi_sandbox.requests) == 4
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_many_at_the_same_moment_one_sends(mirrored, osvi_sandbox):
+    session, refused, others_done = mirrored(), [], threading.Event()
+
+    class Slow(Status):
+        def play(self, exchange):
+            others_done.wait(10)
+            exchange.send(exchange.carry_out())
+
+    def say():
+        try:
+            whisper(ChatSession.objects.get(pk=session.pk), "Be kind")
+        except SentBefore as error:
+            refused.append(error)
+            if len(refused) == 7:
+                others_done.set()
+        finally:
+            connection.close()
+
+    osvi_sandbox.script(session.session_id, *[Slow(200)] * 8)
+    threads = [threading.Thread(target=say) for _number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(refused), len(osvi_sandbox.requests)) == (7, 1)
+    assert journal().outcome == "done"
 
 
 class Meanwhile(Status):
