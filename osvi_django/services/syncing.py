@@ -55,9 +55,14 @@ class SyncProgress:
     troubles: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def done(self) -> int:
+        """How many were asked for, and answered or not."""
+        return self.looked_up + self.failed
+
+    @property
     def left(self) -> int:
         """How many were not asked for, or not yet."""
-        return max(0, self.total - self.looked_up - self.failed)
+        return max(0, self.total - self.done)
 
 
 @dataclass(frozen=True, kw_only=True)

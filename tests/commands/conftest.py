@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import reload
 from io import StringIO
 from pathlib import Path
 from urllib.parse import quote
@@ -14,6 +18,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
+from osvi_django.management import progress
+from osvi_django.testing.faults import Exchange, Fault
 from tests.mirroring import mirror
 
 MANAGE = Path(__file__).resolve().parents[2] / "manage.py"
@@ -47,6 +53,42 @@ class Call:
 def call():
     """Call a command in this process."""
     return Call
+
+
+class Terminal(StringIO):
+    """What a terminal is to a command."""
+
+    def isatty(self):
+        return True
+
+
+@dataclass(frozen=True)
+class Meanwhile(Fault):
+    """The right answer, and something else before it."""
+
+    do: Callable[[], object]
+
+    def play(self, exchange: Exchange) -> None:
+        self.do()
+        exchange.send(exchange.carry_out())
+
+
+@pytest.fixture
+def let_time_pass(monkeypatch):
+    """Put the clock of this machine forward, by so many seconds."""
+    real, ahead = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: real() + sum(ahead))
+    return ahead.append
+
+
+@pytest.fixture
+def without_tqdm():
+    """The extra that draws bars is not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "tqdm", None)
+        reload(progress)
+        yield
+    reload(progress)
 
 
 @pytest.fixture

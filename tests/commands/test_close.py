@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sys
 import threading
 from datetime import UTC, datetime, timedelta
-from importlib import reload
-from io import StringIO
 
 import pytest
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.utils import timezone
 
 from osvi_django.exceptions import InsideTransaction
-from osvi_django.management import progress, watching
+from osvi_django.management import watching
 from osvi_django.management.commands import osvi_close
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob
 from osvi_django.services.jobs import cancel_close_job
@@ -27,7 +24,7 @@ from osvi_django.testing.factories import (
     ChatSessionFactory,
     ClosedSessionFactory,
 )
-from tests.commands.conftest import kill_at_the_fifth_close
+from tests.commands.conftest import Terminal, kill_at_the_fifth_close
 from tests.mirroring import SUMMARY
 
 pytestmark = pytest.mark.django_db
@@ -329,13 +326,6 @@ class TestWrongArguments:
         assert "invalid choice: 'open'" in call("osvi_close", "--status", "open").error
 
 
-class Terminal(StringIO):
-    """What a terminal is to a command."""
-
-    def isatty(self):
-        return True
-
-
 class TestProgress:
     @pytest.fixture(autouse=True)
     def one_at_a_time(self, chats, settings, monkeypatch):
@@ -349,27 +339,23 @@ class TestProgress:
         assert re.search(r"100%\|.*3/3 .*failed=0, unconfirmed=0\]\n", said.err)
         assert "Close job" not in said.err
 
-    def test_lines_elsewhere(self, call, monkeypatch):
-        monkeypatch.setattr(progress, "EVERY", 0)
+    def test_lines_elsewhere(self, call, osvi_sandbox, let_time_pass):
+        osvi_sandbox.latency = lambda _chat: let_time_pass(11) or 0
         said = call("osvi_close", "--status", "active")
         job = CloseJob.objects.get()
         assert re.match(rf"Close job {job.pk}: running, \d of 3 done: ", said.err)
         assert f"Close job {job.pk}: running, 3 of 3 done: 3 closed, 0 failed" in said.err
 
-    def test_not_too_many_lines(self, call):
+    def test_not_too_many_lines(self, call, osvi_sandbox, let_time_pass):
+        osvi_sandbox.latency = lambda _chat: let_time_pass(3) or 0
         assert call("osvi_close", "--status", "active").err == ""
 
-    def test_lines_where_tqdm_is_not_installed(self, call, monkeypatch):
-        monkeypatch.setattr(progress, "EVERY", 0)
-        monkeypatch.setattr(progress, "tqdm", None)
+    @pytest.mark.usefixtures("without_tqdm")
+    def test_lines_where_tqdm_is_not_installed(self, call, osvi_sandbox, let_time_pass):
+        osvi_sandbox.latency = lambda _chat: let_time_pass(11) or 0
         said = call("osvi_close", "--status", "active", stderr=Terminal())
         assert "3 of 3 done" in said.err
-
-    def test_tqdm_is_no_requirement(self, monkeypatch):
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, "tqdm", None)
-            assert reload(progress).tqdm is None
-        assert reload(progress).tqdm is not None
+        assert "3/3" not in said.err
 
 
 class TestSignals:

@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 
 from osvi_django.exceptions import InvalidInput, describe
 from osvi_django.management.periods import read_period
-from osvi_django.management.progress import line_of, progress, summary_of
+from osvi_django.management.progress import job_progress, line_of, summary_of
 from osvi_django.management.watching import STOPPED, stop_on_signals
 from osvi_django.models import ChatSession, CloseJob
 from osvi_django.services.jobs import create_close_job, run_close_job
@@ -113,7 +113,7 @@ class Command(BaseCommand):
 
     def _run(self, job: CloseJob, stopped: threading.Event) -> CloseJob:
         try:
-            with progress(job, self.stderr) as report:
+            with job_progress(job, self.stderr) as report:
                 return run_close_job(job.pk, stop=stopped, on_progress=report)
         except (OperationalError, InterfaceError) as error:
             problem = _("The database is away (%(kind)s): osvi_work goes on with close job %(id)s.")
