@@ -120,9 +120,9 @@ class TestClosing:
         said = call("osvi_close", "--status", "active")
         job = CloseJob.objects.get()
         assert (said.code, job.status) == (75, "paused")
-        assert said.error.startswith(
-            f"Paused: close job {job.pk} waits, and osvi_work goes on with it. "
-            "OSVI refused this site's API token"
+        assert said.error == (
+            f"Paused: close job {job.pk} waits, and osvi_work goes on with it. OSVI refuses this "
+            "site's API token. Ask whoever runs this site to check the token."
         )
         assert "        3  waiting\n" in said.out
 
