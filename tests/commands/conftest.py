@@ -6,9 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import reload
 from io import StringIO
 from pathlib import Path
@@ -19,7 +17,6 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from osvi_django.management import progress
-from osvi_django.testing.faults import Exchange, Fault
 from tests.mirroring import mirror
 
 MANAGE = Path(__file__).resolve().parents[2] / "manage.py"
@@ -60,17 +57,6 @@ class Terminal(StringIO):
 
     def isatty(self):
         return True
-
-
-@dataclass(frozen=True)
-class Meanwhile(Fault):
-    """The right answer, and something else before it."""
-
-    do: Callable[[], object]
-
-    def play(self, exchange: Exchange) -> None:
-        self.do()
-        exchange.send(exchange.carry_out())
 
 
 @pytest.fixture
@@ -117,6 +103,14 @@ def manage(osvi_sandbox):
                     process.kill()
 
     return _manage
+
+
+def said(stream, words):
+    """Wait until a command has said this."""
+    ends_at = time.monotonic() + 5
+    while words not in stream.getvalue() and time.monotonic() < ends_at:
+        time.sleep(0.01)
+    return words in stream.getvalue()
 
 
 def kill_at_the_fifth_close(number):

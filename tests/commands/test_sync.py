@@ -19,7 +19,8 @@ from osvi_django.models import ChatSession, SupportAction
 from osvi_django.services import lanes
 from osvi_django.testing import Status
 from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
-from tests.commands.conftest import Meanwhile, Terminal
+from tests.commands.conftest import Terminal
+from tests.outside import Meanwhile, refused
 
 
 def run(*args):
@@ -108,10 +109,7 @@ class TestSync:
 
     @pytest.mark.parametrize("error", [OperationalError, InterfaceError])
     def test_a_database_that_is_away_is_said(self, osvi_sandbox, error):
-        def away(*_query):
-            raise error("a secret")
-
-        with connection.execute_wrapper(away):
+        with refused(lambda *_query: True, error("a secret")):
             said = run("osvi_sync", "--open")
         assert said == ("", f"The database is away: {error.__name__}", 1)
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from django.db import DataError, OperationalError, connection, transaction
+from django.db import DataError, OperationalError, transaction
 from django.utils import timezone
 
 from osvi_django.exceptions import InsideTransaction, InvalidInput
@@ -20,6 +20,7 @@ from osvi_django.services.syncing import SyncProgress, sync_open
 from osvi_django.testing import Drop, OSVISandbox, Status
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
 from tests.mirroring import mirror
+from tests.outside import refused
 from tests.wire import RawServer, http
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -214,14 +215,12 @@ def test_stop_ends_it_early_and_the_next_run_goes_on(chats, osvi_sandbox):
 
 
 def test_what_the_database_refuses_is_one_failure(chats, caplog):
-    refused = chats(5)[2].customer_id
+    odd = chats(5)[2].customer_id
 
-    def refuse(execute, sql, params, many, context):
-        if sql.startswith("UPDATE") and refused in params:
-            raise DataError("a secret")
-        return execute(sql, params, many, context)
+    def is_odd(sql, params):
+        return sql.startswith("UPDATE") and odd in params
 
-    with connection.execute_wrapper(refuse):
+    with refused(is_odd, DataError("a secret")):
         progress = sync_open()
     assert (progress.looked_up, progress.failed) == (4, 1)
     assert "DataError" in caplog.text
@@ -230,14 +229,9 @@ def test_what_the_database_refuses_is_one_failure(chats, caplog):
 
 def test_a_database_that_stays_away_ends_it(chats, osvi_sandbox):
     chats(40)
-
-    def away(execute, sql, params, many, context):
-        if osvi_sandbox.requests:
-            raise OperationalError("gone")
-        return execute(sql, params, many, context)
-
     began = time.monotonic()
-    with connection.execute_wrapper(away), pytest.raises(OperationalError):
+    gone = refused(lambda *_query: osvi_sandbox.requests, OperationalError("gone"))
+    with gone, pytest.raises(OperationalError):
         sync_open()
     assert time.monotonic() - began < 10  # it is not waited for once for each
 
