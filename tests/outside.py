@@ -1,11 +1,13 @@
-"""What befalls us from outside: news while OSVI is asked, and a database that does not answer."""
+"""What befalls us from outside: news while OSVI is asked, a database or a permission that goes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
+from django.contrib.auth.backends import BaseBackend
 from django.db import connection
 
 from osvi_django.testing import Fault
@@ -50,3 +52,15 @@ def noticed(is_meant, do):
 
     with connection.execute_wrapper(answer):
         yield
+
+
+class Fickle(BaseBackend):
+    """A host's own backend: a permission that is in ``once`` is gone at the second look."""
+
+    once: ClassVar[list[str]] = []
+
+    def has_perm(self, user_obj, perm, obj=None):
+        if perm not in self.once:
+            return False
+        self.once.remove(perm)
+        return True

@@ -10,10 +10,10 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from osvi_django.admin import ChatSessionAdmin
 from osvi_django.models import ChatSession, SupportAction
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import ChatSessionFactory
+from tests.outside import noticed
 
 pytestmark = pytest.mark.django_db
 
@@ -321,14 +321,12 @@ class TestPermissions:
         assert "Wait</blockquote>" in html
         assert page_of(session) not in html
 
-    def test_a_permission_that_the_service_denies_is_a_403(
-        self, operator, mirrored, monkeypatch, osvi_sandbox
+    def test_a_permission_that_is_taken_at_this_moment_is_a_403(
+        self, log_in, mirrored, allowed_once, osvi_sandbox
     ):
-        allowed = "osvi_django.admin.asking.may_operate"
-        user = get_user_model().objects.get()
-        user.user_permissions.clear()
-        monkeypatch.setattr(allowed, lambda user, session=None: True)
-        assert operator.post(desk_of(mirrored()), {"act": "takeover"}).status_code == 403
+        client = log_in()
+        allowed_once("operate_chatsession")
+        assert client.post(desk_of(mirrored()), {"act": "takeover"}).status_code == 403
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("key", ["999999", "x"])
@@ -337,11 +335,17 @@ class TestPermissions:
         [(level, sentence)] = told(operator.post(url, {"act": "takeover"}, follow=True))
         assert (level, "There is no chat session" in sentence) == ("warning", True)
 
-    def test_one_that_goes_at_this_moment_too(self, act, mirrored, told, monkeypatch):
-        session = mirrored()
-        ChatSession.objects.all().delete()
-        monkeypatch.setattr(ChatSessionAdmin, "get_object", lambda *args: session)
-        assert "There is no chat session" in told(act(session, "takeover"))[0][1]
+    def test_one_that_goes_at_this_moment_too(self, act, mirrored, told):
+        session, seen = mirrored(), []
+
+        def is_found(sql, _params):
+            found = sql.startswith("SELECT") and "osvi_django_chatsession" in sql and not seen
+            return found and not seen.append(sql)
+
+        with noticed(is_found, ChatSession.objects.all().delete):
+            response = act(session, "takeover")
+        assert "There is no chat session" in told(response)[0][1]
+        assert seen
 
 
 class TestThread:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from urllib.parse import quote
 
 import pytest
@@ -15,6 +16,7 @@ from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.calls import REPLY
 from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
 from tests.mirroring import mirror
+from tests.outside import Meanwhile
 
 pytestmark = pytest.mark.django_db
 
@@ -428,14 +430,11 @@ class TestContext:
         assert response.json() == seen | {"reply": None, "action": action, "context": kept}
         assert osvi_sandbox.sessions[session.session_id].context == kept
 
+    @pytest.mark.django_db(transaction=True)
     @pytest.mark.parametrize("known", [{}, {"metadata": ["x"]}, {"metadata": {"context": "x"}}])
-    def test_of_one_that_was_closed_meanwhile(self, operator, session, monkeypatch, known):
-        from osvi_django.services import support  # noqa: PLC0415
-
-        def closed_meanwhile(action, answer):
-            ChatSession.objects.update(status="closed", metadata=known)
-
-        monkeypatch.setattr(support, "_keep", closed_meanwhile)
+    def test_of_one_that_was_closed_meanwhile(self, operator, session, osvi_sandbox, known):
+        close = partial(ChatSession.objects.update, status="closed", metadata=known)
+        osvi_sandbox.script(session.session_id, Meanwhile(close))
         body = do(operator, session, "context").json()
         assert (body["status"], body["context"]) == ("closed", [])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from django.db import OperationalError, connection, transaction
@@ -46,6 +47,7 @@ from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.calls import REPLY
 from osvi_django.testing.factories import ChatSessionFactory
 from tests.mirroring import mirror
+from tests.outside import Meanwhile, refused
 
 # Each function as a thing to do with a session, and what OSVI gets for it.
 SUPPORT = "/v1/chat/session/{id}/support"
@@ -105,15 +107,14 @@ class TestEach:
         assert action.finished_at is not None
         assert action.reply == (result.reply or "") == (REPLY if kind == "tell" else "")
 
-    def test_it_is_written_down_before_it_is_sent(self, session, kind, monkeypatch):
+    @pytest.mark.django_db(transaction=True)
+    def test_it_is_committed_before_it_is_sent(self, session, kind, osvi_sandbox):
         seen = []
-        send = support.OSVIClient._send
 
-        def look(*args):
+        def look():
             seen.append((journal().outcome, journal().text))
-            return send(*args)
 
-        monkeypatch.setattr(support.OSVIClient, "_send", look)
+        osvi_sandbox.script(session.session_id, Meanwhile(look))
         act(kind, session)
         assert seen == [("started", "" if kind in WORDLESS else "Offer 10%")]
 
@@ -331,46 +332,31 @@ class TestSentBefore:
 
 @pytest.mark.django_db(transaction=True)
 def test_of_many_at_the_same_moment_one_sends(mirrored, osvi_sandbox):
-    session, refused, others_done = mirrored(), [], threading.Event()
-
-    class Slow(Status):
-        def play(self, exchange):
-            others_done.wait(10)
-            exchange.send(exchange.carry_out())
+    session, errors, others_done = mirrored(), [], threading.Event()
 
     def say():
         try:
             whisper(ChatSession.objects.get(pk=session.pk), "Be kind")
         except SentBefore as error:
-            refused.append(error)
-            if len(refused) == 7:
+            errors.append(error)
+            if len(errors) == 7:
                 others_done.set()
         finally:
             connection.close()
 
-    osvi_sandbox.script(session.session_id, *[Slow(200)] * 8)
+    osvi_sandbox.script(session.session_id, *[Meanwhile(partial(others_done.wait, 10))] * 8)
     threads = [threading.Thread(target=say) for _number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (len(refused), len(osvi_sandbox.requests)) == (7, 1)
+    assert (len(errors), len(osvi_sandbox.requests)) == (7, 1)
     assert journal().outcome == "done"
 
 
-class Meanwhile(Status):
-    """The right answer, and a change of the row before it."""
-
-    def __init__(self, **changes):
-        super().__init__(200)
-        object.__setattr__(self, "changes", changes)
-
-    def play(self, exchange):
-        try:
-            ChatSession.objects.update(**self.changes)
-        finally:
-            connection.close()
-        exchange.send(exchange.carry_out())
+def changed(**changes):
+    """The row changes while OSVI is asked."""
+    return Meanwhile(partial(ChatSession.objects.update, **changes))
 
 
 @pytest.mark.django_db(transaction=True)
@@ -413,13 +399,13 @@ class TestWhatItChanges:
 
     def test_nobody_wakes_a_session_that_is_being_closed_by_now(self, mirrored, osvi_sandbox):
         session = mirrored(status="dormant")
-        osvi_sandbox.script(session.session_id, Meanwhile(status="closing"))
+        osvi_sandbox.script(session.session_id, changed(status="closing"))
         receive_message(session, "Hello?")
         assert session.status == "closing"
 
     def test_a_session_that_is_closed_by_now_stays_as_it_is(self, mirrored, osvi_sandbox):
         session = mirrored()
-        osvi_sandbox.script(session.session_id, Meanwhile(status="closed"))
+        osvi_sandbox.script(session.session_id, changed(status="closed"))
         assert take_over(session).action.outcome == "done"
         assert (session.status, session.mode) == ("closed", "ai")
 
@@ -465,21 +451,19 @@ class TestWhatItChanges:
 
 @pytest.mark.django_db(transaction=True)
 class TestTheDatabaseGoesAway:
-    @pytest.fixture
-    def broken(self, monkeypatch):
-        """From OSVI's answer on, nothing can be written any more."""
+    @pytest.fixture(autouse=True)
+    def little_patience(self, monkeypatch):
         monkeypatch.setattr(support.steps, "PATIENCE_BEFORE", 0.1)
 
-        def fail(_work, **_named):
-            raise OperationalError("a secret")
+    @pytest.fixture
+    def broken(self, osvi_sandbox):
+        """From OSVI's answer on, nothing can be written any more."""
 
-        def send(*args):
-            answer = real(*args)
-            monkeypatch.setattr(support, "persist", fail)
-            return answer
+        def is_late(sql, _params):
+            return osvi_sandbox.requests and not sql.startswith("SELECT")
 
-        real = support.OSVIClient._send
-        monkeypatch.setattr(support.OSVIClient, "_send", send)
+        with refused(is_late, OperationalError("a secret")):
+            yield
 
     @pytest.mark.parametrize("kind", ACTS)
     def test_what_was_done_is_returned_all_the_same(self, mirrored, broken, kind, caplog):
@@ -499,26 +483,15 @@ class TestTheDatabaseGoesAway:
             take_over(session)
 
     def test_one_that_is_deleted_meanwhile_is_logged(self, mirrored, osvi_sandbox, caplog):
-        class Delete(Meanwhile):
-            def play(self, exchange):
-                try:
-                    ChatSession.objects.all().delete()
-                finally:
-                    connection.close()
-                exchange.send(exchange.carry_out())
-
         session = mirrored()
-        osvi_sandbox.script(session.session_id, Delete())
+        osvi_sandbox.script(session.session_id, Meanwhile(ChatSession.objects.all().delete))
         assert take_over(session).action.outcome == "done"
         assert "could not be mirrored: SessionNotFound" in caplog.text
 
-    def test_before_anything_is_sent_it_is_an_error(self, mirrored, monkeypatch, osvi_sandbox):
-        def fail(_work, **_named):
-            raise OperationalError
-
+    def test_before_anything_is_sent_it_is_an_error(self, mirrored, osvi_sandbox):
         session = mirrored()
-        monkeypatch.setattr(support, "persist", fail)
-        with pytest.raises(OperationalError):
+        gone = refused(lambda sql, _params: sql.startswith("INSERT"), OperationalError())
+        with gone, pytest.raises(OperationalError):
             take_over(session)
         assert osvi_sandbox.requests == []
 
