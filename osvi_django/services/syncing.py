@@ -178,6 +178,9 @@ class _Run:
                 for line in self.lines.values():
                     line.hand_out()
                 self._collect(_POLL)
+        except (OperationalError, InterfaceError):
+            self.is_away = True
+            raise
         finally:
             self._bring_home()
         return self.progress
@@ -197,10 +200,12 @@ class _Run:
         """Begin nothing more, and store what still comes back."""
         for line in self.lines.values():
             line.halt()
-        while any(line.under_way for line in self.lines.values()):
-            self._collect(_POLL)
-        for line in self.lines.values():
-            line.end()
+        try:
+            while any(line.under_way for line in self.lines.values()):
+                self._collect(_POLL)
+        finally:
+            for line in self.lines.values():
+                line.end()
 
     def _collect(self, seconds: float) -> None:
         try:
@@ -222,8 +227,7 @@ class _Run:
         except (OSVIError, OSVINotConfigured) as error:
             self._judge(line, reply, error)
         except (OperationalError, InterfaceError):
-            self.is_away = True
-            raise
+            raise  # all of them need the database
         except Exception as error:  # noqa: BLE001  # one customer must not stop the others
             self._fail(reply.attempt, kind_of(error))
         else:

@@ -227,13 +227,35 @@ def test_what_the_database_refuses_is_one_failure(chats, caplog):
     assert "secret" not in caplog.text
 
 
-def test_a_database_that_stays_away_ends_it(chats, osvi_sandbox):
+@pytest.mark.parametrize("query", ["SELECT", "UPDATE"])
+def test_a_database_that_stays_away_ends_it(chats, osvi_sandbox, query):
     chats(40)
-    began = time.monotonic()
-    gone = refused(lambda *_query: osvi_sandbox.requests, OperationalError("gone"))
-    with gone, pytest.raises(OperationalError):
+    before, began = set(threading.enumerate()), time.monotonic()
+
+    def is_refused(sql, _params):
+        return osvi_sandbox.requests and sql.startswith(query)
+
+    with refused(is_refused, OperationalError("gone")), pytest.raises(OperationalError):
         sync_open()
     assert time.monotonic() - began < 10  # it is not waited for once for each
+    assert lanes_of(set(threading.enumerate()) - before) == []
+
+
+def test_a_database_that_goes_away_when_it_is_stopped_leaves_no_threads(chats, osvi_sandbox):
+    chats(40)
+    before, stop = set(threading.enumerate()), threading.Event()
+    gone = refused(lambda sql, _params: stop.is_set(), OperationalError("gone"))
+    with gone, pytest.raises(OperationalError):
+        sync_open(stop=stop, on_progress=lambda _progress: stop.set())
+    assert lanes_of(set(threading.enumerate()) - before) == []
+
+
+def lanes_of(threads):
+    """The threads of lanes that do not end."""
+    mine = [thread for thread in threads if thread.name.startswith("osvi-lane-")]
+    for thread in mine:
+        thread.join(5)
+    return [thread for thread in mine if thread.is_alive()]
 
 
 @pytest.mark.parametrize("period", [timedelta(seconds=-1), timedelta(days=999_999_999)])
