@@ -8,6 +8,7 @@
     ├── CloseInProgress         close_in_progress   somebody else is closing it right now
     ├── SessionClosed           session_closed      nothing more can be done in it
     ├── WrongMode               wrong_mode          the agent, or a human, has the conversation
+    ├── SentBefore              sent_before         it may have been said already: ask first
     ├── OSVIUnreachable         unreachable         nothing was sent: safe to repeat
     ├── OSVIRejected            rejected            OSVI answered no: the session is as it was
     │   ├── OSVIUnauthorized    unauthorized        OSVI refused this site's API token
@@ -146,6 +147,20 @@ class WrongMode(OSVIError):
     message = _(
         "Only somebody who has taken over can write to the customer, so nothing was sent: "
         "take over first."
+    )
+
+
+class SentBefore(OSVIError):
+    """The same words were sent before and nobody knows whether they arrived.
+
+    ``action`` is the ``SupportAction`` by which they were.
+    """
+
+    code = "sent_before"
+    message = _(
+        "The same words were sent before, and nobody knows whether they arrived, so nothing was "
+        "sent now. Look at the conversation at OSVI: if they are missing, send them again on "
+        "purpose."
     )
 
 

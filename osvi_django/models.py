@@ -321,6 +321,9 @@ class SupportAction(models.Model):
         BAD_ANSWER = "bad_answer", _("answer not understood")
         NO_ANSWER = "no_answer", _("sent, no answer")
 
+    # What may have been done, or still be under way: nobody here knows.
+    UNKNOWN: ClassVar = (Outcome.STARTED, Outcome.NO_ANSWER, Outcome.BAD_ANSWER)
+
     session = models.ForeignKey(
         ChatSession,
         on_delete=models.CASCADE,

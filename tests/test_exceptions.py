@@ -73,6 +73,7 @@ def test_codes_are_stable():
         "NotAllowed": "permission_denied",
         "SessionNotFound": "not_found",
         "CloseInProgress": "close_in_progress",
+        "SentBefore": "sent_before",
         "OSVIUnreachable": "unreachable",
         "OSVIRejected": "rejected",
         "OSVIUnauthorized": "unauthorized",

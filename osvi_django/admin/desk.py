@@ -10,7 +10,6 @@ from typing import Any, Final
 from django.contrib import messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.urls import URLPattern
 from django.utils import timezone
@@ -18,13 +17,14 @@ from django.utils.translation import gettext_lazy as _
 
 from osvi_django.admin.asking import AskingViews
 from osvi_django.admin.forms import DeskForm
-from osvi_django.admin.thread import UNKNOWN, Outcome, thread_of
+from osvi_django.admin.thread import Outcome, thread_of
 from osvi_django.exceptions import (
     NotAllowed,
     OSVIBadAnswer,
     OSVIError,
     OSVINoAnswer,
     OSVINotConfigured,
+    SentBefore,
     SessionNotFound,
 )
 from osvi_django.models import ChatSession, SupportAction
@@ -146,15 +146,13 @@ class DeskViews(AskingViews):
         words = form.words_of(name) if form.is_valid() and act.takes_words else ""
         if form.errors:
             return self._desk_page(request, session, form)
-        if words and not on_purpose and _was_sent(session, act, words):
-            form.add_error(name, _SENT_BEFORE)
-            return self._desk_page(request, session, form, repeats=name)
         try:
-            result = act.do(
-                session, *[words][: act.takes_words], requested_by=request.user, door="admin"
-            )
+            result = _do(act, session, words, request.user, on_purpose=on_purpose)
         except NotAllowed as error:
             raise PermissionDenied from error
+        except SentBefore:
+            form.add_error(name, _SENT_BEFORE)
+            return self._desk_page(request, session, form, repeats=name)
         except SessionNotFound:
             return self._say_gone(request, str(session.pk))
         except (OSVINoAnswer, OSVIBadAnswer) as error:
@@ -196,8 +194,19 @@ class DeskViews(AskingViews):
         )
 
 
-def _was_sent(session: ChatSession, act: _Act, words: str) -> bool:
-    """Whether the same may have been said already, as far as anybody knows, or just now."""
-    just_now = Q(outcome=Outcome.DONE, started_at__gt=timezone.now() - _SECOND_CLICK)
-    same = session.actions.filter(kind=act.kind, text=words)
-    return same.filter(just_now | Q(outcome__in=UNKNOWN)).exists()
+def _do(
+    act: _Act, session: ChatSession, words: str, user: Any, *, on_purpose: bool
+) -> ActionResult:
+    by: dict[str, Any] = {"requested_by": user, "door": "admin"}
+    if not act.takes_words:
+        return act.do(session, **by)
+    if not on_purpose and _was_just_done(session, act, words):
+        raise SentBefore
+    return act.do(session, words, again=on_purpose, **by)
+
+
+def _was_just_done(session: ChatSession, act: _Act, words: str) -> bool:
+    """Whether this looks like a second click; only people click, so no other door asks."""
+    since = timezone.now() - _SECOND_CLICK
+    done = session.actions.filter(kind=act.kind, outcome=Outcome.DONE, started_at__gt=since)
+    return words in done.values_list("text", flat=True)

@@ -9,18 +9,10 @@ from typing import Any, Final
 from django.utils import timezone
 from django.utils.formats import localize
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 
-from osvi_django.exceptions import (
-    OSVINoAnswer,
-    OSVIThrottled,
-    OSVIUnauthorized,
-    OSVIUnreachable,
-    describe,
-)
 from osvi_django.models import CloseJob, CloseJobItem
-from osvi_django.services.jobs import Progress, progress_of
+from osvi_django.services.jobs import Progress, progress_of, trouble_of
 
 Outcome = CloseJobItem.Outcome
 
@@ -28,16 +20,6 @@ ON_THE_WAY: Final = (Outcome.WAITING, Outcome.CLOSING)
 FAILURES: Final = (*CloseJobItem.FAILED, Outcome.UNCONFIRMED)
 # In the order in which they are shown: what is done, what went wrong, what is left.
 OUTCOMES: Final = (*CloseJobItem.SUCCEEDED, *FAILURES, Outcome.CANCELLED, *reversed(ON_THE_WAY))
-
-# What errors say is about one session, and asks to try again: a job does so by itself.
-_PAUSED_BY: Final = {
-    OSVIUnreachable.code: _lazy("OSVI cannot be reached."),
-    OSVIThrottled.code: _lazy("OSVI is busy and takes no more just now."),
-    OSVINoAnswer.code: _lazy("OSVI does not answer."),
-    OSVIUnauthorized.code: _lazy(
-        "OSVI refuses this site's API token. Ask whoever runs this site to check the token."
-    ),
-}
 
 
 def state_of(job: CloseJob) -> dict[str, Any]:
@@ -54,7 +36,7 @@ def state_of(job: CloseJob) -> dict[str, Any]:
         "counts": counts,
         "texts": {
             "status": job.get_status_display(),
-            "trouble": str(_PAUSED_BY.get(job.paused_by) or describe(job.paused_by)),
+            "trouble": trouble_of(job),
             "resumes": _resumes(job.resume_at),
             "done": _done(done, total),
             "pace": _pace(progress),

@@ -16,9 +16,6 @@ LINES_SHOWN: Final = 50
 Kind = SupportAction.Kind
 Outcome = SupportAction.Outcome
 
-# What may have been done, or still be under way: nobody here knows.
-UNKNOWN: Final = (Outcome.STARTED, Outcome.NO_ANSWER, Outcome.BAD_ANSWER)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
@@ -73,5 +70,6 @@ def _advice(action: SupportAction) -> str:
             "If it stays so, whoever sent it did not come back. Look at the conversation at OSVI "
             "before you repeat it."
         )
-    code = action.error_code or (OSVINoAnswer.code if action.outcome in UNKNOWN else "")
+    is_unknown = action.outcome in SupportAction.UNKNOWN
+    code = action.error_code or (OSVINoAnswer.code if is_unknown else "")
     return describe(code, action.error_reason, is_close=False)

@@ -1,12 +1,11 @@
-"""How far a close job has come, for whoever sits at a terminal or reads a log."""
+"""How far a command has come, for whoever sits at a terminal or reads a log."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from django.core.management.base import OutputWrapper
 from django.utils.translation import gettext as _
@@ -21,7 +20,20 @@ try:
 except ImportError:  # it comes with the extra "progress"
     tqdm = None  # type: ignore[assignment,misc]
 
-_T = TypeVar("_T")
+
+class Counted(Protocol):
+    """Something that is done bit by bit; ``total`` may become known on the way."""
+
+    @property
+    def total(self) -> int:
+        """How many bits."""
+
+    @property
+    def done(self) -> int:
+        """How many of them have come to an end."""
+
+
+_T = TypeVar("_T", bound=Counted)
 
 # How often to write a line where there is no bar.
 EVERY: Final = 10.0  # seconds
@@ -32,13 +44,27 @@ _NOT_CLOSED: Final = (*CloseJobItem.FAILED, CloseJobItem.Outcome.UNCONFIRMED)
 
 
 @contextmanager
-def progress(job: CloseJob, stream: OutputWrapper) -> Iterator[Callable[[CloseJob], None]]:
-    """What is to be told how far the job has come: a bar at a terminal, lines elsewhere."""
+def progress(
+    begun: _T, stream: OutputWrapper, *, line: Callable[[_T], str], unit: str, beside: Sequence[str]
+) -> Iterator[Callable[[_T], None]]:
+    """What is to be told how far it has come: a bar at a terminal, elsewhere now and then a line.
+
+    ``unit`` is what the bar counts, and ``beside`` are the numbers that stand beside it.
+    """
     if tqdm is None or not stream.isatty():
-        yield Lines(stream, line_of)
+        yield _Lines(stream, line)
         return
-    with tqdm(total=job.total, initial=job.done, unit=" chats", file=_Unended(stream)) as bar:
-        yield partial(_move, bar)
+    file = _Unended(stream)
+    with tqdm(total=begun.total, initial=begun.done, unit=f" {unit}", file=file) as bar:
+        yield lambda now: _move(bar, now, beside)
+
+
+def job_progress(
+    job: CloseJob, stream: OutputWrapper
+) -> AbstractContextManager[Callable[[CloseJob], None]]:
+    """The same for a close job."""
+    beside = ("failed", "unconfirmed")
+    return progress(job, stream, line=line_of, unit=_("chats"), beside=beside)
 
 
 def line_of(job: CloseJob) -> str:
@@ -78,23 +104,23 @@ def _failures(job: CloseJob) -> Iterator[str]:
         yield _("and %(more)d more") % {"more": more}
 
 
-def _move(bar: Any, job: CloseJob) -> None:
-    bar.set_postfix(failed=job.failed, unconfirmed=job.unconfirmed, refresh=False)
-    bar.update(job.done - bar.n)
+def _move(bar: Any, now: Counted, beside: Sequence[str]) -> None:
+    bar.total = now.total
+    bar.set_postfix({name: getattr(now, name) for name in beside}, refresh=False)
+    bar.update(now.done - bar.n)
 
 
-class Lines(Generic[_T]):
+class _Lines(Generic[_T]):
     """Writes how far something has come, now and then."""
 
-    def __init__(self, stream: OutputWrapper, line_of: Callable[[_T], str]) -> None:
+    def __init__(self, stream: OutputWrapper, line: Callable[[_T], str]) -> None:
         self.stream = stream
-        self.line_of = line_of
+        self.line = line
         self.next_at = time.monotonic() + EVERY
 
-    def __call__(self, progress: _T) -> None:
-        """Write a line where it is time for one."""
+    def __call__(self, now: _T) -> None:
         if time.monotonic() >= self.next_at:
-            self.stream.write(self.line_of(progress), str)
+            self.stream.write(self.line(now), str)
             self.next_at = time.monotonic() + EVERY
 
 

@@ -24,6 +24,7 @@ STATUSES: Final = {
     "close_in_progress": status.HTTP_409_CONFLICT,
     "session_closed": status.HTTP_409_CONFLICT,
     "wrong_mode": status.HTTP_409_CONFLICT,
+    "sent_before": status.HTTP_409_CONFLICT,
     "rejected": status.HTTP_502_BAD_GATEWAY,
     "unauthorized": status.HTTP_502_BAD_GATEWAY,
     "bad_answer": status.HTTP_502_BAD_GATEWAY,

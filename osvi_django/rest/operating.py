@@ -77,6 +77,7 @@ class SupportView(OwnErrors):
         """Do it: 200, the session and what the agent replied; a close answers as a close does."""
         wanted = _asked(SupportSerializer, request)
         command, message = wanted.pop("command", ""), wanted.pop("message", "")
+        again = wanted.pop("again")
         if command == "close":
             return closed(request, session_id, **wanted)
         session = _session_for(request, session_id)
@@ -84,7 +85,7 @@ class SupportView(OwnErrors):
             result = _WORDLESS[command](session, requested_by=request.user, door="rest")
         else:
             act = _WITH_WORDS[command]
-            result = act(session, message, requested_by=request.user, door="rest")
+            result = act(session, message, again=again, requested_by=request.user, door="rest")
         return _done(result, request)
 
 
@@ -99,7 +100,8 @@ class ContextView(OwnErrors):
         """Add it: 200, the session, and in ``context`` all that OSVI keeps of it now."""
         wanted = _asked(ContextSerializer, request)
         session = _session_for(request, session_id)
-        result = inject_context(session, wanted["context"], requested_by=request.user, door="rest")
+        text = wanted.pop("context")
+        result = inject_context(session, text, **wanted, requested_by=request.user, door="rest")
         return _done(result, request, context=context_of(result.session))
 
 
@@ -114,7 +116,8 @@ class MessagesView(OwnErrors):
         """Hand it over: 200, the session, and in ``reply`` what the agent answers, or null."""
         wanted = _asked(MessageSerializer, request)
         session = _session_for(request, session_id)
-        result = receive_message(session, wanted["content"], requested_by=request.user, door="rest")
+        text = wanted.pop("content")
+        result = receive_message(session, text, **wanted, requested_by=request.user, door="rest")
         return _done(result, request)
 
 

@@ -37,11 +37,11 @@ _DEEPEST: Final = 20
 # What goes with each command; without one, the message is for the customer.
 _TAKEN_BY: Final[dict[str, tuple[str, ...]]] = {
     "takeover": (),
-    "tell": ("message",),
-    "whisper": ("message",),
+    "tell": ("message", "again"),
+    "whisper": ("message", "again"),
     "end": (),
     "close": ("note", "agent_uuid"),
-    "": ("message",),
+    "": ("message", "again"),
 }
 
 
@@ -353,6 +353,19 @@ class WordsField(serializers.CharField):
         return super().to_internal_value(data)
 
 
+class AgainField(serializers.BooleanField):
+    """Whether to send what may have been sent already: true or false, and nothing is made one."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(default=False, **options)
+
+    def to_internal_value(self, data: Any) -> bool:
+        """The answer, or an error."""
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
+
+
 class CommandField(serializers.Field[str, str, str, Any]):
     """One of the commands; none is meant by leaving it out, and by nothing else."""
 
@@ -405,11 +418,12 @@ class SupportSerializer(OnlyKnown):
     message = WordsField(required=False, allow_blank=True)
     note = serializers.CharField(required=False, allow_blank=True, max_length=NOTE_MAX_LENGTH)
     agent_uuid = IdField(required=False)
+    again = AgainField()
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Nothing that would be left unsaid, and a message where there is nothing else."""
         taken = _TAKEN_BY[attrs.get("command", "")]
-        for name in ("message", "note", "agent_uuid"):
+        for name in ("message", "note", "agent_uuid", "again"):
             if attrs.get(name) and name not in taken:
                 problem = _("Leave it out: it does not go with what is asked for.")
                 raise serializers.ValidationError({name: [problem]})
@@ -423,12 +437,14 @@ class ContextSerializer(OnlyKnown):
     """What the agent shall know from now on."""
 
     context = WordsField()  # type: ignore[assignment]
+    again = AgainField()
 
 
 class MessageSerializer(OnlyKnown):
     """What the customer wrote."""
 
     content = WordsField()
+    again = AgainField()
 
 
 def _inside(value: object) -> Iterable[object]:

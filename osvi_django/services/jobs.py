@@ -19,10 +19,20 @@ from django.db import router, transaction
 from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
 
 from osvi_django.answers import storable
 from osvi_django.conf import executor
-from osvi_django.exceptions import InvalidInput, NotAllowed, SessionNotFound
+from osvi_django.exceptions import (
+    InvalidInput,
+    NotAllowed,
+    OSVINoAnswer,
+    OSVIThrottled,
+    OSVIUnauthorized,
+    OSVIUnreachable,
+    SessionNotFound,
+    describe,
+)
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
 from osvi_django.services import ledger, steps
 from osvi_django.services.engine import run_close_job
@@ -42,6 +52,7 @@ __all__ = [
     "retry_of",
     "run_close_job",
     "take_up",
+    "trouble_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -56,6 +67,15 @@ _T = TypeVar("_T")
 _CHUNK: Final = 500
 # How long a job that nobody confirms is kept.
 _DRAFT_LASTS: Final = timedelta(days=1)
+# What errors say is about one session, and asks to try again: a job does so by itself.
+_PAUSED_BY: Final = {
+    OSVIUnreachable.code: _lazy("OSVI cannot be reached."),
+    OSVIThrottled.code: _lazy("OSVI is busy and takes no more just now."),
+    OSVINoAnswer.code: _lazy("OSVI does not answer."),
+    OSVIUnauthorized.code: _lazy(
+        "OSVI refuses this site's API token. Ask whoever runs this site to check the token."
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +212,11 @@ def progress_of(job: CloseJob) -> Progress:
     rate = _rate(job)
     left = (job.total - job.done - job.cancelled) / rate if rate else None
     return Progress(counts=dict(outcomes), per_second=rate, seconds_left=left)
+
+
+def trouble_of(job: CloseJob) -> str:
+    """What a paused job waits for to be over, in a sentence or two; "" for any other."""
+    return str(_PAUSED_BY.get(job.paused_by) or describe(job.paused_by))
 
 
 def discard_drafts() -> None:

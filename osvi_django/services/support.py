@@ -1,7 +1,8 @@
 """Operating a session: take over, speak, guide the agent, hand back.
 
 Each is written down before it is sent, and OSVI's answer as it came before it is read. What was
-sent and not answered is not repeated by itself: a customer must not be told a thing twice.
+sent and not answered is not repeated by itself, nor by whoever does not know of it: a customer must
+not be told a thing twice.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from django.db import Error
-from django.db.models import Q, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -24,6 +25,7 @@ from osvi_django.exceptions import (
     InvalidInput,
     OSVIError,
     OSVINotConfigured,
+    SentBefore,
     SessionClosed,
     SessionNotFound,
     WrongMode,
@@ -31,6 +33,7 @@ from osvi_django.exceptions import (
 )
 from osvi_django.models import ChatAgent, ChatSession, SupportAction
 from osvi_django.services import steps
+from osvi_django.services.mirroring import exactly
 from osvi_django.services.permissions import require_operate
 from osvi_django.services.steps import CloseRequest, Status, User
 from osvi_django.transactions import kind_of, persist, refuse_inside_transaction
@@ -81,6 +84,11 @@ def take_over(
     All of this module's functions that act on a session raise ``InsideTransaction``,
     ``NotAllowed``, ``InvalidInput``, ``SessionClosed``, ``WrongMode``, ``SessionNotFound`` and
     ``OSVINotConfigured`` before anything is sent, and then what the client raises.
+
+    Those that take a text also raise ``SentBefore``, where the very same was sent last in the same
+    way and is still under way, or nobody knows whether it arrived. ``again`` sends it all the same,
+    and what arrived since may be repeated. Of two callers at the same moment one is refused; a text
+    that was forgotten refuses nobody.
     """
     return _do(_TAKE_OVER, session, "", requested_by, door)
 
@@ -93,38 +101,63 @@ def hand_back(
 
 
 def tell(
-    session: ChatSession, text: str, *, requested_by: User | None = None, door: str = "code"
+    session: ChatSession,
+    text: str,
+    *,
+    requested_by: User | None = None,
+    door: str = "code",
+    again: bool = False,
 ) -> ActionResult:
     """Guide the agent, and have it answer the customer at once; ``reply`` is what it said."""
-    return _do(_TELL, session, text, requested_by, door)
+    return _do(_TELL, session, text, requested_by, door, again=again)
 
 
 def whisper(
-    session: ChatSession, text: str, *, requested_by: User | None = None, door: str = "code"
+    session: ChatSession,
+    text: str,
+    *,
+    requested_by: User | None = None,
+    door: str = "code",
+    again: bool = False,
 ) -> ActionResult:
     """Guide the agent for when the customer writes next; nobody else sees it."""
-    return _do(_WHISPER, session, text, requested_by, door)
+    return _do(_WHISPER, session, text, requested_by, door, again=again)
 
 
 def send_message(
-    session: ChatSession, text: str, *, requested_by: User | None = None, door: str = "code"
+    session: ChatSession,
+    text: str,
+    *,
+    requested_by: User | None = None,
+    door: str = "code",
+    again: bool = False,
 ) -> ActionResult:
     """Write to the customer, after having taken over."""
-    return _do(_MESSAGE, session, text, requested_by, door)
+    return _do(_MESSAGE, session, text, requested_by, door, again=again)
 
 
 def inject_context(
-    session: ChatSession, text: str, *, requested_by: User | None = None, door: str = "code"
+    session: ChatSession,
+    text: str,
+    *,
+    requested_by: User | None = None,
+    door: str = "code",
+    again: bool = False,
 ) -> ActionResult:
     """Add a fact to what the agent knows of this session; OSVI keeps the last five."""
-    return _do(_CONTEXT, session, text, requested_by, door)
+    return _do(_CONTEXT, session, text, requested_by, door, again=again)
 
 
 def receive_message(
-    session: ChatSession, text: str, *, requested_by: User | None = None, door: str = "code"
+    session: ChatSession,
+    text: str,
+    *,
+    requested_by: User | None = None,
+    door: str = "code",
+    again: bool = False,
 ) -> ActionResult:
     """Hand over what the customer wrote; ``reply`` is what the agent answers, if it does."""
-    return _do(_INBOUND, session, text, requested_by, door)
+    return _do(_INBOUND, session, text, requested_by, door, again=again)
 
 
 def context_of(session: ChatSession) -> list[str]:
@@ -161,7 +194,13 @@ def _forget(account: str, days: float) -> int:
 
 
 def _do(
-    act: _Act, session: ChatSession, text: str, requested_by: User | None, door: str
+    act: _Act,
+    session: ChatSession,
+    text: str,
+    requested_by: User | None,
+    door: str,
+    *,
+    again: bool = False,
 ) -> ActionResult:
     with not_a_close():
         refuse_inside_transaction(steps.using(session))
@@ -171,7 +210,7 @@ def _do(
     steps.reload(session)
     _require_state(act, session)
     client = OSVIClient.for_account(session.agent.account)
-    action = _write_down(act, session, text, request)
+    action = _write_down(act, session, text, request, again=again)
     began = timezone.now()
     try:
         with not_a_close():
@@ -212,7 +251,9 @@ def _require_state(act: _Act, session: ChatSession) -> None:
         raise InvalidInput(problem, field="customer_id")
 
 
-def _write_down(act: _Act, session: ChatSession, text: str, request: CloseRequest) -> SupportAction:
+def _write_down(
+    act: _Act, session: ChatSession, text: str, request: CloseRequest, *, again: bool
+) -> SupportAction:
     action = SupportAction(
         session=session,
         kind=act.kind,
@@ -221,8 +262,36 @@ def _write_down(act: _Act, session: ChatSession, text: str, request: CloseReques
         text=text,
     )
     alias = steps.using(session)
-    persist(lambda: action.save(using=alias), using=alias, patience=steps.PATIENCE_BEFORE)
+
+    def work() -> None:
+        if text and not again:
+            _refuse_sent_before(action)
+        action.save(using=alias)
+
+    persist(work, using=alias, patience=steps.PATIENCE_BEFORE)
     return action
+
+
+def _refuse_sent_before(action: SupportAction) -> None:
+    """Raise ``SentBefore`` where nobody knows what became of the same; in the caller's transaction.
+
+    Who writes to a row holds it until the commit: whoever comes at the same moment waits here, and
+    then finds what was written down.
+    """
+    steps.rows(action.session).update(active_human=F("active_human"))
+    last = _sent_last(action)
+    if last is not None and last.outcome in SupportAction.UNKNOWN:
+        error = SentBefore()
+        error.action = last
+        raise error
+
+
+def _sent_last(action: SupportAction) -> SupportAction | None:
+    """What said the very same in this session the last time that it was sent, or may have been."""
+    actions = SupportAction.objects.using(steps.using(action.session)).defer("answer")
+    alike = actions.filter(exactly("text", action.text), session=action.session, kind=action.kind)
+    sent = alike.filter(outcome__in=(*SupportAction.UNKNOWN, Outcome.DONE))
+    return sent.order_by("-started_at", "-id").first()
 
 
 def _keep(action: SupportAction, answer: Answer) -> None:

@@ -56,9 +56,14 @@ class SyncProgress:
     troubles: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def done(self) -> int:
+        """How many were asked for, and answered or not."""
+        return self.looked_up + self.failed
+
+    @property
     def left(self) -> int:
         """How many were not asked for, or not yet."""
-        return max(0, self.total - self.looked_up - self.failed)
+        return max(0, self.total - self.done)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +179,9 @@ class _Run:
                 for line in self.lines.values():
                     line.hand_out()
                 self._collect(_POLL)
+        except (OperationalError, InterfaceError):
+            self.is_away = True
+            raise
         finally:
             self._bring_home()
         return self.progress
@@ -193,10 +201,12 @@ class _Run:
         """Begin nothing more, and store what still comes back."""
         for line in self.lines.values():
             line.halt()
-        while any(line.under_way for line in self.lines.values()):
-            self._collect(_POLL)
-        for line in self.lines.values():
-            line.end()
+        try:
+            while any(line.under_way for line in self.lines.values()):
+                self._collect(_POLL)
+        finally:
+            for line in self.lines.values():
+                line.end()
 
     def _collect(self, seconds: float) -> None:
         try:
@@ -218,8 +228,7 @@ class _Run:
         except (OSVIError, OSVINotConfigured) as error:
             self._judge(line, reply, error)
         except (OperationalError, InterfaceError):
-            self.is_away = True
-            raise
+            raise  # all of them need the database
         except Exception as error:  # noqa: BLE001  # one customer must not stop the others
             self._fail(reply.attempt, kind_of(error))
         else:

@@ -8,6 +8,9 @@ from django.urls import reverse
 from osvi_django.models import CloseJob, CloseJobItem
 from osvi_django.services.ledger import COUNTERS
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
+from tests.outside import Fickle
+
+FICKLE = f"{Fickle.__module__}.{Fickle.__name__}"
 
 
 @pytest.fixture
@@ -27,6 +30,15 @@ def log_in(client, django_user_model, grant):
         return client
 
     return _log_in
+
+
+@pytest.fixture
+def allowed_once(settings):
+    """Everybody is allowed these, each for one look at it."""
+    settings.AUTHENTICATION_BACKENDS = [*settings.AUTHENTICATION_BACKENDS, FICKLE]
+    yield lambda *codenames: Fickle.once.extend(f"osvi_django.{each}" for each in codenames)
+    left, Fickle.once[:] = list(Fickle.once), []
+    assert left == []
 
 
 @pytest.fixture

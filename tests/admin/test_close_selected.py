@@ -7,7 +7,6 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.utils import timezone
 
-from osvi_django.admin import jobs
 from osvi_django.exceptions import InvalidInput
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob
 from osvi_django.services.jobs import create_close_job, run_close_job
@@ -240,13 +239,13 @@ class TestConfirmation:
         for name in ("change", "progress", "sessions", "confirm", "cancel", "retry"):
             assert client.post(url_of(name, job))["Location"].startswith("/admin/login/")
 
-    def test_a_permission_that_the_service_denies_is_a_403(self, desk, draft, url_of, monkeypatch):
-        # Taken between the look of the door and that of the service.
-        monkeypatch.setattr(jobs, "require_job", lambda user, job: None)
-        job = draft(ChatSessionFactory())
-        CloseJob.objects.update(requested_by=None)
-        monkeypatch.setattr(jobs, "visible_jobs", lambda user: CloseJob.objects.all())
-        for name in ("confirm", "cancel", "retry"):
-            assert desk.post(url_of(name, job)).status_code == 403
+    @pytest.mark.parametrize("name", ["confirm", "cancel", "retry"])
+    def test_a_permission_that_is_taken_at_this_moment_is_a_403(
+        self, log_in, draft, url_of, allowed_once, name
+    ):
+        job, client = draft(ChatSessionFactory()), log_in()
+        # One look at the page, one at its rows, two by the door: none is left for the service.
+        allowed_once(*["close_chatsession", "view_closejob"] * 2)
+        assert client.post(url_of(name, job)).status_code == 403
         job.refresh_from_db()
         assert job.status == "draft"

@@ -89,11 +89,12 @@ class TestAccess:
         ("url", "data"),
         [(LOOKUP, {"customer_id": "x"}), (START, {"customer_id": "x", "agent_uuid": "y"})],
     )
-    def test_a_permission_that_the_service_denies_is_a_403(
-        self, log_in, monkeypatch, osvi_sandbox, url, data
+    def test_a_permission_that_is_taken_at_this_moment_is_a_403(
+        self, log_in, allowed_once, osvi_sandbox, url, data
     ):
-        monkeypatch.setattr("osvi_django.admin.asking.may_operate", lambda *args: True)
-        assert log_in().post(url, data).status_code == 403
+        client = log_in()
+        allowed_once("operate_chatsession")
+        assert client.post(url, data).status_code == 403
         assert osvi_sandbox.requests == []
 
     def test_who_may_not_see_the_list_is_not_led_there(self, log_in):

@@ -10,10 +10,10 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from osvi_django.admin import ChatSessionAdmin
 from osvi_django.models import ChatSession, SupportAction
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import ChatSessionFactory
+from tests.outside import noticed
 
 pytestmark = pytest.mark.django_db
 
@@ -262,6 +262,17 @@ class TestUnanswered:
         act(lost, "whisper", "Say hello.")
         assert len(osvi_sandbox.requests) == 3
 
+    @pytest.mark.parametrize("name", WORDS)
+    def test_so_is_what_another_door_has_under_way(self, act, mirrored, said, osvi_sandbox, name):
+        session = mirrored(mode="support")
+        hour = timezone.now() - timedelta(hours=1)
+        said(session, name, text="Hello.", outcome="started", door="rest", started_at=hour)
+        response = act(session, name, "Hello.")
+        [error] = response.context["desk"].errors[name]
+        assert error.startswith("These words were sent already")
+        assert f'name="again" value="{name}"' in html_of(response)
+        assert osvi_sandbox.requests == []
+
     @pytest.mark.parametrize(("seconds", "requests"), [(5, 0), (60, 1)])
     def test_a_second_click_is_not_a_second_message(
         self, act, mirrored, said, osvi_sandbox, seconds, requests
@@ -269,8 +280,17 @@ class TestUnanswered:
         session = mirrored()
         started = timezone.now() - timedelta(seconds=seconds)
         said(session, "whisper", text="They are new.", started_at=started)
-        act(session, "whisper", "They are new.")
+        response = act(session, "whisper", "They are new.")
         assert len(osvi_sandbox.requests) == requests
+        assert ("Send it again all the same" in html_of(response)) == (not requests)
+        act(session, "whisper", "they are new.")
+        assert len(osvi_sandbox.requests) == requests + 1
+
+    def test_nor_is_a_message_that_is_meant_twice(self, act, mirrored, said, osvi_sandbox):
+        session = mirrored()
+        said(session, "whisper", text="They are new.")
+        act(session, "", whisper="They are new.", again="whisper")
+        assert len(osvi_sandbox.requests) == 1
 
 
 class TestPermissions:
@@ -301,14 +321,12 @@ class TestPermissions:
         assert "Wait</blockquote>" in html
         assert page_of(session) not in html
 
-    def test_a_permission_that_the_service_denies_is_a_403(
-        self, operator, mirrored, monkeypatch, osvi_sandbox
+    def test_a_permission_that_is_taken_at_this_moment_is_a_403(
+        self, log_in, mirrored, allowed_once, osvi_sandbox
     ):
-        allowed = "osvi_django.admin.asking.may_operate"
-        user = get_user_model().objects.get()
-        user.user_permissions.clear()
-        monkeypatch.setattr(allowed, lambda user, session=None: True)
-        assert operator.post(desk_of(mirrored()), {"act": "takeover"}).status_code == 403
+        client = log_in()
+        allowed_once("operate_chatsession")
+        assert client.post(desk_of(mirrored()), {"act": "takeover"}).status_code == 403
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("key", ["999999", "x"])
@@ -317,11 +335,17 @@ class TestPermissions:
         [(level, sentence)] = told(operator.post(url, {"act": "takeover"}, follow=True))
         assert (level, "There is no chat session" in sentence) == ("warning", True)
 
-    def test_one_that_goes_at_this_moment_too(self, act, mirrored, told, monkeypatch):
-        session = mirrored()
-        ChatSession.objects.all().delete()
-        monkeypatch.setattr(ChatSessionAdmin, "get_object", lambda *args: session)
-        assert "There is no chat session" in told(act(session, "takeover"))[0][1]
+    def test_one_that_goes_at_this_moment_too(self, act, mirrored, told):
+        session, seen = mirrored(), []
+
+        def is_found(sql, _params):
+            found = sql.startswith("SELECT") and "osvi_django_chatsession" in sql and not seen
+            return found and not seen.append(sql)
+
+        with noticed(is_found, ChatSession.objects.all().delete):
+            response = act(session, "takeover")
+        assert "There is no chat session" in told(response)[0][1]
+        assert seen
 
 
 class TestThread:

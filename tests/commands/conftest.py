@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
+from importlib import reload
 from io import StringIO
 from pathlib import Path
 from urllib.parse import quote
@@ -14,6 +16,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
+from osvi_django.management import progress
 from tests.mirroring import mirror
 
 MANAGE = Path(__file__).resolve().parents[2] / "manage.py"
@@ -49,6 +52,31 @@ def call():
     return Call
 
 
+class Terminal(StringIO):
+    """What a terminal is to a command."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def let_time_pass(monkeypatch):
+    """Put the clock of this machine forward, by so many seconds."""
+    real, ahead = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: real() + sum(ahead))
+    return ahead.append
+
+
+@pytest.fixture
+def without_tqdm():
+    """The extra that draws bars is not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "tqdm", None)
+        reload(progress)
+        yield
+    reload(progress)
+
+
 @pytest.fixture
 def manage(osvi_sandbox):
     """Run a command in a process of its own, on the database of the test."""
@@ -75,6 +103,14 @@ def manage(osvi_sandbox):
                     process.kill()
 
     return _manage
+
+
+def said(stream, words):
+    """Wait until a command has said this."""
+    ends_at = time.monotonic() + 5
+    while words not in stream.getvalue() and time.monotonic() < ends_at:
+        time.sleep(0.01)
+    return words in stream.getvalue()
 
 
 def kill_at_the_fifth_close(number):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
-from importlib import reload
 from io import StringIO
 
 import pytest
@@ -16,8 +15,6 @@ from django.db import InterfaceError, OperationalError, connection, transaction
 from django.utils import timezone
 
 from osvi_django.exceptions import InsideTransaction
-from osvi_django.management import progress, watching
-from osvi_django.management.commands import osvi_close
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob
 from osvi_django.services.jobs import cancel_close_job
 from osvi_django.signals import session_closed
@@ -27,8 +24,9 @@ from osvi_django.testing.factories import (
     ChatSessionFactory,
     ClosedSessionFactory,
 )
-from tests.commands.conftest import kill_at_the_fifth_close
+from tests.commands.conftest import Terminal, kill_at_the_fifth_close, said
 from tests.mirroring import SUMMARY
+from tests.outside import noticed, refused
 
 pytestmark = pytest.mark.django_db
 
@@ -123,21 +121,18 @@ class TestClosing:
         said = call("osvi_close", "--status", "active")
         job = CloseJob.objects.get()
         assert (said.code, job.status) == (75, "paused")
-        assert said.error.startswith(
-            f"Paused: close job {job.pk} waits, and osvi_work goes on with it. "
-            "OSVI refused this site's API token"
+        assert said.error == (
+            f"Paused: close job {job.pk} waits, and osvi_work goes on with it. OSVI refuses this "
+            "site's API token. Ask whoever runs this site to check the token."
         )
         assert "        3  waiting\n" in said.out
 
+    @pytest.mark.django_db(transaction=True)
     @pytest.mark.parametrize("error", [OperationalError, InterfaceError])
-    def test_so_does_a_database_that_is_away(self, call, chats, monkeypatch, error):
+    def test_so_does_a_database_that_is_away(self, call, chats, error):
         chats(1)
-
-        def run(*_args, **_kwargs):
-            raise error("gone")
-
-        monkeypatch.setattr(osvi_close, "run_close_job", run)
-        said = call("osvi_close", "--status", "active")
+        with refused(lambda _sql, params: "running" in params, error("gone")):
+            said = call("osvi_close", "--status", "active")
         job = CloseJob.objects.get()
         assert (said.code, job.status) == (75, "queued")
         assert said.error == (
@@ -329,13 +324,6 @@ class TestWrongArguments:
         assert "invalid choice: 'open'" in call("osvi_close", "--status", "open").error
 
 
-class Terminal(StringIO):
-    """What a terminal is to a command."""
-
-    def isatty(self):
-        return True
-
-
 class TestProgress:
     @pytest.fixture(autouse=True)
     def one_at_a_time(self, chats, settings, monkeypatch):
@@ -349,27 +337,23 @@ class TestProgress:
         assert re.search(r"100%\|.*3/3 .*failed=0, unconfirmed=0\]\n", said.err)
         assert "Close job" not in said.err
 
-    def test_lines_elsewhere(self, call, monkeypatch):
-        monkeypatch.setattr(progress, "EVERY", 0)
+    def test_lines_elsewhere(self, call, osvi_sandbox, let_time_pass):
+        osvi_sandbox.latency = lambda _chat: let_time_pass(11) or 0
         said = call("osvi_close", "--status", "active")
         job = CloseJob.objects.get()
         assert re.match(rf"Close job {job.pk}: running, \d of 3 done: ", said.err)
         assert f"Close job {job.pk}: running, 3 of 3 done: 3 closed, 0 failed" in said.err
 
-    def test_not_too_many_lines(self, call):
+    def test_not_too_many_lines(self, call, osvi_sandbox, let_time_pass):
+        osvi_sandbox.latency = lambda _chat: let_time_pass(3) or 0
         assert call("osvi_close", "--status", "active").err == ""
 
-    def test_lines_where_tqdm_is_not_installed(self, call, monkeypatch):
-        monkeypatch.setattr(progress, "EVERY", 0)
-        monkeypatch.setattr(progress, "tqdm", None)
+    @pytest.mark.usefixtures("without_tqdm")
+    def test_lines_where_tqdm_is_not_installed(self, call, osvi_sandbox, let_time_pass):
+        osvi_sandbox.latency = lambda _chat: let_time_pass(11) or 0
         said = call("osvi_close", "--status", "active", stderr=Terminal())
         assert "3 of 3 done" in said.err
-
-    def test_tqdm_is_no_requirement(self, monkeypatch):
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, "tqdm", None)
-            assert reload(progress).tqdm is None
-        assert reload(progress).tqdm is not None
+        assert "3/3" not in said.err
 
 
 class TestSignals:
@@ -394,37 +378,42 @@ class TestSignals:
         assert 0 < job.succeeded == closed_at(osvi_sandbox) < 50
         assert not ChatSession.objects.filter(status__in=("closing", "unconfirmed")).exists()
 
-    def test_a_second_ctrl_c_kills(self, call, chats, monkeypatch):
+    def test_a_second_ctrl_c_kills(self, call, chats, osvi_sandbox, settings, monkeypatch):
+        settings.OSVI["default"]["CONCURRENCY"] = 1
+        chats(30)
+        seen, err, before = [], StringIO(), signal.getsignal(signal.SIGINT)
+        monkeypatch.setattr(signal, "raise_signal", lambda number: seen.append(f"killed: {number}"))
+
+        def stop_thrice(_chat):
+            if not seen:
+                os.kill(os.getpid(), signal.SIGTERM)
+                seen.append(said(err, "Stopping"))
+                os.kill(os.getpid(), signal.SIGTERM)  # a supervisor may say it twice
+                time.sleep(0.2)
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.2)
+                seen.append(signal.getsignal(signal.SIGINT))
+            return 0
+
+        osvi_sandbox.latency = stop_thrice
+        assert call("osvi_close", "--status", "active", stderr=err).code == 130
+        assert seen == [True, f"killed: {signal.SIGINT}", signal.SIG_DFL]
+        assert err.getvalue() == (
+            "Stopping: what is under way is brought home. Another Ctrl-C kills.\n"
+        )
+        assert signal.getsignal(signal.SIGINT) == before
+
+    def test_one_that_comes_after_all_is_done_changes_nothing(self, call, chats):
         chats(1)
-        killed = []
-        monkeypatch.setattr(watching.signal, "raise_signal", killed.append)
+        seen, err = [], StringIO()
 
-        def run(job_id, *, stop, **_kwargs):
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert stop.wait(5)
-            os.kill(os.getpid(), signal.SIGTERM)  # a supervisor may say it twice
-            assert killed == []
+        def stop():
             os.kill(os.getpid(), signal.SIGINT)
-            assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
-            return CloseJob.objects.get(pk=job_id)
+            seen.append(said(err, "Stopping"))
 
-        monkeypatch.setattr(osvi_close, "run_close_job", run)
-        said = call("osvi_close", "--status", "active")
-        assert (said.code, killed) == (130, [signal.SIGINT])
-        assert said.err == "Stopping: what is under way is brought home. Another Ctrl-C kills.\n"
-
-    def test_one_that_comes_after_all_is_done_changes_nothing(self, call, chats, monkeypatch):
-        chats(1)
-        run_close_job = osvi_close.run_close_job
-
-        def run(*args, stop, **named):
-            done = run_close_job(*args, stop=stop, **named)
-            os.kill(os.getpid(), signal.SIGINT)
-            assert stop.wait(5)
-            return done
-
-        monkeypatch.setattr(osvi_close, "run_close_job", run)
-        assert call("osvi_close", "--status", "active").code == 0
+        with noticed(lambda _sql, params: "completed" in params, stop):
+            assert call("osvi_close", "--status", "active", stderr=err).code == 0
+        assert seen == [True]
 
 
 def closed_at(osvi_sandbox):

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
+import time
 from datetime import timedelta
 from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection
 from django.utils import timezone
 
-from osvi_django.management import progress
-from osvi_django.management.commands import osvi_sync
 from osvi_django.models import ChatSession, SupportAction
 from osvi_django.services import pace
 from osvi_django.testing import Status
 from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
+from tests.commands.conftest import Terminal
+from tests.outside import Meanwhile, refused
 
 
 def run(*args):
@@ -55,15 +57,13 @@ class TestSync:
         settings.OSVI["other"] = settings.OSVI["default"]
         assert run("osvi_sync", "--customer", "+1", "--account", "other")[2] == 0
 
-    def test_all_that_is_open(self, mirrored, monkeypatch):
-        monkeypatch.setattr(progress, "EVERY", 0)
+    def test_all_that_is_open(self, mirrored):
         for _number in range(3):
             mirrored()
         ChatSessionFactory(customer_id="")
         out, err, code = run("osvi_sync", "--open")
         said = "3 of 3 customers looked up, 0 failed, 0 left; 1 sessions have no customer to ask by"
-        assert (out.strip(), code) == (said, 0)
-        assert err.splitlines()[0].startswith("1 of 3 customers looked up")
+        assert (out, err, code) == (f"{said}\n", "", 0)
         assert run("osvi_sync", "--open", "--older-than", "2h")[0].startswith("0 of 0 customers")
 
     def test_what_fails_is_told_by_the_exit_code(self, mirrored, osvi_sandbox):
@@ -77,22 +77,21 @@ class TestSync:
         assert ("0 failed, 1 left" in out, code) == (True, 1)
         assert "default: OSVI refused this site's API token, so nothing was done." in err
 
-    def test_a_signal_ends_it_early(self, mirrored, monkeypatch, settings):
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_ends_it_early(self, mirrored, osvi_sandbox, settings, number):
         settings.OSVI["default"]["CONCURRENCY"] = 1
         for _number in range(60):
             mirrored()
-        report = progress.Lines.__call__
-
-        def stop(self, done):
-            report(self, done)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        before = signal.getsignal(signal.SIGTERM)
-        monkeypatch.setattr(progress.Lines, "__call__", stop)
-        _out, err, code = run("osvi_sync", "--open")
+        slow, kill = Meanwhile(lambda: time.sleep(0.02)), lambda: os.kill(os.getpid(), number)
+        osvi_sandbox.script(None, *[slow] * 4, Meanwhile(kill), *[slow] * 55)
+        before = signal.getsignal(number)
+        out, err, code = run("osvi_sync", "--open")
         assert code == 130
-        assert "Stopped: run it again" in err
-        assert signal.getsignal(signal.SIGTERM) == before
+        assert err.startswith("Stopping: what is under way is brought home.")
+        assert err.endswith("Stopped: run it again, with --older-than.")
+        assert 5 <= len(osvi_sandbox.requests) < 60
+        assert out.startswith(f"{len(osvi_sandbox.requests)} of 60 customers looked up, 0 failed")
+        assert signal.getsignal(number) == before
 
     def test_in_a_thread_no_signal_is_caught(self, osvi_sandbox):
         found = []
@@ -108,12 +107,11 @@ class TestSync:
         thread.join()
         assert found == [0]
 
-    def test_a_database_that_is_away_is_said(self, osvi_sandbox, monkeypatch):
-        def away(**_named):
-            raise OperationalError("a secret")
-
-        monkeypatch.setattr(osvi_sync, "sync_open", away)
-        assert run("osvi_sync", "--open") == ("", "The database is away: OperationalError", 1)
+    @pytest.mark.parametrize("error", [OperationalError, InterfaceError])
+    def test_a_database_that_is_away_is_said(self, osvi_sandbox, error):
+        with refused(lambda *_query: True, error("a secret")):
+            said = run("osvi_sync", "--open")
+        assert said == ("", f"The database is away: {error.__name__}", 1)
 
     @pytest.mark.parametrize(
         "args",
@@ -133,6 +131,43 @@ class TestSync:
         _out, err, code = run("osvi_sync", *args)
         assert (code, bool(err)) == (2, True)
         assert osvi_sandbox.requests == []
+
+
+@pytest.mark.django_db(transaction=True)
+class TestProgress:
+    @pytest.fixture(autouse=True)
+    def three_to_look_up(self, mirrored, osvi_sandbox, settings, monkeypatch):
+        settings.OSVI["default"]["CONCURRENCY"] = 1
+        monkeypatch.setenv("NO_COLOR", "1")
+        for _number in range(3):
+            mirrored()
+
+    def test_a_bar_at_a_terminal(self, call, osvi_sandbox):
+        osvi_sandbox.script(None, Status(422))
+        said = call("osvi_sync", "--open", stderr=Terminal())
+        assert said.code == 1
+        assert re.search(r"100%\|.*3/3 .*customers.*failed=1\]\n", said.err)
+        assert "looked up" not in said.err
+        assert said.out.startswith("2 of 3 customers looked up, 1 failed, 0 left")
+
+    def test_a_bar_that_ends_early(self, call, osvi_sandbox):
+        osvi_sandbox.script(None, Status(422), Status(401))
+        said = call("osvi_sync", "--open", stderr=Terminal())
+        assert said.code == 1
+        assert re.search(r" 33%\|.* 1/3 .*failed=1\]\ndefault: OSVI refused", said.err)
+
+    def test_lines_elsewhere(self, call, osvi_sandbox, let_time_pass):
+        osvi_sandbox.script(None, *[Meanwhile(lambda: let_time_pass(6))] * 3)
+        said = call("osvi_sync", "--open")
+        [line] = said.err.splitlines()
+        assert re.match(r"[123] of 3 customers looked up, 0 failed, [012] left; 0 sessions", line)
+
+    @pytest.mark.usefixtures("without_tqdm")
+    def test_lines_where_tqdm_is_not_installed(self, call, osvi_sandbox, let_time_pass):
+        osvi_sandbox.script(None, Meanwhile(lambda: let_time_pass(11)))
+        said = call("osvi_sync", "--open", stderr=Terminal())
+        assert "of 3 customers looked up" in said.err
+        assert "/3" not in said.err
 
 
 def write(session):

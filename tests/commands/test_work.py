@@ -10,12 +10,13 @@ import pytest
 from django.db import DataError, OperationalError
 from django.utils import timezone
 
-from osvi_django.management.commands import osvi_work
 from osvi_django.models import CloseJob
-from osvi_django.services.jobs import create_close_job, due_jobs, run_close_job
+from osvi_django.services.jobs import create_close_job
 from osvi_django.services.steps import DatabaseNow
+from osvi_django.signals import session_closed
 from osvi_django.testing import Status
 from tests.commands.conftest import kill_at_the_fifth_close
+from tests.outside import noticed, refused
 
 pytestmark = pytest.mark.django_db
 
@@ -27,21 +28,35 @@ def job_of(chats):
 
 
 @pytest.fixture
-def runs(monkeypatch):
-    """Have the command run jobs like this; what it was given."""
+def after_a_close():
+    """Have this done after each close that is committed."""
+    done = []
 
-    def _runs(run):
-        seen = []
-        real = osvi_work.run_close_job
+    def _after_a_close(do):
+        done.append(lambda **_named: do())
+        session_closed.connect(done[0])
 
-        def run_close_job(job_id, **named):
-            seen.append(job_id)
-            return run(job_id, **named) or real(job_id, **named)
+    yield _after_a_close
+    session_closed.disconnect(done[0])
 
-        monkeypatch.setattr(osvi_work, "run_close_job", run_close_job)
-        return seen
 
-    return _runs
+def begins(job, *, times=1_000):
+    """Tells the query by which a job begins, the first so many times."""
+    left = [True] * times
+
+    def is_begun(_sql, params):
+        return "running" in params and job.pk in params and bool(left) and left.pop()
+
+    return is_begun
+
+
+def stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stopped_at_the_end():
+    """A signal comes as soon as a job is finished."""
+    return noticed(lambda _sql, params: "completed" in params, stop)
 
 
 class TestOnce:
@@ -75,42 +90,38 @@ class TestOnce:
         assert draft.status == "draft"
         assert call("osvi_work").out == ""
 
-    def test_what_comes_meanwhile_is_run_as_well(self, call, job_of, runs):
-        first = job_of()
-        seen = runs(lambda job_id, **_named: job_id == first.pk and job_of() and None)
-        assert call("osvi_work").code == 0
-        assert len(seen) == 2
+    def test_what_comes_meanwhile_is_run_as_well(self, call, job_of, after_a_close):
+        job_of()
+        after_a_close(lambda: CloseJob.objects.count() == 1 and job_of())
+        said = call("osvi_work")
+        assert (said.code, said.out.count(": completed, ")) == (0, 2)
 
     def test_what_osvi_is_in_trouble_over_waits(self, call, job_of, osvi_sandbox):
         osvi_sandbox.token = "another"
         job = job_of()
         said = call("osvi_work")
         assert said.code == 0
-        assert f"Close job {job.pk}: paused, 0 of 1 done" in said.out
+        assert said.out == (
+            f"Close job {job.pk}: paused, 0 of 1 done: 0 closed, 0 failed, 0 unconfirmed, "
+            "0 cancelled. OSVI refuses this site's API token. Ask whoever runs this site to check "
+            "the token.\n"
+        )
 
     @pytest.mark.parametrize("error", [ValueError, DataError])
-    def test_one_bad_job_does_not_stop_the_others(self, call, job_of, runs, caplog, error):
+    @pytest.mark.django_db(transaction=True)
+    def test_one_bad_job_does_not_stop_the_others(self, call, job_of, caplog, error):
         bad, good = job_of(), job_of()
-
-        def run(job_id, **_named):
-            if job_id == bad.pk:
-                raise error("a customer's words")
-
-        seen = runs(run)
-        said = call("osvi_work")
+        with refused(begins(bad), error("a customer's words")):
+            said = call("osvi_work")
         assert (said.code, said.error) == (1, "1 failed: the log says how.")
         assert said.err == f"Close job {bad.pk}: failed ({error.__name__})\n"
         assert f"Close job {good.pk}: completed" in said.out
-        assert seen == [bad.pk, good.pk]
         assert f"close job {bad.pk} failed" in caplog.text
 
-    def test_without_the_database_it_ends(self, call, job_of, runs):
-        def run(*_args, **_named):
-            raise OperationalError("gone")
-
-        job_of()
-        runs(run)
-        with pytest.raises(OperationalError):
+    @pytest.mark.django_db(transaction=True)
+    def test_without_the_database_it_ends(self, call, job_of):
+        gone = refused(begins(job_of()), OperationalError("gone"))
+        with gone, pytest.raises(OperationalError):
             call("osvi_work")
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -133,50 +144,33 @@ class TestOnce:
 
 @pytest.mark.django_db(transaction=True)
 class TestWatch:
-    def test_again_and_again_until_it_is_stopped(self, call, job_of, monkeypatch):
+    def test_again_and_again_until_it_is_stopped(self, call, job_of):
         job, looks = job_of(), []
 
         def look():
             looks.append(None)
             if len(looks) == 4:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return due_jobs()
+                stop()
 
-        monkeypatch.setattr(osvi_work, "due_jobs", look)
-        said = call("osvi_work", watch=0.05)
+        with noticed(lambda sql, params: sql.startswith("SELECT") and "queued" in params, look):
+            said = call("osvi_work", watch=0.05)
         assert said.code == 0
         assert said.err == "Stopping: what is under way is brought home. Another Ctrl-C kills.\n"
         assert said.out.startswith(f"Close job {job.pk}: completed")
         assert len(looks) >= 4
 
-    def test_it_outlives_a_database_that_is_away(self, call, job_of, runs):
-        job, errors = job_of(), [OperationalError("gone"), OperationalError("still gone")]
-
-        def run(*args, **named):
-            if errors:
-                raise errors.pop()
-            done = run_close_job(*args, **named)
-            os.kill(os.getpid(), signal.SIGINT)
-            return done
-
-        runs(run)
-        said = call("osvi_work", watch=0.05)
+    def test_it_outlives_a_database_that_is_away(self, call, job_of):
+        job = job_of()
+        with stopped_at_the_end(), refused(begins(job, times=2), OperationalError("gone")):
+            said = call("osvi_work", watch=0.05)
         assert said.code == 0
         assert said.err.startswith("The database is away: OperationalError\n" * 2)
         assert f"Close job {job.pk}: completed" in said.out
 
-    def test_one_that_failed_is_tried_again_next_time(self, call, job_of, runs):
-        job, errors = job_of(), [ValueError("bug")]
-
-        def run(*args, **named):
-            if errors:
-                raise errors.pop()
-            done = run_close_job(*args, **named)
-            os.kill(os.getpid(), signal.SIGINT)
-            return done
-
-        assert runs(run) == []
-        said = call("osvi_work", watch=0.05)
+    def test_one_that_failed_is_tried_again_next_time(self, call, job_of):
+        job = job_of()
+        with stopped_at_the_end(), refused(begins(job, times=1), ValueError("bug")):
+            said = call("osvi_work", watch=0.05)
         assert said.err.startswith(f"Close job {job.pk}: failed (ValueError)\n")
         assert f"Close job {job.pk}: completed" in said.out
 

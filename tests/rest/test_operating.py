@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from urllib.parse import quote
 
 import pytest
@@ -15,6 +16,7 @@ from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.calls import REPLY
 from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
 from tests.mirroring import mirror
+from tests.outside import Meanwhile
 
 pytestmark = pytest.mark.django_db
 
@@ -31,6 +33,10 @@ ACTS = {
     "context": ("context", {"context": "A regular."}),
     "inbound": ("messages", {"content": "Hello?"}),
 }
+# What says something; the others only do.
+WITH_WORDS = ("tell", "whisper", "message", "context", "inbound")
+# What is neither true nor false, though it may look like it.
+ODD_ANSWERS = ("true", "no", 1, None, [], {})
 # A place for a session id, and what is asked for there.
 PLACES = [*ACTS.values(), ("support", {"command": "close"})]
 
@@ -302,9 +308,11 @@ class TestSupport:
         assert (action.kind, action.text, action.outcome) == (kind, said, "done")
         assert (author, said) in osvi_sandbox.sessions[session.session_id].messages
 
-    def test_a_command_without_words_may_have_an_empty_message(self, operator, session):
+    @pytest.mark.parametrize("command", ["end", "close"])
+    def test_a_command_without_words_may_say_so(self, operator, session, command):
         url = url_of(session.session_id, "support")
-        assert post(operator, url, {"command": "end", "message": " "}).status_code == 200
+        body = {"command": command, "message": " ", "again": False}
+        assert post(operator, url, body).status_code == 200
 
     def test_words_lose_the_spaces_around_them(self, operator, session):
         post(operator, url_of(session.session_id, "support"), {"message": "\n Hello. "})
@@ -337,6 +345,10 @@ class TestSupport:
             ({"message": "x", "agent_uuid": "y"}, "agent_uuid"),
             ({"command": "close", "note": "x" * 1001}, "note"),
             ({"command": "close", "agent_uuid": ""}, "agent_uuid"),
+            *(({"message": "x", "again": odd}, "again") for odd in ODD_ANSWERS),
+            ({"command": "takeover", "again": True}, "again"),
+            ({"command": "end", "again": True}, "again"),
+            ({"command": "close", "again": True}, "again"),
             ({"command": "explode"}, "command"),
             ({"command": "\ud800"}, "command"),
             ({"command": "", "message": "x"}, "command"),
@@ -418,14 +430,11 @@ class TestContext:
         assert response.json() == seen | {"reply": None, "action": action, "context": kept}
         assert osvi_sandbox.sessions[session.session_id].context == kept
 
+    @pytest.mark.django_db(transaction=True)
     @pytest.mark.parametrize("known", [{}, {"metadata": ["x"]}, {"metadata": {"context": "x"}}])
-    def test_of_one_that_was_closed_meanwhile(self, operator, session, monkeypatch, known):
-        from osvi_django.services import support  # noqa: PLC0415
-
-        def closed_meanwhile(action, answer):
-            ChatSession.objects.update(status="closed", metadata=known)
-
-        monkeypatch.setattr(support, "_keep", closed_meanwhile)
+    def test_of_one_that_was_closed_meanwhile(self, operator, session, osvi_sandbox, known):
+        close = partial(ChatSession.objects.update, status="closed", metadata=known)
+        osvi_sandbox.script(session.session_id, Meanwhile(close))
         body = do(operator, session, "context").json()
         assert (body["status"], body["context"]) == ("closed", [])
 
@@ -469,6 +478,48 @@ class TestMessages:
         response = do(operator, session, "inbound")
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert "customer_id" in response.json()["detail"]
+        assert osvi_sandbox.requests == []
+
+
+class TestSentBefore:
+    @pytest.fixture(params=WITH_WORDS)
+    def kind(self, request):
+        return request.param
+
+    @pytest.fixture
+    def first(self, operator, session, osvi_sandbox, kind):
+        """What was sent, and not answered."""
+        osvi_sandbox.script(session.session_id, Drop())
+        body = do(operator, session, kind).json()
+        assert body["code"] == "unconfirmed"
+        return body["action"]
+
+    def again(self, client, session, kind, again):
+        what, body = ACTS[kind]
+        return post(client, url_of(session.session_id, what), body | {"again": again})
+
+    def test_it_is_a_409(self, operator, session, osvi_sandbox, kind, first):
+        for response in (
+            do(operator, session, kind),
+            self.again(operator, session, kind, again=False),
+        ):
+            body = response.json()
+            assert (response.status_code, "Retry-After" in response) == (409, False)
+            assert set(body) == {"detail", "code", "retryable", "action"}
+            assert (body["code"], body["retryable"]) == ("sent_before", False)
+            assert body["detail"].startswith("The same words were sent before")
+            assert body["action"] == first
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_unless_it_is_meant(self, operator, session, osvi_sandbox, kind, first):
+        response = self.again(operator, session, kind, again=True)
+        assert (response.status_code, response.json()["action"] != first) == (200, True)
+        assert len(osvi_sandbox.requests) == 2
+
+    @pytest.mark.parametrize("odd", ODD_ANSWERS, ids=repr)
+    def test_a_value_that_cannot_be_used(self, operator, session, osvi_sandbox, kind, odd):
+        response = self.again(operator, session, kind, again=odd)
+        assert (response.status_code, list(response.json()["errors"])) == (400, ["again"])
         assert osvi_sandbox.requests == []
 
 

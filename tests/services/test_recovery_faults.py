@@ -10,8 +10,9 @@ from django.db import OperationalError
 
 from osvi_django import spool
 from osvi_django.models import CloseAttempt
-from osvi_django.services import close_session, steps
+from osvi_django.services import close_session
 from tests.mirroring import SUMMARY
+from tests.outside import refused
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -25,19 +26,16 @@ def spool_dir(settings, osvi_sandbox, tmp_path):
 
 
 @pytest.fixture
-def away(monkeypatch):
+def away():
     """While it is set, no answer can be written to the database."""
     event = threading.Event()
-    write = steps.update_attempts
-
-    def update_attempt(attempt, **changes):
-        if event.is_set():
-            raise OperationalError("the database is away")
-        write(attempt, **changes)
-
-    monkeypatch.setattr(steps, "update_attempts", update_attempt)
     event.set()
-    return event
+
+    def is_refused(sql, _params):
+        return event.is_set() and sql.startswith("UPDATE") and "closeattempt" in sql
+
+    with refused(is_refused, OperationalError("the database is away")):
+        yield event
 
 
 class Watcher(threading.Thread):

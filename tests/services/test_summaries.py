@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from django.db import Error, OperationalError, connection, transaction
+from django.db import OperationalError, connection, transaction
 
 from osvi_django.conf import Account, InvalidSetting
 from osvi_django.exceptions import InsideTransaction
@@ -18,6 +18,7 @@ from osvi_django.testing.factories import (
     ClosedSessionFactory,
 )
 from tests.mirroring import SUMMARY
+from tests.outside import refused
 
 
 @pytest.fixture
@@ -181,25 +182,21 @@ class TestRealCommits:
         assert SessionSummary.objects.get().text == "OSVI's."
 
     def test_a_database_that_is_away_does_not_undo_the_close(self, mirrored, use, monkeypatch):
-        def away(*_args, **_named):
-            raise OperationalError("a secret")
-
+        monkeypatch.setattr(steps, "PATIENCE_BEFORE", 0.1)
         use("Ours.")
-        monkeypatch.setattr(summaries, "persist", away)
         session = mirrored(summary=None)
-        result = close_session(session)
+        with refused(lambda _sql, params: "Ours." in params, OperationalError("a secret")):
+            result = close_session(session)
         assert (result.changed, result.summary) == (True, None)
         assert ChatSession.objects.get().summarizer_error == "OperationalError"
 
-    def test_so_it_is_where_not_even_that_can_be_written(self, use, monkeypatch, caplog):
-        class Rows:
-            def update(self, **_changes):
-                raise Error
-
+    def test_so_it_is_where_not_even_that_can_be_written(self, use):
         session = without_text()
         use(ValueError())
-        monkeypatch.setattr(steps, "rows", lambda *_sessions: Rows())
-        assert summarize(session).error == "ValueError"
+        with refused(lambda sql, _params: sql.startswith("UPDATE"), OperationalError()):
+            assert summarize(session).error == "ValueError"
+        session.refresh_from_db()
+        assert session.summarizer_error == ""
 
     def test_a_session_that_is_deleted_meanwhile(self, use):
         session = without_text()
@@ -234,14 +231,10 @@ class TestMissing:
         assert next(summarize_missing()).session == sessions[0]
         assert len(list(summarize_missing())) == 3
 
-    def test_one_that_somebody_else_wrote_meanwhile_is_passed_over(self, use, monkeypatch):
+    def test_where_the_summarizer_is_taken_away_meanwhile_no_more_is_written(self, use, settings):
         sessions = [without_text() for _number in range(2)]
-        use("Ours.")
-        do = summaries.summarize
-        monkeypatch.setattr(
-            summaries, "summarize", lambda each: None if each == sessions[0] else do(each)
-        )
-        assert [each.session for each in summarize_missing()] == sessions[1:]
+        use(lambda _session: settings.OSVI["default"].update(SUMMARIZER=None) or "Ours.")
+        assert [each.session for each in summarize_missing()] == sessions[:1]
 
     def test_without_a_summarizer_there_is_nothing_to_do(self, osvi_sandbox):
         session = without_text()

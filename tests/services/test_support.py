@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from django.db import OperationalError, connection, transaction
@@ -20,6 +22,7 @@ from osvi_django.exceptions import (
     OSVIThrottled,
     OSVIUnauthorized,
     OSVIUnreachable,
+    SentBefore,
     SessionClosed,
     SessionNotFound,
     WrongMode,
@@ -44,6 +47,7 @@ from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.calls import REPLY
 from osvi_django.testing.factories import ChatSessionFactory
 from tests.mirroring import mirror
+from tests.outside import Meanwhile, refused
 
 # Each function as a thing to do with a session, and what OSVI gets for it.
 SUPPORT = "/v1/chat/session/{id}/support"
@@ -57,6 +61,7 @@ ACTS = {
     "inbound": (receive_message, "/v1/chat/inbound", {"content": "Offer 10%"}),
 }
 WORDLESS = ("takeover", "end")
+WITH_WORDS = [kind for kind in ACTS if kind not in WORDLESS]
 
 
 @pytest.fixture(params=ACTS)
@@ -102,15 +107,14 @@ class TestEach:
         assert action.finished_at is not None
         assert action.reply == (result.reply or "") == (REPLY if kind == "tell" else "")
 
-    def test_it_is_written_down_before_it_is_sent(self, session, kind, monkeypatch):
+    @pytest.mark.django_db(transaction=True)
+    def test_it_is_committed_before_it_is_sent(self, session, kind, osvi_sandbox):
         seen = []
-        send = support.OSVIClient._send
 
-        def look(*args):
+        def look():
             seen.append((journal().outcome, journal().text))
-            return send(*args)
 
-        monkeypatch.setattr(support.OSVIClient, "_send", look)
+        osvi_sandbox.script(session.session_id, Meanwhile(look))
         act(kind, session)
         assert seen == [("started", "" if kind in WORDLESS else "Offer 10%")]
 
@@ -215,19 +219,144 @@ class TestEach:
         assert "secret" not in "".join(ours)
 
 
-class Meanwhile(Status):
-    """The right answer, and a change of the row before it."""
+class TestSentBefore:
+    """What nobody knows to have arrived is not sent once more by whoever does not know of it."""
 
-    def __init__(self, **changes):
-        super().__init__(200)
-        object.__setattr__(self, "changes", changes)
+    @pytest.fixture(params=WITH_WORDS)
+    def kind(self, request):
+        return request.param
 
-    def play(self, exchange):
+    @pytest.fixture
+    def lost(self, session, osvi_sandbox):
+        """Something was said, and no answer came."""
+
+        def _lost(kind, text="Offer 10%", fault=None):
+            osvi_sandbox.script(session.session_id, fault or Drop(after_closing=True))
+            with pytest.raises((OSVINoAnswer, OSVIBadAnswer)):
+                act(kind, session, text)
+            osvi_sandbox.requests.clear()
+            return journal()
+
+        return _lost
+
+    @pytest.mark.parametrize("fault", [Drop(), Drop(after_closing=True), Status(500), Junk()])
+    def test_it_is_refused_and_not_written_down(self, session, osvi_sandbox, kind, lost, fault):
+        first = lost(kind, fault=fault)
+        with pytest.raises(SentBefore, match="nobody knows whether they arrived") as caught:
+            act(kind, session, "\nOffer 10%  ")
+        assert (caught.value.code, caught.value.retryable) == ("sent_before", False)
+        assert caught.value.action == first
+        assert (osvi_sandbox.requests, journal()) == ([], first)
+
+    def test_so_is_what_is_under_way(self, session, osvi_sandbox, kind):
+        SupportAction.objects.create(session=session, kind=kind, text="Offer 10%")
+        with pytest.raises(SentBefore):
+            act(kind, session)
+        assert osvi_sandbox.requests == []
+
+    def test_it_is_sent_again_on_purpose_and_then_is_known(self, session, osvi_sandbox, kind, lost):
+        lost(kind)
+        assert act(kind, session, again=True).action.outcome == "done"
+        assert act(kind, session).action.outcome == "done"
+        assert len(osvi_sandbox.requests) == 2
+
+    def test_what_was_lost_again_is_refused_again(self, session, osvi_sandbox, kind, lost):
+        assert act(kind, session).action.outcome == "done"
+        osvi_sandbox.script(session.session_id, Drop())
+        with pytest.raises(OSVINoAnswer):
+            act(kind, session)
+        with pytest.raises(SentBefore):
+            act(kind, session)
+        assert len(osvi_sandbox.requests) == 2
+
+    @pytest.mark.parametrize("outcome", ["done", "not_sent", "rejected"])
+    def test_what_is_known_may_be_repeated_at_once(self, session, osvi_sandbox, kind, outcome):
+        SupportAction.objects.create(session=session, kind=kind, text="Offer 10%", outcome=outcome)
+        act(kind, session)
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_what_osvi_refused_the_second_time_is_still_unknown(
+        self, session, osvi_sandbox, kind, lost
+    ):
+        first = lost(kind)
+        osvi_sandbox.script(session.session_id, Status(429))
+        with pytest.raises(OSVIThrottled):
+            act(kind, session, again=True)
+        with pytest.raises(SentBefore) as caught:
+            act(kind, session)
+        assert caught.value.action == first
+
+    @pytest.mark.parametrize("text", ["offer 10%", "Offer 10", "Offer 1%%", "Óffer 10%", "10%"])
+    def test_other_words_are_sent(self, session, osvi_sandbox, kind, lost, text):
+        lost(kind)
+        act(kind, session, text)
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_so_are_the_same_words_elsewhere(self, session, osvi_sandbox, kind, lost):
+        lost(kind)
+        for other in WITH_WORDS:
+            if other != kind:
+                act(other, session)
+        another = mirror(osvi_sandbox, mode="support")
+        osvi_sandbox.sessions[another.session_id].mode = "support"
+        act(kind, another)
+        assert len(osvi_sandbox.requests) == len(WITH_WORDS)
+
+    @pytest.mark.parametrize("character", ["x", "%", "\\", "\N{GRINNING FACE}"])
+    def test_however_long_they_are(self, session, lost, character):
+        lost("whisper", character * TEXT_MAX_LENGTH)
+        with pytest.raises(SentBefore):
+            whisper(session, character * TEXT_MAX_LENGTH)
+        whisper(session, character * (TEXT_MAX_LENGTH - 1))
+
+    def test_what_is_forgotten_refuses_nobody(self, session, osvi_sandbox, kind, lost, settings):
+        settings.OSVI["default"]["KEEP_TEXTS"] = 0
+        lost(kind)
+        assert forget_texts() == 1
+        act(kind, session)
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_nobody_learns_of_it_without_the_permission(self, session, kind, lost, staff):
+        lost(kind)
+        with pytest.raises(NotAllowed):
+            act(kind, session, requested_by=staff)
+
+    def test_to_take_over_and_to_hand_back_may_be_repeated(self, session, osvi_sandbox):
+        for kind in WORDLESS:
+            osvi_sandbox.script(session.session_id, Drop(after_closing=True))
+            with pytest.raises(OSVINoAnswer):
+                act(kind, session)
+            act(kind, session)
+        assert len(osvi_sandbox.requests) == 4
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_many_at_the_same_moment_one_sends(mirrored, osvi_sandbox):
+    session, errors, others_done = mirrored(), [], threading.Event()
+
+    def say():
         try:
-            ChatSession.objects.update(**self.changes)
+            whisper(ChatSession.objects.get(pk=session.pk), "Be kind")
+        except SentBefore as error:
+            errors.append(error)
+            if len(errors) == 7:
+                others_done.set()
         finally:
             connection.close()
-        exchange.send(exchange.carry_out())
+
+    osvi_sandbox.script(session.session_id, *[Meanwhile(partial(others_done.wait, 10))] * 8)
+    threads = [threading.Thread(target=say) for _number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(errors), len(osvi_sandbox.requests)) == (7, 1)
+    assert journal().outcome == "done"
+
+
+def changed(**changes):
+    """The row changes while OSVI is asked."""
+    return Meanwhile(partial(ChatSession.objects.update, **changes))
 
 
 @pytest.mark.django_db(transaction=True)
@@ -270,13 +399,13 @@ class TestWhatItChanges:
 
     def test_nobody_wakes_a_session_that_is_being_closed_by_now(self, mirrored, osvi_sandbox):
         session = mirrored(status="dormant")
-        osvi_sandbox.script(session.session_id, Meanwhile(status="closing"))
+        osvi_sandbox.script(session.session_id, changed(status="closing"))
         receive_message(session, "Hello?")
         assert session.status == "closing"
 
     def test_a_session_that_is_closed_by_now_stays_as_it_is(self, mirrored, osvi_sandbox):
         session = mirrored()
-        osvi_sandbox.script(session.session_id, Meanwhile(status="closed"))
+        osvi_sandbox.script(session.session_id, changed(status="closed"))
         assert take_over(session).action.outcome == "done"
         assert (session.status, session.mode) == ("closed", "ai")
 
@@ -322,21 +451,19 @@ class TestWhatItChanges:
 
 @pytest.mark.django_db(transaction=True)
 class TestTheDatabaseGoesAway:
-    @pytest.fixture
-    def broken(self, monkeypatch):
-        """From OSVI's answer on, nothing can be written any more."""
+    @pytest.fixture(autouse=True)
+    def little_patience(self, monkeypatch):
         monkeypatch.setattr(support.steps, "PATIENCE_BEFORE", 0.1)
 
-        def fail(_work, **_named):
-            raise OperationalError("a secret")
+    @pytest.fixture
+    def broken(self, osvi_sandbox):
+        """From OSVI's answer on, nothing can be written any more."""
 
-        def send(*args):
-            answer = real(*args)
-            monkeypatch.setattr(support, "persist", fail)
-            return answer
+        def is_late(sql, _params):
+            return osvi_sandbox.requests and not sql.startswith("SELECT")
 
-        real = support.OSVIClient._send
-        monkeypatch.setattr(support.OSVIClient, "_send", send)
+        with refused(is_late, OperationalError("a secret")):
+            yield
 
     @pytest.mark.parametrize("kind", ACTS)
     def test_what_was_done_is_returned_all_the_same(self, mirrored, broken, kind, caplog):
@@ -356,26 +483,15 @@ class TestTheDatabaseGoesAway:
             take_over(session)
 
     def test_one_that_is_deleted_meanwhile_is_logged(self, mirrored, osvi_sandbox, caplog):
-        class Delete(Meanwhile):
-            def play(self, exchange):
-                try:
-                    ChatSession.objects.all().delete()
-                finally:
-                    connection.close()
-                exchange.send(exchange.carry_out())
-
         session = mirrored()
-        osvi_sandbox.script(session.session_id, Delete())
+        osvi_sandbox.script(session.session_id, Meanwhile(ChatSession.objects.all().delete))
         assert take_over(session).action.outcome == "done"
         assert "could not be mirrored: SessionNotFound" in caplog.text
 
-    def test_before_anything_is_sent_it_is_an_error(self, mirrored, monkeypatch, osvi_sandbox):
-        def fail(_work, **_named):
-            raise OperationalError
-
+    def test_before_anything_is_sent_it_is_an_error(self, mirrored, osvi_sandbox):
         session = mirrored()
-        monkeypatch.setattr(support, "persist", fail)
-        with pytest.raises(OperationalError):
+        gone = refused(lambda sql, _params: sql.startswith("INSERT"), OperationalError())
+        with gone, pytest.raises(OperationalError):
             take_over(session)
         assert osvi_sandbox.requests == []
 

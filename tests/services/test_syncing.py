@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
-import tracemalloc
 from collections import Counter
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from django.db import DataError, OperationalError, transaction
@@ -14,11 +15,13 @@ from django.utils import timezone
 
 from osvi_django.exceptions import InsideTransaction, InvalidInput
 from osvi_django.models import ChatSession
-from osvi_django.services import lanes, pace, syncing
+from osvi_django.services import pace, syncing
 from osvi_django.services.syncing import SyncProgress, sync_open
 from osvi_django.testing import Drop, OSVISandbox, Status
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
 from tests.mirroring import mirror
+from tests.outside import refused
+from tests.wire import RawServer, http
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -211,33 +214,48 @@ def test_stop_ends_it_early_and_the_next_run_goes_on(chats, osvi_sandbox):
     assert not [each for each in threading.enumerate() if each.name.startswith("osvi-lane-x")]
 
 
-def test_what_the_database_refuses_is_one_failure(chats, monkeypatch, caplog):
-    sessions = chats(5)
-    store = syncing.store_active
+def test_what_the_database_refuses_is_one_failure(chats, caplog):
+    odd = chats(5)[2].customer_id
 
-    def refuse(customer_id, *args, **named):
-        if customer_id == sessions[2].customer_id:
-            raise DataError("a secret")
-        return store(customer_id, *args, **named)
+    def is_odd(sql, params):
+        return sql.startswith("UPDATE") and odd in params
 
-    monkeypatch.setattr(syncing, "store_active", refuse)
-    progress = sync_open()
+    with refused(is_odd, DataError("a secret")):
+        progress = sync_open()
     assert (progress.looked_up, progress.failed) == (4, 1)
     assert "DataError" in caplog.text
     assert "secret" not in caplog.text
 
 
-def test_a_database_that_stays_away_ends_it(chats, monkeypatch):
+@pytest.mark.parametrize("query", ["SELECT", "UPDATE"])
+def test_a_database_that_stays_away_ends_it(chats, osvi_sandbox, query):
     chats(40)
+    before, began = set(threading.enumerate()), time.monotonic()
 
-    def away(*_args, **_named):
-        raise OperationalError("gone")
+    def is_refused(sql, _params):
+        return osvi_sandbox.requests and sql.startswith(query)
 
-    monkeypatch.setattr(syncing, "store_active", away)
-    began = time.monotonic()
-    with pytest.raises(OperationalError):
+    with refused(is_refused, OperationalError("gone")), pytest.raises(OperationalError):
         sync_open()
     assert time.monotonic() - began < 10  # it is not waited for once for each
+    assert lanes_of(set(threading.enumerate()) - before) == []
+
+
+def test_a_database_that_goes_away_when_it_is_stopped_leaves_no_threads(chats, osvi_sandbox):
+    chats(40)
+    before, stop = set(threading.enumerate()), threading.Event()
+    gone = refused(lambda sql, _params: stop.is_set(), OperationalError("gone"))
+    with gone, pytest.raises(OperationalError):
+        sync_open(stop=stop, on_progress=lambda _progress: stop.set())
+    assert lanes_of(set(threading.enumerate()) - before) == []
+
+
+def lanes_of(threads):
+    """The threads of lanes that do not end."""
+    mine = [thread for thread in threads if thread.name.startswith("osvi-lane-")]
+    for thread in mine:
+        thread.join(5)
+    return [thread for thread in mine if thread.is_alive()]
 
 
 @pytest.mark.parametrize("period", [timedelta(seconds=-1), timedelta(days=999_999_999)])
@@ -252,31 +270,29 @@ def test_inside_a_transaction_it_is_refused(osvi_sandbox, db):
         sync_open()
 
 
-def test_memory_does_not_grow_with_the_sessions(osvi_sandbox, agent, monkeypatch):
-    peaks = []
-    monkeypatch.setattr(
-        syncing._LookUps, "ask", lambda self, look_up, _ask: _answer_none(self, look_up)
+def test_no_more_is_in_memory_where_more_is_to_be_looked_up(agent, settings):
+    with RawServer(http(b'{"success": true, "data": {}}')) as osvi:
+        account = {"API_TOKEN": "x" * 16, "BASE_URL": osvi.url, "CONCURRENCY": 1}
+        settings.OSVI = {"default": account}
+        few, many = (most_in_memory(agent, number) for number in (60, 240))
+    assert many < few + 90
+
+
+def most_in_memory(agent, number):
+    """How many objects of this package there are at most while so many customers are looked up."""
+    ChatSession.objects.bulk_create(
+        ChatSession(session_id=uuid4(), agent=agent, customer_id=uuid4(), status="dormant")
+        for _number in range(number)
     )
-    monkeypatch.setattr(syncing, "find_closed", lambda *_args, **_named: set())
-    monkeypatch.setattr(syncing, "store_active", lambda *_args, **_named: None)
-    monkeypatch.setattr(osvi_sandbox, "requests", [])
-    monkeypatch.setattr(syncing, "_PAGE", 100)
-    for number in (300, 3_000):
-        ChatSession.objects.bulk_create(
-            ChatSession(session_id=f"{number}-{each}", agent=agent, customer_id=f"{number}{each}")
-            for each in range(number)
-        )
-        sync_open()
-        tracemalloc.start()
-        sync_open()
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert peaks[1] < 2 * peaks[0] + 500_000
+    seen = []
+
+    def count(progress):
+        if progress.done % 10 == 0:
+            seen.append(sum(map(is_ours, gc.get_objects())))
+
+    assert sync_open(older_than=timedelta(hours=1), on_progress=count).looked_up == number
+    return max(seen)
 
 
-def _answer_none(line, look_up):
-    """Answer at once, without a thread: this is about what is kept here."""
-    line.under_way += 1
-    body = b'{"success": true, "data": {}}'
-    found = syncing.Answer(status=200, body=body)
-    line._arrived.put(lanes.ReplyAbout(attempt=look_up, found=found, sent_at=time.monotonic()))
+def is_ours(each):
+    return str(type(each).__module__).startswith("osvi_django")

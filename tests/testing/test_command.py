@@ -103,14 +103,13 @@ def test_localhost_is_this_machine():
     assert "http://localhost:" in run(lambda output: None, host="localhost")
 
 
-def test_a_project_that_is_not_set_up_can_run_it(monkeypatch, capsys):
-    def check(*args, **kwargs):
-        raise CommandError("System check identified some issues.")
-
+def test_a_project_that_is_not_set_up_can_run_it(monkeypatch, capsys, settings, db):
     def sleep(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(osvi_sandbox.Command, "check", check)
+    settings.OSVI = {}
+    with pytest.raises(CommandError, match="System check identified some issues"):
+        call_command("check")
     monkeypatch.setattr(osvi_sandbox.time, "sleep", sleep)
     osvi_sandbox.Command().run_from_argv(["manage.py", "osvi_sandbox", "--port", "0"])
     assert address(capsys.readouterr().out)

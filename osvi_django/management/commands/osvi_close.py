@@ -15,12 +15,12 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
 
-from osvi_django.exceptions import InvalidInput, describe
+from osvi_django.exceptions import InvalidInput
 from osvi_django.management.periods import read_period
-from osvi_django.management.progress import line_of, progress, summary_of
+from osvi_django.management.progress import job_progress, line_of, summary_of
 from osvi_django.management.watching import STOPPED, stop_on_signals
 from osvi_django.models import ChatSession, CloseJob
-from osvi_django.services.jobs import create_close_job, run_close_job
+from osvi_django.services.jobs import create_close_job, run_close_job, trouble_of
 from osvi_django.services.mirroring import find_session
 from osvi_django.services.selection import require_id, select_sessions
 from osvi_django.transactions import refuse_inside_transaction
@@ -113,7 +113,7 @@ class Command(BaseCommand):
 
     def _run(self, job: CloseJob, stopped: threading.Event) -> CloseJob:
         try:
-            with progress(job, self.stderr) as report:
+            with job_progress(job, self.stderr) as report:
                 return run_close_job(job.pk, stop=stopped, on_progress=report)
         except (OperationalError, InterfaceError) as error:
             problem = _("The database is away (%(kind)s): osvi_work goes on with close job %(id)s.")
@@ -221,7 +221,7 @@ def _fail_unless_closed(job: CloseJob, *, is_stopped: bool) -> None:
         raise CommandError(problem % told, returncode=STOPPED)
     else:
         problem = _("Paused: close job %(id)s waits, and osvi_work goes on with it. %(why)s")
-        raise CommandError(problem % {**told, "why": describe(job.paused_by)}, returncode=LATER)
+        raise CommandError(problem % {**told, "why": trouble_of(job)}, returncode=LATER)
 
 
 def _wrong(problem: str) -> CommandError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from argparse import ArgumentParser
 from datetime import timedelta
 from typing import Any, Final
@@ -13,7 +14,7 @@ from django.utils.translation import gettext as _
 from osvi_django.conf import DEFAULT_ACCOUNT
 from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, describe
 from osvi_django.management.periods import read_period
-from osvi_django.management.progress import Lines
+from osvi_django.management.progress import progress
 from osvi_django.management.watching import STOPPED, stop_on_signals
 from osvi_django.services.mirroring import sync_customer
 from osvi_django.services.syncing import SyncProgress, sync_open
@@ -87,32 +88,34 @@ class Command(BaseCommand):
     def _sync_open(self, older_than: str | None) -> None:
         period = None if older_than is None else _period(older_than)
         with stop_on_signals(self.stderr) as stopped:
-            try:
-                progress = sync_open(
-                    older_than=period, stop=stopped, on_progress=Lines(self.stderr, _line)
-                )
-            except InvalidInput as error:
-                raise _wrong(str(error)) from None
-            except (OperationalError, InterfaceError) as error:
-                kind = {"kind": type(error).__name__}
-                problem = _("The database is away: %(kind)s") % kind
-                raise CommandError(problem, returncode=SOME_FAILED) from error
-        self.stdout.write(_line(progress))
-        for account, code in progress.troubles.items():
+            done = self._run(period, stopped)
+        self.stdout.write(_line(done))
+        for account, code in done.troubles.items():
             self.stderr.write(f"{account}: {describe(code, is_close=False)}")
-        _fail_unless_done(progress, is_stopped=stopped.is_set())
+        _fail_unless_done(done, is_stopped=stopped.is_set())
+
+    def _run(self, period: timedelta | None, stopped: threading.Event) -> SyncProgress:
+        begun, unit = SyncProgress(), _("customers")
+        try:
+            with progress(begun, self.stderr, line=_line, unit=unit, beside=["failed"]) as report:
+                return sync_open(older_than=period, stop=stopped, on_progress=report)
+        except InvalidInput as error:
+            raise _wrong(str(error)) from None
+        except (OperationalError, InterfaceError) as error:
+            problem = _("The database is away: %(kind)s") % {"kind": type(error).__name__}
+            raise CommandError(problem, returncode=SOME_FAILED) from error
 
 
-def _line(progress: SyncProgress) -> str:
+def _line(done: SyncProgress) -> str:
     return _(
         "%(looked_up)d of %(total)d customers looked up, %(failed)d failed, %(left)d left; "
         "%(without_customer)d sessions have no customer to ask by"
     ) % {
-        "looked_up": progress.looked_up,
-        "total": progress.total,
-        "failed": progress.failed,
-        "left": progress.left,
-        "without_customer": progress.without_customer,
+        "looked_up": done.looked_up,
+        "total": done.total,
+        "failed": done.failed,
+        "left": done.left,
+        "without_customer": done.without_customer,
     }
 
 
@@ -122,10 +125,10 @@ def _period(text: str) -> timedelta:
     raise _wrong(_("--older-than takes a time such as 30s, 90m, 12h, 7d or 2w, above zero."))
 
 
-def _fail_unless_done(progress: SyncProgress, *, is_stopped: bool) -> None:
-    if is_stopped and progress.left:
+def _fail_unless_done(done: SyncProgress, *, is_stopped: bool) -> None:
+    if is_stopped and done.left:
         raise CommandError(_("Stopped: run it again, with --older-than."), returncode=STOPPED)
-    if progress.failed or progress.left:
+    if done.failed or done.left:
         problem = _("Not all could be looked up: the log says why.")
         raise CommandError(problem, returncode=SOME_FAILED)
 

@@ -21,7 +21,7 @@ from osvi_django.management.watching import (
     watch,
 )
 from osvi_django.models import CloseJob
-from osvi_django.services.jobs import due_jobs, run_close_job
+from osvi_django.services.jobs import due_jobs, run_close_job, trouble_of
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Command(BaseCommand):
             told = {"id": job.pk, "kind": type(error).__name__}
             self.stderr.write(_("Close job %(id)s: failed (%(kind)s)") % told)
             return False
-        self.stdout.write(line_of(done))
+        self.stdout.write(". ".join(filter(None, (line_of(done), trouble_of(done)))))
         self.stdout.flush()  # who reads this through a pipe waits for it
         return True
 

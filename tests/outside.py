@@ -1,0 +1,66 @@
+"""What befalls us from outside: news while OSVI is asked, a database or a permission that goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+from django.contrib.auth.backends import BaseBackend
+from django.db import connection
+
+from osvi_django.testing import Fault
+
+
+@dataclass(frozen=True)
+class Meanwhile(Fault):
+    """The answer that the request deserves, and something else before it."""
+
+    do: Callable[[], object]
+
+    def play(self, exchange):
+        try:
+            self.do()
+        finally:
+            connection.close()  # each thread has one of its own
+        exchange.send(exchange.carry_out())
+
+
+@contextmanager
+def refused(is_refused, error):
+    """This thread's connection raises the error for queries of which ``is_refused`` says so."""
+
+    def answer(execute, sql, params, many, context):
+        if is_refused(sql, params or ()):
+            raise error
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(answer):
+        yield
+
+
+@contextmanager
+def noticed(is_meant, do):
+    """Something is done after queries on this thread's connection, where ``is_meant`` says so."""
+
+    def answer(execute, sql, params, many, context):
+        result = execute(sql, params, many, context)
+        if is_meant(sql, params or ()):
+            do()
+        return result
+
+    with connection.execute_wrapper(answer):
+        yield
+
+
+class Fickle(BaseBackend):
+    """A host's own backend: a permission that is in ``once`` is gone at the second look."""
+
+    once: ClassVar[list[str]] = []
+
+    def has_perm(self, user_obj, perm, obj=None):
+        if perm not in self.once:
+            return False
+        self.once.remove(perm)
+        return True
