@@ -105,7 +105,7 @@ def manage(osvi_sandbox):
     return _manage
 
 
-def said(stream, words):
+def was_said(stream, words):
     """Wait until a command has said this."""
     ends_at = time.monotonic() + 5
     while words not in stream.getvalue() and time.monotonic() < ends_at:

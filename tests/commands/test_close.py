@@ -24,7 +24,7 @@ from osvi_django.testing.factories import (
     ChatSessionFactory,
     ClosedSessionFactory,
 )
-from tests.commands.conftest import Terminal, kill_at_the_fifth_close, said
+from tests.commands.conftest import Terminal, kill_at_the_fifth_close, was_said
 from tests.mirroring import SUMMARY
 from tests.outside import noticed, refused
 
@@ -387,7 +387,7 @@ class TestSignals:
         def stop_thrice(_chat):
             if not seen:
                 os.kill(os.getpid(), signal.SIGTERM)
-                seen.append(said(err, "Stopping"))
+                seen.append(was_said(err, "Stopping"))
                 os.kill(os.getpid(), signal.SIGTERM)  # a supervisor may say it twice
                 time.sleep(0.2)
                 os.kill(os.getpid(), signal.SIGINT)
@@ -409,7 +409,7 @@ class TestSignals:
 
         def stop():
             os.kill(os.getpid(), signal.SIGINT)
-            seen.append(said(err, "Stopping"))
+            seen.append(was_said(err, "Stopping"))
 
         with noticed(lambda _sql, params: "completed" in params, stop):
             assert call("osvi_close", "--status", "active", stderr=err).code == 0
