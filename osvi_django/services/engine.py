@@ -117,6 +117,7 @@ class _Run:
         self.broken: dict[str, OSVINotConfigured] = {}
         self.items: dict[int, CloseJobItem] = {}
         self.in_hand: list[Reply] = []
+        self.is_finished = False
         self.finders = Finders(self.request, self.using)
         self.writers = Writers(self.using)
         self.seen_at = self.looked_at = time.monotonic()
@@ -144,9 +145,8 @@ class _Run:
         self._hand_out()
         if self._under_way or self._take_up():
             return True
-        if ledger.finish(self.job):
-            return False
-        return not self._is_to_pause() and self._wait()
+        self.is_finished = ledger.finish(self.job)
+        return not (self.is_finished or self._is_to_pause()) and self._wait()
 
     def _wait(self) -> bool:
         """Leave others, or OSVI, a moment."""
@@ -425,7 +425,7 @@ class _Run:
 
     def _leave(self) -> None:
         """Let what is left of the job wait for whoever goes on with it, or for its time."""
-        if not ledger.finish(self.job) and not self._is_to_pause():
+        if not (self.is_finished or ledger.finish(self.job) or self._is_to_pause()):
             ledger.leave(self.job)
 
 
