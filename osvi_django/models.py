@@ -56,7 +56,9 @@ class ChatAgent(models.Model):
         )
 
     def __str__(self) -> str:
-        return self.name or self.uuid or str(_("Agent %(number)s") % {"number": self.number})
+        called = self.name or self.uuid or str(_("Agent %(number)s") % {"number": self.number})
+        # Two accounts may each have one of this name.
+        return called if self.account == DEFAULT_ACCOUNT else f"{called} ({self.account})"
 
 
 class ChatSession(models.Model):

@@ -20,6 +20,7 @@ def test_rows_have_names_that_tell_them_apart():
     assert str(CloseAttemptFactory(session=session)) == "abc: under way"
     assert str(ChatAgentFactory(name="Night desk")) == "Night desk"
     assert str(ChatAgentFactory(name="", uuid="agent_1")) == "agent_1"
+    assert str(ChatAgentFactory(name="Night desk", account="second")) == "Night desk (second)"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from django.http import (
     HttpResponseRedirect,
     JsonResponse,
 )
+from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.formats import date_format, localize
@@ -35,7 +36,7 @@ from osvi_django.admin.pagination import CappedPaginator
 from osvi_django.admin.progress import FAILURES, OUTCOMES, state_of, took
 from osvi_django.admin.rows import ReadOnlyRows, may_visit_sessions, url_of, write_history
 from osvi_django.exceptions import InvalidInput, NotAllowed
-from osvi_django.models import ChatSession, CloseJob
+from osvi_django.models import ChatSession, CloseJob, CloseJobItem
 from osvi_django.services.jobs import (
     cancel_close_job,
     confirm_close_job,
@@ -54,6 +55,7 @@ from osvi_django.transactions import non_atomic
 JobStatus = CloseJob.Status
 
 FAILURES_SHOWN: Final = 50
+_FAILURES: Final = "admin/osvi_django/closejob/failures.html"
 
 
 class JobStatusFilter(admin.SimpleListFilter):
@@ -171,7 +173,10 @@ class CloseJobAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg]
 
     def progress_view(self, request: HttpRequest, job_id: int) -> HttpResponseBase:
         """How far the job is, as JSON for the script on its page."""
-        return JsonResponse(state_of(self._looked_at(request, job_id)))
+        job = self._looked_at(request, job_id)
+        state = state_of(job)
+        failures = render_to_string(_FAILURES, self._failures_of(request, job, state), request)
+        return JsonResponse({**state, "failures": failures})
 
     def sessions_view(self, request: HttpRequest, job_id: int) -> HttpResponseBase:
         """The sessions of the job, and what became of each."""
@@ -267,7 +272,6 @@ class CloseJobAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg]
     def _page_of(self, request: HttpRequest, job: CloseJob) -> dict[str, Any]:
         """What the page of a job shows beside its facts."""
         state = state_of(job)
-        failures = sum(state["counts"][outcome] for outcome in FAILURES)
         retry = retry_of(job)
         manages = _may_manage(request.user, job)
         is_stopped = job.is_finished or job.status == JobStatus.CANCELLED
@@ -275,9 +279,7 @@ class CloseJobAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg]
             "state": state,
             "facts": self._facts_of(job),
             "outcomes": [(each, state["texts"].get(each, "")) for each in OUTCOMES],
-            "failures": self._failures_of(request, job) if failures else (),
-            "number_of_failures": failures,
-            "more_failures": max(0, failures - FAILURES_SHOWN),
+            **self._failures_of(request, job, state),
             "retry": retry and self._link_to(retry),
             "show_cancel": manages and not is_stopped,
             "show_retry": manages and job.is_finished and job.failed and not retry,
@@ -303,17 +305,20 @@ class CloseJobAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg]
     def _link_to(self, job: CloseJob) -> SafeString:
         return format_html('<a href="{}">{}</a>', url_of(self, "closejob_change", job), job)
 
-    def _failures_of(self, request: HttpRequest, job: CloseJob) -> list[dict[str, Any]]:
-        """The first of those that need somebody's attention."""
+    def _failures_of(
+        self, request: HttpRequest, job: CloseJob, state: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What the template of failures shows: the first that need somebody's attention."""
+        number = sum(state["counts"][outcome] for outcome in FAILURES)
         items = CloseJobItems(job, self.admin_site, request.user)
-        return [
-            {
-                "session": items.session_shown(item),
-                "outcome": item.get_outcome_display(),
-                "reason": items.reason_shown(item),
-            }
-            for item in job.items.filter(outcome__in=FAILURES)[:FAILURES_SHOWN]
-        ]
+        first = job.items.filter(outcome__in=FAILURES)[:FAILURES_SHOWN] if number else ()
+        return {
+            "opts": self.opts,
+            "job": job,
+            "failures": [_failure(items, item) for item in first],
+            "number_of_failures": number,
+            "more_failures": max(0, number - FAILURES_SHOWN),
+        }
 
     def _question(
         self, request: HttpRequest, job: CloseJob, form: CloseJobForm
@@ -351,6 +356,14 @@ class CloseJobAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg]
             self.admin_site.admin_view(view),
             name=f"{self.opts.app_label}_{self.opts.model_name}_{name}",
         )
+
+
+def _failure(items: CloseJobItems, item: CloseJobItem) -> dict[str, Any]:
+    return {
+        "session": items.session_shown(item),
+        "outcome": item.get_outcome_display(),
+        "reason": items.reason_shown(item),
+    }
 
 
 @contextmanager

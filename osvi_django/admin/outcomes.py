@@ -8,11 +8,21 @@ from django.contrib import messages
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
-from osvi_django.exceptions import CloseInProgress, OSVIError, OSVINoAnswer, OSVINotConfigured
+from osvi_django.exceptions import (
+    CloseInProgress,
+    InvalidInput,
+    OSVIError,
+    OSVINoAnswer,
+    OSVINotConfigured,
+)
 from osvi_django.services import CloseResult
 from osvi_django.services.recovery import RecoveryResult, Settled
 
 _NOT_FINAL: Final = (CloseInProgress, OSVINoAnswer)
+_NO_UUID: Final = _lazy(
+    "The UUID of this chat session's agent is not known here, and OSVI closes nothing without it, "
+    "so nothing was sent. Add it under Chat agents, or ask whoever may."
+)
 
 
 _FOUND: Final = {
@@ -59,4 +69,6 @@ def told_of_recovery(found: RecoveryResult) -> Told:
 def told_of_error(error: OSVIError | OSVINotConfigured) -> Told:
     """What to say of a close that did not take place, or of which nobody knows."""
     level = messages.WARNING if isinstance(error, _NOT_FINAL) else messages.ERROR
-    return Told(level, str(error), tried=error.attempt is not None)
+    lacks_uuid = isinstance(error, InvalidInput) and error.field == "agent_uuid"
+    sentence = str(_NO_UUID if lacks_uuid else error)
+    return Told(level, sentence, tried=error.attempt is not None)

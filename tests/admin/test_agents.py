@@ -6,7 +6,7 @@ import pytest
 from django.urls import reverse
 
 from osvi_django.models import ChatAgent
-from osvi_django.testing.factories import ChatAgentFactory
+from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -72,3 +72,11 @@ def test_a_new_agent_has_one(admin_client):
 
 def test_without_an_account_the_mistake_is_said(admin_client):
     assert "account" in errors_of(admin_client.post(ADD, {"account": "", "uuid": "agent_1"}))
+
+
+def test_a_close_that_takes_the_uuid_says_where_to_add_it(admin_client, nameless, osvi_sandbox):
+    session = ChatSessionFactory(agent=nameless)
+    close = reverse("admin:osvi_django_chatsession_close", args=[session.pk])
+    html = admin_client.post(close, {"post": "yes"}, follow=True).content.decode()
+    assert "nothing was sent. Add it under Chat agents, or ask whoever may." in html
+    assert osvi_sandbox.requests == []

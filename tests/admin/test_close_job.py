@@ -128,6 +128,7 @@ class TestProgress:
         told = state(job)
         texts = told.pop("texts")
         assert re.fullmatch(r"1\.\d a second, about [45] seconds left", texts.pop("pace"))
+        assert "Failed or unconfirmed: 1</h2>" in told.pop("failures")
         assert told == {
             "status": "running",
             "is_finished": False,
@@ -221,12 +222,12 @@ class TestProgress:
     def test_a_look_costs_the_same_however_many_there_are(
         self, desk, job_with, url_of, django_assert_num_queries
     ):
-        # Who is asking and what they may (4), the job, taking it up, and its counts.
+        # Who is asking and what they may (4), the job, taking it up, its counts and failures.
         for number in (3, 60):
             job = job_with(closed=number, rejected=number, waiting=number)
-            with django_assert_num_queries(7):
+            with django_assert_num_queries(8):
                 desk.get(url_of("progress", job))
-            # The job once more, whether it was tried again, and its first failures.
+            # The job once more, and whether it was tried again.
             with django_assert_num_queries(10):
                 desk.get(url_of("change", job))
 

@@ -107,9 +107,11 @@ def test_the_script_keeps_the_page_up_to_date_and_reloads_it_in_the_end(browse, 
     CloseJob.objects.update(status="paused", paused_by="unreachable")
     wait_for(driver, "#osvi-job [role=status]", "OSVI cannot be reached.")
     assert colour_of(driver, STATUS, "font-weight") == "700"
+    settle(job, "rejected", 1, error_code="rejected", error_reason="<b>No.</b>")
+    wait_for(driver, ".osvi-failures", "OSVI said: “<b>No.</b>”")
     assert driver.execute_script("return document.body.dataset.mark") == "the same page"
-    settle(job, "rejected", 2, error_code="rejected", error_reason="No.")
-    wait_for(driver, ".osvi-failures", "OSVI said: “No.”")
+    settle(job, "rejected", 1, error_code="rejected", error_reason="Nor this.")
+    wait_for(driver, ".osvi-failures", "OSVI said: “Nor this.”")
     assert driver.execute_script("return document.body.dataset.mark") is None
 
 

@@ -5,6 +5,7 @@
     const EVERY = 2000; // milliseconds
     const job = document.getElementById("osvi-job");
     const stale = document.getElementById("osvi-job-stale");
+    const failures = document.getElementById("osvi-job-failures");
     const progress = document.getElementById("osvi-progress");
     const status = job.querySelector('[data-osvi="status"]');
 
@@ -15,6 +16,8 @@
         }
     };
 
+    let shown = null;
+
     const show = (state) => {
         for (const place of job.querySelectorAll("[data-osvi]")) {
             const text = state.texts[place.dataset.osvi] || "";
@@ -22,6 +25,9 @@
             place.closest("li")?.toggleAttribute("hidden", !text);
         }
         status.className = `osvi-status osvi-job-${state.status}`;
+        if (shown !== state.failures) {
+            failures.innerHTML = shown = state.failures;
+        }
         progress.max = state.total;
         progress.value = state.done;
     };
