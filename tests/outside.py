@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,3 +65,25 @@ class Fickle(BaseBackend):
             return False
         self.once.remove(perm)
         return True
+
+
+class AtOnce:
+    """A latency of the sandbox, in seconds, that notes how many closes were under way at once."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.most = 0
+        self._now = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, _chat):
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        # A little sooner than the answer: what is sent next is not under way beside it.
+        threading.Timer(0.8 * self.seconds, self._leave).start()
+        return self.seconds
+
+    def _leave(self):
+        with self._lock:
+            self._now -= 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import signal
-import threading
 import time
 from contextlib import suppress
 
@@ -14,6 +13,7 @@ import pytest
 from osvi_django.models import ChatSession, CloseJob
 from osvi_django.services.jobs import create_close_job
 from osvi_django.testing import Status
+from tests.outside import AtOnce
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -151,27 +151,14 @@ class TestSignals:
 
     def test_one_that_joins_shares_a_job_that_another_runs(self, manage, chats, osvi_sandbox):
         """A process has sixteen closes under way at the most, so that more are two processes."""
-        lock, now, peak = threading.Lock(), [0], [0]
-
-        def latency(_chat):
-            with lock:
-                now[0] += 1
-                peak[0] = max(peak[0], now[0])
-            threading.Timer(0.4, leave).start()
-            return 0.5
-
-        def leave():
-            with lock:
-                now[0] -= 1
-
-        osvi_sandbox.latency = latency
+        osvi_sandbox.latency = latency = AtOnce(0.5)
         job = create_close_job(chats(120))
         with (
             manage("osvi_work", "--join") as first,
             manage("osvi_work", "--join") as second,
         ):
             said = [each.communicate(timeout=PATIENCE)[0] for each in (first, second)]
-        assert 16 < peak[0] <= 32
+        assert 16 < latency.most <= 32
         assert all(f"Close job {job.pk}: completed, 120 of 120 done" in each for each in said)
         assert all(osvi_sandbox.close_requests(each) == 1 for each in osvi_sandbox.sessions)
 

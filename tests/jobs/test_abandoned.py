@@ -11,28 +11,9 @@ from django.db.backends.signals import connection_created
 from osvi_django.models import ChatSession, CloseJob, SessionSummary
 from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.testing import Drop, Status
+from tests.outside import AtOnce
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def together(osvi_sandbox):
-    """How many closes OSVI had under way at once, at most; each takes a moment."""
-    lock, peak, now = threading.Lock(), [0], [0]
-
-    def latency(_chat):
-        with lock:
-            now[0] += 1
-            peak[0] = max(peak[0], now[0])
-        threading.Timer(0.3, leave).start()
-        return 0.3
-
-    def leave():
-        with lock:
-            now[0] -= 1
-
-    osvi_sandbox.latency = latency
-    return lambda: peak[0]
 
 
 @pytest.fixture
@@ -46,15 +27,16 @@ def finders():
 
 
 def test_as_many_as_the_account_may_have_under_way(
-    in_doubt, together, close_all, outcomes, osvi_sandbox, settings
+    in_doubt, close_all, outcomes, osvi_sandbox, settings
 ):
     settings.OSVI["default"]["CONCURRENCY"] = 4
+    osvi_sandbox.latency = latency = AtOnce(0.3)
     sessions = in_doubt(10)
     job = close_all()
     assert set(outcomes(job).values()) == {"closed"}
     assert {osvi_sandbox.closes(each.session_id) for each in sessions} == {1}
     assert SessionSummary.objects.count() == 10
-    assert together() == 4
+    assert latency.most == 4
     assert finders() == []
 
 
