@@ -1,12 +1,12 @@
 """Running a close job: any number of processes may, and each may be killed at any moment.
 
-One thread, whoever called ``run_close_job``, is the only one that touches the database: it claims
-waiting sessions in batches, hands them to the threads of ``lanes.py``, and stores whatever has come
-back in one commit for all of it. The steps and rules of each close are those of ``closing.py``.
+One thread, whoever called ``run_close_job``, claims waiting sessions in batches, hands them to the
+threads of ``lanes.py``, which do not touch the database, and stores whatever has come back in one
+commit for all of it. The steps and rules of each close are those of ``closing.py``.
 
 What was claimed by a process that died is taken up again when its lease is over. Nobody knows then
 whether it was sent, so that OSVI is asked first, as for any unconfirmed session: these come last,
-and are the business of ``abandoned.py``.
+and are the business of ``abandoned.py``. ``writers.py`` has this site write summaries meanwhile.
 """
 
 from __future__ import annotations
