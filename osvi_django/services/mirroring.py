@@ -403,7 +403,8 @@ def _require_account(account: str) -> None:
     except InvalidSetting as error:
         problem = str(error)
     else:
-        problem = "" if known else f'OSVI has no account "{account}".'
+        unknown = _('OSVI has no account "%(account)s".') % {"account": account}
+        problem = "" if known else unknown
     if problem:
         raise OSVINotConfigured(problem)
 
