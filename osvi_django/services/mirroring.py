@@ -83,15 +83,12 @@ def mirror_session(
     """
     _require_account(account)
     remote = payload if isinstance(payload, RemoteSession) else _read(payload)
-    _require_id("session_id", remote.session_id)
-    if not is_storable_id(remote.customer_id):
-        raise InvalidInput(_("The session object has no customer_id."), field="customer_id")
-    try:
-        return _mirror(remote, account, agent_uuid)
-    except (IntegrityError, OperationalError):
-        # Somebody has learnt the UUID of the agent, known by its number until now, or a deadlock
-        # with whoever did was ended at our cost.
-        return _mirror(remote, account, agent_uuid)
+    _require_ids(remote)
+    known = find_session(remote.session_id)
+    if known and known.agent.account != account:
+        problem = _("account names another one than that of this session's agent.")
+        raise InvalidInput(problem, field="account")
+    return _mirror(remote, account, agent_uuid)
 
 
 def start_session(
@@ -240,6 +237,16 @@ def is_storable_id(value: str) -> bool:
 
 
 def _mirror(remote: RemoteSession, account: str, agent_uuid: str) -> ChatSession:
+    """Mirror a session object whose account is beyond doubt; raises ``InvalidInput``."""
+    try:
+        return _mirror_once(remote, account, agent_uuid)
+    except (IntegrityError, OperationalError):
+        # Somebody has learnt the UUID of the agent, known by its number until now, or a deadlock
+        # with whoever did was ended at our cost.
+        return _mirror_once(remote, account, agent_uuid)
+
+
+def _mirror_once(remote: RemoteSession, account: str, agent_uuid: str) -> ChatSession:
     agent = _agent_of(remote, account, agent_uuid)
     session = _get_or_insert(
         ChatSession, {"session_id": remote.session_id}, agent=agent, **_told_first(remote)
@@ -254,9 +261,13 @@ def _mirror(remote: RemoteSession, account: str, agent_uuid: str) -> ChatSession
 
 
 def _mirror_told(remote: RemoteSession, *, account: str, agent_uuid: str) -> ChatSession:
-    """Mirror what OSVI answered; where that cannot be done, it is not the caller's fault."""
+    """Mirror what OSVI answered; where that cannot be done, it is not the caller's fault.
+
+    OSVI tells an account of no session but its own: one that was another's has moved.
+    """
     try:
-        return mirror_session(remote, account=account, agent_uuid=agent_uuid)
+        _require_ids(remote)
+        return _mirror(remote, account, agent_uuid)
     except InvalidInput as error:
         field = error.field
     raise OSVIBadAnswer(OSVIBadAnswer.lacking % {"field": field})
@@ -343,9 +354,6 @@ def _agent_of(remote: RemoteSession, account: str, agent_uuid: str) -> ChatAgent
         agent = _agent(agent_uuid, account)
         return _learn_number(agent, remote.agent_number)
     if known := find_session(remote.session_id):
-        if known.agent.account != account:
-            problem = _("account names another one than that of this session's agent.")
-            raise InvalidInput(problem, field="account")
         return known.agent
     if remote.agent_number is None:
         problem = _("The session object has no chat_agent_id: name its agent in agent_uuid.")
@@ -407,6 +415,12 @@ def _require_account(account: str) -> None:
         problem = "" if known else unknown
     if problem:
         raise OSVINotConfigured(problem)
+
+
+def _require_ids(remote: RemoteSession) -> None:
+    _require_id("session_id", remote.session_id)
+    if not is_storable_id(remote.customer_id):
+        raise InvalidInput(_("The session object has no customer_id."), field="customer_id")
 
 
 def _require_id(field: str, value: str) -> None:

@@ -239,13 +239,13 @@ class TestMirror:
         with pytest.raises(OSVINotConfigured, match="names no account"):
             mirror_session(told())
 
-    def test_another_account_needs_the_agent(self):
-        mirror_session(told(), agent_uuid="agent_1")
+    @pytest.mark.parametrize("agent_uuid", ["", "agent_1", "agent_2"])
+    def test_nobodys_word_moves_it_to_another_account(self, agent_uuid):
+        session = mirror_session(told(), agent_uuid="agent_1")
         with pytest.raises(InvalidInput) as caught:
-            mirror_session(told(updated_at=AFTER), account="other")
+            mirror_session(told(updated_at=AFTER), account="other", agent_uuid=agent_uuid)
         assert caught.value.field == "account"
-        moved = mirror_session(told(updated_at=AFTER), account="other", agent_uuid="agent_1")
-        assert moved.agent.account == "other"
+        assert ChatAgent.objects.get() == session.agent
 
     def test_ids_that_only_look_alike_are_others(self):
         # MariaDB takes them for the same; the others store both.
