@@ -6,14 +6,15 @@ by customer, handed over by the host's own chat code, or closed by their ids.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from django.db import IntegrityError, OperationalError, router, transaction
-from django.db.models import Model, ProtectedError, Q, QuerySet
+from django.db.models import F, Model, ProtectedError, Q, QuerySet
 from django.db.models.functions import Length
 from django.db.models.lookups import Exact
 from django.utils import timezone
@@ -25,14 +26,13 @@ from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, account_aliases
 from osvi_django.exceptions import (
     InvalidInput,
     OSVIBadAnswer,
-    OSVIError,
     OSVINotConfigured,
-    OSVIRejected,
     not_a_close,
 )
 from osvi_django.models import ID_MAX_LENGTH, ChatAgent, ChatSession
 from osvi_django.services import steps
 from osvi_django.services.permissions import require_operate
+from osvi_django.services.quiet import ask_each
 from osvi_django.services.steps import Closed, Status, User
 from osvi_django.transactions import refuse_inside_transaction
 
@@ -40,6 +40,20 @@ _Row = TypeVar("_Row", bound=Model)
 
 # OSVI's clock is trusted so far ahead of ours: a date in the far future would outlast all news.
 _AHEAD: Final = timedelta(hours=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookedUp:
+    """What a customer has open, newest first, now that OSVI was asked.
+
+    ``listed``: how many OSVI lists as active; ``quiet``: how many others it has not closed;
+    ``untold``: of how many others it did not tell.
+    """
+
+    sessions: Sequence[ChatSession]
+    listed: int
+    quiet: int
+    untold: int
 
 
 def find_session(session_id: str) -> ChatSession | None:
@@ -128,11 +142,23 @@ def start_session(
 def sync_customer(
     customer_id: str, *, account: str = DEFAULT_ACCOUNT, requested_by: User | None = None
 ) -> list[ChatSession]:
-    """Mirror all that a customer has open at OSVI, and return it, with what is dormant.
+    """Mirror all that a customer has open at OSVI, and return it, newest first.
 
-    An active session that OSVI does not list any more is closed here, without a summary, where OSVI
-    lists a later one of the same agent or refuses to pause it. Else it has only gone quiet, is
-    dormant here too, and closing it brings its summary. Raises as ``start_session``.
+    What ``look_up_customer`` finds, which says more of it. Raises as ``start_session``.
+    """
+    found = look_up_customer(customer_id, account=account, requested_by=requested_by)
+    return list(found.sessions)
+
+
+def look_up_customer(
+    customer_id: str, *, account: str = DEFAULT_ACCOUNT, requested_by: User | None = None
+) -> LookedUp:
+    """Mirror all that a customer has open at OSVI, and tell what OSVI lists from what it does not.
+
+    An open session that OSVI does not list is closed here, without a summary, where OSVI lists a
+    later one of the same agent or refuses to pause it. One that lets itself be paused has only gone
+    quiet, is dormant here too, and closing it brings its summary. Where OSVI does not tell, it
+    stays as it is. Raises as ``start_session``.
     """
     with not_a_close(asks_only=True):
         refuse_inside_transaction(router.db_for_write(ChatSession))
@@ -141,29 +167,24 @@ def sync_customer(
         client = OSVIClient.for_account(account)
         asked_at = timezone.now()
         remotes = client.active_sessions(customer_id)
-    closed = find_closed(client, customer_id, remotes, account=account, asked_at=asked_at)
-    store_active(customer_id, remotes, account=account, asked_at=asked_at, closed=closed)
+    told = ask_each(client, unlisted(customer_id, remotes, account=account, asked_at=asked_at))
+    store_active(customer_id, remotes, account=account, asked_at=asked_at, told=told)
     ours = _of_customer(customer_id, account).filter(status__in=ChatSession.OPEN)
-    return list(ours.order_by("-started_at", "-id"))
+    return _looked_up(list(ours.order_by("-started_at", "-id")), remotes, told)
 
 
-def find_closed(
-    client: OSVIClient,
-    customer_id: str,
-    remotes: Mapping[str, RemoteSession],
-    *,
-    account: str,
-    asked_at: datetime,
-) -> set[int]:
-    """The keys of those that OSVI did not list because they are closed; OSVI is asked about each.
+def unlisted(
+    customer_id: str, remotes: Mapping[str, RemoteSession], *, account: str, asked_at: datetime
+) -> list[ChatSession]:
+    """Those of which OSVI is to be asked whether they are closed, as it did not list them.
 
-    The other arguments are ``store_active``'s.
+    The longest not asked about come first. The arguments are ``store_active``'s.
     """
-    listed = [remote.session_id for remote in remotes.values()]
+    gone = _gone(customer_id, remotes, account, asked_at)
     # Of one customer an agent has one active session at the most: of these it is known.
-    gone = _active(customer_id, account, asked_at).exclude(session_id__in=listed)
-    quiet = gone.exclude(agent__uuid__in=list(remotes))
-    return {session.pk for session in quiet if _is_closed(client, session)}
+    followed = Q(status=Status.ACTIVE, agent__uuid__in=list(remotes))
+    askable = gone.exclude(followed).exclude(agent__uuid=None).defer("metadata")
+    return list(askable.order_by(F("synced_at").asc(nulls_first=True), "pk"))
 
 
 def store_active(
@@ -172,46 +193,59 @@ def store_active(
     *,
     account: str,
     asked_at: datetime,
-    closed: Collection[int] = (),
-) -> None:
+    told: Mapping[int, bool],
+) -> list[ChatSession]:
     """Mirror what OSVI listed of a customer, by agents' UUIDs, when it was asked at ``asked_at``.
 
-    ``closed`` are the keys of those that it said are closed. Raises ``OSVIBadAnswer`` where one of
-    what it listed cannot be a session.
+    ``told``: of those that it did not list, by their keys, whether they are closed. Raises
+    ``OSVIBadAnswer`` where one of what it listed cannot be a session.
     """
     found = [
         _mirror_told(remote, account=account, agent_uuid=agent_uuid)
         for agent_uuid, remote in remotes.items()
     ]
-    gone = _active(customer_id, account, asked_at).exclude(pk__in=[each.pk for each in found])
-    followed = Q(agent__in={session.agent_id for session in found})
+    gone = _gone(customer_id, remotes, account, asked_at)
+    closed = {key for key, is_closed in told.items() if is_closed}
+    followed = Q(status=Status.ACTIVE, agent__in={session.agent_id for session in found})
     _close_behind(list(gone.filter(followed | Q(pk__in=closed))))
-    gone.update(status=Status.DORMANT, updated_at=timezone.now())
+    # Of an agent without a UUID OSVI cannot be asked.
+    quiet = Q(pk__in=told.keys() - closed) | Q(agent__uuid=None)
+    gone.filter(quiet, status=Status.ACTIVE).update(
+        status=Status.DORMANT, updated_at=timezone.now()
+    )
+    untold = gone.exclude(agent__uuid=None).exclude(pk__in=list(told))
     ours = _of_customer(customer_id, account).exclude(status=Status.CLOSED)
-    ours.update(synced_at=asked_at)
+    ours.exclude(pk__in=list(untold.values_list("pk", flat=True))).update(synced_at=asked_at)
+    return found
 
 
-def _active(customer_id: str, account: str, asked_at: datetime) -> QuerySet[ChatSession]:
-    """Those that are active here, but for what has changed since OSVI was asked."""
+def _gone(
+    customer_id: str, remotes: Mapping[str, RemoteSession], account: str, asked_at: datetime
+) -> QuerySet[ChatSession]:
+    """Those that are open here and not listed, but for what has changed since OSVI was asked."""
     ours = _of_customer(customer_id, account)
-    return ours.filter(status=Status.ACTIVE, updated_at__lt=asked_at)
+    known = ours.filter(status__in=ChatSession.OPEN, updated_at__lt=asked_at)
+    return known.exclude(session_id__in=[remote.session_id for remote in remotes.values()])
 
 
-def _is_closed(client: OSVIClient, session: ChatSession) -> bool:
-    """Whether a session that OSVI does not list is closed, and not only quiet.
-
-    Pausing is the one call that changes nothing of a quiet session, and that a closed one refuses.
-    """
-    if not session.agent.uuid:
-        return False
-    try:
-        client.pause_legacy_session(session.session_id, agent_uuid=session.agent.uuid)
-    except OSVIRejected as error:
-        # A 404 may mean a mistaken agent, or that the legacy calls are gone.
-        return error.status in steps.CLOSED_ALREADY - {steps.NOT_FOUND}
-    except (OSVIError, OSVINotConfigured):
-        return False
-    return False
+def _looked_up(
+    sessions: Sequence[ChatSession],
+    remotes: Mapping[str, RemoteSession],
+    told: Mapping[int, bool],
+) -> LookedUp:
+    listed = {remote.session_id for remote in remotes.values()}
+    others = [each for each in sessions if each.session_id not in listed]
+    quiet = [
+        each
+        for each in others
+        if each.status == Status.DORMANT and (each.pk in told or not each.agent.uuid)
+    ]
+    return LookedUp(
+        sessions=sessions,
+        listed=len(listed),
+        quiet=len(quiet),
+        untold=len(others) - len(quiet),
+    )
 
 
 def move_to_agent(session: ChatSession, *, agent_uuid: str, account: str) -> None:

@@ -26,7 +26,8 @@ from osvi_django.answers import Answer
 from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, not_a_close
 from osvi_django.models import ChatAgent, ChatSession
 from osvi_django.services.lanes import DOUBT, NOT_NOW, Line, ReplyAbout, Trouble
-from osvi_django.services.mirroring import find_closed, store_active
+from osvi_django.services.mirroring import store_active, unlisted
+from osvi_django.services.quiet import ask_each
 from osvi_django.transactions import kind_of, persist, refuse_inside_transaction
 
 logger = logging.getLogger(__name__)
@@ -231,8 +232,8 @@ class _Run:
         line.went_well(reply.sent_at)
         customer_id = reply.attempt.customer_id
         asked: dict[str, Any] = {"account": line.account, "asked_at": reply.attempt.asked_at}
-        closed = find_closed(line.client, customer_id, remotes, **asked)
-        store = partial(store_active, customer_id, remotes, closed=closed, **asked)
+        told = ask_each(line.client, unlisted(customer_id, remotes, **asked))
+        store = partial(store_active, customer_id, remotes, told=told, **asked)
         persist(store, using=router.db_for_write(ChatSession), patience=_PATIENCE)
 
     def _judge(self, line: _LookUps, reply: ReplyAbout[LookUp], error: Trouble) -> None:

@@ -21,10 +21,15 @@ from osvi_django.exceptions import (
     OSVIUnauthorized,
 )
 from osvi_django.models import ChatAgent, ChatSession, CloseAttempt
-from osvi_django.services import close_session, mirroring
-from osvi_django.services.mirroring import mirror_session, start_session, sync_customer
+from osvi_django.services import close_session, mirroring, quiet
+from osvi_django.services.mirroring import (
+    look_up_customer,
+    mirror_session,
+    start_session,
+    sync_customer,
+)
 from osvi_django.signals import session_closed
-from osvi_django.testing import Drop, OSVISandbox, Status
+from osvi_django.testing import Drop, Junk, OSVISandbox, Status
 from osvi_django.testing.factories import (
     ChatAgentFactory,
     ChatSessionFactory,
@@ -518,30 +523,107 @@ class TestSync:
         session.refresh_from_db()
         assert (session.status, session.summary_status) == ("closed", "not_provided")
 
-    @pytest.mark.parametrize("fault", [Status(404), Status(500), Status(429), Drop()])
-    @pytest.mark.parametrize("when_closed", ["again", "without", 404, 409])
-    def test_where_osvi_does_not_say_so_a_close_settles_it(
-        self, osvi_sandbox, mirrored, when_closed, fault
+    @pytest.mark.parametrize("status", ["active", "dormant"])
+    @pytest.mark.parametrize("refusal", [None, Status(404), Status(409)])
+    def test_one_that_was_closed_while_it_was_quiet_is_closed(
+        self, osvi_sandbox, mirrored, status, refusal
     ):
-        session = mirrored(customer_id="+1555")
+        session = mirrored(customer_id="+1555", status=status)
+        osvi_sandbox.sessions[session.session_id].change(status="closed")
+        if refusal is not None:
+            osvi_sandbox.script(session.session_id, refusal)
+        assert sync_customer("+1555") == []
+        session.refresh_from_db()
+        assert (session.status, session.summary_status) == ("closed", "not_provided")
+
+    @pytest.mark.parametrize("status", ["active", "dormant"])
+    @pytest.mark.parametrize(
+        "fault", [Status(500), Status(429), Status(401), Status(403), Drop(), Junk()], ids=repr
+    )
+    def test_where_osvi_does_not_tell_it_stays_as_it_is_and_is_asked_again(
+        self, osvi_sandbox, mirrored, status, fault, caplog
+    ):
+        session = mirrored(customer_id="+1555", status=status)
+        osvi_sandbox.sessions[session.session_id].change(status="closed")
+        osvi_sandbox.script(session.session_id, fault)
+        [found] = sync_customer("+1555")
+        assert (found.status, found.synced_at) == (status, None)
+        assert f"whether session '{session.session_id}' is closed could not be asked" in caplog.text
+        assert sync_customer("+1555") == []
+
+    @pytest.mark.parametrize("fault", [Status(500), Drop()], ids=repr)
+    @pytest.mark.parametrize("when_closed", ["again", "without", 404, 409, 422])
+    @pytest.mark.parametrize("status", ["active", "dormant"])
+    def test_where_osvi_does_not_say_so_a_close_settles_it(
+        self, osvi_sandbox, mirrored, when_closed, fault, status
+    ):
+        session = mirrored(customer_id="+1555", status=status)
         osvi_sandbox.sessions[session.session_id].change(status="closed")
         osvi_sandbox.when_closed = when_closed
         osvi_sandbox.script(session.session_id, fault)
         [found] = sync_customer("+1555")
-        assert found.status == "dormant"
+        if (status, when_closed) == ("dormant", 422):  # which may mean anything
+            with pytest.raises(OSVIRejected):
+                close_session(found)
+            assert sync_customer("+1555") == []
         result = close_session(found)
         assert result.session.status == "closed"
         assert bool(result.summary) == (when_closed == "again")
 
-    def test_one_of_an_agent_without_a_uuid_is_not_asked_about(self, osvi_sandbox, mirrored):
-        session = mirrored(customer_id="+1555", agent__uuid=None, agent__number=7)
+    def test_trouble_ends_the_asking_and_one_failure_does_not(self, osvi_sandbox, mirrored):
+        sessions = [mirrored(customer_id="+1555", status="dormant") for _number in range(4)]
+        ids = [session.session_id for session in sessions]
+        for each in ids:
+            osvi_sandbox.sessions[each].change(status="closed")
+        osvi_sandbox.script(ids[0], Drop(), Drop())
+        osvi_sandbox.script(ids[2], Status(429))
+        assert {each.session_id for each in sync_customer("+1555")} == {ids[0], ids[2], ids[3]}
+        assert [each.session_id for each in sync_customer("+1555")] == [ids[0]]
+        assert len([each for each in osvi_sandbox.requests if each.method == "POST"]) == 6
+
+    def test_the_asking_ends_in_time_and_begins_with_the_longest_not_asked_about(
+        self, osvi_sandbox, mirrored, monkeypatch
+    ):
+        now = timezone.now()
+        asked = (now, None, now - timedelta(hours=1))
+        sessions = [
+            mirrored(customer_id="+1555", status="dormant", synced_at=each) for each in asked
+        ]
+        sync_customer("+1555")
+        paused = [each.session_id for each in osvi_sandbox.requests if each.method == "POST"]
+        assert paused == [sessions[number].session_id for number in (1, 2, 0)]
+        monkeypatch.setattr(quiet, "_PATIENCE", -1)
+        assert len(sync_customer("+1555")) == 3
+        assert len(osvi_sandbox.requests) == 5
+
+    def test_what_was_found_is_told_apart(self, osvi_sandbox, mirrored):
+        osvi_sandbox.add_session(customer_id="+1555")
+        gone_quiet = [mirrored(customer_id="+1555", status=each) for each in ("active", "dormant")]
+        ChatSessionFactory(customer_id="+1555", agent__uuid=None, agent__number=7)
+        untold = mirrored(customer_id="+1555")
+        osvi_sandbox.sessions[untold.session_id].change(status="dormant")
+        osvi_sandbox.script(untold.session_id, Status(500))
+        for each in gone_quiet:
+            osvi_sandbox.sessions[each.session_id].change(status="dormant")
+        found = look_up_customer("+1555")
+        assert (found.listed, found.quiet, found.untold) == (1, 3, 1)
+        assert len(found.sessions) == 5
+
+    @pytest.mark.parametrize("status", ["active", "dormant"])
+    def test_one_of_an_agent_without_a_uuid_is_not_asked_about(
+        self, osvi_sandbox, mirrored, status
+    ):
+        session = mirrored(customer_id="+1555", status=status, agent__uuid=None, agent__number=7)
         osvi_sandbox.sessions[session.session_id].change(status="closed")
-        assert [each.status for each in sync_customer("+1555")] == ["dormant"]
+        [found] = sync_customer("+1555")
+        assert found.status == "dormant"
+        assert found.synced_at is not None
         assert len(osvi_sandbox.requests) == 1
 
     @pytest.mark.parametrize("status", ["dormant", "closing", "unconfirmed", "closed"])
-    def test_others_stay_as_they_are(self, osvi_sandbox, status):
-        session = ChatSessionFactory(customer_id="+1555", status=status)
+    def test_others_stay_as_they_are(self, osvi_sandbox, mirrored, status):
+        session = mirrored(customer_id="+1555", status=status)
+        osvi_sandbox.sessions[session.session_id].change(status="dormant")
         osvi_sandbox.add_session(agent_uuid=session.agent.uuid, customer_id="+1555")
         sync_customer("+1555")
         session.refresh_from_db()
@@ -554,6 +636,7 @@ class TestSync:
         assert sync_customer("+1555")[0].status == "active"
         session.refresh_from_db()
         assert session.synced_at is not None
+        assert len(osvi_sandbox.requests) == 1
 
     def test_nobody_elses_are_touched(self, osvi_sandbox):
         for named in (

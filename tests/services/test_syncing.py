@@ -67,7 +67,7 @@ def test_all_are_looked_up_by_customer_each_once(chats, osvi_sandbox, agent):
         )
     for session in sessions[10:20]:  # several of one customer
         for _number in range(2):
-            ChatSessionFactory(customer_id=session.customer_id, status="dormant")
+            mirror(osvi_sandbox, customer_id=session.customer_id, status="dormant")
     ChatSessionFactory(customer_id="", status="dormant")
     steps = []
     progress = sync_open(on_progress=steps.append)
@@ -257,8 +257,8 @@ def test_memory_does_not_grow_with_the_sessions(osvi_sandbox, agent, monkeypatch
     monkeypatch.setattr(
         syncing._LookUps, "ask", lambda self, look_up, _ask: _answer_none(self, look_up)
     )
-    monkeypatch.setattr(syncing, "find_closed", lambda *_args, **_named: set())
-    monkeypatch.setattr(syncing, "store_active", lambda *_args, **_named: None)
+    monkeypatch.setattr(syncing, "unlisted", lambda *_args, **_named: [])
+    monkeypatch.setattr(syncing, "store_active", lambda *_args, **_named: [])
     monkeypatch.setattr(osvi_sandbox, "requests", [])
     monkeypatch.setattr(syncing, "_PAGE", 100)
     for number in (300, 3_000):
