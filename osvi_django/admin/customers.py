@@ -29,9 +29,9 @@ from osvi_django.services.mirroring import start_session, sync_customer
 
 SESSIONS_SHOWN: Final = 50
 
-# What the errors say is about things that may have been done: nothing is by asking.
+# What the errors say is about things that may have been done: it was a question that failed.
 _NOT_TOLD: Final = {
-    OSVINoAnswer.code: _("OSVI did not answer. Asking changes nothing: try again in a moment."),
+    OSVINoAnswer.code: _("OSVI did not answer, and nothing was done there: try again in a moment."),
     OSVIBadAnswer.code: _(
         "OSVI's answer could not be understood, so this page shows what was known before."
     ),

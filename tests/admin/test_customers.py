@@ -120,6 +120,21 @@ class TestLookUp:
         assert CUSTOMER not in html
         assert "Chat sessions of +1555&lt;b&gt;&amp;" in html
 
+    def test_it_says_what_it_does_at_osvi_and_does_no_more(
+        self, operator, look_up, osvi_sandbox, mirrored
+    ):
+        html = html_of(operator.get(LOOKUP))
+        assert "What is open here and OSVI does not list is paused there" in html
+        assert "Nothing at OSVI is changed" not in html
+        there = osvi_sandbox.add_session(customer_id=CUSTOMER)
+        gone = mirrored(customer_id=CUSTOMER, status="dormant")
+        look_up()
+        assert there.status == "active"
+        assert osvi_sandbox.sessions[gone.session_id].status == "dormant"
+        [asked, paused] = osvi_sandbox.requests
+        assert (asked.method, paused.session_id) == ("GET", gone.session_id)
+        assert paused.path.endswith("/pause_session")
+
     def test_no_session_is_said_plainly(self, look_up, told):
         response = look_up()
         assert told(response) == [("info", "OSVI has no open chat session of this customer.")]
@@ -146,7 +161,7 @@ class TestLookUp:
             (Status(401, error="No."), "OSVI refused this site&#x27;s API token"),
             (Status(422, errors=["<i>No.</i>"]), "OSVI said: “&lt;i&gt;No.&lt;/i&gt;”"),
             (Status(429), "OSVI is busy"),
-            (Drop(), "Asking changes nothing: try again in a moment."),
+            (Drop(), "OSVI did not answer, and nothing was done there"),
             (Junk(), "this page shows what was known before"),
         ],
         ids=repr,
