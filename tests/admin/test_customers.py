@@ -111,7 +111,7 @@ class TestLookUp:
         [(url, status)] = response.redirect_chain
         assert (url.partition("?")[0], status) == (LOOKUP, 302)
         assert told(response) == [
-            ("success", "OSVI was asked: the customer has 1 open chat session.")
+            ("success", "OSVI was asked: it lists 1 chat session of this customer as active.")
         ]
         html = html_of(response)
         assert f'<a href="{page_of(ChatSession.objects.get(session_id=there.id))}">' in html
@@ -137,8 +137,32 @@ class TestLookUp:
 
     def test_no_session_is_said_plainly(self, look_up, told):
         response = look_up()
-        assert told(response) == [("info", "OSVI has no open chat session of this customer.")]
+        assert told(response) == [
+            ("info", "OSVI was asked: it lists no chat session of this customer as active.")
+        ]
         assert "This site knows no chat session of this customer" in html_of(response)
+
+    @pytest.mark.parametrize(
+        ("listed", "quiet", "untold", "level", "words"),
+        [
+            (0, 1, 0, "success", "no chat session of this customer as active. 1 other has gone"),
+            (2, 2, 0, "success", "2 chat sessions of this customer as active. 2 others have gone"),
+            (1, 0, 1, "warning", "as active. Whether 1 other is closed, OSVI did not tell"),
+            (0, 1, 2, "warning", "not closed. Whether 2 others are closed, OSVI did not tell"),
+        ],
+    )
+    def test_what_osvi_lists_is_told_from_what_is_only_known_here(
+        self, look_up, told, osvi_sandbox, mirrored, listed, quiet, untold, level, words
+    ):
+        for number in range(listed):
+            osvi_sandbox.add_session(customer_id=CUSTOMER, agent_uuid=f"agent_{number}")
+        for _number in range(quiet):
+            mirrored(customer_id=CUSTOMER, status="dormant")
+        for _number in range(untold):
+            session = mirrored(customer_id=CUSTOMER, status="dormant")
+            osvi_sandbox.script(session.session_id, Drop())
+        [(said_level, said)] = told(look_up())
+        assert (said_level, words in said) == (level, True)
 
     def test_a_look_alone_asks_nobody(self, operator, osvi_sandbox):
         session = ChatSessionFactory(customer_id=CUSTOMER)
@@ -200,7 +224,7 @@ class TestLookUp:
         assert osvi_sandbox.requests == []
         osvi_sandbox.add_session(customer_id=CUSTOMER)
         response = look_up(account="other")
-        assert "1 open chat session" in html_of(response)
+        assert "it lists 1 chat session" in html_of(response)
         assert ChatAgent.objects.get().account == "other"
         # The same customer of another account is another one.
         html = html_of(operator.get(LOOKUP, {"customer_id": CUSTOMER, "account": "default"}))
@@ -325,7 +349,7 @@ class TestStart:
         [(level, sentence)] = told(response)
         assert level == "warning"
         assert "Look the customer up here" in sentence
-        assert "1 open chat session" in html_of(look_up())
+        assert "it lists 1 chat session" in html_of(look_up())
 
     @pytest.mark.parametrize(
         ("setting", "value", "words"),
@@ -351,4 +375,4 @@ class TestStart:
 def test_hosts_with_atomic_requests_can_look_up_and_start(start, look_up, settings):
     assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
     start()
-    assert "1 open chat session" in html_of(look_up())
+    assert "it lists 1 chat session" in html_of(look_up())
