@@ -73,7 +73,7 @@ class CustomerViews(AskingViews):
         form = StartForm(request.POST or None)
         if form.is_valid():
             try:
-                session = start_session(requested_by=request.user, **form.wanted())
+                session = start_session(requested_by=request.user, door="admin", **form.wanted())
             except (OSVINoAnswer, OSVIBadAnswer) as error:
                 return self._perhaps_started(request, form, error)
             except (OSVIError, OSVINotConfigured) as error:
@@ -90,7 +90,9 @@ class CustomerViews(AskingViews):
         """Ask; where that fails, the form says why."""
         customer, account = form.asked
         try:
-            found = look_up_customer(customer, account=account, requested_by=request.user)
+            found = look_up_customer(
+                customer, account=account, requested_by=request.user, door="admin"
+            )
         except (OSVIError, OSVINotConfigured) as error:
             _add_error(form, error, _NOT_TOLD.get(error.code, ""))
             return False

@@ -6,9 +6,10 @@ by customer, handed over by the host's own chat code, or closed by their ids.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -29,12 +30,12 @@ from osvi_django.exceptions import (
     OSVINotConfigured,
     not_a_close,
 )
-from osvi_django.models import ID_MAX_LENGTH, ChatAgent, ChatSession
+from osvi_django.models import ID_MAX_LENGTH, ChatAgent, ChatSession, SupportAction
 from osvi_django.services import steps
 from osvi_django.services.permissions import require_operate
 from osvi_django.services.quiet import ask_each
-from osvi_django.services.steps import Closed, Status, User
-from osvi_django.transactions import refuse_inside_transaction
+from osvi_django.services.steps import Closed, CloseRequest, Kind, Outcome, Status, User
+from osvi_django.transactions import persist, refuse_inside_transaction
 
 _Row = TypeVar("_Row", bound=Model)
 
@@ -102,7 +103,8 @@ def mirror_session(
     if known and known.agent.account != account:
         problem = _("account names another one than that of this session's agent.")
         raise InvalidInput(problem, field="account")
-    return _mirror(remote, account, agent_uuid)
+    by = CloseRequest(requested_by=None, door="code", note="")
+    return _mirror(remote, account, agent_uuid, by)
 
 
 def start_session(
@@ -113,8 +115,9 @@ def start_session(
     context: Sequence[str] | None = None,
     account: str = DEFAULT_ACCOUNT,
     requested_by: User | None = None,
+    door: str = "code",
 ) -> ChatSession:
-    """Start a session at OSVI and mirror it.
+    """Start a session at OSVI, mirror it, and write down who did.
 
     OSVI first closes what the customer has open with this agent, so that is closed here too,
     without a summary. Raises ``NotAllowed``, ``InvalidInput``, ``InsideTransaction`` and what the
@@ -123,6 +126,7 @@ def start_session(
     with not_a_close():
         refuse_inside_transaction(router.db_for_write(ChatSession))
         require_operate(requested_by)
+        by = CloseRequest(requested_by=requested_by, door=door, note="")
         _require_id("agent_uuid", agent_uuid)
         _require_id("customer_id", customer_id)
         client = OSVIClient.for_account(account)
@@ -133,25 +137,35 @@ def start_session(
             input_fields=input_fields,
             context=context or (),
         )
-    session = _mirror_told(remote, account=account, agent_uuid=agent_uuid)
+    session = _mirror_told(remote, account=account, agent_uuid=agent_uuid, by=by)
+    _write_start(session, by, began)
     earlier = _of_customer(customer_id, account).filter(agent=session.agent, created_at__lt=began)
-    _close_behind(list(earlier.filter(status=Status.ACTIVE).exclude(pk=session.pk)))
+    why = _("OSVI closed it when the customer's next chat with this agent was started.")
+    _close_behind(list(earlier.filter(status=Status.ACTIVE).exclude(pk=session.pk)), by, why)
     return session
 
 
 def sync_customer(
-    customer_id: str, *, account: str = DEFAULT_ACCOUNT, requested_by: User | None = None
+    customer_id: str,
+    *,
+    account: str = DEFAULT_ACCOUNT,
+    requested_by: User | None = None,
+    door: str = "code",
 ) -> list[ChatSession]:
     """Mirror all that a customer has open at OSVI, and return it, newest first.
 
     What ``look_up_customer`` finds, which says more of it. Raises as ``start_session``.
     """
-    found = look_up_customer(customer_id, account=account, requested_by=requested_by)
+    found = look_up_customer(customer_id, account=account, requested_by=requested_by, door=door)
     return list(found.sessions)
 
 
 def look_up_customer(
-    customer_id: str, *, account: str = DEFAULT_ACCOUNT, requested_by: User | None = None
+    customer_id: str,
+    *,
+    account: str = DEFAULT_ACCOUNT,
+    requested_by: User | None = None,
+    door: str = "code",
 ) -> LookedUp:
     """Mirror all that a customer has open at OSVI, and tell what OSVI lists from what it does not.
 
@@ -163,12 +177,13 @@ def look_up_customer(
     with not_a_close(asks_only=True):
         refuse_inside_transaction(router.db_for_write(ChatSession))
         require_operate(requested_by)
+        by = CloseRequest(requested_by=requested_by, door=door, note="")
         _require_id("customer_id", customer_id)
         client = OSVIClient.for_account(account)
         asked_at = timezone.now()
         remotes = client.active_sessions(customer_id)
     told = ask_each(client, unlisted(customer_id, remotes, account=account, asked_at=asked_at))
-    store_active(customer_id, remotes, account=account, asked_at=asked_at, told=told)
+    store_active(customer_id, remotes, account=account, asked_at=asked_at, told=told, by=by)
     ours = _of_customer(customer_id, account).filter(status__in=ChatSession.OPEN)
     return _looked_up(list(ours.order_by("-started_at", "-id")), remotes, told)
 
@@ -194,20 +209,24 @@ def store_active(
     account: str,
     asked_at: datetime,
     told: Mapping[int, bool],
+    by: CloseRequest,
 ) -> list[ChatSession]:
     """Mirror what OSVI listed of a customer, by agents' UUIDs, when it was asked at ``asked_at``.
 
-    ``told``: of those that it did not list, by their keys, whether they are closed. Raises
-    ``OSVIBadAnswer`` where one of what it listed cannot be a session.
+    ``told``: of those that it did not list, by their keys, whether they are closed; ``by``: who
+    asked. Raises ``OSVIBadAnswer`` where one of what it listed cannot be a session.
     """
     found = [
-        _mirror_told(remote, account=account, agent_uuid=agent_uuid)
+        _mirror_told(remote, account=account, agent_uuid=agent_uuid, by=by)
         for agent_uuid, remote in remotes.items()
     ]
     gone = _gone(customer_id, remotes, account, asked_at)
     closed = {key for key, is_closed in told.items() if is_closed}
     followed = Q(status=Status.ACTIVE, agent__in={session.agent_id for session in found})
-    _close_behind(list(gone.filter(followed | Q(pk__in=closed))))
+    why = _("OSVI lists a later chat of the customer with this agent.")
+    _close_behind(list(gone.filter(followed)), by, why)
+    why = _("OSVI does not list it as active any more, and refuses to pause what is closed.")
+    _close_behind(list(gone.filter(pk__in=closed)), by, why)
     # Of an agent without a UUID OSVI cannot be asked.
     quiet = Q(pk__in=told.keys() - closed) | Q(agent__uuid=None)
     gone.filter(quiet, status=Status.ACTIVE).update(
@@ -270,17 +289,19 @@ def is_storable_id(value: str) -> bool:
     return 0 < len(value) <= ID_MAX_LENGTH and storable(value) == value
 
 
-def _mirror(remote: RemoteSession, account: str, agent_uuid: str) -> ChatSession:
+def _mirror(remote: RemoteSession, account: str, agent_uuid: str, by: CloseRequest) -> ChatSession:
     """Mirror a session object whose account is beyond doubt; raises ``InvalidInput``."""
     try:
-        return _mirror_once(remote, account, agent_uuid)
+        return _mirror_once(remote, account, agent_uuid, by)
     except (IntegrityError, OperationalError):
         # Somebody has learnt the UUID of the agent, known by its number until now, or a deadlock
         # with whoever did was ended at our cost.
-        return _mirror_once(remote, account, agent_uuid)
+        return _mirror_once(remote, account, agent_uuid, by)
 
 
-def _mirror_once(remote: RemoteSession, account: str, agent_uuid: str) -> ChatSession:
+def _mirror_once(
+    remote: RemoteSession, account: str, agent_uuid: str, by: CloseRequest
+) -> ChatSession:
     agent = _agent_of(remote, account, agent_uuid)
     session = _get_or_insert(
         ChatSession, {"session_id": remote.session_id}, agent=agent, **_told_first(remote)
@@ -290,18 +311,20 @@ def _mirror_once(remote: RemoteSession, account: str, agent_uuid: str) -> ChatSe
         if not agents.filter(pk=agent.pk).exists():
             raise IntegrityError  # which MariaDB's INSERT IGNORE has ignored as well
         raise _look_alike("session_id")
-    _bring_up_to_date(session, remote, agent)
+    _bring_up_to_date(session, remote, agent, by)
     return session
 
 
-def _mirror_told(remote: RemoteSession, *, account: str, agent_uuid: str) -> ChatSession:
+def _mirror_told(
+    remote: RemoteSession, *, account: str, agent_uuid: str, by: CloseRequest
+) -> ChatSession:
     """Mirror what OSVI answered; where that cannot be done, it is not the caller's fault.
 
     OSVI tells an account of no session but its own: one that was another's has moved.
     """
     try:
         _require_ids(remote)
-        return _mirror(remote, account, agent_uuid)
+        return _mirror(remote, account, agent_uuid, by)
     except InvalidInput as error:
         field = error.field
     raise OSVIBadAnswer(OSVIBadAnswer.lacking % {"field": field})
@@ -325,7 +348,9 @@ def _told_first(remote: RemoteSession) -> dict[str, Any]:
     }
 
 
-def _bring_up_to_date(session: ChatSession, remote: RemoteSession, agent: ChatAgent) -> None:
+def _bring_up_to_date(
+    session: ChatSession, remote: RemoteSession, agent: ChatAgent, by: CloseRequest
+) -> None:
     """Write down what OSVI told, unless something newer is known."""
     alias = steps.using(session)
     moment = _moment_of(remote)
@@ -351,7 +376,7 @@ def _bring_up_to_date(session: ChatSession, remote: RemoteSession, agent: ChatAg
             rows.filter(status__in=ChatSession.OPEN).update(status=remote.status)
     steps.reload(session)
     if remote.status == Status.CLOSED and session.is_open:
-        _close_behind([session])
+        _close_behind([session], by, _("OSVI said so."))
         steps.reload(session)
 
 
@@ -362,8 +387,8 @@ def _moment_of(remote: RemoteSession) -> datetime:
     return told if told is not None and told < now + _AHEAD else now
 
 
-def _close_behind(sessions: Sequence[ChatSession]) -> None:
-    """Close here what OSVI closed without us, where it is still open here."""
+def _close_behind(sessions: Sequence[ChatSession], by: CloseRequest, why: str) -> None:
+    """Close here what OSVI closed without us, where it is still open; ``by``: who has learnt it."""
     if not sessions:
         return
     alias = steps.using(sessions[0])
@@ -371,9 +396,34 @@ def _close_behind(sessions: Sequence[ChatSession]) -> None:
         Closed(session=each, attempt=None, text=None, only=ChatSession.OPEN) for each in sessions
     ]
     with transaction.atomic(using=alias):
-        closed = steps.write_closed(ends)
+        closed = _journaled(steps.write_closed(ends), replace(by, note=why))
     # The caller may have a transaction open, and nobody is to hear of what is rolled back.
     transaction.on_commit(partial(steps.tell_closed, closed), using=alias)
+
+
+def _journaled(ends: Sequence[Closed], request: CloseRequest) -> list[Closed]:
+    """Write down why these are closed, each in an attempt that nobody had to make."""
+    if not ends:
+        return []
+    sessions = [end.session for end in ends]
+    attempts = steps.write_attempts(sessions, request, uuid.uuid4(), Kind.MIRRORED)
+    steps.end_attempts((attempt, {"outcome": Outcome.CLOSED}) for attempt in attempts)
+    of = {attempt.session_id: attempt for attempt in attempts}
+    return [replace(end, attempt=of[end.session.pk]) for end in ends]
+
+
+def _write_start(session: ChatSession, by: CloseRequest, began: datetime) -> None:
+    action = SupportAction(
+        session=session,
+        kind=SupportAction.Kind.START,
+        requested_by=steps.as_row(by.requested_by),
+        door=by.door,
+        outcome=SupportAction.Outcome.DONE,
+        started_at=began,
+        finished_at=timezone.now(),
+    )
+    alias = steps.using(session)
+    persist(lambda: action.save(using=alias), using=alias, patience=steps.PATIENCE_BEFORE)
 
 
 def _of_customer(customer_id: str, account: str) -> QuerySet[ChatSession]:

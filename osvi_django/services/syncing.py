@@ -29,6 +29,7 @@ from osvi_django.models import ChatAgent, ChatSession
 from osvi_django.services.lanes import DOUBT, NOT_NOW, Line, ReplyAbout, Trouble
 from osvi_django.services.mirroring import store_active, unlisted
 from osvi_django.services.quiet import is_closed, log_untold
+from osvi_django.services.steps import CloseRequest
 from osvi_django.transactions import kind_of, persist, refuse_inside_transaction
 
 logger = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ def sync_open(
     older_than: timedelta | None = None,
     stop: threading.Event | None = None,
     on_progress: Callable[[SyncProgress], None] | None = None,
+    door: str = "code",
 ) -> SyncProgress:
     """Look up all sessions that are believed open, by customer; each customer once per account.
 
@@ -134,8 +136,9 @@ def sync_open(
     """
     with not_a_close():
         refuse_inside_transaction(router.db_for_write(ChatSession))
-    run = _Run(_due(older_than), stop or threading.Event(), on_progress or (lambda _progress: None))
-    return run.work()
+    by = CloseRequest(requested_by=None, door=door, note="")
+    report = on_progress or (lambda _progress: None)
+    return _Run(_due(older_than), stop or threading.Event(), report, by).work()
 
 
 class _LookUps(Line[_Asked]):
@@ -218,7 +221,9 @@ class _Run:
         due: datetime,
         stop: threading.Event,
         on_progress: Callable[[SyncProgress], None],
+        by: CloseRequest,
     ) -> None:
+        self.by = by
         self.due = due
         self.stop = stop
         self.on_progress = on_progress
@@ -337,6 +342,7 @@ class _Run:
             account=look_up.account,
             asked_at=look_up.asked_at,
             told=answered.told,
+            by=self.by,
         )
         if self._persist(look_up, store) is None:
             return

@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 
 from osvi_django.admin import customers
-from osvi_django.models import ChatAgent, ChatSession
+from osvi_django.models import ChatAgent, ChatSession, CloseAttempt
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import (
     ChatAgentFactory,
@@ -164,6 +164,18 @@ class TestLookUp:
         [(said_level, said)] = told(look_up())
         assert (said_level, words in said) == (level, True)
 
+    def test_what_it_finds_closed_says_why_and_who_asked(
+        self, operator, look_up, osvi_sandbox, mirrored
+    ):
+        session = mirrored(customer_id=CUSTOMER, status="dormant")
+        osvi_sandbox.sessions[session.session_id].change(status="closed")
+        look_up()
+        html = html_of(operator.get(page_of(session)))
+        assert "closed by OSVI" in html
+        assert "OSVI does not list it as active any more" in html
+        attempt = CloseAttempt.objects.get()
+        assert (str(attempt.requested_by), attempt.door) == ("jo", "admin")
+
     def test_a_look_alone_asks_nobody(self, operator, osvi_sandbox):
         session = ChatSessionFactory(customer_id=CUSTOMER)
         html = html_of(operator.get(LOOKUP, {"customer_id": CUSTOMER}))
@@ -290,11 +302,25 @@ class TestStart:
         assert "Maya (other)" in html
         assert "Of the agent whose UUID you wrote." in html
 
-    def test_the_earlier_one_is_closed(self, start):
+    def test_the_earlier_one_is_closed_and_its_page_says_why(self, operator, start):
         start()
         start()
         statuses = ChatSession.objects.order_by("pk").values_list("status", flat=True)
         assert list(statuses) == ["closed", "active"]
+        html = html_of(operator.get(page_of(ChatSession.objects.first())))
+        assert "closed by OSVI" not in html
+        html = html_of(operator.get(page_of(ChatSession.objects.last())))
+        assert "closed by OSVI" in html
+        assert "OSVI closed it when the customer&#x27;s next chat with this agent" in html
+        attempt = CloseAttempt.objects.get()
+        assert (str(attempt.requested_by), attempt.door) == ("jo", "admin")
+
+    def test_who_started_it_is_in_its_thread(self, operator, start):
+        start()
+        html = html_of(operator.get(page_of(ChatSession.objects.get())))
+        assert "<strong>jo</strong> started the chat" in html
+        action = ChatSession.objects.get().actions.get()
+        assert (str(action.requested_by), action.door) == ("jo", "admin")
 
     @pytest.mark.parametrize("is_chosen", [True, False])
     def test_both_or_no_agent_is_a_mistake(self, start, osvi_sandbox, is_chosen):

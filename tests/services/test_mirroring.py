@@ -20,7 +20,7 @@ from osvi_django.exceptions import (
     OSVIRejected,
     OSVIUnauthorized,
 )
-from osvi_django.models import ChatAgent, ChatSession, CloseAttempt
+from osvi_django.models import ChatAgent, ChatSession
 from osvi_django.services import close_session, mirroring, quiet
 from osvi_django.services.mirroring import (
     look_up_customer,
@@ -60,6 +60,14 @@ def told(**fields):
     }
 
 
+def why_closed(session):
+    """What the journal says of a session that OSVI closed by itself."""
+    attempt = session.attempts.get()
+    assert (attempt.kind, attempt.outcome) == ("mirrored", "closed")
+    assert None not in (attempt.claim, attempt.finished_at)
+    return attempt.door, attempt.requested_by, attempt.note
+
+
 def seen(session_id="s-1"):
     session = ChatSession.objects.get(session_id=session_id)
     return session.status, session.mode, session.active_human, session.help_requested
@@ -73,10 +81,11 @@ def _configured(settings):
 
 @pytest.fixture
 def closed():
-    """The sessions of which it was told that they are closed."""
+    """The sessions of which it was told that they are closed, with the attempt that says why."""
     ids = []
 
-    def note(session, **_kwargs):
+    def note(session, attempt, **_kwargs):
+        assert (attempt.session, attempt.kind) == (session, "mirrored")
         ids.append(session.session_id)
 
     session_closed.connect(note)
@@ -151,7 +160,7 @@ class TestMirror:
         assert (session.status, session.summary_status) == ("closed", "not_provided")
         assert session.closed_at is not None
         assert closed == ["s-1"]
-        assert not CloseAttempt.objects.exists()
+        assert why_closed(session) == ("code", None, "OSVI said so.")
 
     def test_words_of_osvi_that_nobody_knows_change_nothing(self):
         mirror_session(told(status="archived", mode="hybrid"), agent_uuid="agent_1")
@@ -394,9 +403,22 @@ class TestStart:
         assert session.metadata["metadata"]["context"] == ["A guest."]
         assert close_session(session).summary.text == chat.summary
 
+    def test_who_started_it_is_written_down(self, osvi_sandbox, staff, grant):
+        user = grant(staff, "operate_chatsession")
+        session = start_session(
+            agent_uuid="agent_1", customer_id="+1555", requested_by=user, door="desk"
+        )
+        action = session.actions.get()
+        assert (action.kind, action.requested_by, action.door) == ("start", user, "desk")
+        assert (action.outcome, action.text, action.reply) == ("done", "", "")
+        assert action.started_at < action.finished_at
+        by_code = start_session(agent_uuid="agent_2", customer_id="+1555").actions.get()
+        assert (by_code.requested_by, by_code.door) == (None, "code")
+
     def test_the_earlier_one_is_closed_here_as_osvi_does(
-        self, osvi_sandbox, closed, django_capture_on_commit_callbacks
+        self, osvi_sandbox, closed, staff, grant, django_capture_on_commit_callbacks
     ):
+        user = grant(staff, "operate_chatsession")
         first = start_session(agent_uuid="agent_1", customer_id="+1555")
         others = [
             start_session(agent_uuid="agent_2", customer_id="+1555"),
@@ -406,8 +428,12 @@ class TestStart:
         ]
         statuses = [each.status for each in others]
         with django_capture_on_commit_callbacks(execute=True):
-            second = start_session(agent_uuid="agent_1", customer_id="+1555")
+            second = start_session(
+                agent_uuid="agent_1", customer_id="+1555", requested_by=user, door="desk"
+            )
         first.refresh_from_db()
+        why = "OSVI closed it when the customer's next chat with this agent was started."
+        assert why_closed(first) == ("desk", user, why)
         assert (first.status, first.summary_status) == ("closed", "not_provided")
         assert closed == [first.session_id]
         assert osvi_sandbox.sessions[first.session_id].is_closed
@@ -448,6 +474,7 @@ class TestStart:
             ({"customer_id": "x" * 256}, "customer_id"),
             ({"input_fields": {"x": {1}}}, "input_fields"),
             ({"context": "text"}, "context"),
+            ({"door": "x" * 33}, "door"),
         ],
     )
     def test_what_cannot_be_used_is_named_before_osvi_is_asked(self, osvi_sandbox, named, field):
@@ -508,6 +535,8 @@ class TestSync:
         session.refresh_from_db()
         assert (session.status, session.summary_status) == ("closed", "not_provided")
         assert closed == [session.session_id]
+        why = "OSVI lists a later chat of the customer with this agent."
+        assert why_closed(session) == ("code", None, why)
 
     def test_one_that_went_quiet_is_not_closed_and_keeps_its_summary(self, osvi_sandbox, mirrored):
         # OSVI does not list dormant ones, and told nobody that it became one.
@@ -517,12 +546,18 @@ class TestSync:
         assert (found.session_id, found.status) == (session.session_id, "dormant")
         assert close_session(found).summary is not None
 
-    def test_one_that_was_closed_elsewhere_is_closed(self, osvi_sandbox, mirrored):
-        session = mirrored(customer_id="+1555")
-        osvi_sandbox.sessions[session.session_id].change(status="closed")
-        assert sync_customer("+1555") == []
-        session.refresh_from_db()
-        assert (session.status, session.summary_status) == ("closed", "not_provided")
+    def test_one_that_was_closed_elsewhere_is_closed(self, osvi_sandbox, mirrored, staff, grant):
+        user = grant(staff, "operate_chatsession")
+        sessions = [mirrored(customer_id="+1555") for _number in range(2)]
+        for session in sessions:
+            osvi_sandbox.sessions[session.session_id].change(status="closed")
+        assert sync_customer("+1555", requested_by=user, door="desk") == []
+        why = "OSVI does not list it as active any more, and refuses to pause what is closed."
+        for session in sessions:
+            session.refresh_from_db()
+            assert (session.status, session.summary_status) == ("closed", "not_provided")
+            assert why_closed(session) == ("desk", user, why)
+            assert not close_session(session).changed
 
     @pytest.mark.parametrize("status", ["active", "dormant"])
     @pytest.mark.parametrize("refusal", [None, Status(404), Status(409)])
@@ -685,6 +720,11 @@ class TestSync:
         mirrored(customer_id="+1555")
         osvi_sandbox.script(None, Status(404, errors=("Not found",)))
         assert [each.status for each in sync_customer("+1555")] == ["dormant"]
+
+    def test_a_door_that_is_too_long_is_refused(self, osvi_sandbox):
+        with pytest.raises(InvalidInput, match="door is too long"):
+            sync_customer("+1555", door="x" * 33)
+        assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("customer_id", ["", ".", None, "x" * 256, "a\x00"])
     def test_what_cannot_be_a_customer_is_refused(self, osvi_sandbox, customer_id):

@@ -13,7 +13,7 @@ from django.db import DataError, OperationalError, transaction
 from django.utils import timezone
 
 from osvi_django.exceptions import InsideTransaction, InvalidInput
-from osvi_django.models import ChatSession
+from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.services import lanes, syncing
 from osvi_django.services.syncing import SyncProgress, sync_open
 from osvi_django.testing import Drop, OSVISandbox, Status
@@ -128,8 +128,10 @@ def test_what_osvi_does_not_list_is_asked_about(unlisted, chats, osvi_sandbox):
     for session in chats(5):
         osvi_sandbox.sessions[session.session_id].change(status="dormant")
     chats(5, status="dormant")
-    assert sync_open() == SyncProgress(total=20, looked_up=20)
+    assert sync_open(door="cron") == SyncProgress(total=20, looked_up=20)
     assert statuses() == {"closed": 10, "dormant": 10}
+    journal = CloseAttempt.objects.values_list("kind", "door", "requested_by")
+    assert Counter(journal) == {("mirrored", "cron", None): 10}
     assert sync_open().looked_up == 10
     assert statuses() == {"closed": 10, "dormant": 10}
 

@@ -75,7 +75,7 @@ class Command(BaseCommand):
 
     def _sync_customer(self, customer: str, account: str) -> bool:
         try:
-            sessions = sync_customer(customer, account=account)
+            sessions = sync_customer(customer, account=account, door="command")
         except (OSVIError, OSVINotConfigured) as error:
             self.stderr.write(f"{customer!r}: {error}")
             return False
@@ -89,7 +89,10 @@ class Command(BaseCommand):
         with stop_on_signals(self.stderr) as stopped:
             try:
                 progress = sync_open(
-                    older_than=period, stop=stopped, on_progress=Lines(self.stderr, _line)
+                    older_than=period,
+                    stop=stopped,
+                    on_progress=Lines(self.stderr, _line),
+                    door="command",
                 )
             except InvalidInput as error:
                 raise _wrong(str(error)) from None
