@@ -403,10 +403,9 @@ def _close_behind(sessions: Sequence[ChatSession], by: CloseRequest, why: str) -
 
 def _journaled(ends: Sequence[Closed], request: CloseRequest) -> list[Closed]:
     """Write down why these are closed, each in an attempt that nobody had to make."""
-    if not ends:
-        return []
     sessions = [end.session for end in ends]
-    attempts = steps.write_attempts(sessions, request, uuid.uuid4(), Kind.MIRRORED)
+    token = uuid.uuid4()
+    attempts = steps.write_attempts(sessions, request, token, Kind.MIRRORED) if sessions else []
     steps.end_attempts((attempt, {"outcome": Outcome.CLOSED}) for attempt in attempts)
     of = {attempt.session_id: attempt for attempt in attempts}
     return [replace(end, attempt=of[end.session.pk]) for end in ends]

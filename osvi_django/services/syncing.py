@@ -265,8 +265,7 @@ class _Run:
             self._collect(_POLL)
         for line in self.lines.values():
             line.end()
-        for line in self.lines.values():
-            self._store_unfinished(line)
+        self._store_unfinished()
 
     def _collect(self, seconds: float) -> None:
         try:
@@ -327,11 +326,11 @@ class _Run:
         if not answered.under_way and not answered.to_ask:
             self._store(answered)
 
-    def _store_unfinished(self, line: _LookUps) -> None:
+    def _store_unfinished(self) -> None:
         """Store what is known of customers about whom not all was asked; they are left."""
-        for answered in line.answered:
-            if not self.is_away:
-                self._store(answered)
+        unfinished = [each for line in self.lines.values() for each in line.answered]
+        while unfinished and not self.is_away:
+            self._store(unfinished.pop())
 
     def _store(self, answered: Answered) -> None:
         look_up = answered.look_up

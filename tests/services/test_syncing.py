@@ -353,16 +353,17 @@ def test_stop_ends_it_early_and_the_next_run_goes_on(chats, osvi_sandbox):
     assert not [each for each in threading.enumerate() if each.name.startswith("osvi-lane-x")]
 
 
-def test_what_the_database_refuses_is_one_failure(chats, monkeypatch, caplog):
+@pytest.mark.parametrize("name", ["unlisted", "store_active"])
+def test_what_the_database_refuses_is_one_failure(chats, monkeypatch, caplog, name):
     sessions = chats(5)
-    store = syncing.store_active
+    work = getattr(syncing, name)
 
     def refuse(customer_id, *args, **named):
         if customer_id == sessions[2].customer_id:
             raise DataError("a secret")
-        return store(customer_id, *args, **named)
+        return work(customer_id, *args, **named)
 
-    monkeypatch.setattr(syncing, "store_active", refuse)
+    monkeypatch.setattr(syncing, name, refuse)
     progress = sync_open()
     assert (progress.looked_up, progress.failed) == (4, 1)
     assert "DataError" in caplog.text
