@@ -152,7 +152,7 @@ def sync_customer(
     requested_by: User | None = None,
     door: str = "code",
 ) -> list[ChatSession]:
-    """Mirror all that a customer has open at OSVI, and return it, newest first.
+    """Mirror all that a customer has open at OSVI, and return what is open of theirs, newest first.
 
     What ``look_up_customer`` finds, which says more of it. Raises as ``start_session``.
     """
@@ -221,21 +221,24 @@ def store_active(
         for agent_uuid, remote in remotes.items()
     ]
     gone = _gone(customer_id, remotes, account, asked_at)
-    closed = {key for key, is_closed in told.items() if is_closed}
-    followed = Q(status=Status.ACTIVE, agent__in={session.agent_id for session in found})
     why = _("OSVI lists a later chat of the customer with this agent.")
-    _close_behind(list(gone.filter(followed)), by, why)
-    why = _("OSVI does not list it as active any more, and refuses to pause what is closed.")
-    _close_behind(list(gone.filter(pk__in=closed)), by, why)
-    # Of an agent without a UUID OSVI cannot be asked.
-    quiet = Q(pk__in=told.keys() - closed) | Q(agent__uuid=None)
-    gone.filter(quiet, status=Status.ACTIVE).update(
-        status=Status.DORMANT, updated_at=timezone.now()
-    )
+    followed = gone.filter(status=Status.ACTIVE, agent__in={each.agent_id for each in found})
+    _close_behind(list(followed), by, why)
+    _store_told(gone, told, by)
     untold = gone.exclude(agent__uuid=None).exclude(pk__in=list(told))
     ours = _of_customer(customer_id, account).exclude(status=Status.CLOSED)
     ours.exclude(pk__in=list(untold.values_list("pk", flat=True))).update(synced_at=asked_at)
     return found
+
+
+def _store_told(gone: QuerySet[ChatSession], told: Mapping[int, bool], by: CloseRequest) -> None:
+    """Close what OSVI said is closed, and let go quiet what it said is not."""
+    closed = {key for key, is_closed in told.items() if is_closed}
+    why = _("OSVI does not list it as active any more, and refuses to pause what is closed.")
+    _close_behind(list(gone.filter(pk__in=closed)), by, why)
+    # Of an agent without a UUID OSVI cannot be asked.
+    quiet = gone.filter(Q(pk__in=told.keys() - closed) | Q(agent__uuid=None), status=Status.ACTIVE)
+    quiet.update(status=Status.DORMANT, updated_at=timezone.now())
 
 
 def _gone(

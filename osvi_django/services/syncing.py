@@ -89,7 +89,7 @@ class Answered:
 
     look_up: LookUp
     remotes: Mapping[str, RemoteSession]
-    to_ask: deque[ChatSession]
+    to_ask: deque[ChatSession] = field(default_factory=deque)
     under_way: int = 0
     told: dict[int, bool] = field(default_factory=dict)
     is_failed: bool = False
@@ -303,7 +303,7 @@ class _Run:
         sessions = self._persist(look_up, find)
         if sessions is None:
             return
-        answered = Answered(look_up=look_up, remotes=remotes, to_ask=deque())
+        answered = Answered(look_up=look_up, remotes=remotes)
         if sessions:
             line.ask_about(answered, *sessions)
         else:
