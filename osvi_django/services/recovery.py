@@ -137,7 +137,8 @@ def mark_closed(
     """Take somebody's word, given in ``note``, that a session is closed at OSVI.
 
     It must be unconfirmed, or open and OSVI have refused the last try to close it. Raises
-    ``InvalidInput`` where it is neither, and without a note.
+    ``InvalidInput`` where it is neither, where an answer is found that says otherwise, and without
+    a note.
     """
     refuse_inside_transaction(steps.using(session))
     require_close(requested_by, session)
@@ -155,7 +156,10 @@ def mark_closed(
         )
         raise InvalidInput(problem, field="status")
     # Whatever arrived is better than anybody's word.
-    if _read_what_arrived(session, token):
+    if found := _read_what_arrived(session, token):
+        if found.settled is Settled.REOPENED:
+            problem = _("OSVI's answer has been found: it refused to close it, so it is open.")
+            raise InvalidInput(problem, field="status")
         return with_own_summary(steps.closed_result(session, changed=True))
     (attempt,) = steps.write_attempts([session], request, token, Kind.MARK)
     marked = steps.settle_closed(

@@ -531,6 +531,14 @@ class TestMarkClosed:
         assert (result.summary.text, session.summary_status) == (SUMMARY, "stored")
         assert osvi_sandbox.requests == []
 
+    def test_so_is_one_that_says_that_nothing_was_closed(self, mirrored):
+        session = mirrored()
+        dead(session, outcome=Outcome.ANSWERED, http_status=401, answer='{"error": "No"}')
+        with pytest.raises(InvalidInput, match="refused to close it") as caught:
+            mark_closed(session, note="Seen.")
+        assert (caught.value.field, session.status) == ("status", "active")
+        assert not session.attempts.filter(kind=Kind.MARK).exists()
+
 
 class TestSweep:
     def test_it_settles_each_that_it_can(self, unconfirmed, mirrored, settings):
