@@ -274,7 +274,7 @@ _NOTHING_CHANGED: Final = _(
 
 @contextmanager
 def not_a_close(*, asks_only: bool = False) -> Iterator[None]:
-    """Around calls that close nothing: errors say so. ``asks_only``: they change nothing either."""
+    """Around calls that close nothing: errors say so. ``asks_only``: these only read, as a GET."""
     try:
         yield
     except OSVIError as error:

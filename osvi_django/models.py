@@ -220,7 +220,8 @@ class SessionSummary(models.Model):
 class CloseAttempt(models.Model):
     """One try to close a session: who, through which door, when, and what came of it.
 
-    Written before anything is sent, so that no close can happen without a trace.
+    Written before anything is sent, so that no close can happen without a trace. Where OSVI has
+    closed a session without being asked to, ``note`` says why, and who has found it out is named.
     """
 
     class Outcome(models.TextChoices):
@@ -240,6 +241,7 @@ class CloseAttempt(models.Model):
         CLOSE = "close", _("close")
         FETCH = "fetch", _("close once more, for the summary")
         MARK = "mark", _("mark as closed, by hand")
+        MIRRORED = "mirrored", _("closed by OSVI")
 
     session = models.ForeignKey(
         ChatSession,
@@ -298,8 +300,8 @@ class CloseAttempt(models.Model):
 class SupportAction(models.Model):
     """What somebody did in a session through this site: said, guided, took over, handed back.
 
-    Written before anything is sent. Its texts are people's words, and are kept only as long as the
-    setting ``KEEP_TEXTS`` says.
+    Written before anything is sent, but for a start, before which there is no session. Its texts
+    are people's words, and are kept only as long as the setting ``KEEP_TEXTS`` says.
     """
 
     class Kind(models.TextChoices):
@@ -312,6 +314,7 @@ class SupportAction(models.Model):
         MESSAGE = "message", _("wrote to the customer")
         CONTEXT = "context", _("added context")
         INBOUND = "inbound", _("the customer wrote")
+        START = "start", _("started the chat")
 
     class Outcome(models.TextChoices):
         """How far it came; ``started`` is on the way, or its process died."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -25,13 +26,13 @@ from osvi_django.exceptions import (
     OSVINotConfigured,
 )
 from osvi_django.models import ChatSession
-from osvi_django.services.mirroring import start_session, sync_customer
+from osvi_django.services.mirroring import LookedUp, look_up_customer, start_session
 
 SESSIONS_SHOWN: Final = 50
 
-# What the errors say is about things that may have been done: nothing is by asking.
+# What the errors say is about things that may have been done: it was a question that failed.
 _NOT_TOLD: Final = {
-    OSVINoAnswer.code: _("OSVI did not answer. Asking changes nothing: try again in a moment."),
+    OSVINoAnswer.code: _("OSVI did not answer, and nothing was done there: try again in a moment."),
     OSVIBadAnswer.code: _(
         "OSVI's answer could not be understood, so this page shows what was known before."
     ),
@@ -72,7 +73,7 @@ class CustomerViews(AskingViews):
         form = StartForm(request.POST or None)
         if form.is_valid():
             try:
-                session = start_session(requested_by=request.user, **form.wanted())
+                session = start_session(requested_by=request.user, door="admin", **form.wanted())
             except (OSVINoAnswer, OSVIBadAnswer) as error:
                 return self._perhaps_started(request, form, error)
             except (OSVIError, OSVINotConfigured) as error:
@@ -89,11 +90,13 @@ class CustomerViews(AskingViews):
         """Ask; where that fails, the form says why."""
         customer, account = form.asked
         try:
-            found = sync_customer(customer, account=account, requested_by=request.user)
+            found = look_up_customer(
+                customer, account=account, requested_by=request.user, door="admin"
+            )
         except (OSVIError, OSVINotConfigured) as error:
             _add_error(form, error, _NOT_TOLD.get(error.code, ""))
             return False
-        self._say_found(request, len(found))
+        self._say_found(request, found)
         return True
 
     def _known(self, request: HttpRequest, form: LookUpForm) -> list[ChatSession] | None:
@@ -119,16 +122,10 @@ class CustomerViews(AskingViews):
             f"{self._url('lookup')}?{urlencode({'customer_id': customer_id, 'account': account})}"
         )
 
-    def _say_found(self, request: HttpRequest, number: int) -> None:
-        if not number:
-            sentence: Any = _("OSVI has no open chat session of this customer.")
-            return self.message_user(request, sentence, messages.INFO)
-        sentence = ngettext(
-            "OSVI was asked: the customer has %(number)d open chat session.",
-            "OSVI was asked: the customer has %(number)d open chat sessions.",
-            number,
-        )
-        return self.message_user(request, sentence % {"number": number}, messages.SUCCESS)
+    def _say_found(self, request: HttpRequest, found: LookedUp) -> None:
+        level = messages.SUCCESS if found.sessions else messages.INFO
+        said = " ".join(_sentences(found))
+        self.message_user(request, said, messages.WARNING if found.untold else level)
 
     def _started(self, request: HttpRequest, session: ChatSession) -> HttpResponseBase:
         sentence = str(_("The chat session is started."))
@@ -144,6 +141,31 @@ class CustomerViews(AskingViews):
         self.message_user(request, f"{error} {sentence}", messages.WARNING)
         wanted = form.wanted()
         return HttpResponseRedirect(self.lookup_url(wanted["customer_id"], wanted["account"]))
+
+
+def _sentences(found: LookedUp) -> Iterator[str]:
+    """What OSVI lists; what it does not list, and what it did not tell, where there is any."""
+    listed = ngettext(
+        "OSVI was asked: it lists %(number)d chat session of this customer as active.",
+        "OSVI was asked: it lists %(number)d chat sessions of this customer as active.",
+        found.listed,
+    )
+    none = _("OSVI was asked: it lists no chat session of this customer as active.")
+    yield listed % {"number": found.listed} if found.listed else str(none)
+    if found.quiet:
+        quiet = ngettext(
+            "%(number)d other has gone quiet, and is not closed.",
+            "%(number)d others have gone quiet, and are not closed.",
+            found.quiet,
+        )
+        yield quiet % {"number": found.quiet}
+    if found.untold:
+        untold = ngettext(
+            "Whether %(number)d other is closed, OSVI did not tell: look up again in a moment.",
+            "Whether %(number)d others are closed, OSVI did not tell: look up again in a moment.",
+            found.untold,
+        )
+        yield untold % {"number": found.untold}
 
 
 def _add_error(form: AccountForm, error: OSVIError | OSVINotConfigured, sentence: Any = "") -> None:

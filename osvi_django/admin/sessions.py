@@ -26,9 +26,14 @@ from osvi_django.admin.rows import ReadOnlyRows
 from osvi_django.exceptions import CloseInProgress, OSVINoAnswer
 from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services.permissions import may_read_summary
+from osvi_django.services.recovery import is_refused
 
 SUMMARY_CHARACTERS: Final = 80
 ID_CHARACTERS: Final = 9
+_REFUSED: Final = _(
+    "OSVI refused to close it: the last attempt below says why. Should OSVI's dashboard show it as "
+    "closed, it can be marked as closed here."
+)
 
 
 class CloseAttemptInline(ReadOnlyRows, admin.TabularInline):  # type: ignore[type-arg]
@@ -97,6 +102,8 @@ class ChatSessionAdmin(ReadOnlyRows, CustomerViews, DeskViews, CloseViews):
             return format_html("{}<br>{}", shown, OSVINoAnswer.message)
         if session.status == ChatSession.Status.CLOSING:
             return format_html("{}<br>{}", shown, CloseInProgress.message)
+        if is_refused(session):
+            return format_html("{}<br>{}", shown, _REFUSED)
         return shown
 
     @admin.display(description=_("summary"))
@@ -173,7 +180,12 @@ class ChatSessionAdmin(ReadOnlyRows, CustomerViews, DeskViews, CloseViews):
         session = self.get_object(request, unquote(object_id))
         buttons: dict[str, Any] = {}
         if session is not None and self.has_close_permission(request, session):
-            buttons = {"show_close": session.is_open, "show_try_again": is_unconfirmed(session)}
+            unconfirmed = is_unconfirmed(session)
+            buttons = {
+                "show_close": session.is_open,
+                "show_try_again": unconfirmed,
+                "show_mark": unconfirmed or is_refused(session),
+            }
         if session is not None:
             buttons |= self.desk_of(request, session, DeskForm())
         context = {**buttons, **(extra_context or {})}

@@ -16,12 +16,18 @@ LINES_SHOWN: Final = 50
 Kind = SupportAction.Kind
 Outcome = SupportAction.Outcome
 
+_WORDLESS: Final = (Kind.START, Kind.TAKE_OVER, Kind.HAND_BACK)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One thing that was done; ``trouble`` and ``advice`` are "" where it went well."""
+    """One thing that was done; ``trouble`` and ``advice`` are "" where it went well.
+
+    ``is_forgotten``: its words are not kept any longer.
+    """
 
     action: SupportAction
+    is_forgotten: bool
     who: str
     did: str
     trouble: str
@@ -51,6 +57,7 @@ def _line_of(action: SupportAction) -> Line:
     went_well = action.outcome == Outcome.DONE
     return Line(
         action=action,
+        is_forgotten=action.forgotten_at is not None and action.kind not in _WORDLESS,
         who=_who(action),
         did=_("wrote") if action.kind == Kind.INBOUND else action.get_kind_display(),
         trouble="" if went_well else action.get_outcome_display(),

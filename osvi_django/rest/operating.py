@@ -62,7 +62,7 @@ class SyncView(OwnErrors):
         """Ask OSVI: 200 and the customer's open sessions, all of them."""
         wanted = _asked(SyncSerializer, request)
         require_account(wanted["account"], request)
-        sessions = sync_customer(**wanted, requested_by=request.user)
+        sessions = sync_customer(**wanted, requested_by=request.user, door="rest")
         return Response({"results": [session_body(each, request) for each in sessions]})
 
 

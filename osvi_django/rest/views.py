@@ -74,7 +74,8 @@ class SessionListView(OwnErrors, ListAPIView[ChatSession]):
         asked = StartSerializer(data=body_of(request))
         asked.is_valid(raise_exception=True)
         require_account(asked.validated_data["account"], request)
-        session = start_session(**asked.validated_data, requested_by=request.user)
+        wanted = asked.validated_data
+        session = start_session(**wanted, requested_by=request.user, door="rest")
         location = {"Location": session_url(session, request)}
         return Response(session_body(session, request), HTTP_201_CREATED, headers=location)
 

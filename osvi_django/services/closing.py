@@ -187,13 +187,18 @@ def is_closed_already(client: OSVIClient, session: ChatSession, error: OSVIRejec
 def closed_already(
     session: ChatSession, attempt: CloseAttempt, error: OSVIRejected
 ) -> steps.Closed:
-    """Closed behind our back; the summary is lost where a close of our own went unanswered."""
-    unanswered = steps.attempts(session).filter(outcome__in=(Outcome.NO_ANSWER, Outcome.BAD_ANSWER))
+    """Closed behind our back."""
     return steps.Closed(
         session=session,
         attempt=attempt,
         text=None,
-        missing=SummaryStatus.LOST if unanswered.exists() else SummaryStatus.NOT_PROVIDED,
+        missing=why_none(session),
         held=attempt.claim,
         told=steps.told_of(error) | {"outcome": Outcome.REJECTED},
     )
+
+
+def why_none(session: ChatSession) -> SummaryStatus:
+    """Why one that was closed behind our back has no summary: a close of ours may have had it."""
+    unanswered = steps.attempts(session).filter(outcome__in=(Outcome.NO_ANSWER, Outcome.BAD_ANSWER))
+    return SummaryStatus.LOST if unanswered.exists() else SummaryStatus.NOT_PROVIDED

@@ -6,14 +6,16 @@ by customer, handed over by the host's own chat code, or closed by their ids.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from django.db import IntegrityError, OperationalError, router, transaction
-from django.db.models import Model, ProtectedError, Q, QuerySet
+from django.db.models import F, Model, ProtectedError, Q, QuerySet
 from django.db.models.functions import Length
 from django.db.models.lookups import Exact
 from django.utils import timezone
@@ -25,21 +27,34 @@ from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, account_aliases
 from osvi_django.exceptions import (
     InvalidInput,
     OSVIBadAnswer,
-    OSVIError,
     OSVINotConfigured,
-    OSVIRejected,
     not_a_close,
 )
-from osvi_django.models import ID_MAX_LENGTH, ChatAgent, ChatSession
+from osvi_django.models import ID_MAX_LENGTH, ChatAgent, ChatSession, SupportAction
 from osvi_django.services import steps
 from osvi_django.services.permissions import require_operate
-from osvi_django.services.steps import Closed, Status, User
-from osvi_django.transactions import refuse_inside_transaction
+from osvi_django.services.quiet import ask_each
+from osvi_django.services.steps import Closed, CloseRequest, Kind, Outcome, Status, User
+from osvi_django.transactions import persist, refuse_inside_transaction
 
 _Row = TypeVar("_Row", bound=Model)
 
 # OSVI's clock is trusted so far ahead of ours: a date in the far future would outlast all news.
 _AHEAD: Final = timedelta(hours=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookedUp:
+    """What a customer has open, newest first, now that OSVI was asked.
+
+    ``listed``: how many OSVI lists as active; ``quiet``: how many others it has not closed;
+    ``untold``: of how many others it did not tell.
+    """
+
+    sessions: Sequence[ChatSession]
+    listed: int
+    quiet: int
+    untold: int
 
 
 def find_session(session_id: str) -> ChatSession | None:
@@ -83,15 +98,13 @@ def mirror_session(
     """
     _require_account(account)
     remote = payload if isinstance(payload, RemoteSession) else _read(payload)
-    _require_id("session_id", remote.session_id)
-    if not is_storable_id(remote.customer_id):
-        raise InvalidInput(_("The session object has no customer_id."), field="customer_id")
-    try:
-        return _mirror(remote, account, agent_uuid)
-    except (IntegrityError, OperationalError):
-        # Somebody has learnt the UUID of the agent, known by its number until now, or a deadlock
-        # with whoever did was ended at our cost.
-        return _mirror(remote, account, agent_uuid)
+    _require_ids(remote)
+    known = find_session(remote.session_id)
+    if known and known.agent.account != account:
+        problem = _("account names another one than that of this session's agent.")
+        raise InvalidInput(problem, field="account")
+    by = CloseRequest(requested_by=None, door="code", note="")
+    return _mirror(remote, account, agent_uuid, by)
 
 
 def start_session(
@@ -102,8 +115,9 @@ def start_session(
     context: Sequence[str] | None = None,
     account: str = DEFAULT_ACCOUNT,
     requested_by: User | None = None,
+    door: str = "code",
 ) -> ChatSession:
-    """Start a session at OSVI and mirror it.
+    """Start a session at OSVI, mirror it, and write down who did.
 
     OSVI first closes what the customer has open with this agent, so that is closed here too,
     without a summary. Raises ``NotAllowed``, ``InvalidInput``, ``InsideTransaction`` and what the
@@ -112,6 +126,7 @@ def start_session(
     with not_a_close():
         refuse_inside_transaction(router.db_for_write(ChatSession))
         require_operate(requested_by)
+        by = CloseRequest(requested_by=requested_by, door=door, note="")
         _require_id("agent_uuid", agent_uuid)
         _require_id("customer_id", customer_id)
         client = OSVIClient.for_account(account)
@@ -122,51 +137,69 @@ def start_session(
             input_fields=input_fields,
             context=context or (),
         )
-    session = _mirror_told(remote, account=account, agent_uuid=agent_uuid)
+    session = _mirror_told(remote, account=account, agent_uuid=agent_uuid, by=by)
+    _write_start(session, by, began)
     earlier = _of_customer(customer_id, account).filter(agent=session.agent, created_at__lt=began)
-    _close_behind(list(earlier.filter(status=Status.ACTIVE).exclude(pk=session.pk)))
+    why = _("OSVI closed it when the customer's next chat with this agent was started.")
+    _close_behind(list(earlier.filter(status=Status.ACTIVE).exclude(pk=session.pk)), by, why)
     return session
 
 
 def sync_customer(
-    customer_id: str, *, account: str = DEFAULT_ACCOUNT, requested_by: User | None = None
+    customer_id: str,
+    *,
+    account: str = DEFAULT_ACCOUNT,
+    requested_by: User | None = None,
+    door: str = "code",
 ) -> list[ChatSession]:
-    """Mirror all that a customer has open at OSVI, and return it, with what is dormant.
+    """Mirror all that a customer has open at OSVI, and return what is open of theirs, newest first.
 
-    An active session that OSVI does not list any more is closed here, without a summary, where OSVI
-    lists a later one of the same agent or refuses to pause it. Else it has only gone quiet, is
-    dormant here too, and closing it brings its summary. Raises as ``start_session``.
+    What ``look_up_customer`` finds, which says more of it. Raises as ``start_session``.
+    """
+    found = look_up_customer(customer_id, account=account, requested_by=requested_by, door=door)
+    return list(found.sessions)
+
+
+def look_up_customer(
+    customer_id: str,
+    *,
+    account: str = DEFAULT_ACCOUNT,
+    requested_by: User | None = None,
+    door: str = "code",
+) -> LookedUp:
+    """Mirror all that a customer has open at OSVI, and tell what OSVI lists from what it does not.
+
+    An open session that OSVI does not list is closed here, without a summary, where OSVI lists a
+    later one of the same agent or refuses to pause it. One that lets itself be paused has only gone
+    quiet, is dormant here too, and closing it brings its summary. Where OSVI does not tell, it
+    stays as it is. Raises as ``start_session``.
     """
     with not_a_close(asks_only=True):
         refuse_inside_transaction(router.db_for_write(ChatSession))
         require_operate(requested_by)
+        by = CloseRequest(requested_by=requested_by, door=door, note="")
         _require_id("customer_id", customer_id)
         client = OSVIClient.for_account(account)
         asked_at = timezone.now()
         remotes = client.active_sessions(customer_id)
-    closed = find_closed(client, customer_id, remotes, account=account, asked_at=asked_at)
-    store_active(customer_id, remotes, account=account, asked_at=asked_at, closed=closed)
+    told = ask_each(client, unlisted(customer_id, remotes, account=account, asked_at=asked_at))
+    store_active(customer_id, remotes, account=account, asked_at=asked_at, told=told, by=by)
     ours = _of_customer(customer_id, account).filter(status__in=ChatSession.OPEN)
-    return list(ours.order_by("-started_at", "-id"))
+    return _looked_up(list(ours.order_by("-started_at", "-id")), remotes, told)
 
 
-def find_closed(
-    client: OSVIClient,
-    customer_id: str,
-    remotes: Mapping[str, RemoteSession],
-    *,
-    account: str,
-    asked_at: datetime,
-) -> set[int]:
-    """The keys of those that OSVI did not list because they are closed; OSVI is asked about each.
+def unlisted(
+    customer_id: str, remotes: Mapping[str, RemoteSession], *, account: str, asked_at: datetime
+) -> list[ChatSession]:
+    """Those of which OSVI is to be asked whether they are closed, as it did not list them.
 
-    The other arguments are ``store_active``'s.
+    The longest not asked about come first. The arguments are ``store_active``'s.
     """
-    listed = [remote.session_id for remote in remotes.values()]
+    gone = _gone(customer_id, remotes, account, asked_at)
     # Of one customer an agent has one active session at the most: of these it is known.
-    gone = _active(customer_id, account, asked_at).exclude(session_id__in=listed)
-    quiet = gone.exclude(agent__uuid__in=list(remotes))
-    return {session.pk for session in quiet if _is_closed(client, session)}
+    followed = Q(status=Status.ACTIVE, agent__uuid__in=list(remotes))
+    askable = gone.exclude(followed).exclude(agent__uuid=None).defer("metadata")
+    return list(askable.order_by(F("synced_at").asc(nulls_first=True), "pk"))
 
 
 def store_active(
@@ -175,46 +208,66 @@ def store_active(
     *,
     account: str,
     asked_at: datetime,
-    closed: Collection[int] = (),
-) -> None:
+    told: Mapping[int, bool],
+    by: CloseRequest,
+) -> list[ChatSession]:
     """Mirror what OSVI listed of a customer, by agents' UUIDs, when it was asked at ``asked_at``.
 
-    ``closed`` are the keys of those that it said are closed. Raises ``OSVIBadAnswer`` where one of
-    what it listed cannot be a session.
+    ``told``: of those that it did not list, by their keys, whether they are closed; ``by``: who
+    asked. Raises ``OSVIBadAnswer`` where one of what it listed cannot be a session.
     """
     found = [
-        _mirror_told(remote, account=account, agent_uuid=agent_uuid)
+        _mirror_told(remote, account=account, agent_uuid=agent_uuid, by=by)
         for agent_uuid, remote in remotes.items()
     ]
-    gone = _active(customer_id, account, asked_at).exclude(pk__in=[each.pk for each in found])
-    followed = Q(agent__in={session.agent_id for session in found})
-    _close_behind(list(gone.filter(followed | Q(pk__in=closed))))
-    gone.update(status=Status.DORMANT, updated_at=timezone.now())
+    gone = _gone(customer_id, remotes, account, asked_at)
+    why = _("OSVI lists a later chat of the customer with this agent.")
+    followed = gone.filter(status=Status.ACTIVE, agent__in={each.agent_id for each in found})
+    _close_behind(list(followed), by, why)
+    _store_told(gone, told, by)
+    untold = gone.exclude(agent__uuid=None).exclude(pk__in=list(told))
     ours = _of_customer(customer_id, account).exclude(status=Status.CLOSED)
-    ours.update(synced_at=asked_at)
+    ours.exclude(pk__in=list(untold.values_list("pk", flat=True))).update(synced_at=asked_at)
+    return found
 
 
-def _active(customer_id: str, account: str, asked_at: datetime) -> QuerySet[ChatSession]:
-    """Those that are active here, but for what has changed since OSVI was asked."""
+def _store_told(gone: QuerySet[ChatSession], told: Mapping[int, bool], by: CloseRequest) -> None:
+    """Close what OSVI said is closed, and let go quiet what it said is not."""
+    closed = {key for key, is_closed in told.items() if is_closed}
+    why = _("OSVI does not list it as active any more, and refuses to pause what is closed.")
+    _close_behind(list(gone.filter(pk__in=closed)), by, why)
+    # Of an agent without a UUID OSVI cannot be asked.
+    quiet = gone.filter(Q(pk__in=told.keys() - closed) | Q(agent__uuid=None), status=Status.ACTIVE)
+    quiet.update(status=Status.DORMANT, updated_at=timezone.now())
+
+
+def _gone(
+    customer_id: str, remotes: Mapping[str, RemoteSession], account: str, asked_at: datetime
+) -> QuerySet[ChatSession]:
+    """Those that are open here and not listed, but for what has changed since OSVI was asked."""
     ours = _of_customer(customer_id, account)
-    return ours.filter(status=Status.ACTIVE, updated_at__lt=asked_at)
+    known = ours.filter(status__in=ChatSession.OPEN, updated_at__lt=asked_at)
+    return known.exclude(session_id__in=[remote.session_id for remote in remotes.values()])
 
 
-def _is_closed(client: OSVIClient, session: ChatSession) -> bool:
-    """Whether a session that OSVI does not list is closed, and not only quiet.
-
-    Pausing is the one call that changes nothing of a quiet session, and that a closed one refuses.
-    """
-    if not session.agent.uuid:
-        return False
-    try:
-        client.pause_legacy_session(session.session_id, agent_uuid=session.agent.uuid)
-    except OSVIRejected as error:
-        # A 404 may mean a mistaken agent, or that the legacy calls are gone.
-        return error.status in steps.CLOSED_ALREADY - {steps.NOT_FOUND}
-    except (OSVIError, OSVINotConfigured):
-        return False
-    return False
+def _looked_up(
+    sessions: Sequence[ChatSession],
+    remotes: Mapping[str, RemoteSession],
+    told: Mapping[int, bool],
+) -> LookedUp:
+    listed = {remote.session_id for remote in remotes.values()}
+    others = [each for each in sessions if each.session_id not in listed]
+    quiet = [
+        each
+        for each in others
+        if each.status == Status.DORMANT and (each.pk in told or not each.agent.uuid)
+    ]
+    return LookedUp(
+        sessions=sessions,
+        listed=len(listed),
+        quiet=len(quiet),
+        untold=len(others) - len(quiet),
+    )
 
 
 def move_to_agent(session: ChatSession, *, agent_uuid: str, account: str) -> None:
@@ -239,7 +292,19 @@ def is_storable_id(value: str) -> bool:
     return 0 < len(value) <= ID_MAX_LENGTH and storable(value) == value
 
 
-def _mirror(remote: RemoteSession, account: str, agent_uuid: str) -> ChatSession:
+def _mirror(remote: RemoteSession, account: str, agent_uuid: str, by: CloseRequest) -> ChatSession:
+    """Mirror a session object whose account is beyond doubt; raises ``InvalidInput``."""
+    try:
+        return _mirror_once(remote, account, agent_uuid, by)
+    except (IntegrityError, OperationalError):
+        # Somebody has learnt the UUID of the agent, known by its number until now, or a deadlock
+        # with whoever did was ended at our cost.
+        return _mirror_once(remote, account, agent_uuid, by)
+
+
+def _mirror_once(
+    remote: RemoteSession, account: str, agent_uuid: str, by: CloseRequest
+) -> ChatSession:
     agent = _agent_of(remote, account, agent_uuid)
     session = _get_or_insert(
         ChatSession, {"session_id": remote.session_id}, agent=agent, **_told_first(remote)
@@ -249,14 +314,20 @@ def _mirror(remote: RemoteSession, account: str, agent_uuid: str) -> ChatSession
         if not agents.filter(pk=agent.pk).exists():
             raise IntegrityError  # which MariaDB's INSERT IGNORE has ignored as well
         raise _look_alike("session_id")
-    _bring_up_to_date(session, remote, agent)
+    _bring_up_to_date(session, remote, agent, by)
     return session
 
 
-def _mirror_told(remote: RemoteSession, *, account: str, agent_uuid: str) -> ChatSession:
-    """Mirror what OSVI answered; where that cannot be done, it is not the caller's fault."""
+def _mirror_told(
+    remote: RemoteSession, *, account: str, agent_uuid: str, by: CloseRequest
+) -> ChatSession:
+    """Mirror what OSVI answered; where that cannot be done, it is not the caller's fault.
+
+    OSVI tells an account of no session but its own: one that was another's has moved.
+    """
     try:
-        return mirror_session(remote, account=account, agent_uuid=agent_uuid)
+        _require_ids(remote)
+        return _mirror(remote, account, agent_uuid, by)
     except InvalidInput as error:
         field = error.field
     raise OSVIBadAnswer(OSVIBadAnswer.lacking % {"field": field})
@@ -280,7 +351,9 @@ def _told_first(remote: RemoteSession) -> dict[str, Any]:
     }
 
 
-def _bring_up_to_date(session: ChatSession, remote: RemoteSession, agent: ChatAgent) -> None:
+def _bring_up_to_date(
+    session: ChatSession, remote: RemoteSession, agent: ChatAgent, by: CloseRequest
+) -> None:
     """Write down what OSVI told, unless something newer is known."""
     alias = steps.using(session)
     moment = _moment_of(remote)
@@ -306,7 +379,7 @@ def _bring_up_to_date(session: ChatSession, remote: RemoteSession, agent: ChatAg
             rows.filter(status__in=ChatSession.OPEN).update(status=remote.status)
     steps.reload(session)
     if remote.status == Status.CLOSED and session.is_open:
-        _close_behind([session])
+        _close_behind([session], by, _("OSVI said so."))
         steps.reload(session)
 
 
@@ -317,8 +390,8 @@ def _moment_of(remote: RemoteSession) -> datetime:
     return told if told is not None and told < now + _AHEAD else now
 
 
-def _close_behind(sessions: Sequence[ChatSession]) -> None:
-    """Close here what OSVI closed without us, where it is still open here."""
+def _close_behind(sessions: Sequence[ChatSession], by: CloseRequest, why: str) -> None:
+    """Close here what OSVI closed without us, where it is still open; ``by``: who has learnt it."""
     if not sessions:
         return
     alias = steps.using(sessions[0])
@@ -326,9 +399,33 @@ def _close_behind(sessions: Sequence[ChatSession]) -> None:
         Closed(session=each, attempt=None, text=None, only=ChatSession.OPEN) for each in sessions
     ]
     with transaction.atomic(using=alias):
-        closed = steps.write_closed(ends)
+        closed = _journaled(steps.write_closed(ends), replace(by, note=why))
     # The caller may have a transaction open, and nobody is to hear of what is rolled back.
     transaction.on_commit(partial(steps.tell_closed, closed), using=alias)
+
+
+def _journaled(ends: Sequence[Closed], request: CloseRequest) -> list[Closed]:
+    """Write down why these are closed, each in an attempt that nobody had to make."""
+    sessions = [end.session for end in ends]
+    token = uuid.uuid4()
+    attempts = steps.write_attempts(sessions, request, token, Kind.MIRRORED) if sessions else []
+    steps.end_attempts((attempt, {"outcome": Outcome.CLOSED}) for attempt in attempts)
+    of = {attempt.session_id: attempt for attempt in attempts}
+    return [replace(end, attempt=of[end.session.pk]) for end in ends]
+
+
+def _write_start(session: ChatSession, by: CloseRequest, began: datetime) -> None:
+    action = SupportAction(
+        session=session,
+        kind=SupportAction.Kind.START,
+        requested_by=steps.as_row(by.requested_by),
+        door=by.door,
+        outcome=SupportAction.Outcome.DONE,
+        started_at=began,
+        finished_at=timezone.now(),
+    )
+    alias = steps.using(session)
+    persist(lambda: action.save(using=alias), using=alias, patience=steps.PATIENCE_BEFORE)
 
 
 def _of_customer(customer_id: str, account: str) -> QuerySet[ChatSession]:
@@ -343,9 +440,6 @@ def _agent_of(remote: RemoteSession, account: str, agent_uuid: str) -> ChatAgent
         agent = _agent(agent_uuid, account)
         return _learn_number(agent, remote.agent_number)
     if known := find_session(remote.session_id):
-        if known.agent.account != account:
-            problem = _("account names another one than that of this session's agent.")
-            raise InvalidInput(problem, field="account")
         return known.agent
     if remote.agent_number is None:
         problem = _("The session object has no chat_agent_id: name its agent in agent_uuid.")
@@ -403,9 +497,16 @@ def _require_account(account: str) -> None:
     except InvalidSetting as error:
         problem = str(error)
     else:
-        problem = "" if known else f'OSVI has no account "{account}".'
+        unknown = _('OSVI has no account "%(account)s".') % {"account": account}
+        problem = "" if known else unknown
     if problem:
         raise OSVINotConfigured(problem)
+
+
+def _require_ids(remote: RemoteSession) -> None:
+    _require_id("session_id", remote.session_id)
+    if not is_storable_id(remote.customer_id):
+        raise InvalidInput(_("The session object has no customer_id."), field="customer_id")
 
 
 def _require_id(field: str, value: str) -> None:

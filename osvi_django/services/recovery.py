@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from django.db import router
-from django.db.models import Q
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 from django.utils.translation import gettext as _
 
 from osvi_django import spool
@@ -34,13 +34,14 @@ from osvi_django.exceptions import (
     OSVIError,
     OSVINoAnswer,
     OSVINotConfigured,
+    OSVIRejected,
     OSVIThrottled,
     OSVIUnauthorized,
     OSVIUnreachable,
 )
 from osvi_django.models import ANSWER_MAX_BYTES, ChatSession, CloseAttempt
 from osvi_django.services import steps
-from osvi_django.services.closing import close_session
+from osvi_django.services.closing import close_session, why_none
 from osvi_django.services.permissions import require_close
 from osvi_django.services.steps import (
     CloseRequest,
@@ -133,9 +134,11 @@ def close_again(
 def mark_closed(
     session: ChatSession, *, requested_by: User | None = None, door: str = "code", note: str
 ) -> CloseResult:
-    """Take somebody's word, given in ``note``, that an unconfirmed session is closed at OSVI.
+    """Take somebody's word, given in ``note``, that a session is closed at OSVI.
 
-    Raises ``InvalidInput`` without a note, or where the session is not unconfirmed.
+    It must be unconfirmed, or open and OSVI have refused the last try to close it. Raises
+    ``InvalidInput`` where it is neither, where an answer is found that says otherwise, and without
+    a note.
     """
     refuse_inside_transaction(steps.using(session))
     require_close(requested_by, session)
@@ -144,23 +147,35 @@ def mark_closed(
         raise InvalidInput(_("note is missing: say how you know that it is closed."), field="note")
     steps.end_lease(session)
     token = uuid.uuid4()
-    if not _take(session, token, _MARKING_LEASE):
+    is_lost = _take(session, token, _MARKING_LEASE)
+    if not is_lost and not _take_refused(session, token):
         steps.reload(session)
-        problem = _("Only an unconfirmed session can be marked as closed.")
+        problem = _(
+            "Only a chat session that is unconfirmed, or that OSVI has refused to close, can be "
+            "marked as closed."
+        )
         raise InvalidInput(problem, field="status")
     # Whatever arrived is better than anybody's word.
-    if _read_what_arrived(session, token):
+    if found := _read_what_arrived(session, token):
+        if found.settled is Settled.REOPENED:
+            problem = _("OSVI's answer has been found: it refused to close it, so it is open.")
+            raise InvalidInput(problem, field="status")
         return with_own_summary(steps.closed_result(session, changed=True))
     (attempt,) = steps.write_attempts([session], request, token, Kind.MARK)
     marked = steps.settle_closed(
         session,
         attempt,
         text=None,
-        missing=SummaryStatus.LOST,
+        missing=SummaryStatus.LOST if is_lost else why_none(session),
         held=token,
         outcome=Outcome.CLOSED,
     )
     return with_own_summary(marked)
+
+
+def is_refused(session: ChatSession) -> bool:
+    """Whether it is open, and OSVI refused the last try to close it."""
+    return session.is_open and _refused_of(steps.rows(session)).exists()
 
 
 def recover_all() -> Iterator[RecoveryResult]:
@@ -188,13 +203,38 @@ def _recover_safely(session: ChatSession) -> RecoveryResult:
 
 
 def _take(session: ChatSession, token: uuid.UUID, lease: float) -> bool:
+    return _persist_take(
+        session, token, lambda mine: steps.take(mine, (Status.UNCONFIRMED,), token, lease=lease)
+    )
+
+
+def _take_refused(session: ChatSession, token: uuid.UUID) -> bool:
+    def take(mine: QuerySet[ChatSession]) -> int:
+        before = {"status_before": F("status")}
+        return steps.take(
+            _refused_of(mine), ChatSession.OPEN, token, lease=_MARKING_LEASE, **before
+        )
+
+    return _persist_take(session, token, take)
+
+
+def _persist_take(
+    session: ChatSession, token: uuid.UUID, take: Callable[[QuerySet[ChatSession]], int]
+) -> bool:
     def work() -> bool:
         mine = steps.rows(session)
-        taken = steps.take(mine, (Status.UNCONFIRMED,), token, lease=lease)
         # Also by a try before this, where the commit arrived and the word of it did not.
-        return bool(taken) or mine.filter(claim=token).exists()
+        return bool(take(mine)) or mine.filter(claim=token).exists()
 
     return persist(work, using=steps.using(session), patience=steps.PATIENCE_BEFORE)
+
+
+def _refused_of(sessions: QuerySet[ChatSession]) -> QuerySet[ChatSession]:
+    """Of these, the open ones of which OSVI has refused the newest attempt, and not unseen."""
+    newest = CloseAttempt.objects.filter(session=OuterRef("pk")).order_by("-started_at", "-id")
+    last_code = Subquery(newest.values("error_code")[:1])
+    open_ones = sessions.filter(status__in=ChatSession.OPEN)
+    return open_ones.annotate(last_code=last_code).filter(last_code=OSVIRejected.code)
 
 
 def _nothing_to_settle(session: ChatSession) -> RecoveryResult:

@@ -1,8 +1,8 @@
 """Looking up all sessions that are believed open: OSVI tells of none by itself.
 
-For each account, threads that only speak HTTP ask for one customer after the other; the thread that
-called writes down what they bring. What was looked up says when, so that a run that ended early
-need not be done again from the start.
+For each account, threads that only speak HTTP ask for one customer after the other, and about what
+OSVI does not list any more; the thread that called writes down what they bring. What was looked up
+says when, so that a run that ended early need not be done again from the start.
 """
 
 from __future__ import annotations
@@ -15,22 +15,27 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from django.db import InterfaceError, OperationalError, router
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from osvi_django.answers import Answer
+from osvi_django.answers import Answer, RemoteSession
+from osvi_django.client import OSVIClient
 from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, not_a_close
 from osvi_django.models import ChatAgent, ChatSession
 from osvi_django.services.lanes import Line, ReplyAbout
-from osvi_django.services.mirroring import find_closed, store_active
+from osvi_django.services.mirroring import store_active, unlisted
 from osvi_django.services.pace import DOUBT, NOT_NOW, Trouble
+from osvi_django.services.quiet import is_closed, log_untold
+from osvi_django.services.steps import CloseRequest
 from osvi_django.transactions import kind_of, persist, refuse_inside_transaction
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 # How often to look whether an account that was in trouble may be asked again.
 _POLL: Final = 0.1  # seconds
@@ -44,7 +49,7 @@ _PATIENCE: Final = 20.0  # seconds
 class SyncProgress:
     """How far it has come, in customers.
 
-    ``total``: to look up when it began; ``failed``: OSVI's answer was none that could be used;
+    ``total``: to look up when it began; ``failed``: an answer of OSVI was none that could be used;
     ``troubles``: by account, the code of what it was given up for; ``without_customer``: sessions
     that OSVI cannot be asked about, as their customer is not known here.
     """
@@ -76,12 +81,57 @@ class LookUp:
     customer_id: str
     asked_at: datetime = field(default_factory=timezone.now)
 
+    def ask(self, client: OSVIClient) -> Answer:
+        """What the customer has open."""
+        return client.send_active_sessions(self.customer_id)
+
+
+@dataclass(kw_only=True, eq=False)
+class Answered:
+    """A look-up while OSVI is asked about what it did not list, one session at a time or more.
+
+    ``told``: by their keys, whether these are closed.
+    """
+
+    look_up: LookUp
+    remotes: Mapping[str, RemoteSession]
+    to_ask: deque[ChatSession] = field(default_factory=deque)
+    under_way: int = 0
+    told: dict[int, bool] = field(default_factory=dict)
+    is_failed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Whether a session that OSVI did not list is closed."""
+
+    session: ChatSession
+    answered: Answered
+
+    @property
+    def pk(self) -> Any:
+        """The session's."""
+        return self.session.pk
+
+    @property
+    def account(self) -> str:
+        """The one whose token it takes."""
+        return self.answered.look_up.account
+
+    def ask(self, client: OSVIClient) -> bool:
+        """Whether it is closed."""
+        return is_closed(client, self.session)
+
+
+_Asked = LookUp | Question
+
 
 def sync_open(
     *,
     older_than: timedelta | None = None,
     stop: threading.Event | None = None,
     on_progress: Callable[[SyncProgress], None] | None = None,
+    door: str = "code",
 ) -> SyncProgress:
     """Look up all sessions that are believed open, by customer; each customer once per account.
 
@@ -92,22 +142,24 @@ def sync_open(
     """
     with not_a_close():
         refuse_inside_transaction(router.db_for_write(ChatSession))
-    run = _Run(_due(older_than), stop or threading.Event(), on_progress or (lambda _progress: None))
-    return run.work()
+    by = CloseRequest(requested_by=None, door=door, note="")
+    report = on_progress or (lambda _progress: None)
+    return _Run(_due(older_than), stop or threading.Event(), report, by).work()
 
 
-class _LookUps(Line[LookUp]):
+class _LookUps(Line[_Asked]):
     """The customers of one account."""
 
     def __init__(
         self,
         account: str,
-        arrived: SimpleQueue[ReplyAbout[LookUp]],
+        arrived: SimpleQueue[ReplyAbout[_Asked]],
         stop: threading.Event,
         sessions: QuerySet[ChatSession],
     ) -> None:
         super().__init__(account, arrived, stop)
         self.again: deque[LookUp] = deque()
+        self.answered: deque[Answered] = deque()
         self.error: Trouble | None = None
         self._sessions = sessions
         self._last = 0
@@ -119,7 +171,7 @@ class _LookUps(Line[LookUp]):
         """Whether something is under way, or still to be asked."""
         if self.under_way:
             return True
-        waits = self.again or self._read_ahead or not self._is_read
+        waits = self.answered or self.again or self._read_ahead or not self._is_read
         return self.error is None and bool(waits)
 
     def hand_out(self) -> None:
@@ -127,15 +179,30 @@ class _LookUps(Line[LookUp]):
         room = self.room if self.error is None else 0
         while room > 0 and (each := self._next()) is not None:
             room -= 1
-            asked = replace(each, asked_at=timezone.now())
-            self.ask(asked, partial(self.client.send_active_sessions, asked.customer_id))
+            asked = replace(each, asked_at=timezone.now()) if isinstance(each, LookUp) else each
+            self.ask(asked, partial(asked.ask, self.client))
 
-    def _next(self) -> LookUp | None:
+    def ask_about(self, answered: Answered, *sessions: ChatSession) -> None:
+        """Have these asked about, before any further customer."""
+        answered.to_ask.extend(sessions)
+        if answered not in self.answered:
+            self.answered.append(answered)
+
+    def _next(self) -> _Asked | None:
+        if self.answered:
+            return self._next_question(self.answered[0])
         if self.again:
             return self.again.popleft()
         while not self._read_ahead and not self._is_read:
             self._read_page()
         return self._read_ahead.popleft() if self._read_ahead else None
+
+    def _next_question(self, answered: Answered) -> Question:
+        session = answered.to_ask.popleft()
+        answered.under_way += 1
+        if not answered.to_ask:
+            self.answered.popleft()
+        return Question(session=session, answered=answered)
 
     def _read_page(self) -> None:
         page = list(self._sessions.filter(pk__gt=self._last)[:_PAGE])
@@ -160,12 +227,14 @@ class _Run:
         due: datetime,
         stop: threading.Event,
         on_progress: Callable[[SyncProgress], None],
+        by: CloseRequest,
     ) -> None:
+        self.by = by
         self.due = due
         self.stop = stop
         self.on_progress = on_progress
         self.progress = SyncProgress(without_customer=_open().filter(customer_id="").count())
-        self.arrived: SimpleQueue[ReplyAbout[LookUp]] = SimpleQueue()
+        self.arrived: SimpleQueue[ReplyAbout[_Asked]] = SimpleQueue()
         self.lines: dict[str, _LookUps] = {}
         self.is_away = False
 
@@ -207,53 +276,114 @@ class _Run:
         finally:
             for line in self.lines.values():
                 line.end()
+        self._store_unfinished()
 
     def _collect(self, seconds: float) -> None:
         try:
             reply = self.arrived.get(timeout=seconds)
         except Empty:
             return
-        line = self.lines[reply.attempt.account]
+        line, about = self.lines[reply.attempt.account], reply.attempt
         line.collected()
         # Without a database there is nothing to be done with it; a question may be asked again.
-        if not self.is_away:
-            self._store(line, reply)
+        if self.is_away:
+            return
+        if isinstance(about, Question):
+            self._hear(line, about, reply)
+        else:
+            self._read(line, about, reply)
 
-    def _store(self, line: _LookUps, reply: ReplyAbout[LookUp]) -> None:
+    def _read(self, line: _LookUps, look_up: LookUp, reply: ReplyAbout[_Asked]) -> None:
+        """Read what OSVI lists of a customer, and have it asked about what it does not."""
         if reply.found is None:  # it was not begun
-            line.again.append(reply.attempt)
+            line.again.append(look_up)
             return
         try:
-            self._write(line, reply)
+            remotes = _remotes_of(line, reply)
         except (OSVIError, OSVINotConfigured) as error:
-            self._judge(line, reply, error)
+            self._judge(line, look_up, reply.sent_at, error)
+            return
+        line.pace.went_well(reply.sent_at)
+        find = partial(
+            unlisted,
+            look_up.customer_id,
+            remotes,
+            account=look_up.account,
+            asked_at=look_up.asked_at,
+        )
+        sessions = self._persist(look_up, find)
+        if sessions is None:
+            return
+        answered = Answered(look_up=look_up, remotes=remotes)
+        if sessions:
+            line.ask_about(answered, *sessions)
+        else:
+            self._store(answered)
+
+    def _hear(self, line: _LookUps, question: Question, reply: ReplyAbout[_Asked]) -> None:
+        """Take what OSVI said of a session that it did not list."""
+        answered, found = question.answered, reply.found
+        answered.under_way -= 1
+        if isinstance(found, bool):
+            answered.told[question.pk] = found
+            line.pace.went_well(reply.sent_at)
+        elif found is None or isinstance(found, NOT_NOW):
+            line.ask_about(answered, question.session)
+        else:
+            answered.is_failed = True
+            log_untold(question.session, cast("Trouble", found))
+        if isinstance(found, NOT_NOW):
+            self._tell_line(line, reply.sent_at, found)
+        if not answered.under_way and not answered.to_ask:
+            self._store(answered)
+
+    def _store_unfinished(self) -> None:
+        """Store what is known of customers about whom not all was asked; they are left."""
+        unfinished = [each for line in self.lines.values() for each in line.answered]
+        while unfinished and not self.is_away:
+            self._store(unfinished.pop())
+
+    def _store(self, answered: Answered) -> None:
+        look_up = answered.look_up
+        store = partial(
+            store_active,
+            look_up.customer_id,
+            answered.remotes,
+            account=look_up.account,
+            asked_at=look_up.asked_at,
+            told=answered.told,
+            by=self.by,
+        )
+        if self._persist(look_up, store) is None:
+            return
+        if answered.is_failed:
+            self._report(failed=self.progress.failed + 1)
+        elif not answered.to_ask:
+            self._report(looked_up=self.progress.looked_up + 1)
+
+    def _persist(self, look_up: LookUp, work: Callable[[], _T]) -> _T | None:
+        """What the work of one customer comes to; None where it fails, as the others go on."""
+        try:
+            return persist(work, using=router.db_for_write(ChatSession), patience=_PATIENCE)
         except (OperationalError, InterfaceError):
             raise  # all of them need the database
         except Exception as error:  # noqa: BLE001  # one customer must not stop the others
-            self._fail(reply.attempt, kind_of(error))
-        else:
-            self._report(looked_up=self.progress.looked_up + 1)
+            code = error.code if isinstance(error, OSVIError) else kind_of(error)
+        self._fail(look_up, code)
+        return None
 
-    def _write(self, line: _LookUps, reply: ReplyAbout[LookUp]) -> None:
-        if isinstance(reply.found, OSVIError | OSVINotConfigured):
-            raise reply.found
-        remotes = line.client.read_active_sessions(cast("Answer", reply.found))
-        line.pace.went_well(reply.sent_at)
-        customer_id = reply.attempt.customer_id
-        asked: dict[str, Any] = {"account": line.account, "asked_at": reply.attempt.asked_at}
-        closed = find_closed(line.client, customer_id, remotes, **asked)
-        store = partial(store_active, customer_id, remotes, closed=closed, **asked)
-        persist(store, using=router.db_for_write(ChatSession), patience=_PATIENCE)
-
-    def _judge(self, line: _LookUps, reply: ReplyAbout[LookUp], error: Trouble) -> None:
+    def _judge(self, line: _LookUps, look_up: LookUp, sent_at: float, error: Trouble) -> None:
         if isinstance(error, NOT_NOW):
-            line.again.append(reply.attempt)
+            line.again.append(look_up)
         else:
-            self._fail(reply.attempt, error.code)
+            self._fail(look_up, error.code)
+        self._tell_line(line, sent_at, error)
+
+    def _tell_line(self, line: _LookUps, sent_at: float, error: Trouble) -> None:
         if isinstance(error, (*NOT_NOW, *DOUBT)):
-            line.went_wrong(reply.sent_at, error)
+            line.went_wrong(sent_at, error)
         else:
-            line.pace.went_well(reply.sent_at)
+            line.pace.went_well(sent_at)
         if line.error is None and line.pace.is_given_up:
             line.error = error
             self._give_up(line.account, error)
@@ -271,6 +401,13 @@ class _Run:
     def _report(self, **changes: Any) -> None:
         self.progress = replace(self.progress, **changes)
         self.on_progress(self.progress)
+
+
+def _remotes_of(line: _LookUps, reply: ReplyAbout[_Asked]) -> dict[str, RemoteSession]:
+    """What a customer has open; raises what OSVI answered instead."""
+    if isinstance(reply.found, OSVIError | OSVINotConfigured):
+        raise reply.found
+    return line.client.read_active_sessions(cast("Answer", reply.found))
 
 
 def _due(older_than: timedelta | None) -> datetime:

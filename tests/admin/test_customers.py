@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 
 from osvi_django.admin import customers
-from osvi_django.models import ChatAgent, ChatSession
+from osvi_django.models import ChatAgent, ChatSession, CloseAttempt
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import (
     ChatAgentFactory,
@@ -112,7 +112,7 @@ class TestLookUp:
         [(url, status)] = response.redirect_chain
         assert (url.partition("?")[0], status) == (LOOKUP, 302)
         assert told(response) == [
-            ("success", "OSVI was asked: the customer has 1 open chat session.")
+            ("success", "OSVI was asked: it lists 1 chat session of this customer as active.")
         ]
         html = html_of(response)
         assert f'<a href="{page_of(ChatSession.objects.get(session_id=there.id))}">' in html
@@ -121,10 +121,61 @@ class TestLookUp:
         assert CUSTOMER not in html
         assert "Chat sessions of +1555&lt;b&gt;&amp;" in html
 
+    def test_it_says_what_it_does_at_osvi_and_does_no_more(
+        self, operator, look_up, osvi_sandbox, mirrored
+    ):
+        html = html_of(operator.get(LOOKUP))
+        assert "What is open here and OSVI does not list is paused there" in html
+        assert "Nothing at OSVI is changed" not in html
+        there = osvi_sandbox.add_session(customer_id=CUSTOMER)
+        gone = mirrored(customer_id=CUSTOMER, status="dormant")
+        look_up()
+        assert there.status == "active"
+        assert osvi_sandbox.sessions[gone.session_id].status == "dormant"
+        [asked, paused] = osvi_sandbox.requests
+        assert (asked.method, paused.session_id) == ("GET", gone.session_id)
+        assert paused.path.endswith("/pause_session")
+
     def test_no_session_is_said_plainly(self, look_up, told):
         response = look_up()
-        assert told(response) == [("info", "OSVI has no open chat session of this customer.")]
+        assert told(response) == [
+            ("info", "OSVI was asked: it lists no chat session of this customer as active.")
+        ]
         assert "This site knows no chat session of this customer" in html_of(response)
+
+    @pytest.mark.parametrize(
+        ("listed", "quiet", "untold", "level", "words"),
+        [
+            (0, 1, 0, "success", "no chat session of this customer as active. 1 other has gone"),
+            (2, 2, 0, "success", "2 chat sessions of this customer as active. 2 others have gone"),
+            (1, 0, 1, "warning", "as active. Whether 1 other is closed, OSVI did not tell"),
+            (0, 1, 2, "warning", "not closed. Whether 2 others are closed, OSVI did not tell"),
+        ],
+    )
+    def test_what_osvi_lists_is_told_from_what_is_only_known_here(
+        self, look_up, told, osvi_sandbox, mirrored, listed, quiet, untold, level, words
+    ):
+        for number in range(listed):
+            osvi_sandbox.add_session(customer_id=CUSTOMER, agent_uuid=f"agent_{number}")
+        for _number in range(quiet):
+            mirrored(customer_id=CUSTOMER, status="dormant")
+        for _number in range(untold):
+            session = mirrored(customer_id=CUSTOMER, status="dormant")
+            osvi_sandbox.script(session.session_id, Drop())
+        [(said_level, said)] = told(look_up())
+        assert (said_level, words in said) == (level, True)
+
+    def test_what_it_finds_closed_says_why_and_who_asked(
+        self, operator, look_up, osvi_sandbox, mirrored
+    ):
+        session = mirrored(customer_id=CUSTOMER, status="dormant")
+        osvi_sandbox.sessions[session.session_id].change(status="closed")
+        look_up()
+        html = html_of(operator.get(page_of(session)))
+        assert "closed by OSVI" in html
+        assert "OSVI does not list it as active any more" in html
+        attempt = CloseAttempt.objects.get()
+        assert (str(attempt.requested_by), attempt.door) == ("jo", "admin")
 
     def test_a_look_alone_asks_nobody(self, operator, osvi_sandbox):
         session = ChatSessionFactory(customer_id=CUSTOMER)
@@ -147,7 +198,7 @@ class TestLookUp:
             (Status(401, error="No."), "OSVI refused this site&#x27;s API token"),
             (Status(422, errors=["<i>No.</i>"]), "OSVI said: “&lt;i&gt;No.&lt;/i&gt;”"),
             (Status(429), "OSVI is busy"),
-            (Drop(), "Asking changes nothing: try again in a moment."),
+            (Drop(), "OSVI did not answer, and nothing was done there"),
             (Junk(), "this page shows what was known before"),
         ],
         ids=repr,
@@ -186,7 +237,7 @@ class TestLookUp:
         assert osvi_sandbox.requests == []
         osvi_sandbox.add_session(customer_id=CUSTOMER)
         response = look_up(account="other")
-        assert "1 open chat session" in html_of(response)
+        assert "it lists 1 chat session" in html_of(response)
         assert ChatAgent.objects.get().account == "other"
         # The same customer of another account is another one.
         html = html_of(operator.get(LOOKUP, {"customer_id": CUSTOMER, "account": "default"}))
@@ -252,11 +303,25 @@ class TestStart:
         assert "Maya (other)" in html
         assert "Of the agent whose UUID you wrote." in html
 
-    def test_the_earlier_one_is_closed(self, start):
+    def test_the_earlier_one_is_closed_and_its_page_says_why(self, operator, start):
         start()
         start()
         statuses = ChatSession.objects.order_by("pk").values_list("status", flat=True)
         assert list(statuses) == ["closed", "active"]
+        html = html_of(operator.get(page_of(ChatSession.objects.first())))
+        assert "closed by OSVI" not in html
+        html = html_of(operator.get(page_of(ChatSession.objects.last())))
+        assert "closed by OSVI" in html
+        assert "OSVI closed it when the customer&#x27;s next chat with this agent" in html
+        attempt = CloseAttempt.objects.get()
+        assert (str(attempt.requested_by), attempt.door) == ("jo", "admin")
+
+    def test_who_started_it_is_in_its_thread(self, operator, start):
+        start()
+        html = html_of(operator.get(page_of(ChatSession.objects.get())))
+        assert "<strong>jo</strong> started the chat" in html
+        action = ChatSession.objects.get().actions.get()
+        assert (str(action.requested_by), action.door) == ("jo", "admin")
 
     @pytest.mark.parametrize("is_chosen", [True, False])
     def test_both_or_no_agent_is_a_mistake(self, start, osvi_sandbox, is_chosen):
@@ -311,7 +376,7 @@ class TestStart:
         [(level, sentence)] = told(response)
         assert level == "warning"
         assert "Look the customer up here" in sentence
-        assert "1 open chat session" in html_of(look_up())
+        assert "it lists 1 chat session" in html_of(look_up())
 
     @pytest.mark.parametrize(
         ("setting", "value", "words"),
@@ -337,4 +402,4 @@ class TestStart:
 def test_hosts_with_atomic_requests_can_look_up_and_start(start, look_up, settings):
     assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
     start()
-    assert "1 open chat session" in html_of(look_up())
+    assert "it lists 1 chat session" in html_of(look_up())

@@ -92,8 +92,25 @@ class TestMark:
         data = {"post": "yes", "note": "Seen."}
         response = desk.post(url_of("mark", mirrored()), data, follow=True)
         [(level, sentence)] = told(response)
-        assert (level, "Only an unconfirmed session" in sentence) == ("error", True)
+        assert (level, "Only a chat session that is unconfirmed" in sentence) == ("error", True)
         assert ChatSession.objects.get().status == "active"
+
+    def test_one_that_osvi_refuses_to_close_can_be_marked(self, desk, mirrored, told, osvi_sandbox):
+        session = mirrored(status="dormant")
+        page, mark = url_of("change", session), url_of("mark", session)
+        assert mark not in desk.get(page).content.decode()
+        osvi_sandbox.sessions[session.session_id].change(status="closed")
+        osvi_sandbox.when_closed = 422
+        desk.post(url_of("close", session), {"post": "yes"})
+        html = desk.get(page).content.decode()
+        assert f'href="{mark}"' in html
+        assert f'href="{url_of("close", session)}"' in html
+        assert "OSVI refused to close it: the last attempt below says why." in html
+        assert "no summary comes from it any more" in desk.get(mark).content.decode()
+        response = desk.post(mark, {"post": "yes", "note": "Seen."}, follow=True)
+        assert told(response) == [("success", "The chat session is marked as closed: Seen.")]
+        session.refresh_from_db()
+        assert (session.status, session.summary_status) == ("closed", "not_provided")
 
     def test_without_the_permission_it_is_a_403(
         self, client, django_user_model, grant, closed_there

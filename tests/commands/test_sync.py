@@ -44,6 +44,14 @@ class TestSync:
             assert f"'{chat.id}'  active  ai" in out
         assert ChatSession.objects.count() == 2
 
+    @pytest.mark.parametrize("args", [("--customer", "+1"), ("--open",)])
+    def test_what_it_finds_closed_says_who_found_it(self, mirrored, osvi_sandbox, args):
+        session = mirrored(customer_id="+1")
+        osvi_sandbox.sessions[session.session_id].change(status="closed")
+        assert run("osvi_sync", *args)[2] == 0
+        attempt = session.attempts.get()
+        assert (attempt.kind, attempt.door) == ("mirrored", "command")
+
     def test_one_that_fails_does_not_stop_the_others(self, osvi_sandbox):
         osvi_sandbox.script(None, Status(422, errors=["No"]))
         out, err, code = run("osvi_sync", "--customer", "+1", "+2")

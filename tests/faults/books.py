@@ -184,7 +184,8 @@ def _nothing_is_closed_twice(page: Page, books: Books) -> Iterator[str]:
 
 
 def _requests_have_attempts(page: Page, books: Books) -> Iterator[str]:
-    sent = [each for each in page.attempts if each.outcome != "not_sent" and each.kind != "mark"]
+    asked = [each for each in page.attempts if each.kind not in {"mark", "mirrored"}]
+    sent = [each for each in asked if each.outcome != "not_sent"]
     if len(page.asks) > len(sent):
         yield f"{len(page.asks)} close requests came of {len(sent)} attempts"
     fetches = [

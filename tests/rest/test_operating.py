@@ -227,7 +227,7 @@ class TestSync:
         ]
         # What the agent has followed with another one is closed.
         gone = ChatSessionFactory(customer_id="+4917", agent__uuid="agent_0")
-        quiet = ChatSessionFactory(customer_id="+4917", status="dormant")
+        quiet = mirror(osvi_sandbox, customer_id="+4917", status="dormant")
         other = ChatSessionFactory(customer_id="+4918")
         response = post(operator, SYNC, {"customer_id": "+4917"})
         assert response.status_code == 200
@@ -237,6 +237,11 @@ class TestSync:
         assert found[0] == operator.get(f"{BASE}{found[0]['session_id']}/").json()
         statuses = dict(ChatSession.objects.values_list("session_id", "status"))
         assert (statuses[gone.session_id], statuses[other.session_id]) == ("closed", "active")
+        assert (gone.attempts.get().kind, gone.attempts.get().door) == ("mirrored", "rest")
+        address = f"{BASE}{gone.session_id}/attempts/{gone.attempts.get().pk}/"
+        assert operator.get(address).json()["note"] == (
+            "OSVI lists a later chat of the customer with this agent."
+        )
 
     def test_a_customer_without_any(self, operator, osvi_sandbox):
         response = post(operator, SYNC, {"customer_id": "+49", "account": "default"})
@@ -271,7 +276,7 @@ class TestSync:
         grant(staff, "operate_chatsession")
         for _more in range(2):
             for _number in range(10):
-                ChatSessionFactory(customer_id="+49", status="dormant")
+                mirror(osvi_sandbox, customer_id="+49", status="dormant")
             client = APIClient()
             client.force_authenticate(type(staff).objects.get())
             with CaptureQueriesContext(connection) as queries:
@@ -673,7 +678,8 @@ class TestAddresses:
         location = post(operator, sessions, START)["Location"]
         assert location.startswith(f"http://testserver{sessions}")
         assert post(operator, f"{location}context/", {"context": "x"}).status_code == 200
-        assert len(operator.get(f"{location}actions/").json()["results"]) == 1
+        done = operator.get(f"{location}actions/").json()["results"]
+        assert [each["kind"] for each in done] == ["start", "context"]
 
 
 class TestPermission:

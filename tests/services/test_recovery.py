@@ -23,6 +23,7 @@ from osvi_django.exceptions import (
     OSVINoAnswer,
     OSVINotConfigured,
     OSVIRejected,
+    OSVIUnreachable,
     SessionNotFound,
 )
 from osvi_django.models import ChatAgent, ChatSession, CloseAttempt
@@ -30,6 +31,7 @@ from osvi_django.services import close_session
 from osvi_django.services.recovery import (
     Settled,
     close_again,
+    is_refused,
     mark_closed,
     recover_all,
     recover_session,
@@ -422,6 +424,20 @@ class TestCloseAgain:
         assert not close_again(ClosedSessionFactory()).changed
 
 
+@pytest.fixture
+def refused(mirrored, osvi_sandbox):
+    """Have OSVI refuse to close a session in the way of this fault."""
+
+    def _refused(fault, session=None, status="dormant"):
+        session = session or mirrored(status=status)
+        osvi_sandbox.script(session.session_id, fault)
+        with pytest.raises(OSVIRejected):
+            close_session(session)
+        return session
+
+    return _refused
+
+
 class TestMarkClosed:
     def test_somebodys_word_is_taken_and_written_down(self, closed_there, osvi_sandbox, staff):
         result = mark_closed(closed_there, requested_by=staff, door="desk", note=" Seen. ")
@@ -439,11 +455,69 @@ class TestMarkClosed:
         assert ChatSession.objects.get().status == "unconfirmed"
 
     @pytest.mark.parametrize("status", ["active", "dormant", "closed"])
-    def test_only_an_unconfirmed_one_can_be_marked(self, status):
+    def test_one_of_which_all_is_known_cannot_be_marked(self, status):
         session = ChatSessionFactory(status=status)
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInput, match="Only a chat session that is unconfirmed"):
             mark_closed(session, note="Seen.")
         assert session.status == status
+
+    @pytest.mark.parametrize("status", ["active", "dormant"])
+    def test_one_that_osvi_refuses_to_close_can_be_marked(self, refused, status, staff):
+        session = refused(Status(422), status=status)
+        assert is_refused(session)
+        with pytest.raises(InvalidInput):
+            mark_closed(session, requested_by=staff, note="")
+        result = mark_closed(session, requested_by=staff, door="desk", note="Seen.")
+        assert (result.changed, session.status) == (True, "closed")
+        assert session.summary_status == "not_provided"
+        assert (session.claim, session.lease_until) == (None, None)
+        attempt = session.attempts.first()
+        assert (attempt.kind, attempt.outcome) == (Kind.MARK, Outcome.CLOSED)
+        assert (attempt.requested_by, attempt.door, attempt.note) == (staff, "desk", "Seen.")
+        assert not is_refused(session)
+
+    def test_its_summary_is_lost_where_a_close_of_it_went_unanswered(self, open_there, refused):
+        recover_session(open_there)
+        refused(Status(422), open_there)
+        mark_closed(open_there, note="Seen.")
+        assert open_there.summary_status == "lost"
+
+    @pytest.mark.parametrize("fault", [Status(401), Status(429)])
+    def test_one_that_osvi_has_not_looked_at_cannot_be_marked(self, refused, fault):
+        session = refused(fault)
+        assert not is_refused(session)
+        with pytest.raises(InvalidInput):
+            mark_closed(session, note="Seen.")
+        assert session.status == "dormant"
+
+    def test_only_the_last_try_counts(self, refused, settings):
+        session = refused(Status(422))
+        settings.OSVI["default"]["BASE_URL"] = "http://127.0.0.1:1"
+        with pytest.raises(OSVIUnreachable):
+            close_session(session)
+        with pytest.raises(InvalidInput):
+            mark_closed(session, note="Seen.")
+
+    @pytest.mark.django_db(transaction=True)
+    def test_of_many_who_mark_it_at_once_one_does(self, refused):
+        session = refused(Status(422))
+        found = []
+
+        def mark():
+            try:
+                found.append(mark_closed(ChatSession.objects.get(), note="Seen.").changed)
+            except InvalidInput:
+                found.append(False)
+            finally:
+                connection.close()
+
+        threads = [threading.Thread(target=mark) for _number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert sorted(found) == [False] * 5 + [True]
+        assert session.attempts.filter(kind=Kind.MARK).count() == 1
 
     def test_one_whose_closer_died_is_unconfirmed_too(self, mirrored):
         session = mirrored()
@@ -456,6 +530,14 @@ class TestMarkClosed:
         result = mark_closed(session, note="Seen.")
         assert (result.summary.text, session.summary_status) == (SUMMARY, "stored")
         assert osvi_sandbox.requests == []
+
+    def test_so_is_one_that_says_that_nothing_was_closed(self, mirrored):
+        session = mirrored()
+        dead(session, outcome=Outcome.ANSWERED, http_status=401, answer='{"error": "No"}')
+        with pytest.raises(InvalidInput, match="refused to close it") as caught:
+            mark_closed(session, note="Seen.")
+        assert (caught.value.field, session.status) == ("status", "active")
+        assert not session.attempts.filter(kind=Kind.MARK).exists()
 
 
 class TestSweep:

@@ -14,7 +14,7 @@ from django.db import DataError, OperationalError, transaction
 from django.utils import timezone
 
 from osvi_django.exceptions import InsideTransaction, InvalidInput
-from osvi_django.models import ChatSession
+from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.services import pace, syncing
 from osvi_django.services.syncing import SyncProgress, sync_open
 from osvi_django.testing import Drop, OSVISandbox, Status
@@ -70,7 +70,7 @@ def test_all_are_looked_up_by_customer_each_once(chats, osvi_sandbox, agent):
         )
     for session in sessions[10:20]:  # several of one customer
         for _number in range(2):
-            ChatSessionFactory(customer_id=session.customer_id, status="dormant")
+            mirror(osvi_sandbox, customer_id=session.customer_id, status="dormant")
     ChatSessionFactory(customer_id="", status="dormant")
     steps = []
     progress = sync_open(on_progress=steps.append)
@@ -110,6 +110,148 @@ def test_one_failure_stops_nothing_and_is_counted_and_logged(chats, osvi_sandbox
         each.getMessage() for each in caplog.records if each.name.startswith("osvi_django.services")
     )
     assert sync_open(older_than=timedelta(hours=1)).looked_up == 3
+
+
+@pytest.fixture
+def unlisted(chats, osvi_sandbox):
+    """Sessions that OSVI has closed, each of a customer of its own, and nobody was told."""
+
+    def _unlisted(number, **fields):
+        sessions = chats(number, **fields)
+        for session in sessions:
+            osvi_sandbox.sessions[session.session_id].change(status="closed")
+        return sessions
+
+    return _unlisted
+
+
+def test_what_osvi_does_not_list_is_asked_about(unlisted, chats, osvi_sandbox):
+    unlisted(5)
+    unlisted(5, status="dormant")
+    for session in chats(5):
+        osvi_sandbox.sessions[session.session_id].change(status="dormant")
+    chats(5, status="dormant")
+    assert sync_open(door="cron") == SyncProgress(total=20, looked_up=20)
+    assert statuses() == {"closed": 10, "dormant": 10}
+    journal = CloseAttempt.objects.values_list("kind", "door", "requested_by")
+    assert Counter(journal) == {("mirrored", "cron", None): 10}
+    assert sync_open().looked_up == 10
+    assert statuses() == {"closed": 10, "dormant": 10}
+
+
+def test_many_are_asked_about_at_once(unlisted, osvi_sandbox, settings):
+    """And whoever sends none of it but collects is not kept waiting."""
+    settings.OSVI["default"]["CONCURRENCY"] = 4
+    unlisted(12)
+    crowd = Crowd(osvi_sandbox, of=4)
+    assert sync_open().looked_up == 12
+    assert crowd.most == 4
+    assert statuses() == {"closed": 12}
+
+
+def test_several_of_one_customer_are_asked_about_at_once(unlisted, osvi_sandbox, settings):
+    settings.OSVI["default"]["CONCURRENCY"] = 4
+    unlisted(8, customer_id="+1", status="dormant")
+    crowd = Crowd(osvi_sandbox, of=4)
+    assert sync_open() == SyncProgress(total=1, looked_up=1)
+    assert crowd.most == 4
+    assert statuses() == {"closed": 8}
+
+
+class Crowd:
+    """Holds whoever asks about a session until so many do, and counts them."""
+
+    def __init__(self, osvi, of):
+        self.record = osvi.record_request
+        self.barrier = threading.Barrier(of)
+        self.lock = threading.Lock()
+        self.here = self.most = 0
+        osvi.record_request = self.record_request
+
+    def record_request(self, request, **named):
+        if request.session_id is not None:
+            with self.lock:
+                self.here += 1
+                self.most = max(self.most, self.here)
+            self.barrier.wait(10)
+            with self.lock:
+                self.here -= 1
+        return self.record(request, **named)
+
+
+@pytest.mark.parametrize("fault", [Drop(), Status(500), Status(403)], ids=repr)
+def test_one_of_which_osvi_does_not_tell_is_a_failure_and_left_as_it_is(
+    unlisted, osvi_sandbox, fault, caplog
+):
+    first, second = unlisted(2, customer_id="+1")
+    unlisted(1)
+    osvi_sandbox.script(first.session_id, fault)
+    progress = sync_open()
+    assert (progress.looked_up, progress.failed, progress.troubles) == (1, 1, {})
+    assert first.session_id in caplog.text
+    first.refresh_from_db()
+    assert (first.status, first.synced_at) == ("active", None)
+    second.refresh_from_db()
+    assert second.status == "closed"
+    assert sync_open(older_than=timedelta(hours=1)) == SyncProgress(total=1, looked_up=1)
+    assert statuses() == {"closed": 3}
+
+
+def test_where_osvi_never_tells_the_customers_are_looked_up_all_the_same(unlisted, osvi_sandbox):
+    for session in unlisted(30):
+        osvi_sandbox.script(session.session_id, *[Status(500)] * 9)
+    progress = sync_open()
+    assert (progress.failed, progress.left, progress.troubles) == (30, 0, {})
+    assert set(asked(osvi_sandbox).values()) == {1}
+    assert len(osvi_sandbox.requests) == 60
+
+
+def test_a_refusal_to_tell_is_waited_for_as_any_other(unlisted, osvi_sandbox):
+    first, *_others = unlisted(12)
+    osvi_sandbox.script(first.session_id, Status(429, retry_after=1))
+    began = time.monotonic()
+    assert sync_open() == SyncProgress(total=12, looked_up=12)
+    assert time.monotonic() - began > 1
+    assert statuses() == {"closed": 12}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "most"), [(401, "unauthorized", 8), (429, "throttled", 24)]
+)
+def test_an_account_that_never_tells_is_given_up_and_what_was_heard_is_stored(
+    chats, unlisted, osvi_sandbox, settings, status, code, most
+):
+    settings.OSVI["default"]["CONCURRENCY"] = 4
+    (listed,) = chats(1, customer_id="+1", help_requested=False)
+    for session in unlisted(40, customer_id="+1", status="dormant"):
+        osvi_sandbox.script(session.session_id, *[Status(status)] * 9)
+    osvi_sandbox.sessions[listed.session_id].change(help_requested=True)
+    progress = sync_open()
+    assert progress == SyncProgress(total=1, troubles={"default": code})
+    assert progress.left == 1
+    assert len(osvi_sandbox.requests) <= most
+    listed.refresh_from_db()
+    assert listed.help_requested
+    assert statuses() == {"active": 1, "dormant": 40}
+
+
+def test_stop_leaves_what_was_not_asked_about_to_the_next_run(unlisted, osvi_sandbox, settings):
+    settings.OSVI["default"]["CONCURRENCY"] = 1
+    unlisted(40, customer_id="+1")
+    stop = threading.Event()
+    record = osvi_sandbox.record_request
+
+    def stop_soon(request, **named):
+        if len(osvi_sandbox.requests) > 3:
+            stop.set()
+        return record(request, **named)
+
+    osvi_sandbox.record_request = stop_soon
+    assert sync_open(stop=stop).left == 1
+    closed = statuses()["closed"]
+    assert 0 < closed < 40
+    assert sync_open(older_than=timedelta(hours=1)) == SyncProgress(total=1, looked_up=1)
+    assert statuses() == {"closed": 40}
 
 
 def test_a_customer_that_fails_is_asked_once_whatever_their_sessions(osvi_sandbox, agent):
@@ -214,11 +356,12 @@ def test_stop_ends_it_early_and_the_next_run_goes_on(chats, osvi_sandbox):
     assert not [each for each in threading.enumerate() if each.name.startswith("osvi-lane-x")]
 
 
-def test_what_the_database_refuses_is_one_failure(chats, caplog):
+@pytest.mark.parametrize("query", ["SELECT", "UPDATE"])
+def test_what_the_database_refuses_is_one_failure(chats, osvi_sandbox, caplog, query):
     odd = chats(5)[2].customer_id
 
     def is_odd(sql, params):
-        return sql.startswith("UPDATE") and odd in params
+        return osvi_sandbox.requests and sql.startswith(query) and odd in params
 
     with refused(is_odd, DataError("a secret")):
         progress = sync_open()
@@ -256,6 +399,24 @@ def lanes_of(threads):
     for thread in mine:
         thread.join(5)
     return [thread for thread in mine if thread.is_alive()]
+
+
+@pytest.mark.parametrize("query", ["SELECT", "UPDATE"])
+def test_a_database_that_goes_away_in_between_is_not_asked_for_the_rest(
+    unlisted, osvi_sandbox, monkeypatch, settings, query
+):
+    settings.OSVI["default"]["CONCURRENCY"] = 2
+    unlisted(20)
+    seen = []
+
+    def is_refused(sql, _params):
+        seen.append(bool(osvi_sandbox.requests) and sql.startswith(query))
+        return seen[-1]
+
+    monkeypatch.setattr(syncing, "_PATIENCE", 0)
+    with refused(is_refused, OperationalError("gone")), pytest.raises(OperationalError):
+        sync_open()
+    assert seen.count(True) == 1
 
 
 @pytest.mark.parametrize("period", [timedelta(seconds=-1), timedelta(days=999_999_999)])

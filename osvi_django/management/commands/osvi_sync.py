@@ -76,7 +76,7 @@ class Command(BaseCommand):
 
     def _sync_customer(self, customer: str, account: str) -> bool:
         try:
-            sessions = sync_customer(customer, account=account)
+            sessions = sync_customer(customer, account=account, door="command")
         except (OSVIError, OSVINotConfigured) as error:
             self.stderr.write(f"{customer!r}: {error}")
             return False
@@ -98,7 +98,9 @@ class Command(BaseCommand):
         begun, unit = SyncProgress(), _("customers")
         try:
             with progress(begun, self.stderr, line=_line, unit=unit, beside=["failed"]) as report:
-                return sync_open(older_than=period, stop=stopped, on_progress=report)
+                return sync_open(
+                    older_than=period, stop=stopped, on_progress=report, door="command"
+                )
         except InvalidInput as error:
             raise _wrong(str(error)) from None
         except (OperationalError, InterfaceError) as error:
