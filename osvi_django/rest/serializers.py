@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.reverse import reverse
 from rest_framework.settings import api_settings
 
-from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, bulk_limit
+from osvi_django.conf import InvalidSetting, bulk_limit
 from osvi_django.exceptions import OSVINotConfigured, describe
 from osvi_django.models import (
     ID_MAX_LENGTH,
@@ -40,7 +40,7 @@ _TAKEN_BY: Final[dict[str, tuple[str, ...]]] = {
     "tell": ("message", "again"),
     "whisper": ("message", "again"),
     "end": (),
-    "close": ("note", "agent_uuid"),
+    "close": ("note", "agent_uuid", "account"),
     "": ("message", "again"),
 }
 
@@ -223,6 +223,7 @@ class CloseSerializer(serializers.Serializer[Any]):
     agent_uuid = serializers.CharField(
         required=False, max_length=ID_MAX_LENGTH, trim_whitespace=False
     )
+    account = serializers.CharField(required=False, max_length=ID_MAX_LENGTH, trim_whitespace=False)
     note = serializers.CharField(required=False, allow_blank=True, max_length=NOTE_MAX_LENGTH)
 
 
@@ -401,14 +402,14 @@ class StartSerializer(OnlyKnown):
     input_fields = ObjectField(required=False)
     # REST framework takes fields off the class, so that this is in no property's way.
     context = serializers.ListField(child=WordsField(), required=False)  # type: ignore[assignment]
-    account = IdField(default=DEFAULT_ACCOUNT)
+    account = IdField(required=False)
 
 
 class SyncSerializer(OnlyKnown):
     """Whose sessions to look up."""
 
     customer_id = IdField()
-    account = IdField(default=DEFAULT_ACCOUNT)
+    account = IdField(required=False)
 
 
 class SupportSerializer(OnlyKnown):
@@ -418,12 +419,13 @@ class SupportSerializer(OnlyKnown):
     message = WordsField(required=False, allow_blank=True)
     note = serializers.CharField(required=False, allow_blank=True, max_length=NOTE_MAX_LENGTH)
     agent_uuid = IdField(required=False)
+    account = IdField(required=False)
     again = AgainField()
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Nothing that would be left unsaid, and a message where there is nothing else."""
         taken = _TAKEN_BY[attrs.get("command", "")]
-        for name in ("message", "note", "agent_uuid", "again"):
+        for name in ("message", "note", "agent_uuid", "account", "again"):
             if attrs.get(name) and name not in taken:
                 problem = _("Leave it out: it does not go with what is asked for.")
                 raise serializers.ValidationError({name: [problem]})

@@ -17,7 +17,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.status import HTTP_201_CREATED
 
-from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, account_aliases
+from osvi_django.conf import InvalidSetting, account_aliases
 from osvi_django.exceptions import SessionNotFound
 from osvi_django.models import ChatSession
 from osvi_django.rest.errors import OwnErrors
@@ -37,7 +37,7 @@ from osvi_django.rest.serializers import (
 from osvi_django.services import close_session_by_id
 from osvi_django.services.closing import session_to_close
 from osvi_django.services.jobs import create_close_job
-from osvi_django.services.mirroring import find_session, start_session
+from osvi_django.services.mirroring import account_of, find_session, start_session
 from osvi_django.services.permissions import require_close, require_operate
 from osvi_django.services.recovery import recover_session
 from osvi_django.transactions import non_atomic
@@ -73,8 +73,11 @@ class SessionListView(OwnErrors, ListAPIView[ChatSession]):
         """Start it: 201, the session, and where it is to be seen."""
         asked = StartSerializer(data=body_of(request))
         asked.is_valid(raise_exception=True)
-        require_account(asked.validated_data["account"], request)
-        session = start_session(**asked.validated_data, requested_by=request.user)
+        wanted = asked.validated_data
+        require_operate(request.user)
+        require_account(wanted.get("account"))
+        wanted["account"] = account_of(wanted["agent_uuid"], wanted.get("account"))
+        session = start_session(**wanted, requested_by=request.user)
         location = {"Location": session_url(session, request)}
         return Response(session_body(session, request), HTTP_201_CREATED, headers=location)
 
@@ -108,7 +111,7 @@ class AttemptView(OwnErrors):
 
 @method_decorator(non_atomic, name="dispatch")
 class SessionCloseView(OwnErrors):
-    """``POST sessions/{session_id}/close/`` with ``agent_uuid`` and ``note``, both optional."""
+    """``POST sessions/{session_id}/close/``; ``agent_uuid``, ``account``, ``note`` are optional."""
 
     permission_classes = (MayAsk,)
 
@@ -141,6 +144,9 @@ class SessionRecoverView(OwnErrors):
 
 def closed(request: Request, session_id: str, **wishes: Any) -> Response:
     """Close a session and answer it, or a job of it where the sender prefers not to wait."""
+    if "account" in wishes:
+        require_close(request.user, find_session(session_id))
+        require_account(wishes["account"])
     if prefers_async(request):
         return _accept(request, session_id, **wishes)
     result = close_session_by_id(session_id, requested_by=request.user, door="rest", **wishes)
@@ -148,18 +154,17 @@ def closed(request: Request, session_id: str, **wishes: Any) -> Response:
     return Response({**session.data, "changed": result.changed})
 
 
-def _accept(request: Request, session_id: str, *, agent_uuid: str = "", note: str = "") -> Response:
+def _accept(request: Request, session_id: str, *, note: str = "", **ids: str) -> Response:
     user = request.user
-    session = session_to_close(session_id, agent_uuid=agent_uuid, requested_by=user)
+    session = session_to_close(session_id, requested_by=user, **ids)
     job = create_close_job([session], requested_by=user, door="rest", note=note)
     response = accepted(job, request)
     response["Preference-Applied"] = RESPOND_ASYNC
     return response
 
 
-def require_account(account: str, request: Request) -> None:
-    """400 where a caller who may operate names an account that this site does not have."""
-    require_operate(request.user)
+def require_account(account: str | None) -> None:
+    """400 where an account is named that this site does not have."""
     with suppress(InvalidSetting):  # which the service tells
-        if account not in {DEFAULT_ACCOUNT, *account_aliases()}:
+        if account is not None and account not in account_aliases():
             raise ValidationError({"account": [_("This site has no account of that name.")]})

@@ -106,14 +106,15 @@ def start_session(
     """Start a session at OSVI and mirror it.
 
     OSVI first closes what the customer has open with this agent, so that is closed here too,
-    without a summary. Raises ``NotAllowed``, ``InvalidInput``, ``InsideTransaction`` and what the
-    client raises.
+    without a summary. An agent that only another account knows is ``InvalidInput``: ``account_of``
+    tells whose one is. Raises ``NotAllowed``, ``InsideTransaction`` and what the client raises.
     """
     with not_a_close():
         refuse_inside_transaction(router.db_for_write(ChatSession))
         require_operate(requested_by)
         _require_id("agent_uuid", agent_uuid)
         _require_id("customer_id", customer_id)
+        account = account_of(agent_uuid, account)
         client = OSVIClient.for_account(account)
         began = timezone.now()
         remote = client.create_session(
@@ -215,6 +216,22 @@ def _is_closed(client: OSVIClient, session: ChatSession) -> bool:
     except (OSVIError, OSVINotConfigured):
         return False
     return False
+
+
+def account_of(
+    agent_uuid: str, account: str | None = None, *, otherwise: str = DEFAULT_ACCOUNT
+) -> str:
+    """The account whose token speaks for an agent: the one named, or the one that knows it here.
+
+    An agent that no account knows is taken for one of ``otherwise``. Raises ``InvalidInput`` where
+    only others than the one named know it, or several and no telling which.
+    """
+    known = _accounts_with(agent_uuid)
+    if account is None:
+        account = known[0] if len(known) == 1 else otherwise
+    if known and account not in known:
+        raise _other_account(account, known)
+    return account
 
 
 def move_to_agent(session: ChatSession, *, agent_uuid: str, account: str) -> None:
@@ -373,6 +390,24 @@ def _learn_number(agent: ChatAgent, number: int | None) -> ChatAgent:
         agents.filter(pk=agent.pk).update(number=number)
         agent.number = number
     return agent
+
+
+def _accounts_with(agent_uuid: str) -> list[str]:
+    """The accounts that know an agent."""
+    if not isinstance(agent_uuid, str) or not is_storable_id(agent_uuid):
+        return []
+    agents = ChatAgent.objects.using(router.db_for_write(ChatAgent)).filter(uuid=agent_uuid)
+    # MariaDB compares without regard to case and accents.
+    return sorted(agent.account for agent in agents if agent.uuid == agent_uuid)
+
+
+def _other_account(account: str, known: Sequence[str]) -> InvalidInput:
+    problem = _(
+        "The agent in agent_uuid does not belong to the account “%(account)s”, so nothing was "
+        "sent: name its own in account, %(known)s."
+    )
+    names = ", ".join(f"“{each}”" for each in known)
+    return InvalidInput(problem % {"account": account, "known": names}, field="account")
 
 
 def _agent(agent_uuid: str, account: str) -> ChatAgent:
