@@ -392,6 +392,52 @@ class TestWhatItChanges:
         inject_context(session, "a")
         assert session.metadata == {"metadata": {"context": ["a"]}}
 
+    def test_news_that_come_meanwhile_are_kept(self, mirrored, osvi_sandbox):
+        session = mirrored(metadata={"id": "x", "metadata": {"state_fields": {"step": 1}}})
+        soon = timezone.now() + timedelta(minutes=5)
+        osvi_sandbox.script(session.session_id, Meanwhile(partial(self.tell_of, session, soon)))
+        assert context_of(inject_context(session, "a").session) == ["a"]
+        assert session.metadata["metadata"]["state_fields"] == {"step": 2}
+        assert (session.help_requested, session.osvi_updated_at) == (True, soon)
+
+    @pytest.mark.parametrize(
+        ("known", "added"), [([], ["b"]), (list("1234"), ["b"]), (list("12345"), ["b", "c"])]
+    )
+    def test_so_are_facts_that_others_add_meanwhile(self, mirrored, osvi_sandbox, known, added):
+        session = mirrored(metadata={"metadata": {"context": known}})
+        osvi_sandbox.sessions[session.session_id].change(context=known)
+        after = [*known, "a", *added][-5:]
+        soon = timezone.now() + timedelta(seconds=5)
+        tell_of = partial(self.tell_of, session, soon, after)
+        osvi_sandbox.script(session.session_id, Meanwhile(tell_of))
+        assert context_of(inject_context(session, "a").session) == after
+
+    def test_the_same_facts_in_turns_are_mirrored(self, mirrored):
+        session = mirrored()
+        for word in "xyxyxyxyx":
+            inject_context(session, word)
+        assert context_of(session) == list("xyxyx")
+
+    def tell_of(self, session, moment, context=()):
+        """Mirror what OSVI tells of a session at this moment."""
+        told = {"state_fields": {"step": 2}, "context": list(context)}
+        mirror_session(
+            {
+                "id": session.session_id,
+                "status": "active",
+                "customer_id": session.customer_id,
+                "help_requested": True,
+                "metadata": told,
+                "updated_at": moment.isoformat(),
+            }
+        )
+
+    def test_no_act_makes_what_is_known_older(self, mirrored, osvi_sandbox):
+        session = mirrored()
+        soon = timezone.now() + timedelta(minutes=5)
+        osvi_sandbox.script(session.session_id, changed(osvi_updated_at=soon))
+        assert take_over(session).session.osvi_updated_at == soon
+
     def test_a_customer_wakes_a_dormant_session(self, mirrored):
         session = mirrored(status="dormant")
         receive_message(session, "Hello?")
