@@ -8,12 +8,12 @@ not be told a thing twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from django.db import Error
+from django.db import Error, transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -177,7 +177,8 @@ def context_of(session: ChatSession) -> list[str]:
 def forget_texts() -> int:
     """Remove the texts that are older than the setting ``KEEP_TEXTS``; of how many actions.
 
-    Who did what and when stays. Raises ``InvalidSetting``.
+    Added context is removed from its session as well. Who did what and when stays, and whatever
+    OSVI has told by itself. Raises ``InvalidSetting``.
     """
     configured = {alias: Account(alias).keep_texts for alias in account_aliases()}
     # Also of accounts that are in the settings no more: nobody else would forget these.
@@ -194,10 +195,41 @@ def _forget(account: str, days: float) -> int:
     mine = old.filter(over, session__agent__account=account).values_list("pk", flat=True)
     forgotten = 0
     while keys := list(mine[:_CHUNK]):
+        _forget_contexts(keys)
         forgotten += SupportAction.objects.filter(pk__in=keys).update(
             text="", reply="", answer="", forgotten_at=now
         )
     return forgotten
+
+
+def _forget_contexts(keys: Sequence[int]) -> None:
+    """Remove what these actions added to sessions, while the texts to know it by are still here."""
+    added = _contexts().filter(pk__in=keys).order_by()
+    for session in ChatSession.objects.filter(pk__in=added.values("session")).only("pk"):
+        _forget_context(session, keys)
+
+
+def _forget_context(session: ChatSession, keys: Sequence[int]) -> None:
+    alias = steps.using(session)
+    mine = steps.rows(session)
+    with transaction.atomic(using=alias):
+        # The UPDATE comes first: it changes nothing, and keeps others from writing meanwhile.
+        mine.update(active_human=F("active_human"))
+        metadata = mine.values_list("metadata", flat=True).first()
+        known = _context_in(metadata)
+        added = _contexts().using(alias).filter(session=session, text__in=known)
+        gone = set(added.filter(pk__in=keys).values_list("text", flat=True))
+        gone -= set(added.exclude(pk__in=keys).values_list("text", flat=True))
+        if gone.intersection(known):
+            left = [each for each in known if each not in gone]
+            mine.update(metadata=_with_context(metadata, left))
+
+
+def _contexts() -> QuerySet[SupportAction]:
+    """The actions by whose texts sessions have context, as long as they have them."""
+    outcomes = (*SupportAction.UNKNOWN, Outcome.DONE)
+    actions = SupportAction.objects.filter(kind=Kind.CONTEXT, outcome__in=outcomes)
+    return actions.filter(forgotten_at=None)
 
 
 def _do(

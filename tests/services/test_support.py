@@ -47,7 +47,7 @@ from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.calls import REPLY
 from osvi_django.testing.factories import ChatSessionFactory
 from tests.mirroring import mirror
-from tests.outside import Meanwhile, refused
+from tests.outside import Meanwhile, noticed, refused
 
 # Each function as a thing to do with a session, and what OSVI gets for it.
 SUPPORT = "/v1/chat/session/{id}/support"
@@ -600,6 +600,107 @@ class TestForget:
         with pytest.raises(InvalidSetting):
             forget_texts()
         assert self.left() == 1
+
+
+@pytest.mark.django_db
+class TestForgetContext:
+    """Context is in the session as well as in the journal."""
+
+    @pytest.fixture
+    def session(self, mirrored):
+        known = {"state_fields": {"step": 2}, "context": ["told by OSVI"]}
+        return mirrored(metadata={"id": "x", "metadata": known})
+
+    @pytest.fixture
+    def add(self, session):
+        def _add(text, days, outcome="done"):
+            ago = timezone.now() - timedelta(days=days)
+            metadata = session.metadata["metadata"]
+            metadata["context"] = [*metadata["context"], text]
+            session.save()
+            SupportAction.objects.create(
+                session=session,
+                kind="context",
+                text=text,
+                outcome=outcome,
+                started_at=ago,
+                finished_at=ago,
+            )
+
+        return _add
+
+    def test_what_is_old_is_removed_and_nothing_else(self, session, add):
+        add("a", 91)
+        add("b", 100, "no_answer")
+        add("refused, and told by OSVI", 91, "rejected")
+        add("A", 89)
+        updated_at = session.updated_at
+        other = ChatSessionFactory(metadata={"metadata": {"context": ["a"]}})
+        assert forget_texts() == 3
+        session.refresh_from_db()
+        left = ["told by OSVI", "refused, and told by OSVI", "A"]
+        known = {"state_fields": {"step": 2}, "context": left}
+        assert session.metadata == {"id": "x", "metadata": known}
+        assert session.updated_at == updated_at
+        other.refresh_from_db()
+        assert context_of(other) == ["a"]
+
+    def test_what_was_added_once_more_stays_until_that_is_old(self, session, add, settings):
+        add("a", 91)
+        add("a", 10)
+        assert forget_texts() == 1
+        session.refresh_from_db()
+        assert context_of(session) == ["told by OSVI", "a", "a"]
+        settings.OSVI["default"]["KEEP_TEXTS"] = 5
+        assert forget_texts() == 1
+        session.refresh_from_db()
+        assert context_of(session) == ["told by OSVI"]
+
+    def test_what_osvi_keeps_no_more_is_gone_already(self, session, add):
+        add("a", 91)
+        ChatSession.objects.update(metadata={"metadata": {"context": ["z"]}})
+        assert forget_texts() == 1
+        session.refresh_from_db()
+        assert session.metadata == {"metadata": {"context": ["z"]}}
+
+    def test_each_session_is_read_alone_however_many_they_are(
+        self, mirrored, monkeypatch, django_assert_max_num_queries
+    ):
+        monkeypatch.setattr(support, "_CHUNK", 10)
+        sessions = [mirrored(customer_id=f"+{number}") for number in range(25)]
+        for session in sessions:
+            inject_context(session, "a")
+        ago = timezone.now() - timedelta(days=91)
+        SupportAction.objects.update(started_at=ago)
+        with django_assert_max_num_queries(25 * 9 + 20):
+            assert forget_texts() == 25
+        assert [context_of(each) for each in ChatSession.objects.all()] == [[]] * 25
+
+
+@pytest.mark.django_db(transaction=True)
+def test_news_that_come_while_context_is_forgotten_are_kept(mirrored):
+    session = mirrored()
+    inject_context(session, "a")
+    SupportAction.objects.update(started_at=timezone.now() - timedelta(days=91))
+    news = {"id": session.session_id, "status": "active", "customer_id": session.customer_id}
+    news |= {"metadata": {"state_fields": {"step": 2}, "context": ["b"]}}
+
+    def tell():
+        try:
+            mirror_session(news)
+        finally:
+            connection.close()
+
+    def tell_meanwhile():
+        thread.start()
+        thread.join(0.3)  # which waits for the commit
+
+    thread = threading.Thread(target=tell)
+    with noticed(lambda sql, _params: "metadata" in sql.partition("FROM")[0], tell_meanwhile):
+        assert forget_texts() == 1
+    thread.join()
+    session.refresh_from_db()
+    assert session.metadata == news
 
 
 class TestContextOf:
