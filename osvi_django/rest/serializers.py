@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from django.http import QueryDict
 from django.utils.timezone import is_naive
 from django.utils.translation import gettext_lazy as _
 from rest_framework import ISO_8601, serializers
@@ -24,6 +25,7 @@ from osvi_django.models import (
     CloseJobItem,
     SupportAction,
 )
+from osvi_django.rest.pagination import ByKey
 from osvi_django.services.mirroring import is_storable_id
 from osvi_django.services.permissions import may_read_summary, may_view
 from osvi_django.services.support import TEXT_MAX_LENGTH
@@ -217,34 +219,6 @@ def _url(name: str, request: Request, **names: Any) -> str:
     return reverse(f"{here.namespace}:{name}", kwargs=hosts | names, request=request)
 
 
-class CloseSerializer(serializers.Serializer[Any]):
-    """What a close may say."""
-
-    agent_uuid = serializers.CharField(
-        required=False, max_length=ID_MAX_LENGTH, trim_whitespace=False
-    )
-    account = serializers.CharField(required=False, max_length=ID_MAX_LENGTH, trim_whitespace=False)
-    note = serializers.CharField(required=False, allow_blank=True, max_length=NOTE_MAX_LENGTH)
-
-
-class SessionFilterSerializer(serializers.Serializer[Any]):
-    """By what a list of sessions may be filtered."""
-
-    status = serializers.ChoiceField(choices=ChatSession.Status.choices, required=False)
-    agent = serializers.CharField(
-        required=False, max_length=ID_MAX_LENGTH, source="agent__uuid", trim_whitespace=False
-    )
-    customer_id = serializers.CharField(
-        required=False, max_length=ID_MAX_LENGTH, trim_whitespace=False
-    )
-
-
-class ResultFilterSerializer(serializers.Serializer[Any]):
-    """By what the results of a job may be filtered."""
-
-    outcome = serializers.ChoiceField(choices=CloseJobItem.Outcome.choices, required=False)
-
-
 class IdField(serializers.Field[str, str, str, Any]):
     """One of OSVI's ids: taken as it is, and nothing is made one that is none."""
 
@@ -306,10 +280,67 @@ class OnlyKnown(serializers.Serializer[Any]):
 
     def to_internal_value(self, data: Any) -> Any:
         """The values, or errors."""
-        if isinstance(data, dict) and (unknown := [key for key in data if key not in self.fields]):
+        if isinstance(data, dict) and (unknown := [key for key in data if self._is_odd(key, data)]):
             problem = _not_known(unknown, self)
             raise serializers.ValidationError({api_settings.NON_FIELD_ERRORS_KEY: [problem]})
         return super().to_internal_value(data)
+
+    def beside(self) -> Collection[str]:
+        """What goes with the fields of a form, and is none of ours."""
+        return ("csrfmiddlewaretoken",)
+
+    def _is_odd(self, key: object, data: Any) -> bool:
+        is_beside = isinstance(data, QueryDict) and key in self.beside()
+        return key not in self.fields and not is_beside
+
+
+class NothingSerializer(OnlyKnown):
+    """A body that has nothing to say."""
+
+
+class CloseSerializer(OnlyKnown):
+    """What a close may say."""
+
+    agent_uuid = IdField(required=False)
+    account = IdField(required=False)
+    note = serializers.CharField(required=False, allow_blank=True, max_length=NOTE_MAX_LENGTH)
+
+
+class QuerySerializer(OnlyKnown):
+    """A query string that filters nothing."""
+
+    def beside(self) -> Collection[str]:
+        """What pages and formats are chosen by."""
+        page = (ByKey.cursor_query_param, ByKey.page_size_query_param)
+        return (*page, api_settings.URL_FORMAT_OVERRIDE or "")
+
+
+class SessionFilterSerializer(QuerySerializer):
+    """By what a list of sessions may be filtered."""
+
+    status = serializers.ChoiceField(choices=ChatSession.Status.choices, required=False)
+    agent_uuid = serializers.CharField(
+        required=False, max_length=ID_MAX_LENGTH, source="agent__uuid", trim_whitespace=False
+    )
+    # As it was called at first.
+    agent = serializers.CharField(
+        required=False, max_length=ID_MAX_LENGTH, source="agent__uuid", trim_whitespace=False
+    )
+    customer_id = serializers.CharField(
+        required=False, max_length=ID_MAX_LENGTH, trim_whitespace=False
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """One name for the agent."""
+        if {"agent_uuid", "agent"} <= set(self.initial_data):
+            raise serializers.ValidationError(_("Give either agent_uuid or agent."))
+        return attrs
+
+
+class ResultFilterSerializer(QuerySerializer):
+    """By what the results of a job may be filtered."""
+
+    outcome = serializers.ChoiceField(choices=CloseJobItem.Outcome.choices, required=False)
 
 
 class BulkFilterSerializer(OnlyKnown):
@@ -468,6 +499,8 @@ def _not_known(unknown: Sequence[object], serializer: OnlyKnown) -> str:
     # As Python writes them: what was sent may hold what no answer can.
     first = ", ".join(map(repr, unknown[:_MOST_NAMED]))
     told = {"unknown": first, "known": ", ".join(serializer.fields)}
+    if not told["known"]:
+        return _("%(unknown)s is not known here: leave it out.") % told
     return _("%(unknown)s is not known here: use %(known)s.") % told
 
 

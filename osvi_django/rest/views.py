@@ -21,13 +21,14 @@ from osvi_django.conf import InvalidSetting, account_aliases
 from osvi_django.exceptions import SessionNotFound
 from osvi_django.models import ChatSession
 from osvi_django.rest.errors import OwnErrors
-from osvi_django.rest.incoming import RESPOND_ASYNC, body_of, prefers_async
+from osvi_django.rest.incoming import RESPOND_ASYNC, asked, asked_by_address, prefers_async
 from osvi_django.rest.jobs import accepted
 from osvi_django.rest.pagination import NewestSessions
 from osvi_django.rest.permissions import MayAsk, MayViewSessions
 from osvi_django.rest.serializers import (
     AttemptSerializer,
     CloseSerializer,
+    NothingSerializer,
     SessionFilterSerializer,
     SessionSerializer,
     StartSerializer,
@@ -45,7 +46,7 @@ from osvi_django.transactions import non_atomic
 
 @method_decorator(non_atomic, name="dispatch")
 class SessionListView(OwnErrors, ListAPIView[ChatSession]):
-    """``GET sessions/``: newest first, by ``status``, ``agent`` (its UUID) and ``customer_id``.
+    """``GET sessions/``: newest first, by ``status``, ``agent_uuid`` and ``customer_id``.
 
     ``POST sessions/`` starts one, with ``agent_uuid`` and ``customer_id``.
     """
@@ -64,16 +65,13 @@ class SessionListView(OwnErrors, ListAPIView[ChatSession]):
 
     def get_queryset(self) -> QuerySet[ChatSession]:
         """The sessions that the query string asks for; a 400 where it asks for nonsense."""
-        wanted = SessionFilterSerializer(data=self.request.query_params)
-        wanted.is_valid(raise_exception=True)
+        wanted = asked_by_address(SessionFilterSerializer, self.request)
         sessions = ChatSession.objects.select_related("agent", "summary")
-        return sessions.filter(**wanted.validated_data)
+        return sessions.filter(**wanted)
 
     def post(self, request: Request, **kwargs: Any) -> Response:
         """Start it: 201, the session, and where it is to be seen."""
-        asked = StartSerializer(data=body_of(request))
-        asked.is_valid(raise_exception=True)
-        wanted = asked.validated_data
+        wanted = asked(StartSerializer, request)
         require_operate(request.user)
         require_account(wanted.get("account"))
         wanted["account"] = account_of(wanted["agent_uuid"], wanted.get("account"))
@@ -120,9 +118,7 @@ class SessionCloseView(OwnErrors):
 
         Who prefers not to wait is answered 202 and a job of one session.
         """
-        asked = CloseSerializer(data=body_of(request))
-        asked.is_valid(raise_exception=True)
-        return closed(request, session_id, **asked.validated_data)
+        return closed(request, session_id, **asked(CloseSerializer, request))
 
 
 @method_decorator(non_atomic, name="dispatch")
@@ -133,6 +129,7 @@ class SessionRecoverView(OwnErrors):
 
     def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
         """Ask OSVI: 200, the session, and in ``settled`` and ``detail`` what became of it."""
+        asked(NothingSerializer, request)
         session = find_session(session_id)
         if session is None:
             require_close(request.user)

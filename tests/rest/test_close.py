@@ -79,6 +79,13 @@ class TestSuccess:
         assert response.status_code == 200
         assert CloseAttempt.objects.get().note == "form"
 
+    def test_so_is_one_with_a_csrf_token_and_nothing_else(self, api, session):
+        url, asked = close_url(session.session_id), {"csrfmiddlewaretoken": "x"}
+        refused = api.post(url, asked | {"notte": "form"}, format="multipart")
+        assert (refused.status_code, "'notte'" in refused.json()["detail"]) == (400, True)
+        empty = asked | {"note": "", "agent_uuid": ""}
+        assert api.post(url, empty, format="multipart").status_code == 200
+
     @pytest.mark.parametrize(
         "odd", ["a/b", "a/close", "ä ö?#%2F", "-", "%00", "emoji 😀", "a..b", "two\nlines"]
     )
@@ -229,6 +236,10 @@ class TestInput:
             ({"agent_uuid": "a\x00b"}, "agent_uuid"),
             ({"agent_uuid": {"a": 1}}, "agent_uuid"),
             ({"agent_uuid": "another"}, "agent_uuid"),
+            ({"agent_uuid": 5}, "agent_uuid"),
+            ({"agent_uuid": None}, "agent_uuid"),
+            ({"notte": "done"}, "'notte' is not known here: use agent_uuid, account, note."),
+            ({"csrfmiddlewaretoken": "x"}, "csrfmiddlewaretoken"),
             ([1, 2], "dictionary"),
             ("text", "dictionary"),
         ],

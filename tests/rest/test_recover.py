@@ -47,6 +47,13 @@ class TestRecover:
     def test_a_closed_one_is_left(self, api, osvi_sandbox):
         assert recover(api, ClosedSessionFactory()).json()["settled"] == "left"
 
+    def test_a_body_that_asks_for_more_is_a_400(self, api, lost, osvi_sandbox):
+        asked = len(osvi_sandbox.requests)
+        response = api.post(f"{BASE}{lost.session_id}/recover/", {"again": True}, format="json")
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert response.json()["detail"] == "'again' is not known here: leave it out."
+        assert len(osvi_sandbox.requests) == asked
+
     def test_one_under_way_is_a_409(self, api, lost):
         ChatSession.objects.update(status="closing", lease_until="2999-01-01T00:00Z")
         response = recover(api, lost)
