@@ -48,12 +48,16 @@ _TAKEN_BY: Final[dict[str, tuple[str, ...]]] = {
 
 
 class SessionSerializer(serializers.ModelSerializer[ChatSession]):
-    """A session; ``summary`` is its text, or null: ``summary_status`` says why."""
+    """A session; ``summary`` is its text, or null: ``summary_status`` says why.
+
+    ``summary_source`` is who wrote it, and ``summarizer_error`` what kept this site's own code.
+    """
 
     account = serializers.CharField(source="agent.account")
     agent_uuid = serializers.CharField(source="agent.uuid")
     agent_name = serializers.CharField(source="agent.name")
     summary = serializers.SerializerMethodField()
+    summary_source = serializers.SerializerMethodField()
 
     class Meta:
         model = ChatSession
@@ -71,13 +75,22 @@ class SessionSerializer(serializers.ModelSerializer[ChatSession]):
             "closed_at",
             "summary",
             "summary_status",
+            "summary_source",
+            "summarizer_error",
         )
         read_only_fields = fields
 
     def get_summary(self, session: ChatSession) -> str | None:
         """The text, for those who may read it."""
+        return session.summary.text if self._is_readable(session) else None
+
+    def get_summary_source(self, session: ChatSession) -> str | None:
+        """Who wrote it, for those who may read it."""
+        return session.summary.source if self._is_readable(session) else None
+
+    def _is_readable(self, session: ChatSession) -> bool:
         readable = may_read_summary(self.context["request"].user, session)
-        return session.summary.text if readable and hasattr(session, "summary") else None
+        return readable and hasattr(session, "summary")
 
 
 class ActionSerializer(serializers.ModelSerializer[SupportAction]):
@@ -191,10 +204,17 @@ class ResultSerializer(serializers.ModelSerializer[CloseJobItem]):
 
 
 def session_body(session: ChatSession, request: Request) -> dict[str, Any]:
-    """A session for whoever has operated it, who may see all of it or what that takes."""
+    """A session for whoever has done something in it, who may see all of it or what that takes."""
     if may_view(request.user, session):
         return dict(SessionSerializer(session, context={"request": request}).data)
     return {name: getattr(session, name) for name in ("session_id", "status", "mode")}
+
+
+def closed_body(session: ChatSession, request: Request) -> dict[str, Any]:
+    """A session for whoever has closed it, who is told of its summary whatever they may see."""
+    told = SessionSerializer(session, context={"request": request}).data
+    summary = {name: told[name] for name in ("summary", "summary_status")}
+    return {**session_body(session, request), **summary}
 
 
 def session_url(session: ChatSession, request: Request) -> str:

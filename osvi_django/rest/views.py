@@ -8,8 +8,8 @@ from typing import Any
 from django.db.models import QuerySet
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
-from rest_framework.exceptions import ValidationError
-from rest_framework.generics import ListAPIView, get_object_or_404
+from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.generics import ListAPIView
 from rest_framework.parsers import JSONParser
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
@@ -32,6 +32,7 @@ from osvi_django.rest.serializers import (
     SessionFilterSerializer,
     SessionSerializer,
     StartSerializer,
+    closed_body,
     session_body,
     session_url,
 )
@@ -103,8 +104,11 @@ class AttemptView(OwnErrors):
         session = find_session(session_id)
         if session is None:
             raise SessionNotFound
-        attempts = session.attempts.select_related("session", "requested_by")
-        return Response(AttemptSerializer(get_object_or_404(attempts, pk=pk)).data)
+        attempts = session.attempts.select_related("session", "requested_by").filter(pk=pk)
+        attempt = attempts.first()
+        if attempt is None:
+            raise NotFound(_("There is no such attempt to close this chat session here."))
+        return Response(AttemptSerializer(attempt).data)
 
 
 @method_decorator(non_atomic, name="dispatch")
@@ -135,8 +139,8 @@ class SessionRecoverView(OwnErrors):
             require_close(request.user)
             raise SessionNotFound
         found = recover_session(session, requested_by=request.user, door="rest")
-        body = SessionSerializer(found.session, context={"request": request}).data
-        return Response({**body, "settled": found.settled.value, "detail": found.detail})
+        told = {"settled": found.settled.value, "detail": found.detail}
+        return Response(closed_body(found.session, request) | told)
 
 
 def closed(request: Request, session_id: str, **wishes: Any) -> Response:
@@ -147,8 +151,7 @@ def closed(request: Request, session_id: str, **wishes: Any) -> Response:
     if prefers_async(request):
         return _accept(request, session_id, **wishes)
     result = close_session_by_id(session_id, requested_by=request.user, door="rest", **wishes)
-    session = SessionSerializer(result.session, context={"request": request})
-    return Response({**session.data, "changed": result.changed})
+    return Response(closed_body(result.session, request) | {"changed": result.changed})
 
 
 def _accept(request: Request, session_id: str, *, note: str = "", **ids: str) -> Response:

@@ -15,7 +15,6 @@ from osvi_django.testing.factories import (
     ChatAgentFactory,
     ChatSessionFactory,
     CloseAttemptFactory,
-    ClosedSessionFactory,
 )
 from tests.mirroring import mirror
 
@@ -52,6 +51,8 @@ class TestSuccess:
             "closed_at": stored.closed_at.isoformat().replace("+00:00", "Z"),
             "summary": "All is well.",
             "summary_status": "stored",
+            "summary_source": "osvi",
+            "summarizer_error": "",
             "changed": True,
         }
         attempt = CloseAttempt.objects.get()
@@ -202,11 +203,21 @@ class TestPermission:
         user = grant(django_user_model.objects.create_user("jo"), "close_chatsession")
         client = APIClient()
         client.force_authenticate(user)
-        body = client.post(
-            close_url(mirror(osvi_sandbox, summary="All is well.").session_id)
-        ).json()
-        assert (body["changed"], body["summary"], body["summary_status"]) == (True, None, "stored")
-        assert client.post(close_url(ClosedSessionFactory().session_id)).json()["summary"] is None
+        session = mirror(osvi_sandbox, summary="All is well.")
+        told = {
+            "session_id": session.session_id,
+            "status": "closed",
+            "mode": "ai",
+            "summary": None,
+            "summary_status": "stored",
+            "changed": True,
+        }
+        assert client.post(close_url(session.session_id)).json() == told
+        assert client.post(close_url(session.session_id)).json() == told | {"changed": False}
+        # The summary takes a permission of its own, whatever else is seen.
+        client.force_authenticate(grant(user, "view_sessionsummary"))
+        seen = client.post(close_url(session.session_id)).json()
+        assert seen == told | {"changed": False, "summary": "All is well."}
 
     def test_nobody_learns_of_sessions_without_the_permission(self, session, django_user_model):
         client = APIClient()

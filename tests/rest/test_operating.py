@@ -95,6 +95,8 @@ class TestStart:
             "closed_at": None,
             "summary": None,
             "summary_status": "pending",
+            "summary_source": None,
+            "summarizer_error": "",
         }
         assert response["Location"] == f"http://testserver{BASE}{session.session_id}/"
         assert operator.get(response["Location"]).json() == response.json()

@@ -137,6 +137,20 @@ class TestDetail:
         assert (body["session_id"], body["status"]) == (session.session_id, "closed")
         assert (body["summary"], body["summary_status"]) == (session.summary.text, "stored")
 
+    @pytest.mark.parametrize("source", ["osvi", "host"])
+    def test_who_wrote_it(self, api, limited, source):
+        session = ClosedSessionFactory(summary__source=source)
+        url = f"{LIST}{session.session_id}/"
+        assert api.get(url).json()["summary_source"] == source
+        assert limited("view_chatsession").get(url).json()["summary_source"] is None
+
+    def test_why_this_site_wrote_none(self, api):
+        failed = ClosedSessionFactory(
+            summary=None, summary_status="lost", summarizer_error="ValueError"
+        )
+        body = api.get(f"{LIST}{failed.session_id}/").json()
+        assert (body["summary_source"], body["summarizer_error"]) == (None, "ValueError")
+
     def test_an_open_one_has_none_yet(self, api):
         body = api.get(f"{LIST}{ChatSessionFactory().session_id}/").json()
         assert (body["summary"], body["summary_status"]) == (None, "pending")
