@@ -6,7 +6,7 @@ by customer, handed over by the host's own chat code, or closed by their ids.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,7 +19,7 @@ from django.db.models.lookups import Exact
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from osvi_django.answers import RemoteSession, read_session, storable
+from osvi_django.answers import RemoteSession, StartedSession, read_session, read_start, storable
 from osvi_django.client import OSVIClient
 from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, account_aliases
 from osvi_django.exceptions import (
@@ -37,6 +37,7 @@ from osvi_django.services.steps import Closed, Status, User
 from osvi_django.transactions import refuse_inside_transaction
 
 _Row = TypeVar("_Row", bound=Model)
+_Told = TypeVar("_Told", RemoteSession, StartedSession)
 
 # OSVI's clock is trusted so far ahead of ours: a date in the far future would outlast all news.
 _AHEAD: Final = timedelta(hours=1)
@@ -52,14 +53,14 @@ def find_session(session_id: str) -> ChatSession | None:
     return session if session and session.session_id == session_id else None
 
 
-def mirror_by_id(session_id: str, *, agent_uuid: str, account: str) -> ChatSession:
-    """Begin to mirror a session of which only the ids are known.
+def mirror_by_id(session_id: str, *, agent_uuid: str, account: str, **first: Any) -> ChatSession:
+    """Begin to mirror a session of which only the ids are known, and what a new row begins with.
 
     Raises ``InvalidInput`` where an id cannot be one. Safe when two processes do it at once.
     """
     _require_id("session_id", session_id)
     agent = _agent(agent_uuid, account)
-    session = _get_or_insert(ChatSession, {"session_id": session_id}, agent=agent)
+    session = _get_or_insert(ChatSession, {"session_id": session_id}, agent=agent, **first)
     if session is None:
         raise _look_alike("session_id")
     return session
@@ -82,7 +83,7 @@ def mirror_session(
     and inside a transaction.
     """
     _require_account(account)
-    remote = payload if isinstance(payload, RemoteSession) else _read(payload)
+    remote = payload if isinstance(payload, RemoteSession) else _read(payload, read_session)
     _require_id("session_id", remote.session_id)
     if not is_storable_id(remote.customer_id):
         raise InvalidInput(_("The session object has no customer_id."), field="customer_id")
@@ -92,6 +93,39 @@ def mirror_session(
         # Somebody has learnt the UUID of the agent, known by its number until now, or a deadlock
         # with whoever did was ended at our cost.
         return _mirror(remote, account, agent_uuid)
+
+
+def mirror_started(
+    payload: Mapping[str, Any] | StartedSession,
+    *,
+    agent_uuid: str,
+    customer_id: str = "",
+    account: str | None = None,
+) -> ChatSession:
+    """Mirror a session that was started in the legacy dialect, by the ``data`` of OSVI's answer.
+
+    That names neither the customer nor the account: where ``account`` is not named it is the one
+    that knows the agent. Of a session that is here already it adds what was not known.
+    Raises as ``mirror_session``, and is as safe.
+    """
+    started = payload if isinstance(payload, StartedSession) else _read(payload, read_start)
+    if customer_id:
+        _require_id("customer_id", customer_id)
+    account = account_of(agent_uuid, account)
+    session = mirror_by_id(
+        started.session_id,
+        agent_uuid=agent_uuid,
+        account=account,
+        customer_id=customer_id,
+        started_at=started.started_at or timezone.now(),
+    )
+    if customer_id:
+        unknown = steps.rows(session).filter(customer_id="")
+        unknown.update(customer_id=customer_id, updated_at=timezone.now())
+    nameless = ChatAgent.objects.using(steps.using(session)).filter(pk=session.agent_id, name="")
+    nameless.update(name=started.agent_name[:255])
+    steps.reload(session)
+    return session
 
 
 def start_session(
@@ -279,11 +313,11 @@ def _mirror_told(remote: RemoteSession, *, account: str, agent_uuid: str) -> Cha
     raise OSVIBadAnswer(OSVIBadAnswer.lacking % {"field": field})
 
 
-def _read(payload: Mapping[str, Any]) -> RemoteSession:
+def _read(payload: Mapping[str, Any], read: Callable[[Mapping[str, Any]], _Told]) -> _Told:
     if not isinstance(payload, Mapping):
-        raise InvalidInput(_("payload is no session object of Chat v1."), field="payload")
+        raise InvalidInput(_("payload is no object that OSVI answered."), field="payload")
     try:
-        return read_session(payload)
+        return read(payload)
     except OSVIBadAnswer as error:
         problem = str(error)
     raise InvalidInput(problem, field="payload")
