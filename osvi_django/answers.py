@@ -210,7 +210,12 @@ def read_context(answer: Answer) -> tuple[str, ...]:
 
 def read_started(answer: Answer) -> StartedSession:
     """Check the answer to a legacy start. Raises as ``read_closed``."""
-    fields = _Fields(_read_data(answer), answer.status)
+    return read_start(_read_data(answer), status=answer.status)
+
+
+def read_start(payload: Mapping[str, Any], *, status: int | None = None) -> StartedSession:
+    """Check what a legacy start told; ``status`` is the answer's. Raises ``OSVIBadAnswer``."""
+    fields = _Fields(payload, status)
     return StartedSession(
         session_id=fields.text("session_id"),
         agent_name=fields.optional_text("agent_name"),

@@ -75,6 +75,7 @@ from osvi_django.exceptions import (
     OSVINotConfigured,
     OSVIUnreachable,
 )
+from osvi_django.exceptions import translate as _
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ class OSVIClient:
         if dialect == "v1":
             return self._send("POST", path, {"command": "close"})
         if not agent_uuid:
-            problem = "agent_uuid is missing: name the agent that the session belongs to."
+            problem = _("agent_uuid is missing: name the agent that the session belongs to.")
             raise InvalidInput(problem, field="agent_uuid")
         return self._send("POST", path, {"agent_uuid": agent_uuid})
 
@@ -288,7 +289,8 @@ class OSVIClient:
         """Give a support command and return the answer unread; ``read_support`` reads it."""
         if command not in _COMMANDS:
             known = ", ".join(sorted(filter(None, _COMMANDS)))
-            raise InvalidInput(f"command is not one of {known}.", field="command")
+            problem = _("command is not known: use one of %(known)s.") % {"known": known}
+            raise InvalidInput(problem, field="command")
         payload = {"command": command} if command else {}
         if message or command in _NEED_A_MESSAGE:
             payload["message"] = _required("message", message)
@@ -325,8 +327,7 @@ class OSVIClient:
 
     def _send_active(self, customer_id: str, **agent: str) -> Answer:
         if not isinstance(customer_id, str) or storable(customer_id) != customer_id:
-            problem = "customer_id is not an id that can be sent: use the one that OSVI gave."
-            raise InvalidInput(problem, field="customer_id")
+            raise _no_id("customer_id")
         query = {"customer_id": customer_id, **agent}
         return self._send("GET", _ACTIVE_PATH + urlencode(query))
 
@@ -399,9 +400,17 @@ def _reader(token: str | Callable[[], str]) -> Callable[[], str]:
 def _required(name: str, text: str) -> str:
     """A text that can be sent, and stored by whoever gets it."""
     if not isinstance(text, str) or not text.strip() or storable(text) != text:
-        problem = f"{name} is missing, or has a character that cannot be sent."
-        raise InvalidInput(problem, field=name)
+        problem = _(
+            "%(field)s is missing, or has a character that cannot be sent: give a text without "
+            "U+0000 and halves of surrogate pairs."
+        )
+        raise InvalidInput(problem % {"field": name}, field=name)
     return text
+
+
+def _no_id(name: str) -> InvalidInput:
+    problem = _("%(field)s is not an id that can be sent: use the one that OSVI gave.")
+    return InvalidInput(problem % {"field": name}, field=name)
 
 
 def _json_object(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -410,10 +419,12 @@ def _json_object(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
         plain = dict(value)
         json.dumps(plain, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        problem = f"{name} has something that JSON does not: use texts, numbers, lists and such."
-        raise InvalidInput(problem, field=name) from None
+        problem = _("%(field)s has something that JSON does not: use texts, numbers, lists.")
+        raise InvalidInput(problem % {"field": name}, field=name) from None
     if _is_deep(plain, MAX_DEPTH):
-        raise InvalidInput(f"{name} is nested deeper than {MAX_DEPTH} levels.", field=name)
+        problem = _("%(field)s is nested deeper than %(levels)d levels: use fewer.")
+        told = {"field": name, "levels": MAX_DEPTH}
+        raise InvalidInput(problem % told, field=name)
     return plain
 
 
@@ -428,7 +439,8 @@ def _is_deep(value: object, levels: int) -> bool:
 def _texts(name: str, values: Sequence[str]) -> list[str]:
     """Texts that can be sent; one alone would be taken for its characters."""
     if isinstance(values, str):
-        raise InvalidInput(f"{name} is one text: put it in a list.", field=name)
+        problem = _("%(field)s is one text: put it in a list.") % {"field": name}
+        raise InvalidInput(problem, field=name)
     return [_required(name, each) for each in values]
 
 
@@ -437,8 +449,7 @@ def _quoted(session_id: str) -> str:
     # URLs lose these two segments on their way, quoted or not.
     is_text = isinstance(session_id, str) and storable(session_id) == session_id
     if not is_text or session_id in {"", ".", ".."}:
-        problem = "session_id is not an id that can be sent: use the one that OSVI gave."
-        raise InvalidInput(problem, field="session_id")
+        raise _no_id("session_id")
     return quote(session_id, safe="")
 
 

@@ -35,7 +35,7 @@ from django.utils.functional import Promise, lazy
 from django.utils.translation import gettext
 
 
-def _translate(text: str) -> str:
+def translate(text: str) -> str:
     """Translate, but where Django is not set up: a bare Python shell shows errors as well."""
     try:
         return gettext(text)
@@ -43,7 +43,7 @@ def _translate(text: str) -> str:
         return text
 
 
-_ = lazy(_translate, str)
+_ = lazy(translate, str)
 
 
 class OSVIError(Exception):

@@ -137,6 +137,13 @@ class ChatSession(models.Model):
     summarizer_error = models.CharField(
         _("why this site wrote no summary"), max_length=100, blank=True, editable=False
     )
+    summarized_at = models.DateTimeField(
+        _("this site's summarizer asked"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("When it last answered, if only that it has nothing to say."),
+    )
     started_at = models.DateTimeField(_("started"), default=timezone.now)
     closed_at = models.DateTimeField(_("closed"), null=True, blank=True)
     osvi_updated_at = models.DateTimeField(

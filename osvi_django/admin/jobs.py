@@ -30,6 +30,7 @@ from django.utils.text import capfirst
 from django.utils.timezone import localtime
 from django.utils.translation import gettext_lazy as _
 
+from osvi_django.admin.doors import DoorFilter, DoorShown, label_of
 from osvi_django.admin.forms import CloseJobForm
 from osvi_django.admin.job_items import CloseJobItems
 from osvi_django.admin.pagination import CappedPaginator
@@ -81,7 +82,7 @@ class JobList(ChangeList):
 
 
 @admin.register(CloseJob)
-class CloseJobAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg]
+class CloseJobAdmin(ReadOnlyRows, DoorShown, admin.ModelAdmin):  # type: ignore[type-arg]
     """Jobs begin in the list of sessions, or through another door; here they are watched.
 
     An admin site that has ``ChatSessionAdmin`` needs this one as well: *Close selected* leads here.
@@ -95,9 +96,9 @@ class CloseJobAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg]
         "unconfirmed",
         "requested_by",
         "created_at",
-        "door",
+        "door_shown",
     )
-    list_filter = (JobStatusFilter, "door")
+    list_filter = (JobStatusFilter, DoorFilter)
     list_per_page = 50
     show_full_result_count = False
     paginator = CappedPaginator
@@ -289,7 +290,7 @@ class CloseJobAdmin(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg]
         """Who wanted it, when and why; what is not so is left out."""
         facts = {
             "requested_by": job.requested_by,
-            "door": job.door,
+            "door": label_of(job.door),
             "note": job.note,
             "retry_of": job.retry_of and self._link_to(job.retry_of),
             "created_at": _moment(job.created_at),

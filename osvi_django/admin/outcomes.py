@@ -17,6 +17,7 @@ from osvi_django.exceptions import (
 )
 from osvi_django.services import CloseResult
 from osvi_django.services.recovery import RecoveryResult, Settled
+from osvi_django.services.steps import SummaryStatus
 
 _NOT_FINAL: Final = (CloseInProgress, OSVINoAnswer)
 _NO_UUID: Final = _lazy(
@@ -48,6 +49,8 @@ def told_of_result(result: CloseResult) -> Told:
         return Told(messages.INFO, sentence, tried=False)
     if result.summary:
         sentence = _("The chat session is closed and its summary is stored.")
+    elif result.session.summary_status == SummaryStatus.LOST:
+        sentence = _("The chat session is closed, and its summary is lost.")
     else:
         sentence = _("The chat session is closed. OSVI provided no summary of it.")
     return Told(messages.SUCCESS, sentence, tried=True)

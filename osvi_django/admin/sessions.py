@@ -20,6 +20,7 @@ from django.utils.translation import gettext_lazy as _
 from osvi_django.admin.closing import CloseViews, is_unconfirmed
 from osvi_django.admin.customers import CustomerViews
 from osvi_django.admin.desk import DeskViews
+from osvi_django.admin.doors import DoorShown
 from osvi_django.admin.forms import DeskForm
 from osvi_django.admin.pagination import CappedPaginator
 from osvi_django.admin.rows import ReadOnlyRows
@@ -36,11 +37,12 @@ _REFUSED: Final = _(
 )
 
 
-class CloseAttemptInline(ReadOnlyRows, admin.TabularInline):  # type: ignore[type-arg]
+class CloseAttemptInline(ReadOnlyRows, DoorShown, admin.TabularInline):  # type: ignore[type-arg]
     """The journal of a session; whoever may see the session may see who tried to close it."""
 
     model = CloseAttempt
-    fields = ("started_at", "kind", "requested_by", "door", "outcome", "error_reason", "note")
+    fields = ("started_at", "kind", "requested_by", "door_shown", "outcome", "error_reason", "note")
+    readonly_fields = ("door_shown",)
     extra = 0
     verbose_name_plural = _("attempts to close")
 

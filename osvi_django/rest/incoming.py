@@ -8,6 +8,7 @@ from urllib.request import parse_http_list
 from django.utils.translation import gettext as _
 from rest_framework.exceptions import ParseError
 from rest_framework.request import Request
+from rest_framework.serializers import Serializer
 
 RESPOND_ASYNC: Final = "respond-async"
 
@@ -18,6 +19,23 @@ def body_of(request: Request) -> Any:
         return request.data
     except RecursionError:
         raise ParseError(_("The body is nested too deeply.")) from None
+
+
+def asked(serializer: type[Serializer[Any]], request: Request) -> dict[str, Any]:
+    """What the body asks for; a 400 where that cannot be used."""
+    return _checked(serializer, body_of(request))
+
+
+def asked_by_address(serializer: type[Serializer[Any]], request: Request) -> dict[str, Any]:
+    """What the query string asks for; a 400 where that cannot be used."""
+    return _checked(serializer, request.query_params)
+
+
+def _checked(serializer: type[Serializer[Any]], data: Any) -> dict[str, Any]:
+    wanted = serializer(data=data)
+    wanted.is_valid(raise_exception=True)
+    values: dict[str, Any] = wanted.validated_data
+    return values
 
 
 def prefers_async(request: Request) -> bool:

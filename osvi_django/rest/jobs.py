@@ -20,12 +20,14 @@ from rest_framework.response import Response
 
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
 from osvi_django.rest.errors import OwnErrors
-from osvi_django.rest.incoming import body_of
+from osvi_django.rest.incoming import asked, asked_by_address
 from osvi_django.rest.pagination import ByKey, NewestByKey
 from osvi_django.rest.permissions import MayAsk
 from osvi_django.rest.serializers import (
     BulkCloseSerializer,
     JobSerializer,
+    NothingSerializer,
+    QuerySerializer,
     ResultFilterSerializer,
     ResultSerializer,
     current_limit,
@@ -54,9 +56,7 @@ class BulkCloseView(OwnErrors):
 
     def post(self, request: Request, **kwargs: Any) -> Response:
         """Make the job: 202, what it is, and where to look at it."""
-        asked = BulkCloseSerializer(data=body_of(request))
-        asked.is_valid(raise_exception=True)
-        wanted = asked.validated_data
+        wanted = asked(BulkCloseSerializer, request)
         ids, note = wanted.get("session_ids"), wanted.get("note", "")
         sessions = ids or self._selected(request, **wanted["filter"])
         job = create_close_job(sessions, requested_by=request.user, door="rest", note=note)
@@ -82,7 +82,8 @@ class JobListView(OwnErrors, ListAPIView[CloseJob]):
     filter_backends = ()
 
     def get_queryset(self) -> QuerySet[CloseJob]:
-        """The caller's jobs, or everybody's."""
+        """The caller's jobs, or everybody's; a 400 where the query string asks for more."""
+        asked_by_address(QuerySerializer, self.request)
         return _jobs_for(self.request)
 
 
@@ -113,10 +114,9 @@ class JobResultsView(OwnErrors, ListAPIView[CloseJobItem]):
 
     def get_queryset(self) -> QuerySet[CloseJobItem]:
         """The sessions that the query string asks for; a 400 where it asks for nonsense."""
-        wanted = ResultFilterSerializer(data=self.request.query_params)
-        wanted.is_valid(raise_exception=True)
+        wanted = asked_by_address(ResultFilterSerializer, self.request)
         items = ledger.items(_job_for(self.request, self.kwargs["pk"]))
-        return items.filter(pk__range=_ends(items), **wanted.validated_data)
+        return items.filter(pk__range=_ends(items), **wanted)
 
 
 @method_decorator(non_atomic, name="dispatch")
@@ -127,6 +127,7 @@ class JobCancelView(OwnErrors):
 
     def post(self, request: Request, pk: str, **kwargs: Any) -> Response:
         """Begin nothing more of it: 200 and the job, which may have been finished before."""
+        asked(NothingSerializer, request)
         job = cancel_close_job(_job_for(request, pk), requested_by=request.user)
         return Response(_body_of(job, request))
 
@@ -139,6 +140,7 @@ class JobRetryView(OwnErrors):
 
     def post(self, request: Request, pk: str, **kwargs: Any) -> Response:
         """Make a job of what failed: 202, what it is, and where to look at it."""
+        asked(NothingSerializer, request)
         job = retry_close_job(_job_for(request, pk), requested_by=request.user, door="rest")
         return accepted(job, request)
 

@@ -14,14 +14,14 @@ from rest_framework.response import Response
 from osvi_django.exceptions import SessionNotFound
 from osvi_django.models import ChatSession, SupportAction
 from osvi_django.rest.errors import OwnErrors
-from osvi_django.rest.incoming import body_of
+from osvi_django.rest.incoming import asked, asked_by_address
 from osvi_django.rest.pagination import OldestByStart
 from osvi_django.rest.permissions import MayAsk, MayViewSessions
 from osvi_django.rest.serializers import (
     ActionSerializer,
     ContextSerializer,
     MessageSerializer,
-    OnlyKnown,
+    QuerySerializer,
     SupportSerializer,
     SyncSerializer,
     session_body,
@@ -60,8 +60,9 @@ class SyncView(OwnErrors):
 
     def post(self, request: Request, **kwargs: Any) -> Response:
         """Ask OSVI: 200 and the customer's open sessions, all of them."""
-        wanted = _asked(SyncSerializer, request)
-        require_account(wanted["account"], request)
+        wanted = asked(SyncSerializer, request)
+        require_operate(request.user)
+        require_account(wanted.get("account"))
         sessions = sync_customer(**wanted, requested_by=request.user, door="rest")
         return Response({"results": [session_body(each, request) for each in sessions]})
 
@@ -75,7 +76,7 @@ class SupportView(OwnErrors):
 
     def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
         """Do it: 200, the session and what the agent replied; a close answers as a close does."""
-        wanted = _asked(SupportSerializer, request)
+        wanted = asked(SupportSerializer, request)
         command, message = wanted.pop("command", ""), wanted.pop("message", "")
         again = wanted.pop("again")
         if command == "close":
@@ -98,7 +99,7 @@ class ContextView(OwnErrors):
 
     def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
         """Add it: 200, the session, and in ``context`` all that OSVI keeps of it now."""
-        wanted = _asked(ContextSerializer, request)
+        wanted = asked(ContextSerializer, request)
         session = _session_for(request, session_id)
         text = wanted.pop("context")
         result = inject_context(session, text, **wanted, requested_by=request.user, door="rest")
@@ -114,7 +115,7 @@ class MessagesView(OwnErrors):
 
     def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
         """Hand it over: 200, the session, and in ``reply`` what the agent answers, or null."""
-        wanted = _asked(MessageSerializer, request)
+        wanted = asked(MessageSerializer, request)
         session = _session_for(request, session_id)
         text = wanted.pop("content")
         result = receive_message(session, text, **wanted, requested_by=request.user, door="rest")
@@ -130,7 +131,8 @@ class ActionListView(OwnErrors, ListAPIView[SupportAction]):
     filter_backends = ()
 
     def get_queryset(self) -> QuerySet[SupportAction]:
-        """What was done in this session, or 404."""
+        """What was done in this session, or 404; a 400 where the query string asks for more."""
+        asked_by_address(QuerySerializer, self.request)
         session = find_session(self.kwargs["session_id"])
         if session is None:
             raise SessionNotFound
@@ -142,13 +144,6 @@ class ActionListView(OwnErrors, ListAPIView[SupportAction]):
         user, session = self.request.user, getattr(self, "session", None)
         may_read = may_read_summary(user, session) or may_operate(user, session)
         return {**super().get_serializer_context(), "may_read": may_read}
-
-
-def _asked(serializer: type[OnlyKnown], request: Request) -> dict[str, Any]:
-    asked = serializer(data=body_of(request))
-    asked.is_valid(raise_exception=True)
-    wanted: dict[str, Any] = asked.validated_data
-    return wanted
 
 
 def _session_for(request: Request, session_id: str) -> ChatSession:

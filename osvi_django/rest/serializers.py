@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from django.http import QueryDict
 from django.utils.timezone import is_naive
 from django.utils.translation import gettext_lazy as _
 from rest_framework import ISO_8601, serializers
@@ -13,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.reverse import reverse
 from rest_framework.settings import api_settings
 
-from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, bulk_limit
+from osvi_django.conf import InvalidSetting, bulk_limit
 from osvi_django.exceptions import OSVINotConfigured, describe
 from osvi_django.models import (
     ID_MAX_LENGTH,
@@ -24,6 +25,7 @@ from osvi_django.models import (
     CloseJobItem,
     SupportAction,
 )
+from osvi_django.rest.pagination import ByKey
 from osvi_django.services.mirroring import is_storable_id
 from osvi_django.services.permissions import may_read_summary, may_view
 from osvi_django.services.support import TEXT_MAX_LENGTH
@@ -40,18 +42,22 @@ _TAKEN_BY: Final[dict[str, tuple[str, ...]]] = {
     "tell": ("message", "again"),
     "whisper": ("message", "again"),
     "end": (),
-    "close": ("note", "agent_uuid"),
+    "close": ("note", "agent_uuid", "account"),
     "": ("message", "again"),
 }
 
 
 class SessionSerializer(serializers.ModelSerializer[ChatSession]):
-    """A session; ``summary`` is its text, or null: ``summary_status`` says why."""
+    """A session; ``summary`` is its text, or null: ``summary_status`` says why.
+
+    ``summary_source`` is who wrote it, and ``summarizer_error`` what kept this site's own code.
+    """
 
     account = serializers.CharField(source="agent.account")
     agent_uuid = serializers.CharField(source="agent.uuid")
     agent_name = serializers.CharField(source="agent.name")
     summary = serializers.SerializerMethodField()
+    summary_source = serializers.SerializerMethodField()
 
     class Meta:
         model = ChatSession
@@ -69,13 +75,22 @@ class SessionSerializer(serializers.ModelSerializer[ChatSession]):
             "closed_at",
             "summary",
             "summary_status",
+            "summary_source",
+            "summarizer_error",
         )
         read_only_fields = fields
 
     def get_summary(self, session: ChatSession) -> str | None:
         """The text, for those who may read it."""
+        return session.summary.text if self._is_readable(session) else None
+
+    def get_summary_source(self, session: ChatSession) -> str | None:
+        """Who wrote it, for those who may read it."""
+        return session.summary.source if self._is_readable(session) else None
+
+    def _is_readable(self, session: ChatSession) -> bool:
         readable = may_read_summary(self.context["request"].user, session)
-        return session.summary.text if readable and hasattr(session, "summary") else None
+        return readable and hasattr(session, "summary")
 
 
 class ActionSerializer(serializers.ModelSerializer[SupportAction]):
@@ -189,10 +204,17 @@ class ResultSerializer(serializers.ModelSerializer[CloseJobItem]):
 
 
 def session_body(session: ChatSession, request: Request) -> dict[str, Any]:
-    """A session for whoever has operated it, who may see all of it or what that takes."""
+    """A session for whoever has done something in it, who may see all of it or what that takes."""
     if may_view(request.user, session):
         return dict(SessionSerializer(session, context={"request": request}).data)
     return {name: getattr(session, name) for name in ("session_id", "status", "mode")}
+
+
+def closed_body(session: ChatSession, request: Request) -> dict[str, Any]:
+    """A session for whoever has closed it, who is told of its summary whatever they may see."""
+    told = SessionSerializer(session, context={"request": request}).data
+    summary = {name: told[name] for name in ("summary", "summary_status")}
+    return {**session_body(session, request), **summary}
 
 
 def session_url(session: ChatSession, request: Request) -> str:
@@ -215,33 +237,6 @@ def _url(name: str, request: Request, **names: Any) -> str:
     here: Any = request.resolver_match
     hosts = {key: value for key, value in here.kwargs.items() if key not in _OWN_NAMES}
     return reverse(f"{here.namespace}:{name}", kwargs=hosts | names, request=request)
-
-
-class CloseSerializer(serializers.Serializer[Any]):
-    """What a close may say."""
-
-    agent_uuid = serializers.CharField(
-        required=False, max_length=ID_MAX_LENGTH, trim_whitespace=False
-    )
-    note = serializers.CharField(required=False, allow_blank=True, max_length=NOTE_MAX_LENGTH)
-
-
-class SessionFilterSerializer(serializers.Serializer[Any]):
-    """By what a list of sessions may be filtered."""
-
-    status = serializers.ChoiceField(choices=ChatSession.Status.choices, required=False)
-    agent = serializers.CharField(
-        required=False, max_length=ID_MAX_LENGTH, source="agent__uuid", trim_whitespace=False
-    )
-    customer_id = serializers.CharField(
-        required=False, max_length=ID_MAX_LENGTH, trim_whitespace=False
-    )
-
-
-class ResultFilterSerializer(serializers.Serializer[Any]):
-    """By what the results of a job may be filtered."""
-
-    outcome = serializers.ChoiceField(choices=CloseJobItem.Outcome.choices, required=False)
 
 
 class IdField(serializers.Field[str, str, str, Any]):
@@ -305,10 +300,67 @@ class OnlyKnown(serializers.Serializer[Any]):
 
     def to_internal_value(self, data: Any) -> Any:
         """The values, or errors."""
-        if isinstance(data, dict) and (unknown := [key for key in data if key not in self.fields]):
+        if isinstance(data, dict) and (unknown := [key for key in data if self._is_odd(key, data)]):
             problem = _not_known(unknown, self)
             raise serializers.ValidationError({api_settings.NON_FIELD_ERRORS_KEY: [problem]})
         return super().to_internal_value(data)
+
+    def beside(self) -> Collection[str]:
+        """What goes with the fields of a form, and is none of ours."""
+        return ("csrfmiddlewaretoken",)
+
+    def _is_odd(self, key: object, data: Any) -> bool:
+        is_beside = isinstance(data, QueryDict) and key in self.beside()
+        return key not in self.fields and not is_beside
+
+
+class NothingSerializer(OnlyKnown):
+    """A body that has nothing to say."""
+
+
+class CloseSerializer(OnlyKnown):
+    """What a close may say."""
+
+    agent_uuid = IdField(required=False)
+    account = IdField(required=False)
+    note = serializers.CharField(required=False, allow_blank=True, max_length=NOTE_MAX_LENGTH)
+
+
+class QuerySerializer(OnlyKnown):
+    """A query string that filters nothing."""
+
+    def beside(self) -> Collection[str]:
+        """What pages and formats are chosen by."""
+        page = (ByKey.cursor_query_param, ByKey.page_size_query_param)
+        return (*page, api_settings.URL_FORMAT_OVERRIDE or "")
+
+
+class SessionFilterSerializer(QuerySerializer):
+    """By what a list of sessions may be filtered."""
+
+    status = serializers.ChoiceField(choices=ChatSession.Status.choices, required=False)
+    agent_uuid = serializers.CharField(
+        required=False, max_length=ID_MAX_LENGTH, source="agent__uuid", trim_whitespace=False
+    )
+    # As it was called at first.
+    agent = serializers.CharField(
+        required=False, max_length=ID_MAX_LENGTH, source="agent__uuid", trim_whitespace=False
+    )
+    customer_id = serializers.CharField(
+        required=False, max_length=ID_MAX_LENGTH, trim_whitespace=False
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """One name for the agent."""
+        if {"agent_uuid", "agent"} <= set(self.initial_data):
+            raise serializers.ValidationError(_("Give either agent_uuid or agent."))
+        return attrs
+
+
+class ResultFilterSerializer(QuerySerializer):
+    """By what the results of a job may be filtered."""
+
+    outcome = serializers.ChoiceField(choices=CloseJobItem.Outcome.choices, required=False)
 
 
 class BulkFilterSerializer(OnlyKnown):
@@ -401,14 +453,14 @@ class StartSerializer(OnlyKnown):
     input_fields = ObjectField(required=False)
     # REST framework takes fields off the class, so that this is in no property's way.
     context = serializers.ListField(child=WordsField(), required=False)  # type: ignore[assignment]
-    account = IdField(default=DEFAULT_ACCOUNT)
+    account = IdField(required=False)
 
 
 class SyncSerializer(OnlyKnown):
     """Whose sessions to look up."""
 
     customer_id = IdField()
-    account = IdField(default=DEFAULT_ACCOUNT)
+    account = IdField(required=False)
 
 
 class SupportSerializer(OnlyKnown):
@@ -418,12 +470,13 @@ class SupportSerializer(OnlyKnown):
     message = WordsField(required=False, allow_blank=True)
     note = serializers.CharField(required=False, allow_blank=True, max_length=NOTE_MAX_LENGTH)
     agent_uuid = IdField(required=False)
+    account = IdField(required=False)
     again = AgainField()
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Nothing that would be left unsaid, and a message where there is nothing else."""
         taken = _TAKEN_BY[attrs.get("command", "")]
-        for name in ("message", "note", "agent_uuid", "again"):
+        for name in ("message", "note", "agent_uuid", "account", "again"):
             if attrs.get(name) and name not in taken:
                 problem = _("Leave it out: it does not go with what is asked for.")
                 raise serializers.ValidationError({name: [problem]})
@@ -466,6 +519,8 @@ def _not_known(unknown: Sequence[object], serializer: OnlyKnown) -> str:
     # As Python writes them: what was sent may hold what no answer can.
     first = ", ".join(map(repr, unknown[:_MOST_NAMED]))
     told = {"unknown": first, "known": ", ".join(serializer.fields)}
+    if not told["known"]:
+        return _("%(unknown)s is not known here: leave it out.") % told
     return _("%(unknown)s is not known here: use %(known)s.") % told
 
 

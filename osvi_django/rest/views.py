@@ -8,8 +8,8 @@ from typing import Any
 from django.db.models import QuerySet
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
-from rest_framework.exceptions import ValidationError
-from rest_framework.generics import ListAPIView, get_object_or_404
+from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.generics import ListAPIView
 from rest_framework.parsers import JSONParser
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
@@ -17,27 +17,29 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.status import HTTP_201_CREATED
 
-from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, account_aliases
+from osvi_django.conf import InvalidSetting, account_aliases
 from osvi_django.exceptions import SessionNotFound
 from osvi_django.models import ChatSession
 from osvi_django.rest.errors import OwnErrors
-from osvi_django.rest.incoming import RESPOND_ASYNC, body_of, prefers_async
+from osvi_django.rest.incoming import RESPOND_ASYNC, asked, asked_by_address, prefers_async
 from osvi_django.rest.jobs import accepted
 from osvi_django.rest.pagination import NewestSessions
 from osvi_django.rest.permissions import MayAsk, MayViewSessions
 from osvi_django.rest.serializers import (
     AttemptSerializer,
     CloseSerializer,
+    NothingSerializer,
     SessionFilterSerializer,
     SessionSerializer,
     StartSerializer,
+    closed_body,
     session_body,
     session_url,
 )
 from osvi_django.services import close_session_by_id
 from osvi_django.services.closing import session_to_close
 from osvi_django.services.jobs import create_close_job
-from osvi_django.services.mirroring import find_session, start_session
+from osvi_django.services.mirroring import account_of, find_session, start_session
 from osvi_django.services.permissions import require_close, require_operate
 from osvi_django.services.recovery import recover_session
 from osvi_django.transactions import non_atomic
@@ -45,7 +47,7 @@ from osvi_django.transactions import non_atomic
 
 @method_decorator(non_atomic, name="dispatch")
 class SessionListView(OwnErrors, ListAPIView[ChatSession]):
-    """``GET sessions/``: newest first, by ``status``, ``agent`` (its UUID) and ``customer_id``.
+    """``GET sessions/``: newest first, by ``status``, ``agent_uuid`` and ``customer_id``.
 
     ``POST sessions/`` starts one, with ``agent_uuid`` and ``customer_id``.
     """
@@ -64,17 +66,17 @@ class SessionListView(OwnErrors, ListAPIView[ChatSession]):
 
     def get_queryset(self) -> QuerySet[ChatSession]:
         """The sessions that the query string asks for; a 400 where it asks for nonsense."""
-        wanted = SessionFilterSerializer(data=self.request.query_params)
-        wanted.is_valid(raise_exception=True)
+        wanted = asked_by_address(SessionFilterSerializer, self.request)
         sessions = ChatSession.objects.select_related("agent", "summary")
-        return sessions.filter(**wanted.validated_data)
+        return sessions.filter(**wanted)
 
     def post(self, request: Request, **kwargs: Any) -> Response:
         """Start it: 201, the session, and where it is to be seen."""
-        asked = StartSerializer(data=body_of(request))
-        asked.is_valid(raise_exception=True)
-        require_account(asked.validated_data["account"], request)
-        wanted = asked.validated_data
+        wanted = asked(StartSerializer, request)
+        require_operate(request.user)
+        require_account(wanted.get("account"))
+        if "account" not in wanted:
+            wanted["account"] = account_of(wanted["agent_uuid"])
         session = start_session(**wanted, requested_by=request.user, door="rest")
         location = {"Location": session_url(session, request)}
         return Response(session_body(session, request), HTTP_201_CREATED, headers=location)
@@ -103,13 +105,16 @@ class AttemptView(OwnErrors):
         session = find_session(session_id)
         if session is None:
             raise SessionNotFound
-        attempts = session.attempts.select_related("session", "requested_by")
-        return Response(AttemptSerializer(get_object_or_404(attempts, pk=pk)).data)
+        attempts = session.attempts.select_related("session", "requested_by").filter(pk=pk)
+        attempt = attempts.first()
+        if attempt is None:
+            raise NotFound(_("There is no such attempt to close this chat session here."))
+        return Response(AttemptSerializer(attempt).data)
 
 
 @method_decorator(non_atomic, name="dispatch")
 class SessionCloseView(OwnErrors):
-    """``POST sessions/{session_id}/close/`` with ``agent_uuid`` and ``note``, both optional."""
+    """``POST sessions/{session_id}/close/``; ``agent_uuid``, ``account``, ``note`` are optional."""
 
     permission_classes = (MayAsk,)
 
@@ -118,9 +123,7 @@ class SessionCloseView(OwnErrors):
 
         Who prefers not to wait is answered 202 and a job of one session.
         """
-        asked = CloseSerializer(data=body_of(request))
-        asked.is_valid(raise_exception=True)
-        return closed(request, session_id, **asked.validated_data)
+        return closed(request, session_id, **asked(CloseSerializer, request))
 
 
 @method_decorator(non_atomic, name="dispatch")
@@ -131,36 +134,38 @@ class SessionRecoverView(OwnErrors):
 
     def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
         """Ask OSVI: 200, the session, and in ``settled`` and ``detail`` what became of it."""
+        asked(NothingSerializer, request)
         session = find_session(session_id)
         if session is None:
             require_close(request.user)
             raise SessionNotFound
         found = recover_session(session, requested_by=request.user, door="rest")
-        body = SessionSerializer(found.session, context={"request": request}).data
-        return Response({**body, "settled": found.settled.value, "detail": found.detail})
+        told = {"settled": found.settled.value, "detail": found.detail}
+        return Response(closed_body(found.session, request) | told)
 
 
 def closed(request: Request, session_id: str, **wishes: Any) -> Response:
     """Close a session and answer it, or a job of it where the sender prefers not to wait."""
+    if "account" in wishes:
+        require_close(request.user, find_session(session_id))
+        require_account(wishes["account"])
     if prefers_async(request):
         return _accept(request, session_id, **wishes)
     result = close_session_by_id(session_id, requested_by=request.user, door="rest", **wishes)
-    session = SessionSerializer(result.session, context={"request": request})
-    return Response({**session.data, "changed": result.changed})
+    return Response(closed_body(result.session, request) | {"changed": result.changed})
 
 
-def _accept(request: Request, session_id: str, *, agent_uuid: str = "", note: str = "") -> Response:
+def _accept(request: Request, session_id: str, *, note: str = "", **ids: str) -> Response:
     user = request.user
-    session = session_to_close(session_id, agent_uuid=agent_uuid, requested_by=user)
+    session = session_to_close(session_id, requested_by=user, **ids)
     job = create_close_job([session], requested_by=user, door="rest", note=note)
     response = accepted(job, request)
     response["Preference-Applied"] = RESPOND_ASYNC
     return response
 
 
-def require_account(account: str, request: Request) -> None:
-    """400 where a caller who may operate names an account that this site does not have."""
-    require_operate(request.user)
+def require_account(account: str | None) -> None:
+    """400 where an account is named that this site does not have."""
     with suppress(InvalidSetting):  # which the service tells
-        if account not in {DEFAULT_ACCOUNT, *account_aliases()}:
+        if account is not None and account not in account_aliases():
             raise ValidationError({"account": [_("This site has no account of that name.")]})

@@ -12,7 +12,6 @@ from django.db import router
 from django.utils.translation import gettext as _
 
 from osvi_django.client import OSVIClient
-from osvi_django.conf import DEFAULT_ACCOUNT
 from osvi_django.exceptions import (
     AnswerNotStored,
     CloseInProgress,
@@ -25,7 +24,12 @@ from osvi_django.exceptions import (
 )
 from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.services import steps
-from osvi_django.services.mirroring import find_session, mirror_by_id, move_to_agent
+from osvi_django.services.mirroring import (
+    account_of,
+    find_session,
+    mirror_by_id,
+    move_to_agent,
+)
 from osvi_django.services.permissions import require_close
 from osvi_django.services.steps import (
     CloseRequest,
@@ -76,16 +80,16 @@ def close_session_by_id(
     session_id: str,
     *,
     agent_uuid: str = "",
-    account: str = DEFAULT_ACCOUNT,
+    account: str | None = None,
     requested_by: User | None = None,
     door: str = "code",
     note: str = "",
 ) -> CloseResult:
     """Close a session by OSVI's own id, also one that this database has not met.
 
-    That takes ``agent_uuid``; ``account`` is the one that the agent belongs to. Of a session that
-    is known here the agent is known too, and a different one is an error.
-    Raises what ``close_session`` raises.
+    That takes ``agent_uuid``; ``account`` is the one that the agent belongs to, by default the one
+    that knows it, and "default" for a new agent. Of a session that is known here both are known
+    too, and different ones are an error. Raises what ``close_session`` raises.
     """
     refuse_inside_transaction(router.db_for_write(ChatSession))
     session = session_to_close(
@@ -98,7 +102,7 @@ def session_to_close(
     session_id: str,
     *,
     agent_uuid: str = "",
-    account: str = DEFAULT_ACCOUNT,
+    account: str | None = None,
     requested_by: User | None = None,
 ) -> ChatSession:
     """The session of this id, mirrored from now on where this database has not met it.
@@ -109,12 +113,13 @@ def session_to_close(
     require_close(requested_by, session)
     if session is None:
         return _meet(session_id, agent_uuid=agent_uuid, account=account)
-    if agent_uuid not in {"", session.agent.uuid}:
+    is_same = agent_uuid in {"", session.agent.uuid}
+    if not is_same or account not in {None, session.agent.account}:
         _correct_agent(session, agent_uuid=agent_uuid, account=account)
     return session
 
 
-def _meet(session_id: str, *, agent_uuid: str, account: str) -> ChatSession:
+def _meet(session_id: str, *, agent_uuid: str, account: str | None) -> ChatSession:
     if not agent_uuid:
         raise SessionNotFound(
             _(
@@ -122,14 +127,20 @@ def _meet(session_id: str, *, agent_uuid: str, account: str) -> ChatSession:
                 "name its agent in agent_uuid."
             )
         )
+    account = account_of(agent_uuid, account)
     return mirror_by_id(session_id, agent_uuid=agent_uuid, account=account)
 
 
-def _correct_agent(session: ChatSession, *, agent_uuid: str, account: str) -> None:
+def _correct_agent(session: ChatSession, *, agent_uuid: str, account: str | None) -> None:
     """Take another agent for a session of which nothing but what a caller said is known."""
-    if session.is_open and not session.customer_id and not _was_ever_heard_of(session):
+    is_hearsay = session.is_open and not session.customer_id and not _was_ever_heard_of(session)
+    if agent_uuid and is_hearsay:
+        account = account_of(agent_uuid, account, otherwise=session.agent.account)
         move_to_agent(session, agent_uuid=agent_uuid, account=account)
         return
+    if agent_uuid in {"", session.agent.uuid}:
+        problem = _("account names another one than that of this session's agent: leave it out.")
+        raise InvalidInput(problem, field="account")
     problem = _("agent_uuid names another agent than the one that this session belongs to.")
     raise InvalidInput(problem, field="agent_uuid")
 

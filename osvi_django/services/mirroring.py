@@ -7,7 +7,7 @@ by customer, handed over by the host's own chat code, or closed by their ids.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -21,7 +21,7 @@ from django.db.models.lookups import Exact
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from osvi_django.answers import RemoteSession, read_session, storable
+from osvi_django.answers import RemoteSession, StartedSession, read_session, read_start, storable
 from osvi_django.client import OSVIClient
 from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, account_aliases
 from osvi_django.exceptions import (
@@ -38,6 +38,7 @@ from osvi_django.services.steps import Closed, CloseRequest, Kind, Outcome, Stat
 from osvi_django.transactions import persist, refuse_inside_transaction
 
 _Row = TypeVar("_Row", bound=Model)
+_Told = TypeVar("_Told", RemoteSession, StartedSession)
 
 # OSVI's clock is trusted so far ahead of ours: a date in the far future would outlast all news.
 _AHEAD: Final = timedelta(hours=1)
@@ -67,14 +68,14 @@ def find_session(session_id: str) -> ChatSession | None:
     return session if session and session.session_id == session_id else None
 
 
-def mirror_by_id(session_id: str, *, agent_uuid: str, account: str) -> ChatSession:
-    """Begin to mirror a session of which only the ids are known.
+def mirror_by_id(session_id: str, *, agent_uuid: str, account: str, **first: Any) -> ChatSession:
+    """Begin to mirror a session of which only the ids are known, and what a new row begins with.
 
     Raises ``InvalidInput`` where an id cannot be one. Safe when two processes do it at once.
     """
     _require_id("session_id", session_id)
     agent = _agent(agent_uuid, account)
-    session = _get_or_insert(ChatSession, {"session_id": session_id}, agent=agent)
+    session = _get_or_insert(ChatSession, {"session_id": session_id}, agent=agent, **first)
     if session is None:
         raise _look_alike("session_id")
     return session
@@ -97,7 +98,7 @@ def mirror_session(
     and inside a transaction.
     """
     _require_account(account)
-    remote = payload if isinstance(payload, RemoteSession) else _read(payload)
+    remote = payload if isinstance(payload, RemoteSession) else _read(payload, read_session)
     _require_ids(remote)
     known = find_session(remote.session_id)
     if known and known.agent.account != account:
@@ -105,6 +106,39 @@ def mirror_session(
         raise InvalidInput(problem, field="account")
     by = CloseRequest(requested_by=None, door="code", note="")
     return _mirror(remote, account, agent_uuid, by)
+
+
+def mirror_started(
+    payload: Mapping[str, Any] | StartedSession,
+    *,
+    agent_uuid: str,
+    customer_id: str = "",
+    account: str | None = None,
+) -> ChatSession:
+    """Mirror a session that was started in the legacy dialect, by the ``data`` of OSVI's answer.
+
+    That names neither the customer nor the account: where ``account`` is not named it is the one
+    that knows the agent. Of a session that is here already it adds what was not known.
+    Raises as ``mirror_session``, and is as safe.
+    """
+    started = payload if isinstance(payload, StartedSession) else _read(payload, read_start)
+    if customer_id:
+        _require_id("customer_id", customer_id)
+    account = account_of(agent_uuid, account)
+    session = mirror_by_id(
+        started.session_id,
+        agent_uuid=agent_uuid,
+        account=account,
+        customer_id=customer_id,
+        started_at=started.started_at or timezone.now(),
+    )
+    if customer_id:
+        unknown = steps.rows(session).filter(customer_id="")
+        unknown.update(customer_id=customer_id, updated_at=timezone.now())
+    nameless = ChatAgent.objects.using(steps.using(session)).filter(pk=session.agent_id, name="")
+    nameless.update(name=started.agent_name[:255])
+    steps.reload(session)
+    return session
 
 
 def start_session(
@@ -120,7 +154,8 @@ def start_session(
     """Start a session at OSVI, mirror it, and write down who did.
 
     OSVI first closes what the customer has open with this agent, so that is closed here too,
-    without a summary. Raises ``NotAllowed``, ``InvalidInput``, ``InsideTransaction`` and what the
+    without a summary. Without an ``account``, an agent that only others know is ``InvalidInput``:
+    ``account_of`` tells whose one is. Raises ``NotAllowed``, ``InsideTransaction`` and what the
     client raises.
     """
     with not_a_close():
@@ -129,6 +164,8 @@ def start_session(
         by = CloseRequest(requested_by=requested_by, door=door, note="")
         _require_id("agent_uuid", agent_uuid)
         _require_id("customer_id", customer_id)
+        if account == DEFAULT_ACCOUNT:  # nobody may have named it
+            account_of(agent_uuid, account)
         client = OSVIClient.for_account(account)
         began = timezone.now()
         remote = client.create_session(
@@ -270,6 +307,22 @@ def _looked_up(
     )
 
 
+def account_of(
+    agent_uuid: str, account: str | None = None, *, otherwise: str = DEFAULT_ACCOUNT
+) -> str:
+    """The account whose token speaks for an agent: the one named, or the one that knows it here.
+
+    An agent that no account knows is taken for one of ``otherwise``. Raises ``InvalidInput`` where
+    only others than the one named know it, or several and no telling which.
+    """
+    known = _accounts_with(agent_uuid)
+    if account is None:
+        account = known[0] if len(known) == 1 else otherwise
+    if known and account not in known:
+        raise _other_account(account, known)
+    return account
+
+
 def move_to_agent(session: ChatSession, *, agent_uuid: str, account: str) -> None:
     """Mirror a session as another agent's; raises ``InvalidInput`` where that cannot be one."""
     session.agent = _agent(agent_uuid, account)
@@ -333,11 +386,11 @@ def _mirror_told(
     raise OSVIBadAnswer(OSVIBadAnswer.lacking % {"field": field})
 
 
-def _read(payload: Mapping[str, Any]) -> RemoteSession:
+def _read(payload: Mapping[str, Any], read: Callable[[Mapping[str, Any]], _Told]) -> _Told:
     if not isinstance(payload, Mapping):
-        raise InvalidInput(_("payload is no session object of Chat v1."), field="payload")
+        raise InvalidInput(_("payload is no object that OSVI answered."), field="payload")
     try:
-        return read_session(payload)
+        return read(payload)
     except OSVIBadAnswer as error:
         problem = str(error)
     raise InvalidInput(problem, field="payload")
@@ -467,6 +520,24 @@ def _learn_number(agent: ChatAgent, number: int | None) -> ChatAgent:
         agents.filter(pk=agent.pk).update(number=number)
         agent.number = number
     return agent
+
+
+def _accounts_with(agent_uuid: str) -> list[str]:
+    """The accounts that know an agent."""
+    if not isinstance(agent_uuid, str) or not is_storable_id(agent_uuid):
+        return []
+    agents = ChatAgent.objects.using(router.db_for_write(ChatAgent)).filter(uuid=agent_uuid)
+    # MariaDB compares without regard to case and accents.
+    return sorted(agent.account for agent in agents if agent.uuid == agent_uuid)
+
+
+def _other_account(account: str, known: Sequence[str]) -> InvalidInput:
+    problem = _(
+        "The agent in agent_uuid does not belong to the account “%(account)s”, so nothing was "
+        "sent: name its own in account, %(known)s."
+    )
+    names = ", ".join(f"“{each}”" for each in known)
+    return InvalidInput(problem % {"account": account, "known": names}, field="account")
 
 
 def _agent(agent_uuid: str, account: str) -> ChatAgent:

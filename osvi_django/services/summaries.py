@@ -83,13 +83,16 @@ def has_summarizer(account: str) -> bool:
         return True
 
 
-def summarize_missing() -> Iterator[Summarized]:
+def summarize_missing(*, again: bool = False) -> Iterator[Summarized]:
     """Do so for all closed sessions of accounts that have a summarizer, the oldest first.
 
-    May be stopped and begun anew; what failed is tried again.
+    May be stopped and begun anew; what failed is tried again, and with ``again`` also that of which
+    the summarizer had nothing to say.
     """
     sessions = ChatSession.objects.using(router.db_for_write(ChatSession)).select_related("agent")
     missing = Q(status=Status.CLOSED) & ~Q(summary_status=SummaryStatus.STORED)
+    if not again:
+        missing &= Q(summarized_at=None)
     wanted = sessions.filter(missing, agent__account__in=_accounts()).order_by("pk")
     last = 0
     while page := list(wanted.filter(pk__gt=last)[:_CHUNK]):
@@ -118,7 +121,8 @@ def _store(session: ChatSession, text: str) -> Summarized:
     def work() -> None:
         status = {"summary_status": SummaryStatus.STORED} if text else {}
         # The UPDATE comes first, and locks the session's row.
-        steps.rows(session).update(summarizer_error="", updated_at=timezone.now(), **status)
+        now = timezone.now()
+        steps.rows(session).update(summarizer_error="", summarized_at=now, updated_at=now, **status)
         summaries = SessionSummary.objects.using(alias)
         if text and not summaries.filter(session=session).exists():
             source = SessionSummary.Source.HOST
@@ -132,7 +136,8 @@ def _failed(session: ChatSession, error: Exception) -> Summarized:
     # Its words may quote the conversation.
     kind = kind_of(error)[:_ERROR_LENGTH]
     logger.error("the summarizer failed for session %r: %s", session.session_id, kind)
-    session.summarizer_error = kind
+    failed = {"summarizer_error": kind, "summarized_at": None}
+    session.summarizer_error, session.summarized_at = kind, None
     with suppress(Error):
-        steps.rows(session).update(summarizer_error=kind, updated_at=timezone.now())
+        steps.rows(session).update(**failed, updated_at=timezone.now())
     return Summarized(session=session, error=kind)

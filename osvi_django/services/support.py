@@ -8,12 +8,12 @@ not be told a thing twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from django.db import Error
+from django.db import Error, transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -64,12 +64,21 @@ class ActionResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _News:
+    """What an answer says: the agent's words, what changes here, and the context kept from now."""
+
+    reply: str | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+    context: list[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Act:
     """One thing to do: how it is sent, and what its answer changes here."""
 
     kind: Kind
     send: Callable[[OSVIClient, ChatSession, str], Answer]
-    read: Callable[[Answer, ChatSession], tuple[str | None, dict[str, Any]]]
+    read: Callable[[Answer, ChatSession], _News]
     field: str = "message"
     needs_text: bool = True
     needs_support: bool = False
@@ -162,15 +171,14 @@ def receive_message(
 
 def context_of(session: ChatSession) -> list[str]:
     """What the agent was given to know, as far as is known here; empty where nothing is."""
-    inner: Any = session.metadata.get("metadata") if isinstance(session.metadata, dict) else None
-    known = inner.get("context") if isinstance(inner, dict) else None
-    return [each for each in known if isinstance(each, str)] if isinstance(known, list) else []
+    return _context_in(session.metadata)
 
 
 def forget_texts() -> int:
     """Remove the texts that are older than the setting ``KEEP_TEXTS``; of how many actions.
 
-    Who did what and when stays. Raises ``InvalidSetting``.
+    Added context is removed from its session as well. Who did what and when stays, and whatever
+    OSVI has told by itself. Raises ``InvalidSetting``.
     """
     configured = {alias: Account(alias).keep_texts for alias in account_aliases()}
     # Also of accounts that are in the settings no more: nobody else would forget these.
@@ -187,10 +195,41 @@ def _forget(account: str, days: float) -> int:
     mine = old.filter(over, session__agent__account=account).values_list("pk", flat=True)
     forgotten = 0
     while keys := list(mine[:_CHUNK]):
+        _forget_contexts(keys)
         forgotten += SupportAction.objects.filter(pk__in=keys).update(
             text="", reply="", answer="", forgotten_at=now
         )
     return forgotten
+
+
+def _forget_contexts(keys: Sequence[int]) -> None:
+    """Remove what these actions added to sessions, while the texts to know it by are still here."""
+    added = _contexts().filter(pk__in=keys).order_by()
+    for session in ChatSession.objects.filter(pk__in=added.values("session")).only("pk"):
+        _forget_context(session, keys)
+
+
+def _forget_context(session: ChatSession, keys: Sequence[int]) -> None:
+    alias = steps.using(session)
+    mine = steps.rows(session)
+    with transaction.atomic(using=alias):
+        # The UPDATE comes first: it changes nothing, and keeps others from writing meanwhile.
+        mine.update(active_human=F("active_human"))
+        metadata = mine.values_list("metadata", flat=True).first()
+        known = _context_in(metadata)
+        added = _contexts().using(alias).filter(session=session, text__in=known)
+        gone = set(added.filter(pk__in=keys).values_list("text", flat=True))
+        gone -= set(added.exclude(pk__in=keys).values_list("text", flat=True))
+        if gone.intersection(known):
+            left = [each for each in known if each not in gone]
+            mine.update(metadata=_with_context(metadata, left))
+
+
+def _contexts() -> QuerySet[SupportAction]:
+    """The actions by whose texts sessions have context, as long as they have them."""
+    outcomes = (*SupportAction.UNKNOWN, Outcome.DONE)
+    actions = SupportAction.objects.filter(kind=Kind.CONTEXT, outcome__in=outcomes)
+    return actions.filter(forgotten_at=None)
 
 
 def _do(
@@ -216,13 +255,13 @@ def _do(
         with not_a_close():
             answer = act.send(client, session, text)
             _keep(action, answer)
-            reply, changes = act.read(answer, session)
+            news = act.read(answer, session)
     except (OSVIError, OSVINotConfigured) as error:
         _end(action, _outcome_of(error), error)
         raise
-    _change_session(session, changes, began)
-    _change(action, reply=reply or "", outcome=Outcome.DONE, finished_at=timezone.now())
-    return ActionResult(session=session, action=action, reply=reply)
+    _change_session(session, news, began)
+    _change(action, reply=news.reply or "", outcome=Outcome.DONE, finished_at=timezone.now())
+    return ActionResult(session=session, action=action, reply=news.reply)
 
 
 def _checked(act: _Act, text: str) -> str:
@@ -299,23 +338,62 @@ def _keep(action: SupportAction, answer: Answer) -> None:
     _change(action, http_status=answer.status, answer=answer.text[:_ANSWER_MAX])
 
 
-def _change_session(session: ChatSession, changes: dict[str, Any], began: datetime) -> None:
+def _change_session(session: ChatSession, news: _News, began: datetime) -> None:
     """Mirror what was done; OSVI has acted, so that what goes wrong here is only logged."""
     alias = steps.using(session)
-    # What OSVI said before this, and arrives later, is old.
-    heard_at = max(filter(None, (session.osvi_updated_at, began)))
-    news = {**changes, "osvi_updated_at": heard_at, "updated_at": timezone.now()}
 
     def work() -> None:
-        _rows_for(session, changes).update(**news)
+        _write_news(session, news, began)
         steps.reload(session)
 
     try:
-        if changes:
+        if news.changes or news.context is not None:
             persist(work, using=alias, patience=steps.PATIENCE_BEFORE)
     except (Error, SessionNotFound) as error:
         told = (session.session_id, kind_of(error))
         logger.error("what was done in session %r could not be mirrored: %s", *told)
+
+
+def _write_news(session: ChatSession, news: _News, began: datetime) -> None:
+    """Write it into what is stored by now, which may be newer than ``session``."""
+    # The UPDATE comes first: SQLite lets no reader of a transaction become its writer.
+    changed = _rows_for(session, news.changes).update(**news.changes, updated_at=timezone.now())
+    if not changed:
+        return
+    mine = steps.rows(session)
+    # What OSVI said before this, and arrives later, is old.
+    older = Q(osvi_updated_at=None) | Q(osvi_updated_at__lt=began)
+    mine.filter(older).update(osvi_updated_at=began)
+    if news.context is not None:
+        _write_context(session, news.context)
+
+
+def _write_context(session: ChatSession, told: list[str]) -> None:
+    """Write what OSVI keeps, unless whoever added more was faster."""
+    metadata = steps.rows(session).values_list("metadata", flat=True).get()
+    stored = _context_in(metadata)
+    if stored == context_of(session) or not _goes_on_from(told, stored):
+        steps.rows(session).update(metadata=_with_context(metadata, told))
+
+
+def _goes_on_from(told: list[str], stored: list[str]) -> bool:
+    """Whether what is stored is what was told, and something added to it."""
+    added = (stored[-number:] for number in range(1, len(stored)))
+    return any([*told, *more][-_CONTEXT_KEPT:] == stored for more in added)
+
+
+def _context_in(metadata: Any) -> list[str]:
+    known = _object(_object(metadata).get("metadata")).get("context")
+    return [each for each in known if isinstance(each, str)] if isinstance(known, list) else []
+
+
+def _with_context(metadata: Any, context: list[str]) -> dict[str, Any]:
+    metadata = _object(metadata)
+    return {**metadata, "metadata": {**_object(metadata.get("metadata")), "context": context}}
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _rows_for(session: ChatSession, changes: dict[str, Any]) -> QuerySet[ChatSession]:
@@ -368,33 +446,29 @@ def _send_inbound(client: OSVIClient, session: ChatSession, text: str) -> Answer
     )
 
 
-def _nothing_changes(answer: Answer, session: ChatSession) -> tuple[str | None, dict[str, Any]]:
-    return read_support(answer, session.session_id).reply, {}
+def _nothing_changes(answer: Answer, session: ChatSession) -> _News:
+    return _News(reply=read_support(answer, session.session_id).reply)
 
 
-def _taken_over(answer: Answer, session: ChatSession) -> tuple[str | None, dict[str, Any]]:
+def _taken_over(answer: Answer, session: ChatSession) -> _News:
     told = read_support(answer, session.session_id)
     who = told.active_human[:255]
-    return None, {"mode": Mode.SUPPORT, "active_human": who, "help_requested": False}
+    return _News(changes={"mode": Mode.SUPPORT, "active_human": who, "help_requested": False})
 
 
-def _handed_back(answer: Answer, session: ChatSession) -> tuple[str | None, dict[str, Any]]:
+def _handed_back(answer: Answer, session: ChatSession) -> _News:
     read_support(answer, session.session_id)
-    return None, {"mode": Mode.AI, "active_human": ""}
+    return _News(changes={"mode": Mode.AI, "active_human": ""})
 
 
-def _context_added(answer: Answer, session: ChatSession) -> tuple[str | None, dict[str, Any]]:
-    metadata = dict(session.metadata)
-    inner = metadata.get("metadata")
-    known = dict(inner) if isinstance(inner, dict) else {}
-    known["context"] = list(read_context(answer))[-_CONTEXT_KEPT:]
-    return None, {"metadata": {**metadata, "metadata": known}}
+def _context_added(answer: Answer, session: ChatSession) -> _News:
+    return _News(context=list(read_context(answer))[-_CONTEXT_KEPT:])
 
 
-def _received(answer: Answer, session: ChatSession) -> tuple[str | None, dict[str, Any]]:
+def _received(answer: Answer, session: ChatSession) -> _News:
     # The customer has woken it.
     changes = {"status": Status.ACTIVE} if session.status == Status.DORMANT else {}
-    return read_reply(answer, session.session_id).text, changes
+    return _News(reply=read_reply(answer, session.session_id).text, changes=changes)
 
 
 _TAKE_OVER: Final = _Act(

@@ -55,6 +55,15 @@ class TestList:
         job_with(waiting=1)
         assert listed(desk.get(f"{LIST}?{query}")) == [wanted]
 
+    def test_doors_are_called_as_staff_call_them(self, desk, job_with):
+        for door in ("command", "kiosk"):
+            job_with("paused", waiting=1)
+            CloseJob.objects.filter(door="admin").update(door=door)
+        html = desk.get(LIST).text
+        for label, door in (("command line", "command"), ("kiosk", "kiosk")):
+            assert f'<td class="field-door_shown">{label}</td>' in html
+            assert f'<a href="?door={door}">{label}</a>' in html
+
     def test_drafts_are_not_counted_either(self, desk, job_with):
         for status in ("paused", "draft"):
             job_with(status, waiting=1)

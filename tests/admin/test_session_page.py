@@ -7,6 +7,7 @@ from django.contrib.admin.models import LogEntry
 from django.urls import reverse
 
 from osvi_django.models import ChatSession, CloseAttempt
+from osvi_django.services import close_session
 from osvi_django.testing import Drop, OddSummary, Status
 from osvi_django.testing.factories import (
     ChatSessionFactory,
@@ -202,6 +203,15 @@ class TestClose:
         attempt = CloseAttempt.objects.get()
         assert (attempt.requested_by, attempt.door) == (staff, "admin")
         assert attempt.note == "They left."
+
+    @pytest.mark.parametrize(
+        ("door", "label"), [("rest", "REST"), ("code", "this site&#x27;s code"), ("kiosk", "kiosk")]
+    )
+    def test_a_door_is_called_as_staff_call_it(self, desk, mirrored, door, label):
+        session = mirrored()
+        close_session(session, door=door)
+        html = desk.get(page_of(session)).content.decode()
+        assert f"<p>{label}</p>" in html
 
     def test_djangos_own_history_tells_of_it(self, desk, mirrored, staff):
         session = mirrored()

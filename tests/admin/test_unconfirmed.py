@@ -56,6 +56,14 @@ class TestTryAgain:
         assert ChatSession.objects.get().summary.text == SUMMARY
         assert osvi_sandbox.closes(session.session_id) == 1
 
+    def test_a_summary_that_is_lost_is_said_to_be(self, desk, closed_there, told, osvi_sandbox):
+        osvi_sandbox.when_closed = 409
+        response = desk.post(url_of("close", closed_there), {"post": "yes"}, follow=True)
+        assert told(response) == [
+            ("success", "The chat session is closed, and its summary is lost.")
+        ]
+        assert "lost on the way" in response.content.decode()
+
     def test_where_osvi_cannot_tell_nothing_is_sent(self, desk, closed_there, told, osvi_sandbox):
         osvi_sandbox.script(None, Status(500))
         response = desk.post(url_of("close", closed_there), {"post": "yes"}, follow=True)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 import pytest
+from django.utils import translation
 
 from osvi_django.answers import (
     RemoteSession,
@@ -414,3 +415,58 @@ def test_what_is_nested_too_deeply_is_refused_before_it_is_sent(osvi, make_clien
             agent_uuid="a", customer_id="+1", input_fields={"first_name": "Zoë", "x": deep}
         )
     assert (caught.value.field, osvi.requests) == ("input_fields", [])
+
+
+SENTENCES = (
+    "agent_uuid is missing: name the agent that the session belongs to.",
+    "command is not known: use one of %(known)s.",
+    "%(field)s is not an id that can be sent: use the one that OSVI gave.",
+    (
+        "%(field)s is missing, or has a character that cannot be sent: give a text without "
+        "U+0000 and halves of surrogate pairs."
+    ),
+    "%(field)s has something that JSON does not: use texts, numbers, lists.",
+    "%(field)s is nested deeper than %(levels)d levels: use fewer.",
+    "%(field)s is one text: put it in a list.",
+)
+
+
+@pytest.fixture
+def german(monkeypatch):
+    """A catalogue with these sentences in a German of our own, active for one test."""
+    catalogue = translation.trans_real.translation("de")
+    for text in SENTENCES:
+        monkeypatch.setitem(catalogue._catalog._catalogs[0], text, f"Ach, {text}")
+    with translation.override("de"):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda client: client.close_session("s"), "agent_uuid"),
+        (lambda client: client.close_session("..", agent_uuid="a"), "session_id"),
+        (lambda client: client.active_sessions("\x00"), "customer_id"),
+        (lambda client: client.support("s", command="explode"), "command"),
+        (lambda client: client.support("s", command="tell"), "message"),
+        (lambda client: create(client, input_fields={"x": {1}}), "input_fields"),
+        (lambda client: create(client, input_fields=nested(30)), "input_fields"),
+        (lambda client: create(client, context="text"), "context"),
+        (lambda client: create(client, context=["a", ""]), "context"),
+    ],
+)
+def test_what_cannot_be_sent_is_named_in_the_readers_language(
+    osvi, make_client, german, call, field
+):
+    with pytest.raises(InvalidInput) as caught:
+        call(make_client(osvi.url))
+    assert (caught.value.field, osvi.requests) == (field, [])
+    assert str(caught.value).startswith(f"Ach, {field} ")
+
+
+def create(client, **what):
+    return client.create_session(agent_uuid="a", customer_id="+1", **what)
+
+
+def nested(levels):
+    return {"x": nested(levels - 1)} if levels else {}

@@ -227,6 +227,10 @@ SHELL = """
     except OSVIError as error:
         print(error)
     try:
+        client.close_session("..", agent_uuid="agent_1")
+    except OSVIError as error:
+        print(error)
+    try:
         OSVIClient.for_account()
     except OSVINotConfigured as error:
         print(error)
@@ -239,8 +243,9 @@ def test_a_bare_python_shell_is_enough(osvi, chat):
     code = textwrap.dedent(SHELL.format(token=TOKEN, url=osvi.url))
     shell = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shell.stderr == ""
-    summary, refused, not_configured = shell.stdout.strip().splitlines()
+    summary, refused, invalid, not_configured = shell.stdout.strip().splitlines()
     assert summary == "Wanted a refund."
     assert refused.startswith("OSVI refused to close this session")
     assert refused.endswith("OSVI said: “Session not found”")
+    assert invalid.startswith("session_id is not an id that can be sent: use ")
     assert not_configured.startswith("OSVI is not set up on this site")

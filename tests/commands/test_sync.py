@@ -197,7 +197,9 @@ class TestSummarize:
         assert f"'{self.session.session_id}': stored" in out
         assert out.endswith("1 stored, 1 without a text, 0 failed\n")
         assert (err, code) == ("", 0)
-        assert run("osvi_summarize")[0].endswith("0 stored, 1 without a text, 0 failed\n")
+        assert run("osvi_summarize") == ("0 stored, 0 without a text, 0 failed\n", "", 0)
+        out = run("osvi_summarize", "--again")[0]
+        assert out.endswith("0 stored, 1 without a text, 0 failed\n")
 
     def test_a_failure_is_told_by_the_exit_code(self):
         ClosedSessionFactory(summary=None, summary_status="lost", customer_id="bad")

@@ -31,6 +31,12 @@ def session():
     return ChatSessionFactory()
 
 
+def test_what_would_be_ignored_is_a_400_that_names_it(api, session):
+    response = api.get(url_of(session.session_id), {"kind": "tell"})
+    assert (response.status_code, response.json()["code"]) == (400, "invalid")
+    assert response.json()["detail"] == "'kind' is not known here: leave it out."
+
+
 def test_what_each_of_them_tells(api, session, staff):
     action = add(
         session,

@@ -9,11 +9,12 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.test import APIClient
 
-from osvi_django.models import ChatSession, CloseAttempt
-from osvi_django.testing import Drop, Junk, OddSummary, Redirect, Status
+from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, SessionSummary
+from osvi_django.testing import Drop, Junk, OddSummary, OSVISandbox, Redirect, Status
 from osvi_django.testing.factories import (
+    ChatAgentFactory,
+    ChatSessionFactory,
     CloseAttemptFactory,
-    ClosedSessionFactory,
 )
 from tests.mirroring import mirror
 
@@ -50,6 +51,8 @@ class TestSuccess:
             "closed_at": stored.closed_at.isoformat().replace("+00:00", "Z"),
             "summary": "All is well.",
             "summary_status": "stored",
+            "summary_source": "osvi",
+            "summarizer_error": "",
             "changed": True,
         }
         attempt = CloseAttempt.objects.get()
@@ -76,6 +79,13 @@ class TestSuccess:
         response = api.post(close_url(session.session_id), {"note": "form"}, format="multipart")
         assert response.status_code == 200
         assert CloseAttempt.objects.get().note == "form"
+
+    def test_so_is_one_with_a_csrf_token_and_nothing_else(self, api, session):
+        url, asked = close_url(session.session_id), {"csrfmiddlewaretoken": "x"}
+        refused = api.post(url, asked | {"notte": "form"}, format="multipart")
+        assert (refused.status_code, "'notte'" in refused.json()["detail"]) == (400, True)
+        empty = asked | {"note": "", "agent_uuid": ""}
+        assert api.post(url, empty, format="multipart").status_code == 200
 
     @pytest.mark.parametrize(
         "odd", ["a/b", "a/close", "ä ö?#%2F", "-", "%00", "emoji 😀", "a..b", "two\nlines"]
@@ -193,11 +203,21 @@ class TestPermission:
         user = grant(django_user_model.objects.create_user("jo"), "close_chatsession")
         client = APIClient()
         client.force_authenticate(user)
-        body = client.post(
-            close_url(mirror(osvi_sandbox, summary="All is well.").session_id)
-        ).json()
-        assert (body["changed"], body["summary"], body["summary_status"]) == (True, None, "stored")
-        assert client.post(close_url(ClosedSessionFactory().session_id)).json()["summary"] is None
+        session = mirror(osvi_sandbox, summary="All is well.")
+        told = {
+            "session_id": session.session_id,
+            "status": "closed",
+            "mode": "ai",
+            "summary": None,
+            "summary_status": "stored",
+            "changed": True,
+        }
+        assert client.post(close_url(session.session_id)).json() == told
+        assert client.post(close_url(session.session_id)).json() == told | {"changed": False}
+        # The summary takes a permission of its own, whatever else is seen.
+        client.force_authenticate(grant(user, "view_sessionsummary"))
+        seen = client.post(close_url(session.session_id)).json()
+        assert seen == told | {"changed": False, "summary": "All is well."}
 
     def test_nobody_learns_of_sessions_without_the_permission(self, session, django_user_model):
         client = APIClient()
@@ -227,6 +247,10 @@ class TestInput:
             ({"agent_uuid": "a\x00b"}, "agent_uuid"),
             ({"agent_uuid": {"a": 1}}, "agent_uuid"),
             ({"agent_uuid": "another"}, "agent_uuid"),
+            ({"agent_uuid": 5}, "agent_uuid"),
+            ({"agent_uuid": None}, "agent_uuid"),
+            ({"notte": "done"}, "'notte' is not known here: use agent_uuid, account, note."),
+            ({"csrfmiddlewaretoken": "x"}, "csrfmiddlewaretoken"),
             ([1, 2], "dictionary"),
             ("text", "dictionary"),
         ],
@@ -266,6 +290,70 @@ class TestInput:
         expected = (400, "invalid") if agent else (404, "not_found")
         assert (response.status_code, response.json()["code"]) == expected
         assert not ChatSession.objects.exists()
+
+
+@pytest.mark.parametrize("prefer", [{}, {"Prefer": "respond-async"}], ids=["wait", "async"])
+@pytest.mark.parametrize("door", ["close", "support"])
+class TestAccounts:
+    """The account is that of the agent, and one that is named must be one of this site's."""
+
+    @pytest.fixture
+    def osvis(self, osvi_sandbox, settings):
+        with OSVISandbox(token="token-of-another") as there:
+            other = {"API_TOKEN": "token-of-another", "BASE_URL": there.url}
+            settings.OSVI = {**settings.OSVI, "other": other}
+            yield osvi_sandbox, there
+
+    @pytest.fixture
+    def close(self, door, prefer, run):
+        def _close(client, session_id, **body):
+            body = {"command": "close", **body} if door == "support" else body
+            url = close_url(session_id).replace("/close/", f"/{door}/")
+            response = client.post(url, body, format="json", headers=prefer)
+            if response.status_code == 202:
+                run(response.json())
+            return response
+
+        return _close
+
+    @pytest.mark.parametrize("named", [{}, {"account": "other"}])
+    def test_it_is_the_one_that_knows_the_agent(self, api, osvis, close, named):
+        here, there = osvis
+        agent = ChatAgentFactory(account="other", uuid="agent_b")
+        chat = there.add_session(agent_uuid="agent_b", summary="Of other.")
+        assert close(api, chat.id, agent_uuid="agent_b", **named).status_code in {200, 202}
+        assert SessionSummary.objects.get().text == "Of other."
+        assert ChatAgent.objects.get() == agent
+        assert here.requests == []
+
+    def test_of_a_new_agent_it_is_named(self, api, osvis, close):
+        chat = osvis[1].add_session(agent_uuid="agent_new", summary="Of other.")
+        named = {"agent_uuid": "agent_new", "account": "other"}
+        assert close(api, chat.id, **named).status_code in {200, 202}
+        assert ChatAgent.objects.get().account == "other"
+
+    @pytest.mark.parametrize("account", ["nobody's", "", 5, None, ["other"], "\x00"], ids=repr)
+    def test_one_that_is_not_there_is_a_400_that_names_it(self, api, osvis, close, account):
+        session = ChatSessionFactory()
+        for session_id in (session.session_id, "unknown"):
+            response = close(api, session_id, agent_uuid=session.agent.uuid, account=account)
+            assert (response.status_code, list(response.json()["errors"])) == (400, ["account"])
+            assert response.json()["detail"].startswith("account: ")
+        assert [osvi.requests for osvi in osvis] == [[], []]
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_another_than_the_agents_is_a_400_that_names_it(self, api, osvis, close, known):
+        session = ChatSessionFactory(agent__uuid="agent_a")
+        session_id = session.session_id if known else "unknown"
+        response = close(api, session_id, agent_uuid="agent_a", account="other")
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert "account" in response.json()["detail"]
+        assert [osvi.requests for osvi in osvis] == [[], []]
+        assert ChatAgent.objects.count() == 1
+
+    def test_nobody_learns_of_accounts_without_the_permission(self, somebody, osvis, close):
+        named = {"agent_uuid": "agent_a", "account": "nobody's"}
+        assert close(somebody("view_chatsession"), "unknown", **named).status_code == 403
 
 
 class TestHostsSettings:

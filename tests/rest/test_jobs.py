@@ -257,6 +257,12 @@ class TestList:
         assert second["next"] is None
         assert len(api.get(second["previous"]).json()["results"]) == 5
 
+    def test_what_would_be_ignored_is_a_400_that_names_it(self, api, job):
+        for url in (LIST, url_of(job, "results/")):
+            response = api.get(url, {"status": "running", "page_size": 1})
+            assert (response.status_code, response.json()["code"]) == (400, "invalid")
+            assert "'status' is not known here" in response.json()["detail"]
+
     def test_each_is_what_its_own_address_shows(self, api, job):
         assert api.get(LIST).json()["results"] == [api.get(url_of(job)).json()]
 
@@ -327,8 +333,16 @@ class TestCancel:
 
     def test_a_finished_one_stays_so(self, api, job, run):
         run(job)
-        response = api.post(url_of(job, "cancel/"), {"whatever": 1}, format="json")
+        response = api.post(url_of(job, "cancel/"))
         assert (response.status_code, response.json()["status"]) == (200, "completed")
+
+    @pytest.mark.parametrize("ending", ["cancel/", "retry/"])
+    def test_a_body_that_asks_for_more_is_a_400(self, api, job, ending):
+        response = api.post(url_of(job, ending), {"whatever": 1}, format="json")
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert "'whatever'" in response.json()["detail"]
+        job.refresh_from_db()
+        assert job.status == "queued"
 
     @pytest.mark.django_db(transaction=True)
     def test_hosts_with_atomic_requests_can_cancel(self, api, job, settings):

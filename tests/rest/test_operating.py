@@ -14,7 +14,7 @@ from rest_framework.test import APIClient
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob, SupportAction
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.calls import REPLY
-from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
+from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory, ClosedSessionFactory
 from tests.mirroring import mirror
 from tests.outside import Meanwhile
 
@@ -95,6 +95,8 @@ class TestStart:
             "closed_at": None,
             "summary": None,
             "summary_status": "pending",
+            "summary_source": None,
+            "summarizer_error": "",
         }
         assert response["Location"] == f"http://testserver{BASE}{session.session_id}/"
         assert operator.get(response["Location"]).json() == response.json()
@@ -128,6 +130,18 @@ class TestStart:
     def test_in_another_account(self, operator, osvi_sandbox, settings):
         settings.OSVI = settings.OSVI | {"emea": settings.OSVI["default"]}
         assert post(operator, BASE, START | {"account": "emea"}).json()["account"] == "emea"
+
+    def test_it_goes_through_the_account_that_knows_the_agent(
+        self, operator, osvi_sandbox, settings
+    ):
+        settings.OSVI = settings.OSVI | {"emea": settings.OSVI["default"]}
+        ChatAgentFactory(account="emea", uuid="agent_a")
+        assert post(operator, BASE, START).json()["account"] == "emea"
+        osvi_sandbox.requests.clear()
+        response = post(operator, BASE, START | {"account": "default"})
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert "“emea”" in response.json()["detail"]
+        assert osvi_sandbox.requests == []
 
     def test_whoever_may_not_see_sessions_learns_what_operating_takes(self, blind, osvi_sandbox):
         response = post(blind, BASE, START)

@@ -47,6 +47,24 @@ class TestRecover:
     def test_a_closed_one_is_left(self, api, osvi_sandbox):
         assert recover(api, ClosedSessionFactory()).json()["settled"] == "left"
 
+    def test_a_body_that_asks_for_more_is_a_400(self, api, lost, osvi_sandbox):
+        asked = len(osvi_sandbox.requests)
+        response = api.post(f"{BASE}{lost.session_id}/recover/", {"again": True}, format="json")
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert response.json()["detail"] == "'again' is not known here: leave it out."
+        assert len(osvi_sandbox.requests) == asked
+
+    def test_whoever_may_not_see_sessions_learns_what_became_of_it(self, lost, somebody):
+        assert recover(somebody("close_chatsession"), lost).json() == {
+            "session_id": lost.session_id,
+            "status": "closed",
+            "mode": "ai",
+            "summary": None,
+            "summary_status": "stored",
+            "settled": "stored",
+            "detail": "",
+        }
+
     def test_one_under_way_is_a_409(self, api, lost):
         ChatSession.objects.update(status="closing", lease_until="2999-01-01T00:00Z")
         response = recover(api, lost)
@@ -92,6 +110,17 @@ class TestAttempt:
         ChatSessionFactory(session_id="another")
         response = api.get(f"{BASE}{of}/attempts/{CloseAttemptFactory().pk}/")
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
+        assert response.json()["detail"].startswith("There is no such ")
+
+    @pytest.mark.parametrize("odd", [0, 10**30])
+    def test_one_that_is_not_there_is_said_in_a_sentence(self, api, odd):
+        response = api.get(f"{BASE}{ChatSessionFactory().session_id}/attempts/{odd}/")
+        assert response.status_code == 404
+        assert response.json() == {
+            "detail": "There is no such attempt to close this chat session here.",
+            "code": "not_found",
+            "retryable": False,
+        }
 
     def test_it_takes_the_permission_to_view(self, django_user_model, grant):
         client = APIClient()

@@ -57,15 +57,19 @@ class TestList:
         agent = ChatAgentFactory(uuid="agent_x")
         wanted = ChatSessionFactory(agent=agent, status="dormant", customer_id="+4917")
         ChatSessionFactory.create_batch(2)
-        for query in ({"agent": "agent_x"}, {"status": "dormant"}, {"customer_id": "+4917"}):
+        agents = ({"agent_uuid": "agent_x"}, {"agent": "agent_x"})
+        for query in (*agents, {"status": "dormant"}, {"customer_id": "+4917"}):
             assert ids(api.get(LIST, query)) == [wanted.session_id]
-        assert ids(api.get(LIST, {"agent": "agent_x", "status": "active"})) == []
+        assert ids(api.get(LIST, {"agent_uuid": "agent_x", "status": "active"})) == []
+        beside = {"agent_uuid": "agent_x", "page_size": 1, "format": "json"}
+        assert ids(api.get(LIST, beside)) == [wanted.session_id]
 
     @pytest.mark.parametrize(
         ("query", "named"),
         [
             ({"status": "open"}, "status"),
             ({"agent": "a\x00"}, "agent"),
+            ({"agent_uuid": "a\x00"}, "agent_uuid"),
             ({"customer_id": "x" * 256}, "customer_id"),
         ],
     )
@@ -74,6 +78,25 @@ class TestList:
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert response.json()["detail"].startswith(f"{named}: ")
         assert list(response.json()["errors"]) == [named]
+
+    @pytest.mark.parametrize(
+        ("query", "detail"),
+        [
+            ({"agentuuid": "x"}, "'agentuuid' is not known here: use status, agent_uuid, agent, "),
+            ({"agent": "x", "agent_uuid": "x"}, "Give either agent_uuid or agent."),
+            ({"csrfmiddlewaretoken": "x"}, "'csrfmiddlewaretoken' is not known here: "),
+        ],
+    )
+    def test_what_would_be_ignored_is_a_400_that_names_it(self, api, query, detail):
+        ChatSessionFactory()
+        response = api.get(LIST, query)
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert detail in response.json()["detail"]
+
+    def test_a_host_may_choose_formats_by_no_parameter(self, api, settings):
+        settings.REST_FRAMEWORK = {"URL_FORMAT_OVERRIDE": None}
+        assert api.get(LIST, {"format": "json"}).status_code == 400
+        assert api.get(LIST).status_code == 200
 
     @pytest.mark.parametrize(
         "position",
@@ -113,6 +136,20 @@ class TestDetail:
         body = api.get(f"{LIST}{session.session_id}/").json()
         assert (body["session_id"], body["status"]) == (session.session_id, "closed")
         assert (body["summary"], body["summary_status"]) == (session.summary.text, "stored")
+
+    @pytest.mark.parametrize("source", ["osvi", "host"])
+    def test_who_wrote_it(self, api, limited, source):
+        session = ClosedSessionFactory(summary__source=source)
+        url = f"{LIST}{session.session_id}/"
+        assert api.get(url).json()["summary_source"] == source
+        assert limited("view_chatsession").get(url).json()["summary_source"] is None
+
+    def test_why_this_site_wrote_none(self, api):
+        failed = ClosedSessionFactory(
+            summary=None, summary_status="lost", summarizer_error="ValueError"
+        )
+        body = api.get(f"{LIST}{failed.session_id}/").json()
+        assert (body["summary_source"], body["summarizer_error"]) == (None, "ValueError")
 
     def test_an_open_one_has_none_yet(self, api):
         body = api.get(f"{LIST}{ChatSessionFactory().session_id}/").json()

@@ -25,7 +25,7 @@ from osvi_django.services.support import (
 )
 from osvi_django.services.syncing import sync_open
 from osvi_django.testing import Drop, OSVISandbox, Status
-from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
+from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory, CloseAttemptFactory
 from tests.mirroring import mirror
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -111,7 +111,7 @@ def test_closes_of_many_threads(chats):
     summaries_are_their_own()
 
 
-def test_sessions_known_by_their_ids_alone(osvis):
+def test_sessions_known_by_their_ids_alone(osvis, agents):
     for alias, osvi in osvis.items():
         chat = osvi.add_session(agent_uuid="agent_1", summary=f"Of {alias}.")
         close_session_by_id(chat.id, agent_uuid="agent_1", account=alias)
@@ -159,7 +159,7 @@ def test_looking_up(chats, osvis):
         assert len(found) == 1
 
 
-def test_starting_and_operating(osvis):
+def test_starting_and_operating(osvis, agents):
     def talk(alias, index):
         session = start_session(agent_uuid="agent_1", customer_id=f"{alias}-{index}", account=alias)
         assert session.agent.account == alias
@@ -183,7 +183,7 @@ def test_all_at_once(chats, osvis):
     for number, session in enumerate(others):
         act = (close_session, take_over, lambda each: whisper(each, "x"))[number % 3]
         works.append(lambda act=act, each=session: act(each))
-    named = {"agent_uuid": "agent_2"}
+    named = {"agent_uuid": "agent_1"}
     works += [
         lambda alias=alias: start_session(**named, customer_id=f"{alias}-new", account=alias)
         for alias in osvis
@@ -215,6 +215,80 @@ def test_a_token_that_rotates_stays_with_its_account(chats, settings):
         settings.OSVI[alias]["API_TOKEN"] = token_of(alias)
     run_all([lambda each=each: close_session(each) for each in chats(10)])
     assert sorted(asked) == ["default"] * 10 + ["other"] * 10
+
+
+class TestAnAgentThatIsKnown:
+    """Its sessions go through the account that knows it, whoever names them and however."""
+
+    @pytest.fixture(autouse=True)
+    def _of_other(self, osvis):
+        self.osvis = osvis
+        self.agent = ChatAgentFactory(account="other", uuid="agent_b")
+        yield
+        sync_customer("default-1")  # as each is asked for something
+        sync_customer("other-1", account="other")
+
+    @pytest.fixture
+    def chat(self):
+        return self.osvis["other"].add_session(agent_uuid="agent_b", summary="Of other.")
+
+    def refused(self, ask, words):
+        with pytest.raises(InvalidInput, match=words) as caught:
+            ask()
+        assert caught.value.field == "account"
+        assert all(osvi.requests == [] for osvi in self.osvis.values())
+
+    @pytest.mark.parametrize("named", [{}, {"account": "other"}])
+    def test_a_session_is_closed_through_it(self, chat, named):
+        assert close_session_by_id(chat.id, agent_uuid="agent_b", **named).changed
+        assert ChatAgent.objects.get() == self.agent
+        summaries_are_their_own()
+
+    def test_another_account_is_an_error(self, chat):
+        for ask in (
+            lambda: close_session_by_id(chat.id, agent_uuid="agent_b", account="default"),
+            lambda: start_session(agent_uuid="agent_b", customer_id="default-1"),
+        ):
+            self.refused(ask, "not belong to the account “default”.* account, “other”")
+        assert ChatAgent.objects.get() == self.agent
+        assert not ChatSession.objects.exists()
+
+    def test_so_it_is_for_a_session_that_is_known(self, chat):
+        mirror(self.osvis["default"], session_id="known", agent__uuid="agent_a")
+        for named in ({}, {"agent_uuid": "agent_a"}):
+            self.refused(
+                lambda named=named: close_session_by_id("known", account="other", **named),
+                "account names another one",
+            )
+
+    def test_of_several_the_default_one_is_meant(self, chat):
+        ChatAgentFactory(account="third", uuid="agent_b")
+        self.refused(lambda: close_session_by_id(chat.id, agent_uuid="agent_b"), "“other”, “third”")
+        assert close_session_by_id(chat.id, agent_uuid="agent_b", account="other").changed
+        ChatAgentFactory(account="default", uuid="agent_b")
+        ours = self.osvis["default"].add_session(agent_uuid="agent_b", summary="Of default.")
+        assert close_session_by_id(ours.id, agent_uuid="agent_b").changed
+        summaries_are_their_own()
+
+    def test_one_that_only_looks_alike_is_new(self):
+        ours = self.osvis["default"].add_session(agent_uuid="AGENT_B", summary="Of default.")
+        assert close_session_by_id(ours.id, agent_uuid="AGENT_B").changed
+        summaries_are_their_own()
+
+    def test_a_mistaken_account_can_be_corrected(self, chat):
+        mistaken = ChatAgentFactory(account="default", uuid="agent_b")
+        session = ChatSessionFactory(session_id=chat.id, agent=mistaken, customer_id="")
+        CloseAttemptFactory(session=session, outcome="rejected")
+        named = {"agent_uuid": "agent_b", "account": "other"}
+        assert close_session_by_id(chat.id, **named).session.agent == self.agent
+        summaries_are_their_own()
+
+    def test_a_corrected_agent_stays_with_the_account_that_was_named(self, chat):
+        with pytest.raises(OSVIError, match="refused"):
+            close_session_by_id(chat.id, agent_uuid="mistyped", account="other")
+        ChatAgent.objects.filter(uuid="agent_b").delete()
+        assert close_session_by_id(chat.id, agent_uuid="agent_b").changed
+        summaries_are_their_own()
 
 
 class TestAnAccountThatIsNotThere:

@@ -10,6 +10,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
+from osvi_django.client import OSVIClient
 from osvi_django.exceptions import (
     InsideTransaction,
     InvalidInput,
@@ -25,6 +26,7 @@ from osvi_django.services import close_session, mirroring, quiet
 from osvi_django.services.mirroring import (
     look_up_customer,
     mirror_session,
+    mirror_started,
     start_session,
     sync_customer,
 )
@@ -384,6 +386,80 @@ def together(*works):
     for thread in threads:
         thread.join(30)
     return errors
+
+
+STARTED = {
+    "session_id": "s-1",
+    "agent_name": "Maya",
+    "started_at": "2026-06-04T11:40:25.690486",
+    "welcome_message": "Hello!",
+}
+
+
+@pytest.mark.django_db
+class TestStartedBefore:
+    """What a host's own code started in the legacy dialect, and hands over."""
+
+    def test_the_answer_becomes_a_session(self):
+        session = mirror_started(STARTED, agent_uuid="agent_1")
+        assert (session.session_id, session.customer_id, session.status) == ("s-1", "", "active")
+        assert session.started_at == datetime(2026, 6, 4, 11, 40, 25, 690486, tzinfo=UTC)
+        agent = ChatAgent.objects.get()
+        assert session.agent == agent
+        assert (agent.uuid, agent.name, agent.account) == ("agent_1", "Maya", "default")
+
+    def test_what_the_client_has_read_is_as_good(self, osvi_sandbox):
+        started = OSVIClient.for_account().start_legacy_session(agent_uuid="agent_1")
+        session = mirror_started(started, agent_uuid="agent_1", customer_id="+1555")
+        assert close_session(session).summary.text
+        assert session.customer_id == "+1555"
+
+    def test_once_more_adds_what_was_not_known(self):
+        mirror_started({"session_id": "s-1"}, agent_uuid="agent_1")
+        session = mirror_started(STARTED, agent_uuid="agent_1", customer_id="+1555")
+        assert (session.customer_id, session.agent.name) == ("+1555", "Maya")
+        told_late = STARTED | {"agent_name": "M."}
+        session = mirror_started(told_late, agent_uuid="agent_1", customer_id="+1666")
+        assert (session.customer_id, session.agent.name) == ("+1555", "Maya")
+        assert ChatSession.objects.count() == 1
+
+    def test_it_opens_no_closed_session_and_makes_nothing_older(self):
+        mirror_session(told(mode="support", updated_at=AFTER), agent_uuid="agent_1")
+        assert mirror_started(STARTED, agent_uuid="agent_1").mode == "support"
+        ChatSession.objects.update(status="closed")
+        assert mirror_started(STARTED, agent_uuid="agent_1").status == "closed"
+
+    def test_news_of_it_are_news(self):
+        mirror_started(STARTED, agent_uuid="agent_1")
+        assert mirror_session(told(mode="support")).mode == "support"
+        assert ChatSession.objects.get().customer_id == "+1555"
+
+    def test_the_account_is_that_of_the_agent(self):
+        ChatAgentFactory(account="other", uuid="agent_1")
+        assert mirror_started(STARTED, agent_uuid="agent_1").agent.account == "other"
+        with pytest.raises(InvalidInput, match="name its own in account, “other”") as caught:
+            mirror_started(STARTED, agent_uuid="agent_1", account="default")
+        assert caught.value.field == "account"
+
+    @pytest.mark.parametrize(
+        ("payload", "named", "field"),
+        [
+            (None, {}, "payload"),
+            ("s-1", {}, "payload"),
+            ({}, {}, "payload"),
+            (STARTED | {"session_id": 5}, {}, "payload"),
+            (STARTED | {"started_at": "soon"}, {}, "payload"),
+            (STARTED | {"session_id": "x" * 256}, {}, "session_id"),
+            (STARTED, {"agent_uuid": ""}, "agent_uuid"),
+            (STARTED, {"agent_uuid": None}, "agent_uuid"),
+            (STARTED, {"customer_id": "x" * 256}, "customer_id"),
+        ],
+    )
+    def test_what_cannot_be_used_is_named(self, payload, named, field):
+        with pytest.raises(InvalidInput) as caught:
+            mirror_started(payload, **{"agent_uuid": "agent_1", **named})
+        assert caught.value.field == field
+        assert not ChatSession.objects.exists()
 
 
 @pytest.mark.django_db

@@ -223,7 +223,22 @@ class TestMissing:
         found = list(summarize_missing())
         assert [each.session for each in found] == called == sessions
         assert [bool(each.summary) for each in found] == [True, False, True, True, True, True]
-        assert [each.session for each in summarize_missing()] == [sessions[1]]
+        assert list(summarize_missing()) == []
+        assert [each.session for each in summarize_missing(again=True)] == [sessions[1]]
+
+    def test_each_is_asked_about_once_and_again_where_that_failed(self, use, called, mirrored):
+        silent, failing = without_text(), without_text()
+        use(lambda session: 1 / 0 if session == failing else None)
+        at_once = close_session(mirrored(summary=None)).session
+        assert called == [at_once]
+        for _run in range(3):
+            list(summarize_missing())
+        assert called == [at_once, silent, failing, failing, failing]
+        use(ValueError())
+        assert len(list(summarize_missing(again=True))) == 3
+        use("Ours.")
+        assert [each.session for each in summarize_missing()] == [silent, failing, at_once]
+        assert list(summarize_missing(again=True)) == []
 
     def test_it_may_be_stopped_and_begun_anew(self, use, called):
         sessions = [without_text() for _number in range(4)]

@@ -47,7 +47,7 @@ from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.calls import REPLY
 from osvi_django.testing.factories import ChatSessionFactory
 from tests.mirroring import mirror
-from tests.outside import Meanwhile, refused
+from tests.outside import Meanwhile, noticed, refused
 
 # Each function as a thing to do with a session, and what OSVI gets for it.
 SUPPORT = "/v1/chat/session/{id}/support"
@@ -392,6 +392,52 @@ class TestWhatItChanges:
         inject_context(session, "a")
         assert session.metadata == {"metadata": {"context": ["a"]}}
 
+    def test_news_that_come_meanwhile_are_kept(self, mirrored, osvi_sandbox):
+        session = mirrored(metadata={"id": "x", "metadata": {"state_fields": {"step": 1}}})
+        soon = timezone.now() + timedelta(minutes=5)
+        osvi_sandbox.script(session.session_id, Meanwhile(partial(self.tell_of, session, soon)))
+        assert context_of(inject_context(session, "a").session) == ["a"]
+        assert session.metadata["metadata"]["state_fields"] == {"step": 2}
+        assert (session.help_requested, session.osvi_updated_at) == (True, soon)
+
+    @pytest.mark.parametrize(
+        ("known", "added"), [([], ["b"]), (list("1234"), ["b"]), (list("12345"), ["b", "c"])]
+    )
+    def test_so_are_facts_that_others_add_meanwhile(self, mirrored, osvi_sandbox, known, added):
+        session = mirrored(metadata={"metadata": {"context": known}})
+        osvi_sandbox.sessions[session.session_id].change(context=known)
+        after = [*known, "a", *added][-5:]
+        soon = timezone.now() + timedelta(seconds=5)
+        tell_of = partial(self.tell_of, session, soon, after)
+        osvi_sandbox.script(session.session_id, Meanwhile(tell_of))
+        assert context_of(inject_context(session, "a").session) == after
+
+    def test_the_same_facts_in_turns_are_mirrored(self, mirrored):
+        session = mirrored()
+        for word in "xyxyxyxyx":
+            inject_context(session, word)
+        assert context_of(session) == list("xyxyx")
+
+    def tell_of(self, session, moment, context=()):
+        """Mirror what OSVI tells of a session at this moment."""
+        told = {"state_fields": {"step": 2}, "context": list(context)}
+        mirror_session(
+            {
+                "id": session.session_id,
+                "status": "active",
+                "customer_id": session.customer_id,
+                "help_requested": True,
+                "metadata": told,
+                "updated_at": moment.isoformat(),
+            }
+        )
+
+    def test_no_act_makes_what_is_known_older(self, mirrored, osvi_sandbox):
+        session = mirrored()
+        soon = timezone.now() + timedelta(minutes=5)
+        osvi_sandbox.script(session.session_id, changed(osvi_updated_at=soon))
+        assert take_over(session).session.osvi_updated_at == soon
+
     def test_a_customer_wakes_a_dormant_session(self, mirrored):
         session = mirrored(status="dormant")
         receive_message(session, "Hello?")
@@ -554,6 +600,110 @@ class TestForget:
         with pytest.raises(InvalidSetting):
             forget_texts()
         assert self.left() == 1
+
+
+@pytest.mark.django_db
+class TestForgetContext:
+    """Context is in the session as well as in the journal."""
+
+    @pytest.fixture
+    def session(self, mirrored):
+        known = {"state_fields": {"step": 2}, "context": ["told by OSVI"]}
+        return mirrored(metadata={"id": "x", "metadata": known})
+
+    @pytest.fixture
+    def add(self, session):
+        def _add(text, days, outcome="done"):
+            ago = timezone.now() - timedelta(days=days)
+            metadata = session.metadata["metadata"]
+            metadata["context"] = [*metadata["context"], text]
+            session.save()
+            SupportAction.objects.create(
+                session=session,
+                kind="context",
+                text=text,
+                outcome=outcome,
+                started_at=ago,
+                finished_at=ago,
+            )
+
+        return _add
+
+    def test_what_is_old_is_removed_and_nothing_else(self, session, add):
+        add("a", 91)
+        add("b", 100, "no_answer")
+        add("refused, and told by OSVI", 91, "rejected")
+        add("A", 89)
+        updated_at = session.updated_at
+        other = ChatSessionFactory(metadata={"metadata": {"context": ["a"]}})
+        assert forget_texts() == 3
+        session.refresh_from_db()
+        left = ["told by OSVI", "refused, and told by OSVI", "A"]
+        known = {"state_fields": {"step": 2}, "context": left}
+        assert session.metadata == {"id": "x", "metadata": known}
+        assert session.updated_at == updated_at
+        other.refresh_from_db()
+        assert context_of(other) == ["a"]
+
+    def test_what_was_added_once_more_stays_until_that_is_old(self, session, add, settings):
+        add("a", 91)
+        add("a", 10)
+        assert forget_texts() == 1
+        session.refresh_from_db()
+        assert context_of(session) == ["told by OSVI", "a", "a"]
+        settings.OSVI["default"]["KEEP_TEXTS"] = 5
+        assert forget_texts() == 1
+        session.refresh_from_db()
+        assert context_of(session) == ["told by OSVI"]
+
+    def test_what_osvi_keeps_no_more_is_gone_already(self, session, add):
+        add("a", 91)
+        ChatSession.objects.update(metadata={"metadata": {"context": ["z"]}})
+        assert forget_texts() == 1
+        session.refresh_from_db()
+        assert session.metadata == {"metadata": {"context": ["z"]}}
+
+    def test_each_session_is_read_alone_however_many_they_are(
+        self, mirrored, monkeypatch, django_assert_max_num_queries
+    ):
+        monkeypatch.setattr(support, "_CHUNK", 10)
+        sessions = [mirrored(customer_id=f"+{number}") for number in range(25)]
+        for session in sessions:
+            inject_context(session, "a")
+        ago = timezone.now() - timedelta(days=91)
+        SupportAction.objects.update(started_at=ago)
+        with django_assert_max_num_queries(25 * 9 + 20):
+            assert forget_texts() == 25
+        assert [context_of(each) for each in ChatSession.objects.all()] == [[]] * 25
+
+
+@pytest.mark.django_db(transaction=True)
+def test_news_that_come_while_context_is_forgotten_are_kept(mirrored):
+    session = mirrored()
+    inject_context(session, "a")
+    SupportAction.objects.update(started_at=timezone.now() - timedelta(days=91))
+    news = {"id": session.session_id, "status": "active", "customer_id": session.customer_id}
+    news |= {"metadata": {"state_fields": {"step": 2}, "context": ["b"]}}
+
+    def tell():
+        try:
+            mirror_session(news)
+        finally:
+            connection.close()
+
+    def tell_meanwhile():
+        thread.start()
+        thread.join(0.3)  # which waits for the commit
+
+    def is_look(sql, _params):
+        return sql.startswith("SELECT") and "metadata" in sql.partition("FROM")[0]
+
+    thread = threading.Thread(target=tell)
+    with noticed(is_look, tell_meanwhile):
+        assert forget_texts() == 1
+    thread.join()
+    session.refresh_from_db()
+    assert session.metadata == news
 
 
 class TestContextOf:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.translation import gettext as _
 
 from osvi_django.conf import InvalidSetting
@@ -17,11 +17,19 @@ class Command(BaseCommand):
 
     help = _("Have the setting SUMMARIZER write the summaries that closed chat sessions lack.")
 
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Whether to ask for once more what the function had nothing to say of."""
+        parser.add_argument(
+            "--again",
+            action="store_true",
+            help=_("Also sessions of which SUMMARIZER had nothing to say before."),
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         """Summarize all, and fail where some failed."""
         counts: Counter[str] = Counter()
         try:
-            for found in summarize_missing():
+            for found in summarize_missing(again=options["again"]):
                 counts[_kind(found)] += 1
                 self._tell(found)
         except InvalidSetting as error:
