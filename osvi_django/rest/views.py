@@ -39,7 +39,7 @@ from osvi_django.rest.serializers import (
 from osvi_django.services import close_session_by_id
 from osvi_django.services.closing import session_to_close
 from osvi_django.services.jobs import create_close_job
-from osvi_django.services.mirroring import account_of, find_session, start_session
+from osvi_django.services.mirroring import find_session, start_session
 from osvi_django.services.permissions import require_close, require_operate
 from osvi_django.services.recovery import recover_session
 from osvi_django.transactions import non_atomic
@@ -75,8 +75,6 @@ class SessionListView(OwnErrors, ListAPIView[ChatSession]):
         wanted = asked(StartSerializer, request)
         require_operate(request.user)
         require_account(wanted.get("account"))
-        if "account" not in wanted:
-            wanted["account"] = account_of(wanted["agent_uuid"])
         session = start_session(**wanted, requested_by=request.user, door="rest")
         location = {"Location": session_url(session, request)}
         return Response(session_body(session, request), HTTP_201_CREATED, headers=location)

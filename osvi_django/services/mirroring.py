@@ -147,15 +147,15 @@ def start_session(
     customer_id: str,
     input_fields: Mapping[str, Any] | None = None,
     context: Sequence[str] | None = None,
-    account: str = DEFAULT_ACCOUNT,
+    account: str | None = None,
     requested_by: User | None = None,
     door: str = "code",
 ) -> ChatSession:
     """Start a session at OSVI, mirror it, and write down who did.
 
     OSVI first closes what the customer has open with this agent, so that is closed here too,
-    without a summary. Without an ``account``, an agent that only others know is ``InvalidInput``:
-    ``account_of`` tells whose one is. Raises ``NotAllowed``, ``InsideTransaction`` and what the
+    without a summary. Where ``account`` is not named it is the one that knows the agent, else
+    ``"default"``. Raises ``NotAllowed``, ``InvalidInput``, ``InsideTransaction`` and what the
     client raises.
     """
     with not_a_close():
@@ -164,8 +164,7 @@ def start_session(
         by = CloseRequest(requested_by=requested_by, door=door, note="")
         _require_id("agent_uuid", agent_uuid)
         _require_id("customer_id", customer_id)
-        if account == DEFAULT_ACCOUNT:  # nobody may have named it
-            account_of(agent_uuid, account)
+        account = account_of(agent_uuid, account)
         client = OSVIClient.for_account(account)
         began = timezone.now()
         remote = client.create_session(
@@ -312,15 +311,17 @@ def account_of(
 ) -> str:
     """The account whose token speaks for an agent: the one named, or the one that knows it here.
 
-    An agent that no account knows is taken for one of ``otherwise``. Raises ``InvalidInput`` where
-    only others than the one named know it, or several and no telling which.
+    An agent that no account knows is taken for one of ``otherwise``. Two accounts may each have one
+    of the same UUID: raises ``InvalidInput`` where several have, and ``otherwise`` has not.
     """
+    if account is not None:
+        return account
     known = _accounts_with(agent_uuid)
-    if account is None:
-        account = known[0] if len(known) == 1 else otherwise
-    if known and account not in known:
-        raise _other_account(account, known)
-    return account
+    if len(known) == 1:
+        return known[0]
+    if known and otherwise not in known:
+        raise _several(known)
+    return otherwise
 
 
 def move_to_agent(session: ChatSession, *, agent_uuid: str, account: str) -> None:
@@ -531,13 +532,13 @@ def _accounts_with(agent_uuid: str) -> list[str]:
     return sorted(agent.account for agent in agents if agent.uuid == agent_uuid)
 
 
-def _other_account(account: str, known: Sequence[str]) -> InvalidInput:
+def _several(known: Sequence[str]) -> InvalidInput:
     problem = _(
-        "The agent in agent_uuid does not belong to the account “%(account)s”, so nothing was "
-        "sent: name its own in account, %(known)s."
+        "Several accounts have an agent of this agent_uuid, so nothing was sent: name one of them "
+        "in account, %(known)s."
     )
     names = ", ".join(f"“{each}”" for each in known)
-    return InvalidInput(problem % {"account": account, "known": names}, field="account")
+    return InvalidInput(problem % {"known": names}, field="account")
 
 
 def _agent(agent_uuid: str, account: str) -> ChatAgent:

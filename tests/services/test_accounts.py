@@ -244,16 +244,19 @@ class TestAnAgentThatIsKnown:
         assert ChatAgent.objects.get() == self.agent
         summaries_are_their_own()
 
-    def test_another_account_is_an_error(self, chat):
-        for ask in (
-            lambda: close_session_by_id(chat.id, agent_uuid="agent_b", account="default"),
-            lambda: start_session(agent_uuid="agent_b", customer_id="default-1"),
-        ):
-            self.refused(ask, "not belong to the account “default”.* account, “other”")
-        assert ChatAgent.objects.get() == self.agent
-        assert not ChatSession.objects.exists()
+    @pytest.mark.parametrize("named", [{}, {"account": "other"}])
+    def test_a_session_is_started_through_it(self, named):
+        started = start_session(agent_uuid="agent_b", customer_id="other-1", **named)
+        assert started.agent == self.agent
 
-    def test_so_it_is_for_a_session_that_is_known(self, chat):
+    def test_one_of_the_same_uuid_is_another_accounts_where_that_is_named(self):
+        started = start_session(agent_uuid="agent_b", customer_id="default-1", account="default")
+        ours = self.osvis["default"].add_session(agent_uuid="agent_b", summary="Of default.")
+        closed = close_session_by_id(ours.id, agent_uuid="agent_b", account="default")
+        assert started.agent.account == closed.session.agent.account == "default"
+        assert self.osvis["other"].requests == []
+
+    def test_another_account_than_that_of_a_known_session_is_an_error(self, chat):
         mirror(self.osvis["default"], session_id="known", agent__uuid="agent_a")
         for named in ({}, {"agent_uuid": "agent_a"}):
             self.refused(

@@ -437,8 +437,9 @@ class TestStartedBefore:
     def test_the_account_is_that_of_the_agent(self):
         ChatAgentFactory(account="other", uuid="agent_1")
         assert mirror_started(STARTED, agent_uuid="agent_1").agent.account == "other"
-        with pytest.raises(InvalidInput, match="name its own in account, “other”") as caught:
-            mirror_started(STARTED, agent_uuid="agent_1", account="default")
+        ChatAgentFactory(account="third", uuid="agent_1")
+        with pytest.raises(InvalidInput, match="name one of them in account, “other”") as caught:
+            mirror_started(STARTED, agent_uuid="agent_1")
         assert caught.value.field == "account"
 
     @pytest.mark.parametrize(
