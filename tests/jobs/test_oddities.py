@@ -6,6 +6,7 @@ import pytest
 from django.db import DatabaseError, connection
 from django.db.models.signals import pre_init
 
+from osvi_django.exceptions import OSVINoAnswer
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob, SupportAction
 from osvi_django.services import steps
 from osvi_django.services.jobs import create_close_job, run_close_job
@@ -36,7 +37,7 @@ def test_a_bug_over_one_session_does_not_stop_the_job(unconfirmed, close_all, ca
 
 
 @pytest.mark.parametrize("signal", [session_closed, session_close_failed])
-def test_of_one_that_is_gone_nobody_is_told(chats, close_all, osvi_sandbox, caplog, signal):
+def test_of_one_that_is_gone_nobody_is_told(chats, close_all, osvi_sandbox, signal):
     for session in chats(4):
         if signal is session_close_failed:
             osvi_sandbox.script(session.session_id, Status(400))
@@ -53,7 +54,28 @@ def test_of_one_that_is_gone_nobody_is_told(chats, close_all, osvi_sandbox, capl
         signal.disconnect(delete_the_others)
     assert job.is_finished
     assert len(told) == ChatSession.objects.count() == 1
-    assert "nobody is told of session" in caplog.text
+
+
+def test_one_that_is_gone_by_then_is_in_the_log(db, caplog):
+    attempts = [CloseAttemptFactory() for _number in range(2)]
+    closed = [steps.Closed(session=each.session, attempt=each, text=None) for each in attempts]
+    failed = steps.Failed(session=attempts[1].session, attempt=attempts[1], error=OSVINoAnswer())
+    told = []
+
+    def note(session, **_named):
+        told.append(session.pk)
+
+    ChatSession.objects.filter(pk=attempts[1].session.pk).delete()
+    for signal in (session_closed, session_close_failed):
+        signal.connect(note)
+    try:
+        steps.tell_closed(closed)
+        steps.tell_failed([failed])
+    finally:
+        for signal in (session_closed, session_close_failed):
+            signal.disconnect(note)
+    assert told == [attempts[0].session.pk]
+    assert caplog.text.count("nobody is told of session") == 2
 
 
 def test_one_that_is_deleted_while_osvi_is_asked_stops_no_other(chats, osvi_sandbox, caplog):
