@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.urls import URLPattern
 from django.utils.translation import gettext_lazy as _
@@ -26,7 +25,7 @@ from osvi_django.exceptions import (
     OSVINotConfigured,
 )
 from osvi_django.models import ChatSession
-from osvi_django.services.mirroring import LookedUp, look_up_customer, start_session
+from osvi_django.services.mirroring import LookedUp, exactly, look_up_customer, start_session
 
 SESSIONS_SHOWN: Final = 50
 
@@ -104,9 +103,8 @@ class CustomerViews(AskingViews):
         if not form.is_bound or any(name in form.errors for name in form.fields):
             return None
         customer = form.cleaned_data["customer_id"]
-        # MariaDB compares without regard to case; what contains a text and equals it is that text.
-        same = Q(customer_id=customer, customer_id__contains=customer)
-        ours = self.get_queryset(request).filter(same, agent__account=form.chosen_account)
+        theirs = exactly("customer_id", customer)
+        ours = self.get_queryset(request).filter(theirs, agent__account=form.chosen_account)
         newest = ours.select_related("agent").defer("metadata").order_by("-started_at", "-id")
         return list(newest[: SESSIONS_SHOWN + 1])
 

@@ -21,6 +21,7 @@ from osvi_django.services.pace import Trouble
 from osvi_django.services.recovery import close_again
 from osvi_django.services.steps import CloseRequest
 from osvi_django.services.verdicts import Outcome, Verdict, as_tried, verdict_of
+from osvi_django.transactions import kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +30,15 @@ logger = logging.getLogger(__name__)
 class Found:
     """What was found out about one; without a ``verdict``, somebody else has it just now.
 
-    ``sent_at``: when OSVI was asked, in seconds of the monotonic clock.
+    ``sent_at``: when OSVI was asked, in seconds of the monotonic clock; ``was_asked``: whether it
+    was, as without a customer it cannot be.
     """
 
     item: CloseJobItem
     verdict: Verdict | None
     sent_at: float
     error: Trouble | None = None
+    was_asked: bool = True
 
 
 class Finders(Crew[Found]):
@@ -56,8 +59,13 @@ class Finders(Crew[Found]):
                 verdict = self._close(session)
             except CloseInProgress:
                 return found
+            except Error as error:  # whatever OSVI has answered by then is in the journal or spool
+                about = (session.session_id, kind_of(error))
+                logger.error("session %r is looked at again: %s", *about)
+                return found
             except (OSVIError, OSVINotConfigured) as error:
-                return replace(found, verdict=verdict_of(error), error=error)
+                asked = bool(session.customer_id)
+                return replace(found, verdict=verdict_of(error), error=error, was_asked=asked)
         return replace(found, verdict=as_tried(item, verdict))
 
     def _close(self, session: ChatSession) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -9,6 +10,10 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from django.db import connections
+
+from osvi_django.transactions import kind_of
+
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -46,10 +51,13 @@ class Crew(Generic[_T]):
     def collect(self, seconds: float) -> list[_T]:
         """What has come of those that have ended, waiting so long for the first.
 
-        Raises what one of them has raised.
+        Of what raised an error, that is logged by its kind, and nothing else comes.
         """
         done, self._futures = wait(self._futures, timeout=seconds, return_when=FIRST_COMPLETED)
-        return [future.result() for future in done]
+        for future in done:
+            if error := future.exception():
+                logger.error("a thread %s ended with %s", self._name, kind_of(error))
+        return [future.result() for future in done if future.exception() is None]
 
 
 def _with_own_connections(work: Callable[[], _T]) -> _T:
@@ -62,5 +70,5 @@ def _with_own_connections(work: Callable[[], _T]) -> _T:
 def _carry_out(future: Future[_T], work: Callable[[], _T]) -> None:
     try:
         future.set_result(work())
-    except BaseException as error:  # noqa: BLE001  # raised where it is collected
+    except BaseException as error:  # noqa: BLE001  # told where it is collected
         future.set_exception(error)

@@ -129,7 +129,8 @@ class _Run:
                 self._hand_out()
                 self._collect_and_store()
                 self._look_up()
-            while not self.stop.is_set() and self.writers.go_on(_POLL):
+            # A pause is not to wait for summaries: osvi_summarize has what is left then.
+            while self.is_finished and not self.stop.is_set() and self.writers.go_on(_POLL):
                 pass
         finally:
             self._bring_home()
@@ -260,20 +261,34 @@ class _Run:
         was_under_way = self.finders.under_way > 0
         for found in self.finders.collect(seconds):
             if found.verdict is None:
-                ledger.come_back(self.job, [found.item], LOOK_AGAIN_AFTER)
+                self._come_back(found.item)
                 continue
-            self._tell_lane(self.lanes[found.item.account], found.sent_at, found.error)
+            if found.was_asked:
+                self._tell_lane(self.lanes[found.item.account], found.sent_at, found.error)
             self._settle_alone(found.item, found.verdict)
         return was_under_way
 
     def _settle_alone(self, item: CloseJobItem, verdict: Verdict) -> None:
-        self._persist(lambda: ledger.settle(self.job, [(item, verdict)]))
-        self._report()
+        if self._is_stored(item, lambda: ledger.settle(self.job, [(item, verdict)])):
+            self._report()
+
+    def _come_back(self, item: CloseJobItem) -> None:
+        self._is_stored(item, lambda: ledger.come_back(self.job, [item], LOOK_AGAIN_AFTER))
+
+    def _is_stored(self, item: CloseJobItem, work: Callable[[], None]) -> bool:
+        """Whether what became of an item could be stored; else its lease runs out."""
+        try:
+            self._persist(work)
+        except Error as error:
+            told = (item.pk, self.job.pk, kind_of(error))
+            logger.error("the end of item %s of job %s cannot be stored: %s", *told)
+            return False
+        return True
 
     def _tell_lane(self, lane: Lane, sent_at: float, error: Trouble | None) -> None:
         if isinstance(error, (*NOT_NOW, *DOUBT)):
             lane.went_wrong(sent_at, error)
-        else:
+        elif error is None or isinstance(error, OSVIRejected):  # else nothing was sent
             lane.pace.went_well(sent_at)
 
     def _collect_and_store(self) -> None:
@@ -300,22 +315,34 @@ class _Run:
 
     def _store(self) -> None:
         """Keep the raw answers, and only then read them and write down what they say."""
-        # Some may have been stored before an error of whoever watches came in between.
+        # Some may have been stored before somebody's Ctrl-C came in between.
         replies = [reply for reply in self.in_hand if reply.attempt.pk in self.items]
         answered = [
             (reply.attempt, reply.found) for reply in replies if isinstance(reply.found, Answer)
         ]
         lost = steps.keep_all(answered) if answered else {}
         kept = [reply for reply in replies if reply.attempt.pk not in lost]
-        results = [result for reply in kept if (result := self._judge(reply))]
+        results = [result for reply in kept if (result := self._judge_safely(reply))]
         if results:
             self._write(results)
         for key in lost:
             self.items.pop(key)  # the answer is in the spool: recovery has it
         self.in_hand = []
+        # Not before: an error of whoever watches must not have these judged once more.
+        if results:
+            self._report()
 
     def _lane_of(self, reply: Reply) -> Lane:
         return self.lanes[self.items[reply.attempt.pk].account]
+
+    def _judge_safely(self, reply: Reply) -> _Result | None:
+        """The same; a bug over one answer leaves that one, which is kept, to recovery."""
+        try:
+            return self._judge(reply)
+        except Exception:
+            logger.exception("attempt %s waits for recovery", reply.attempt.pk)
+            self.items.pop(reply.attempt.pk, None)
+            return None
 
     def _judge(self, reply: Reply) -> _Result | None:
         """What a reply says; None where OSVI is asked once more."""
@@ -372,7 +399,6 @@ class _Run:
             self.writers.write_of(end.session for end in closed if end.text is None)
             steps.tell_failed([each.end for each in results if isinstance(each.end, Failed)])
             self.seen_at = time.monotonic()
-            self._report()
         for result in results:
             self.items.pop(result.attempt.pk, None)  # what was not stored is taken up again
 
@@ -413,15 +439,23 @@ class _Run:
         self.writers.halt()
         for lane in self.lanes.values():
             lane.halt()
-        while self._under_way or self.in_hand:
-            self._collect_and_store()
-        while self._settle_found(_POLL) or self.writers.go_on(_POLL):
-            pass
-        for lane in self.lanes.values():
-            lane.end()
-        self.writers.end()
+        try:
+            while self._under_way or self.in_hand or self.finders.under_way:
+                self._collect_and_store()
+                self._settle_found(0 if self._under_way else _POLL)
+            self._wait_for_writers()
+        finally:
+            for lane in self.lanes.values():
+                lane.end()
+            self.writers.end()
         with suppress(Error):  # then its silence tells that nobody runs it
             self._leave()
+
+    def _wait_for_writers(self) -> None:
+        """For a while: what is not written by then is written another time."""
+        ends_at = time.monotonic() + _PATIENCE
+        while self.writers.go_on(_POLL) and time.monotonic() < ends_at:
+            pass
 
     def _leave(self) -> None:
         """Let what is left of the job wait for whoever goes on with it, or for its time."""

@@ -26,12 +26,14 @@ from osvi_django.conf import executor
 from osvi_django.exceptions import (
     InvalidInput,
     NotAllowed,
+    OSVIBadAnswer,
     OSVINoAnswer,
     OSVIThrottled,
     OSVIUnauthorized,
     OSVIUnreachable,
     SessionNotFound,
     describe,
+    not_a_close,
 )
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
 from osvi_django.services import ledger, steps
@@ -39,7 +41,7 @@ from osvi_django.services.engine import run_close_job
 from osvi_django.services.mirroring import is_storable_id
 from osvi_django.services.permissions import may_close, require_job
 from osvi_django.services.steps import CloseRequest, DatabaseNow, User
-from osvi_django.transactions import persist
+from osvi_django.transactions import persist, refuse_inside_transaction
 
 __all__ = [
     "Progress",
@@ -72,6 +74,7 @@ _PAUSED_BY: Final = {
     OSVIUnreachable.code: _lazy("OSVI cannot be reached."),
     OSVIThrottled.code: _lazy("OSVI is busy and takes no more just now."),
     OSVINoAnswer.code: _lazy("OSVI does not answer."),
+    OSVIBadAnswer.code: _lazy("OSVI's answers make no sense just now."),
     OSVIUnauthorized.code: _lazy(
         "OSVI refuses this site's API token. Ask whoever runs this site to check the token."
     ),
@@ -143,8 +146,13 @@ def confirm_close_job(
 
 
 def cancel_close_job(job: CloseJob, *, requested_by: User | None = None) -> CloseJob:
-    """Stop what has not been begun; what is under way comes to its end. A finished job stays so."""
+    """Stop what has not been begun; what is under way comes to its end. A finished job stays so.
+
+    Raises ``NotAllowed`` and ``InsideTransaction``.
+    """
     require_job(requested_by, job)
+    with not_a_close():
+        refuse_inside_transaction(router.db_for_write(CloseJob, instance=job))
 
     def work() -> None:
         unfinished = ledger.rows(job).filter(finished_at=None)

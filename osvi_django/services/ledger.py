@@ -153,11 +153,12 @@ def take(
 
 def _share_agents(sessions: Sequence[ChatSession]) -> None:
     """Give sessions their agents, of which there are few."""
-    agents = ChatAgent.objects.using(router.db_for_write(ChatAgent)).in_bulk(
-        {each.agent_id for each in sessions}
-    )
+    rows = ChatAgent.objects.using(router.db_for_write(ChatAgent))
+    agents = rows.in_bulk({each.agent_id for each in sessions})
     for session in sessions:
-        session.agent = agents[session.agent_id]
+        if session.agent_id not in agents:  # it has become another one's in between
+            session.refresh_from_db(fields=["agent"])
+        session.agent = agents.get(session.agent_id) or rows.get(pk=session.agent_id)
 
 
 def take_abandoned(

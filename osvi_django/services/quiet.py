@@ -32,10 +32,15 @@ def is_closed(client: OSVIClient, session: ChatSession) -> bool:
     try:
         client.pause_legacy_session(session.session_id, agent_uuid=session.agent.uuid or "")
     except OSVIRejected as error:
-        if error.status in steps.CLOSED_ALREADY:
-            return True
-        raise
+        if error.status not in steps.CLOSED_ALREADY or _is_nobodys(error):
+            raise
+        return True
     return False
+
+
+def _is_nobodys(error: OSVIRejected) -> bool:
+    """Whether it is a 404 without a word of OSVI's: a mistaken address, or a call that is gone."""
+    return error.status == steps.NOT_FOUND and error.reason == f"HTTP {error.status}"
 
 
 def ask_each(client: OSVIClient, sessions: Iterable[ChatSession]) -> dict[int, bool]:

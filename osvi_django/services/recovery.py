@@ -78,11 +78,15 @@ class Settled(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class RecoveryResult:
-    """What was found out about one session; ``detail`` is a sentence for whoever asked."""
+    """What was found out about one session; ``detail`` is a sentence for whoever asked.
+
+    ``error``: why OSVI could not be asked, where it was left as it is for that.
+    """
 
     session: ChatSession
     settled: Settled
     detail: str = ""
+    error: OSVIError | OSVINotConfigured | None = None
 
 
 def recover_session(
@@ -124,7 +128,8 @@ def close_again(
     """
     found = recover_session(session, requested_by=requested_by, door=door)
     if found.settled is Settled.LEFT and session.status == Status.UNCONFIRMED:
-        raise OSVINoAnswer(found.detail)
+        # What is trouble of the whole account is not told as that of this session.
+        raise found.error if isinstance(found.error, _NOT_LOOKED_AT) else OSVINoAnswer(found.detail)
     result = close_session(session, requested_by=requested_by, door=door, note=note)
     if found.settled in {Settled.STORED, Settled.NOT_PROVIDED, Settled.LOST}:
         return with_own_summary(replace(result, changed=True))
@@ -252,7 +257,7 @@ def _settle(
     try:
         is_open = steps.still_open(client, session)
     except (OSVIError, OSVINotConfigured) as error:
-        return _left(session, str(error))
+        return replace(_left(session, str(error)), error=error)
     if is_open is None:
         return _left(session, _("OSVI is asked by customer, and this session's is not known here."))
     if is_open:

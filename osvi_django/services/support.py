@@ -329,7 +329,8 @@ def _sent_last(action: SupportAction) -> SupportAction | None:
     """What said the very same in this session the last time that it was sent, or may have been."""
     actions = SupportAction.objects.using(steps.using(action.session)).defer("answer")
     alike = actions.filter(exactly("text", action.text), session=action.session, kind=action.kind)
-    sent = alike.filter(outcome__in=(*SupportAction.UNKNOWN, Outcome.DONE))
+    # Itself it may be, where the commit of a try before this arrived and the word of it did not.
+    sent = alike.filter(outcome__in=(*SupportAction.UNKNOWN, Outcome.DONE)).exclude(pk=action.pk)
     return sent.order_by("-started_at", "-id").first()
 
 

@@ -8,7 +8,9 @@ import pytest
 from django.db import OperationalError
 from django.db.backends.signals import connection_created
 
-from osvi_django.models import ChatSession, CloseJob, SessionSummary
+from osvi_django.client import OSVIClient
+from osvi_django.models import ChatSession, SessionSummary
+from osvi_django.services import engine, pace
 from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.testing import Drop, Status
 from tests.outside import AtOnce
@@ -81,24 +83,52 @@ def test_without_a_thread_for_it_the_run_does_it_itself(in_doubt, close_all, mon
     assert close_all().succeeded == 3
 
 
-def test_a_database_that_stays_away_ends_the_run_and_nothing_else(in_doubt, settings, osvi_sandbox):
+def test_a_database_that_goes_away_from_one_thread_is_asked_again(
+    in_doubt, settings, monkeypatch, caplog
+):
+    monkeypatch.setattr(engine, "LOOK_AGAIN_AFTER", 0.2)
+    settings.OSVI["default"] |= {"DEADLINE": 0.3, "CONNECT_TIMEOUT": 0.3, "LEASE": 1}
+    failed = []
+
     def fail(execute, sql, params, many, context):
-        if threading.current_thread().name == "osvi-finder":
-            raise OperationalError("gone away")
+        if threading.current_thread().name == "osvi-finder" and len(failed) < 2:
+            failed.append(sql)
+            raise OperationalError("a secret")
         return execute(sql, params, many, context)
 
     def wrap(connection, **_named):
         connection.execute_wrappers.append(fail)
 
-    settings.OSVI["default"] |= {"DEADLINE": 0.3, "CONNECT_TIMEOUT": 0.3, "LEASE": 1}
     in_doubt(2)
     job = create_close_job(ChatSession.objects.all(), start=False)
     connection_created.connect(wrap)
     try:
-        with pytest.raises(OperationalError, match="gone away"):
-            run_close_job(job.pk)
+        assert run_close_job(job.pk).succeeded == 2
     finally:
         connection_created.disconnect(wrap)
+    assert len(failed) == 2
+    assert "is looked at again: OperationalError" in caplog.text
+    assert "a secret" not in caplog.text
     assert finders() == []
-    assert not CloseJob.objects.get(pk=job.pk).is_finished
-    assert run_close_job(job.pk).succeeded == 2
+
+
+def test_what_is_asked_while_osvi_throttles_waits_for_better_times(
+    in_doubt, close_all, osvi_sandbox, outcomes
+):
+    """It is trouble of the account: the sessions are not said to be in doubt for it."""
+    in_doubt(2)
+    osvi_sandbox.script(None, *[Status(429, retry_after=600)] * 2)
+    job = close_all()
+    assert (job.status, job.paused_by, job.unconfirmed) == ("paused", "throttled", 0)
+    assert set(outcomes(job).values()) == {"waiting"}
+
+
+def test_those_whom_osvi_cannot_be_asked_about_slow_nothing_down(unconfirmed, close_all, chats):
+    for _number in range(4):
+        unconfirmed(Drop(), customer_id="")
+    assert (close_all().unconfirmed, pace.pace_of(*default()).limit) == (4, 16)
+
+
+def default():
+    client = OSVIClient.for_account()
+    return "default", client.base_url, 16

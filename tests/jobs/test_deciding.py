@@ -8,10 +8,10 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
-from osvi_django.exceptions import CloseInProgress, InvalidInput, NotAllowed
+from osvi_django.exceptions import CloseInProgress, InsideTransaction, InvalidInput, NotAllowed
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob
 from osvi_django.services import close_session
 from osvi_django.services.jobs import (
@@ -108,6 +108,12 @@ class TestCancelling:
         ended = run_close_job(job.pk)
         thread.join()
         assert (ended.status, ended.cancelled, ended.succeeded) == ("cancelled", 1, 0)
+
+    @pytest.mark.django_db(transaction=True)
+    def test_inside_a_transaction_it_is_refused(self, waiting):
+        with transaction.atomic(), pytest.raises(InsideTransaction):
+            cancel_close_job(waiting)
+        assert CloseJob.objects.get().status == "queued"
 
     def test_a_finished_one_stays_as_it_is(self, chats, close_all):
         chats(1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 import pytest
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, DataError, connection
 from django.db.models.signals import pre_init
 
 from osvi_django.exceptions import OSVINoAnswer
@@ -13,9 +15,14 @@ from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.services.recovery import Settled, recover_session
 from osvi_django.signals import session_close_failed, session_closed
 from osvi_django.testing import Drop, Status
-from osvi_django.testing.factories import ChatSessionFactory, CloseAttemptFactory
+from osvi_django.testing.factories import (
+    ChatAgentFactory,
+    ChatSessionFactory,
+    CloseAttemptFactory,
+)
 from osvi_django.testing.faults import Fault
 from tests.jobs.test_database import ANSWERS, rename_elsewhere
+from tests.outside import noticed, refused
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -136,3 +143,79 @@ class TakenAway(Fault):
     def play(self, exchange):
         rename_elsewhere(ANSWERS[0], "away")
         exchange.send(exchange.carry_out())
+
+
+def test_an_agent_that_becomes_another_ones_in_between_stops_no_job(chats, close_all, agent):
+    chats(3)
+    heir = ChatAgentFactory(uuid="agent_heir")
+    moved = []
+
+    def is_claim(sql, _params):
+        return not moved and sql.startswith("SELECT") and " JOIN " in sql and "jobitem" in sql
+
+    def move():
+        moved.append(ChatSession.objects.filter(agent=agent).update(agent=heir))
+        agent.delete()
+
+    with noticed(is_claim, move):
+        job = close_all()
+    assert moved == [3]
+    assert job.is_finished
+
+
+def test_an_error_of_whoever_watches_has_nothing_told_twice(chats, osvi_sandbox):
+    chats(6)
+    told = []
+
+    def note(session, **_named):
+        told.append(session.pk)
+
+    def explode(_job):
+        raise BrokenPipeError
+
+    osvi_sandbox.latency = 0.2
+    job = create_close_job(ChatSession.objects.all(), start=False)
+    session_closed.connect(note)
+    try:
+        with pytest.raises(BrokenPipeError):
+            run_close_job(job.pk, on_progress=explode)
+    finally:
+        session_closed.disconnect(note)
+    assert len(told) == len(set(told)) == 6
+    assert set(CloseAttempt.objects.values_list("outcome", flat=True)) == {"closed"}
+
+
+def test_a_bug_over_one_answer_leaves_that_to_recovery(chats, osvi_sandbox, caplog):
+    odd, *_others = chats(4)
+    job = create_close_job(ChatSession.objects.all(), start=False)
+
+    def is_odd(sql, params):
+        return sql.startswith("SELECT") and "closeattempt" in sql and odd.pk in params
+
+    osvi_sandbox.script(odd.session_id, Status(409))
+    osvi_sandbox.sessions[odd.session_id].change(status="closed")
+    with refused(is_odd, ValueError("a bug of the host")):
+        stop = Event()
+        run_close_job(job.pk, stop=stop, on_progress=lambda job: job.done == 3 and stop.set())
+    assert "waits for recovery" in caplog.text
+    assert CloseAttempt.objects.get(session=odd).answered_at is not None
+
+
+def test_a_finders_word_that_cannot_be_stored_leaves_its_item_to_its_lease(
+    unconfirmed, settings, caplog
+):
+    settings.OSVI["default"] |= {"DEADLINE": 0.3, "CONNECT_TIMEOUT": 0.3, "LEASE": 1}
+    unconfirmed(Drop())
+    job = create_close_job(ChatSession.objects.all(), start=False)
+    failed = []
+
+    def is_end(sql, params):
+        if failed or not sql.startswith("UPDATE") or "closed" not in params:
+            return False
+        failed.append(sql)
+        return True
+
+    with refused(is_end, DataError("a secret")):
+        assert run_close_job(job.pk).succeeded == 1
+    assert "cannot be stored: DataError" in caplog.text
+    assert "a secret" not in caplog.text

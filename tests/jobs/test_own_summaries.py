@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
@@ -9,8 +10,9 @@ import pytest
 from django.db import connection
 
 from osvi_django.models import ChatSession, SessionSummary
+from osvi_django.services import engine
 from osvi_django.services.jobs import create_close_job, run_close_job
-from osvi_django.testing import Drop
+from osvi_django.testing import Drop, Status
 
 
 @pytest.fixture
@@ -101,6 +103,44 @@ class TestBesideTheJob:
         assert left > 0
         assert f"{left} summaries wait for manage.py osvi_summarize" in caplog.text
         assert writers() == []
+
+    def test_a_pause_does_not_wait_for_them(self, chats, osvi_sandbox, close_all, use, caplog):
+        """Whoever runs it is the one to go on with it, and not only when all is written."""
+        use(lambda _session: time.sleep(0.2) or "Ours.")
+        chats(12, summary=None)
+        (last,) = chats(1)
+        osvi_sandbox.script(last.session_id, *[Status(429, retry_after=600)] * 13)
+        job = close_all()
+        assert (job.status, job.paused_by) == ("paused", "throttled")
+        assert written() <= 8
+        assert "summaries wait for manage.py osvi_summarize" in caplog.text
+
+    def test_one_that_hangs_keeps_no_process(self, chats, use, monkeypatch):
+        stop, end = threading.Event(), threading.Event()
+
+        def hang(_session):
+            stop.set()
+            end.wait(20)
+            return "Ours."
+
+        monkeypatch.setattr(engine, "_PATIENCE", 0.3)
+        use(hang)
+        chats(1, summary=None)
+        job = create_close_job(ChatSession.objects.all(), start=False)
+        try:
+            assert run_close_job(job.pk, stop=stop).succeeded == 1
+            assert written() == 0
+        finally:
+            end.set()
+            for each in writers():
+                each.join()
+
+    def test_one_that_wants_to_exit_ends_nothing(self, chats, close_all, use, caplog):
+        use(lambda _session: sys.exit("a secret"))
+        chats(2, summary=None)
+        assert close_all().succeeded == 2
+        assert "a thread osvi-writer ended with SystemExit" in caplog.text
+        assert "a secret" not in caplog.text
 
     def test_one_whose_close_was_in_doubt(self, unconfirmed, close_all, use):
         use(lambda _session: "Ours.")

@@ -651,7 +651,17 @@ class TestSync:
 
     @pytest.mark.parametrize("status", ["active", "dormant"])
     @pytest.mark.parametrize(
-        "fault", [Status(500), Status(429), Status(401), Status(403), Drop(), Junk()], ids=repr
+        "fault",
+        [
+            Status(500),
+            Status(429),
+            Status(401),
+            Status(403),
+            Status(404, body=b"<h1>No such call</h1>"),  # none of OSVI's words: it may be retired
+            Drop(),
+            Junk(),
+        ],
+        ids=repr,
     )
     def test_where_osvi_does_not_tell_it_stays_as_it_is_and_is_asked_again(
         self, osvi_sandbox, mirrored, status, fault, caplog
