@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from django.db import Error, InterfaceError, OperationalError, router
 
@@ -32,7 +32,7 @@ from osvi_django.exceptions import (
     OSVIRejected,
     SessionNotFound,
 )
-from osvi_django.models import CloseAttempt, CloseJob, CloseJobItem
+from osvi_django.models import ChatSession, CloseAttempt, CloseJob, CloseJobItem
 from osvi_django.services import ledger, steps
 from osvi_django.services.abandoned import Finders
 from osvi_django.services.closing import (
@@ -250,10 +250,11 @@ class _Run:
         chosen = (self.job, lane.account, room, token, 2 * lane.lease)
         items = self._persist(lambda: ledger.take_abandoned(*chosen))
         for item in items:
-            if verdict := self._at_sight(item):
+            verdict = self._at_sight(item)
+            if verdict is None:
+                self.finders.find_out(lane, item, cast("ChatSession", item.session))
+            else:
                 self._settle_alone(item, as_tried(item, verdict))
-            elif item.session is not None:
-                self.finders.find_out(lane, item, item.session)
         return len(items)
 
     def _settle_found(self, seconds: float) -> bool:

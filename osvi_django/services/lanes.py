@@ -157,12 +157,11 @@ class Line(Generic[_About]):
         self._is_halted = True
 
     def recall(self) -> None:
-        """Let what no thread has begun come back at once."""
-        for call in _drain(self._inbox):
-            if call is None or call.refusal is not None:
-                self._inbox.put(call)  # what was begun is brought to its end
-            else:
-                self._arrived.put(ReplyAbout(attempt=call.attempt, found=None, sent_at=0.0))
+        """Let what no thread has begun come back at once; a refusal needs no second look then."""
+        for call in filter(None, _drain(self._inbox)):
+            self._arrived.put(
+                ReplyAbout(attempt=call.attempt, found=None, sent_at=0.0, refusal=call.refusal)
+            )
 
     def end(self) -> None:
         """Let the threads go; they are idle by now, or their answers are no longer awaited."""

@@ -62,11 +62,8 @@ def summarize(session: ChatSession) -> Summarized | None:
 def summarize_by_key(key: int) -> None:
     """Do so for the session of this key, in a thread that nobody waits for."""
     sessions = ChatSession.objects.using(router.db_for_write(ChatSession))
-    try:
-        for session in sessions.select_related("agent").filter(pk=key):
-            summarize(session)
-    except Error as error:
-        logger.error("session %s waits for manage.py osvi_summarize: %s", key, kind_of(error))
+    for session in sessions.select_related("agent").filter(pk=key):
+        summarize(session)
 
 
 def with_own_summary(result: CloseResult) -> CloseResult:
