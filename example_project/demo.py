@@ -87,6 +87,7 @@ class Interruption:
         """Let each way to end a program end this one tidily, also where a shell ignores Ctrl-C."""
         for number in SIGNALS:
             signal.signal(number, self.receive)
+        sys.unraisablehook = say_unraisable
 
     def receive(self, number: int, frame: object) -> None:
         """End once: an impatient second Ctrl-C must not interrupt the tidying up."""
@@ -109,6 +110,12 @@ class Interruption:
 
 
 interruption = Interruption()
+
+
+def say_unraisable(error: sys.UnraisableHookArgs) -> None:
+    """Say nothing of a wish to end that came in a finalizer: it is heard a moment later."""
+    if not issubclass(error.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(error)
 
 
 def run() -> None:

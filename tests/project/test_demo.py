@@ -140,6 +140,20 @@ def test_two_at_once_do_not_meet_and_leave_a_taken_port_alone(monkeypatch, is_ta
     assert other.leaves_nothing_behind()
 
 
+def test_one_that_comes_in_a_finalizer_is_heard_and_not_complained_of(monkeypatch, tmp_path):
+    finalizer = (
+        "import os, signal, weakref; thing = type('Thing', (), {})();"
+        " weakref.finalize(thing, lambda: os.kill(os.getpid(), signal.SIGINT));"
+        " invite = demo.invite; demo.invite = lambda site: (globals().pop('thing'), invite(site))"
+    )
+    command = changed(f"demo.RUNS = demo.Path({str(tmp_path)!r}); {finalizer}")
+    with running(monkeypatch, *command) as demo:
+        out, err = demo.process.communicate(timeout=PATIENCE)
+    assert (demo.process.returncode, err) == (0, "")
+    assert out.endswith(FAREWELL)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("line", ["The osvi_django demo", "Three chats are closed"])
 def test_it_can_be_stopped_before_it_is_ready(monkeypatch, tmp_path, line):
     command = changed(f"demo.RUNS = demo.Path({str(tmp_path)!r})")
