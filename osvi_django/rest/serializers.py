@@ -203,18 +203,22 @@ class ResultSerializer(serializers.ModelSerializer[CloseJobItem]):
         return describe(item.error_code, item.error_reason)
 
 
-def session_body(session: ChatSession, request: Request) -> dict[str, Any]:
-    """A session for whoever has done something in it, who may see all of it or what that takes."""
+def session_body(
+    session: ChatSession, request: Request, *, also: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A session for whoever has done something in it, who may see all of it or what that takes.
+
+    ``also``: what else that is.
+    """
+    told = dict(SessionSerializer(session, context={"request": request}).data)
     if may_view(request.user, session):
-        return dict(SessionSerializer(session, context={"request": request}).data)
-    return {name: getattr(session, name) for name in ("session_id", "status", "mode")}
+        return told
+    return {name: told[name] for name in ("session_id", "status", "mode", *also)}
 
 
 def closed_body(session: ChatSession, request: Request) -> dict[str, Any]:
     """A session for whoever has closed it, who is told of its summary whatever they may see."""
-    told = SessionSerializer(session, context={"request": request}).data
-    summary = {name: told[name] for name in ("summary", "summary_status")}
-    return {**session_body(session, request), **summary}
+    return session_body(session, request, also=("summary", "summary_status"))
 
 
 def session_url(session: ChatSession, request: Request) -> str:

@@ -169,10 +169,12 @@ class _Run:
         """Why nothing of this account is done for a while; None where something is."""
         if account in self.broken:
             return self.broken[account]
-        pace = self.lanes[account].pace if account in self.lanes else None
+        if account not in self.lanes:
+            return None
+        pace = self.lanes[account].pace
         # A run that ends leaves the rest of a pause to the next.
-        waits = pace is not None and (pace.is_given_up or (pace.opens_in and self.stop.is_set()))
-        return pace.trouble if pace is not None and waits else None
+        waits = pace.is_given_up or (pace.opens_in > 0 and self.stop.is_set())
+        return pace.trouble if waits else None
 
     @property
     def _under_way(self) -> int:
@@ -441,9 +443,10 @@ class _Run:
         for lane in self.lanes.values():
             lane.halt()
         try:
-            while self._under_way or self.in_hand or self.finders.under_way:
+            while self._under_way or self.in_hand:
                 self._collect_and_store()
-                self._settle_found(0 if self._under_way else _POLL)
+            while self._settle_found(_POLL):
+                pass
             self._wait_for_writers()
         finally:
             for lane in self.lanes.values():

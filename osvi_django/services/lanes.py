@@ -1,4 +1,4 @@
-"""The lanes of a job: for each account, threads that only speak HTTP, and how hard it is asked.
+"""The lanes of a job: for each account, threads that only speak HTTP, as fast as its pace allows.
 
 A line asks OSVI whatever it is told to; a lane is the line of a job, and closes.
 

@@ -213,8 +213,7 @@ def _forget_context(session: ChatSession, keys: Sequence[int]) -> None:
     alias = steps.using(session)
     mine = steps.rows(session)
     with transaction.atomic(using=alias):
-        # The UPDATE comes first: it changes nothing, and keeps others from writing meanwhile.
-        mine.update(active_human=F("active_human"))
+        _hold(session)
         metadata = mine.values_list("metadata", flat=True).first()
         known = _context_in(metadata)
         added = _contexts().using(alias).filter(session=session, text__in=known)
@@ -314,15 +313,22 @@ def _write_down(
 def _refuse_sent_before(action: SupportAction) -> None:
     """Raise ``SentBefore`` where nobody knows what became of the same; in the caller's transaction.
 
-    Who writes to a row holds it until the commit: whoever comes at the same moment waits here, and
-    then finds what was written down.
+    Whoever comes at the same moment waits here, and then finds what was written down.
     """
-    steps.rows(action.session).update(active_human=F("active_human"))
+    _hold(action.session)
     last = _sent_last(action)
     if last is not None and last.outcome in SupportAction.UNKNOWN:
         error = SentBefore()
         error.action = last
         raise error
+
+
+def _hold(session: ChatSession) -> None:
+    """Keep others from writing to a session until the caller's transaction ends.
+
+    By an UPDATE that changes nothing: SQLite lets no reader of a transaction become its writer.
+    """
+    steps.rows(session).update(active_human=F("active_human"))
 
 
 def _sent_last(action: SupportAction) -> SupportAction | None:
