@@ -42,6 +42,21 @@ def test_as_many_as_the_account_may_have_under_way(
     assert finders() == []
 
 
+def test_a_run_that_is_to_end_brings_them_home(in_doubt, osvi_sandbox, outcomes):
+    stop = threading.Event()
+
+    def slow(_chat):
+        stop.set()
+        return 0.7
+
+    osvi_sandbox.latency = slow
+    in_doubt(2)
+    job = create_close_job(ChatSession.objects.all(), start=False)
+    job = run_close_job(job.pk, stop=stop)
+    assert set(outcomes(job).values()) == {"closed"}
+    assert (job.status, SessionSummary.objects.count(), finders()) == ("completed", 2, [])
+
+
 def test_their_connections_are_closed(in_doubt, close_all):
     opened = []
 

@@ -243,6 +243,15 @@ class TestEndingEarly:
         assert run_close_job(job.pk).succeeded == 20
         assert nothing_is_left(osvi_sandbox)
 
+    def test_one_that_is_to_end_before_it_begins_leaves_all_as_it_is(self, chats, osvi_sandbox):
+        chats(2)
+        stop = threading.Event()
+        stop.set()
+        job = create_close_job(ChatSession.objects.all(), start=False)
+        assert run_close_job(job.pk, stop=stop).status == "queued"
+        assert set(job.items.values_list("outcome", flat=True)) == {"waiting"}
+        assert osvi_sandbox.requests == []
+
     def test_a_job_that_came_to_its_end_meanwhile_is_finished(self, chats, osvi_sandbox, narrow):
         chats(2)
         stop = threading.Event()
