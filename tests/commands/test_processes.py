@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import signal
-import time
 from contextlib import suppress
 
 import pytest
@@ -14,6 +13,7 @@ from osvi_django.models import ChatSession, CloseJob
 from osvi_django.services.jobs import create_close_job
 from osvi_django.testing import Status
 from tests.outside import AtOnce
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -47,10 +47,7 @@ def closing(manage, osvi_sandbox, chats):
 
 def wait_for_a_close(process, osvi_sandbox):
     assert "0 of 40 done" in process.stdout.readline()
-    ends_at = time.monotonic() + PATIENCE
-    while not osvi_sandbox.requests and time.monotonic() < ends_at:
-        time.sleep(0.02)
-    assert osvi_sandbox.requests
+    until(lambda: osvi_sandbox.requests)
 
 
 class TestExitCodes:

@@ -10,8 +10,7 @@ from osvi_django import executors
 from osvi_django.models import CloseJob
 from osvi_django.services.jobs import create_close_job
 from tests.mirroring import mirror
-
-PATIENCE = 20  # seconds for anything that is waited for
+from tests.waiting import PATIENCE
 
 
 def job_threads():

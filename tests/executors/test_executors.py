@@ -20,7 +20,8 @@ from osvi_django import executors
 from osvi_django.exceptions import OSVINotConfigured
 from osvi_django.models import ChatSession, CloseJob, SessionSummary
 from osvi_django.services.jobs import cancel_close_job, create_close_job, run_close_job
-from tests.executors.conftest import PATIENCE, job_threads
+from tests.executors.conftest import job_threads
+from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "sandbox-token-16, and what the customer said"
@@ -28,13 +29,6 @@ SECRET = "sandbox-token-16, and what the customer said"
 
 def stored():
     return SessionSummary.objects.count()
-
-
-def until(condition):
-    ends_at = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < ends_at
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from osvi_django.services.jobs import (
 from osvi_django.services.permissions import visible_jobs
 from osvi_django.services.steps import DatabaseNow
 from osvi_django.testing import Drop, Status
+from tests.waiting import until
 
 TOLD = []
 
@@ -260,8 +261,7 @@ class TestTogether:
         osvi_sandbox.latency = lambda chat: 1.5 if chat.id == first.session_id else 0
         thread = threading.Thread(target=close_elsewhere, args=[first])
         thread.start()
-        while not ChatSession.objects.filter(status="closing").exists():
-            pass
+        until(ChatSession.objects.filter(status="closing").exists)
         job = create_close_job(ChatSession.objects.all(), start=False)
         job = run_close_job(job.pk)
         thread.join()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Event
 
 import pytest
-from django.db import DatabaseError, DataError, connection
+from django.db import DataError, ProgrammingError, connection
 from django.db.models.signals import pre_init
 
 from osvi_django.exceptions import OSVINoAnswer
@@ -20,9 +20,7 @@ from osvi_django.testing.factories import (
     ChatSessionFactory,
     CloseAttemptFactory,
 )
-from osvi_django.testing.faults import Fault
-from tests.jobs.test_database import ANSWERS, rename_elsewhere
-from tests.outside import noticed, refused
+from tests.outside import Meanwhile, noticed, refused
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -128,21 +126,14 @@ def test_of_several_only_the_deleted_is_said_to_be(caplog):
 def test_a_database_that_stays_away_ends_the_run(unconfirmed, osvi_sandbox):
     unconfirmed(Drop(after_closing=True))
     job = create_close_job(ChatSession.objects.all(), start=False)
-    osvi_sandbox.script(None, TakenAway())
-    try:
-        with pytest.raises(DatabaseError):
-            run_close_job(job.pk)
-    finally:
-        rename_elsewhere("away", ANSWERS[0])
+    is_away = Event()
+    osvi_sandbox.script(None, Meanwhile(is_away.set))
+    with (
+        refused(lambda _sql, _params: is_away.is_set(), ProgrammingError("away")),
+        pytest.raises(ProgrammingError),
+    ):
+        run_close_job(job.pk)
     assert CloseJob.objects.get().finished_at is None
-
-
-class TakenAway(Fault):
-    """All is answered as it should be, and a table is away from then on."""
-
-    def play(self, exchange):
-        rename_elsewhere(ANSWERS[0], "away")
-        exchange.send(exchange.carry_out())
 
 
 def test_an_agent_that_becomes_another_ones_in_between_stops_no_job(chats, close_all, agent):

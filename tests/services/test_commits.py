@@ -25,6 +25,7 @@ from osvi_django.services.recovery import Settled, recover_all
 from osvi_django.services.steps import DatabaseNow
 from osvi_django.testing import Drop
 from tests.mirroring import mirror
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,12 +131,12 @@ class TestEachStepIsCommitted:
             with transaction.atomic():
                 ChatSession.objects.update(customer_id="x")
                 locked.set()
-                done.wait()
+                done.wait(PATIENCE)
             connection.close()
 
         thread = threading.Thread(target=write)
         thread.start()
-        locked.wait()
+        assert locked.wait(PATIENCE)
         connection.cursor().execute("PRAGMA busy_timeout = 10")
         try:
             assert not close_session(session).changed
@@ -223,7 +224,7 @@ def run_at_once(target, count):
 def test_of_twenty_closers_one_asks(session, osvi_sandbox, by_id):
     osvi_sandbox.latency = 0.3
     results, errors = [], []
-    start = threading.Barrier(20)
+    start = threading.Barrier(20, timeout=PATIENCE)
 
     def close():
         try:
@@ -249,7 +250,7 @@ def test_of_twenty_closers_one_asks(session, osvi_sandbox, by_id):
 def test_of_ten_who_meet_an_unknown_session_one_asks(transactional_db, osvi_sandbox):
     chat = osvi_sandbox.add_session(agent_uuid="agent_new", summary="All is well.")
     outcomes = []
-    start = threading.Barrier(10)
+    start = threading.Barrier(10, timeout=PATIENCE)
 
     def close():
         try:
@@ -275,7 +276,7 @@ def test_of_many_recoveries_one_asks(transactional_db, osvi_sandbox):
         with pytest.raises(OSVINoAnswer):
             close_session(session)
     found = []
-    start = threading.Barrier(5)
+    start = threading.Barrier(5, timeout=PATIENCE)
 
     def sweep():
         try:

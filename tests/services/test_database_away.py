@@ -21,6 +21,7 @@ from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import CloseAttemptFactory
 from osvi_django.transactions import persist
 from tests.mirroring import SUMMARY
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -169,7 +170,7 @@ class MomentaryFault:
         locked = threading.Event()
         self.locker = threading.Thread(target=self._hold_lock, args=(locked,))
         self.locker.start()
-        locked.wait()
+        assert locked.wait(PATIENCE)
 
     def _hold_lock(self, locked):
         connection.ensure_connection()

@@ -22,6 +22,7 @@ from osvi_django import testing
 from osvi_django.testing import Fault, Hang, OSVISandbox, Status
 from osvi_django.testing.conversations import CONVERSATIONS
 from osvi_django.testing.sandbox import GRACE
+from tests.waiting import until
 
 VENDOR_PAGE = Path(__file__).parent.parent / "vendor" / "end_chat_session.yaml"
 SESSION_KEYS = {
@@ -485,7 +486,7 @@ class TestRecords:
         chat = osvi.add_session(summary="x" * 10_000_000)
         connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
         send_close(connection, osvi, chat)
-        wait_until(lambda: osvi.closes(chat.id))
+        until(lambda: osvi.closes(chat.id))
         connection.close()
         osvi.stop()
         assert osvi.answered_summaries == {}
@@ -523,13 +524,6 @@ def post_close(connection, osvi, chat):
     send_close(connection, osvi, chat)
     answer = connection.getresponse()
     return answer.status, json.loads(answer.read())
-
-
-def wait_until(condition, seconds=5):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 class TestSessions:
@@ -651,7 +645,7 @@ class TestServer:
             connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
             send_close(connection, osvi, chat)
             connections.append(connection)
-        wait_until(lambda: all(osvi.closes(chat.id) for chat in chats))
+        until(lambda: all(osvi.closes(chat.id) for chat in chats))
 
         started = time.monotonic()
         osvi.stop()
@@ -665,7 +659,7 @@ class TestServer:
         osvi.latency = 60
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(client.close, chat)
-            wait_until(lambda: osvi.closes(chat.id))
+            until(lambda: osvi.closes(chat.id))
             osvi.stop()
             assert isinstance(answer.exception(timeout=5), requests.ConnectionError)
         assert osvi.answered_summaries == {}
@@ -690,7 +684,7 @@ class TestServer:
         assert time.monotonic() - started < GRACE
         assert connection.sock.recv(1) == b""
         connection.close()
-        wait_until(lambda: set(threading.enumerate()) <= before, seconds=0.3)
+        until(lambda: set(threading.enumerate()) <= before, seconds=0.3)
 
     def test_stopping_waits_for_what_is_under_way(self, osvi, client, chat):
         ended = []
@@ -706,7 +700,7 @@ class TestServer:
         osvi.script(chat.id, SlowToEnd())
         with ThreadPoolExecutor(1) as pool:
             pool.submit(client.close, chat)
-            wait_until(lambda: osvi.requests)
+            until(lambda: osvi.requests)
             osvi.stop()
             assert ended == [chat.id]
 
