@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from django.contrib.auth.models import Permission
 from django.db import connections
@@ -10,6 +12,13 @@ from rest_framework.test import APIClient
 from osvi_django.exceptions import OSVINoAnswer
 from osvi_django.services import close_session
 from tests.mirroring import mirror
+
+
+def pytest_configure():
+    # A suite in a shell's background ignores Ctrl-C, and so would the programs that it starts,
+    # which are to heed it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -121,10 +121,12 @@ def test_ctrl_c_ends_it_cleanly(monkeypatch):
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:
-        base_url = address(run.stdout.readline())
-        while "Ctrl-C" not in run.stdout.readline():
-            pass
-        assert requests.get(base_url, timeout=5).status_code == 401
-        run.send_signal(signal.SIGINT)
-        assert run.wait(timeout=5) == 0
-        assert run.stderr.read() == ""
+        try:
+            base_url = address(run.stdout.readline())
+            assert any("Ctrl-C" in line for line in run.stdout)
+            assert requests.get(base_url, timeout=5).status_code == 401
+            run.send_signal(signal.SIGINT)
+            assert run.wait(timeout=5) == 0
+            assert run.stderr.read() == ""
+        finally:
+            run.kill()
