@@ -7,7 +7,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import IntegrityError, connection, transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from osvi_django.client import OSVIClient
@@ -22,7 +22,7 @@ from osvi_django.exceptions import (
     OSVIUnauthorized,
 )
 from osvi_django.models import ChatAgent, ChatSession
-from osvi_django.services import close_session, mirroring, quiet
+from osvi_django.services import close_session, quiet
 from osvi_django.services.mirroring import (
     look_up_customer,
     mirror_session,
@@ -38,6 +38,7 @@ from osvi_django.testing.factories import (
     ChatSessionFactory,
     ClosedSessionFactory,
 )
+from tests.outside import ignored, noticed
 
 BEFORE = "2026-06-04T11:40:25.690486Z"
 AFTER = "2026-06-04T11:50:00Z"
@@ -273,54 +274,44 @@ class TestMirror:
         else:
             assert mirror_session(told()).session_id == "s-1"
 
-    def test_an_agent_that_only_looks_alike_is_another(self, monkeypatch):
-        if connection.vendor == "mysql":
-            ChatAgentFactory(account="DEFAULT", uuid=None, number=42)
-        else:  # where they compare as one should, it cannot be
-            monkeypatch.setattr(mirroring, "_get_or_insert", lambda *_args, **_others: None)
-        with pytest.raises(InvalidInput) as caught:
+    def test_an_agent_that_only_looks_alike_is_another(self):
+        ChatAgentFactory(account="DEFAULT", uuid=None, number=42)
+        # Only MariaDB takes them for the same by itself.
+        with ignored(inserts("chatagent")), pytest.raises(InvalidInput) as caught:
             mirror_session(told())
         assert caught.value.field == "account"
 
-    def test_a_look_alike_is_refused_rather_than_taken_for_the_same(self, monkeypatch):
-        get_or_insert = mirroring._get_or_insert
-
-        def inserted(model, ids, **others):
-            return None if model is ChatSession else get_or_insert(model, ids, **others)
-
-        monkeypatch.setattr(mirroring, "_get_or_insert", inserted)
-        with pytest.raises(InvalidInput) as caught:
+    def test_a_look_alike_is_refused_rather_than_taken_for_the_same(self):
+        with ignored(inserts("chatsession")), pytest.raises(InvalidInput) as caught:
             mirror_session(told())
         assert caught.value.field == "session_id"
 
-    @pytest.mark.parametrize("is_said", [True, False])  # MariaDB's INSERT IGNORE says nothing
-    def test_an_agent_that_becomes_known_meanwhile_is_looked_up_anew(self, monkeypatch, is_said):
-        nameless = mirror_session(told()).agent
-        agent_of = mirroring._agent_of
-        stale = [nameless]
-        named = mirror_session(told(id="s-2"), agent_uuid="agent_1").agent
-        known = ChatAgent.objects.get()
-        assert (known, nameless.pk != named.pk) == (named, True)
 
-        def found(*args):
-            return stale.pop() if stale else agent_of(*args)
-
-        monkeypatch.setattr(mirroring, "_agent_of", found)
-
-        def inserted(model, ids, **others):
-            if others.get("agent") == nameless:
-                if is_said:
-                    raise IntegrityError
-                return None
-            return get_or_insert(model, ids, **others)
-
-        get_or_insert = mirroring._get_or_insert
-        monkeypatch.setattr(mirroring, "_get_or_insert", inserted)
-        assert mirror_session(told(id="s-3")).agent == named
+def inserts(table):
+    return lambda sql, _params: sql.startswith("INSERT") and f"osvi_django_{table}" in sql
 
 
 @pytest.mark.django_db(transaction=True)
 class TestMirrorAtOnce:
+    @pytest.mark.parametrize("is_said", [True, False])  # MariaDB's INSERT IGNORE says nothing
+    def test_an_agent_that_becomes_known_meanwhile_is_looked_up_anew(self, is_said):
+        nameless = mirror_session(told()).agent
+        named = []
+
+        def is_look(sql, params):
+            return not named and sql.startswith("SELECT %s") and "s-3" in params
+
+        def learn():
+            named.append(mirror_session(told(id="s-2"), agent_uuid="agent_1").agent)
+
+        def is_lost(sql, params):
+            return not is_said and nameless.pk in params and inserts("chatsession")(sql, params)
+
+        with noticed(is_look, learn), ignored(is_lost):
+            session = mirror_session(told(id="s-3"))
+        assert [session.agent] == named == list(ChatAgent.objects.all())
+        assert ChatSession.objects.count() == 3
+
     def test_inside_a_transaction_it_goes_with_that(self, closed):
         mirror_session(told(), agent_uuid="agent_1")
         with transaction.atomic():
