@@ -13,14 +13,16 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from django.db import DataError, InterfaceError, OperationalError, connection, connections
+from django.db import DataError, InterfaceError, OperationalError, connection
+from django.db.backends.signals import connection_created
 from django.utils import timezone
 
 from osvi_django import executors
 from osvi_django.exceptions import OSVINotConfigured
-from osvi_django.models import ChatSession, CloseJob, SessionSummary
-from osvi_django.services.jobs import cancel_close_job, create_close_job, run_close_job
+from osvi_django.models import ChatSession, CloseAttempt, CloseJob, SessionSummary
+from osvi_django.services.jobs import cancel_close_job, create_close_job
 from tests.executors.conftest import job_threads
+from tests.outside import refused
 from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,24 +34,23 @@ def stored():
 
 
 @pytest.fixture
-def runs(monkeypatch):
-    """Have ``run_close_job`` do what a test wants, one thing each time; who was run."""
-    seen = []
+def made():
+    """The connections that a job's threads make, of which the first fail with ``errors``."""
 
-    def _runs(*acts):
-        waiting = list(acts)
+    class Made(list):
+        errors = ()
 
-        def run(job_id, *, stop=None):
-            seen.append(job_id)
-            act = waiting.pop(0)
-            if isinstance(act, Exception):
-                raise act
-            return act(job_id, stop)
+    def note(connection, **_named):
+        if threading.current_thread() not in job_threads():
+            return
+        made.append(connection)
+        if len(made) <= len(made.errors):
+            raise made.errors[len(made) - 1]
 
-        monkeypatch.setattr(executors, "run_close_job", run)
-        return seen
-
-    return _runs
+    made = Made()
+    connection_created.connect(note)
+    yield made
+    connection_created.disconnect(note)
 
 
 def seconds_left(job):
@@ -73,60 +74,51 @@ class TestThread:
         assert time.monotonic() - began < 0.4
         assert [each.daemon for each in job_threads()] == [True]
 
-    def test_it_goes_on_after_a_pause(self, job_of, runs, run_through):
-        def pause(job_id, stop):
-            resume_at = timezone.now() + timedelta(seconds=0.2)
-            return CloseJob(pk=job_id, status="paused", resume_at=resume_at)
-
-        runs(pause, lambda job_id, stop: run_close_job(job_id, stop=stop))
-        job = run_through(job_of(3))
+    def test_it_goes_on_after_a_pause(self, job_of, run_through):
+        job = job_of(3)
+        resume_at = timezone.now() + timedelta(seconds=0.2)
+        CloseJob.objects.update(status="paused", resume_at=resume_at)
+        job = run_through(job)
         assert (job.status, job.succeeded) == ("completed", 3)
+        assert CloseAttempt.objects.earliest("started_at").started_at > resume_at
 
-    def test_whoever_is_told_of_it_in_a_pause_waits_as_well(self, job_of, runs, osvi_sandbox):
+    def test_whoever_is_told_of_it_in_a_pause_waits_as_well(self, job_of, osvi_sandbox):
         job = job_of(1)
         osvi_sandbox.token = "another"
         executors.immediate(job.pk)
         assert CloseJob.objects.get(pk=job.pk).status == "paused"
-        seen = runs()
         executors.thread(job.pk)
         time.sleep(0.3)
-        assert seen == []
+        assert len(osvi_sandbox.requests) == 1
         assert job_threads()
 
-    def test_its_connections_are_closed(self, job_of, runs, run_through):
-        used = []
-
-        def run(job_id, stop):
-            used.append(connections["default"])
-            return CloseJob(pk=job_id, status="draft")
-
-        runs(run)
+    def test_its_connections_are_closed(self, job_of, made, run_through):
         run_through(job_of(1))
-        assert [each.connection for each in used] == [None]
+        assert [each.connection for each in made] == [None]
 
     def test_a_database_that_is_away_is_waited_for(
-        self, job_of, runs, run_through, monkeypatch, caplog
+        self, job_of, made, run_through, monkeypatch, caplog
     ):
         monkeypatch.setattr(executors, "_DATABASE_AWAY", 0.01)
         job = job_of(1)
-        errors = (OperationalError(SECRET), InterfaceError(SECRET))
-        seen = runs(*errors, lambda *_: CloseJob(status="draft"))
-        run_through(job)
-        assert seen == [job.pk] * 3
-        assert f"the database of close job {job.pk} is away: OperationalError" in caplog.text
+        made.errors = (OperationalError(SECRET), InterfaceError(SECRET))
+        assert run_through(job).status == "completed"
+        assert len(made) == 3
+        for kind in ("OperationalError", "InterfaceError"):
+            assert f"the database of close job {job.pk} is away: {kind}" in caplog.text
         assert SECRET not in caplog.text
 
-    def test_a_broken_job_is_logged(self, job_of, runs, run_through, caplog):
+    def test_a_broken_job_is_logged(self, job_of, made, run_through, caplog):
         job = job_of(1)
-        runs(ValueError("broken"))
+        made.errors = (ValueError("broken"),)
         run_through(job)
         [record] = [each for each in caplog.records if each.levelno == logging.ERROR]
         assert record.getMessage() == f"close job {job.pk} failed in this process: ValueError"
         assert record.exc_info
 
-    def test_the_words_of_a_database_are_not_logged(self, job_of, runs, run_through, caplog):
+    def test_the_words_of_a_database_are_not_logged(self, job_of, made, run_through, caplog):
         job = job_of(1)
-        runs(DataError(SECRET))
+        made.errors = (DataError(SECRET),)
         run_through(job)
         assert f"close job {job.pk} failed in this process: DataError" in caplog.text
         assert SECRET not in caplog.text
@@ -137,13 +129,13 @@ class TestThread:
             each.join(PATIENCE)
         assert "close job 4711 failed" in caplog.text
 
-    def test_a_finished_job_and_a_draft_are_left_alone(self, job_of, runs, run_through):
+    def test_a_finished_job_and_a_draft_are_left_alone(self, job_of, run_through, osvi_sandbox):
         job = job_of(1)
         cancel_close_job(job)
-        seen = runs()
-        run_through(job)
-        run_through(create_close_job(ChatSession.objects.all(), draft=True))
-        assert seen == []
+        assert run_through(job).status == "cancelled"
+        draft = create_close_job(ChatSession.objects.all(), draft=True)
+        assert run_through(draft).status == "draft"
+        assert osvi_sandbox.requests == []
 
 
 AT_EXIT = """
@@ -241,22 +233,24 @@ class TestTurns:
             executors.take_turn(job_of(1).pk, to_its_end=to_its_end)
         until(lambda: not any(isinstance(each, threading.Timer) for each in threading.enumerate()))
 
-    def test_a_pause_is_told(self, job_of, osvi_sandbox, runs):
+    def test_a_pause_is_told(self, job_of, osvi_sandbox):
         osvi_sandbox.token = "another"
         job = job_of(1)
         assert executors.take_turn(job.pk) == pytest.approx(seconds_left(job), abs=1)
-        seen = runs()
         assert executors.take_turn(job.pk) == pytest.approx(seconds_left(job), abs=1)
-        assert seen == []
+        assert len(osvi_sandbox.requests) == 1
 
-    def test_a_database_that_is_away_is_looked_for_later(self, job_of, runs):
-        runs(OperationalError())
-        assert executors.take_turn(job_of(1).pk) == executors._DATABASE_AWAY
-
-    def test_what_it_raises_says_no_more_than_its_kind(self, job_of, runs, caplog):
+    def test_a_database_that_is_away_is_looked_for_later(self, job_of):
         job = job_of(1)
-        runs(ValueError(SECRET))
-        with pytest.raises(executors.JobFailed) as caught:
+        with refused(lambda *_query: True, OperationalError()):
+            assert executors.take_turn(job.pk) == executors._DATABASE_AWAY
+
+    def test_what_it_raises_says_no_more_than_its_kind(self, job_of, caplog):
+        job = job_of(1)
+        with (
+            refused(lambda *_query: True, ValueError(SECRET)),
+            pytest.raises(executors.JobFailed) as caught,
+        ):
             executors.take_turn(job.pk)
         assert str(caught.value) == f"Close job {job.pk} failed with ValueError: the log says how."
         assert caught.value.__context__ is None
