@@ -209,9 +209,7 @@ class CloseJobAdmin(ReadOnlyRows, DoorShown, admin.ModelAdmin):  # type: ignore[
         job = self._find_managed(request, job_id)
         if request.method != "POST":
             return self._redirect_to(job)
-        retry = self._retry(request, job)
-        is_visible = visible_jobs(request.user).filter(pk=retry.pk).exists()
-        return self._redirect_to(retry if is_visible else job)
+        return self._redirect_to(self._retry(request, job))
 
     def _find(self, request: HttpRequest, job_id: int | str) -> CloseJob:
         """The job, where this user may see it. Raises ``Http404``, ``PermissionDenied``."""

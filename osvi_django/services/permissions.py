@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 
 from osvi_django.exceptions import NotAllowed
@@ -55,10 +55,14 @@ def may_view_all_jobs(user: Any) -> bool:
 
 
 def visible_jobs(user: Any) -> QuerySet[CloseJob]:
-    """The jobs that ``user`` may see: their own, and with the permission those of all others."""
+    """The jobs that ``user`` may see: their own, and with the permission those of all others.
+
+    Their own are those, too, in which somebody else tries again what failed in one of theirs.
+    """
     if may_view_all_jobs(user):
         return CloseJob.objects.all()
-    return CloseJob.objects.filter(requested_by=getattr(user, "pk", None) or 0)
+    user_id = getattr(user, "pk", None) or 0
+    return CloseJob.objects.filter(Q(requested_by=user_id) | Q(retry_of__requested_by=user_id))
 
 
 def require_job(user: Any, job: CloseJob) -> None:

@@ -375,11 +375,17 @@ class TestRetry:
         assert "tried again" in response.json()["detail"]
         assert CloseJob.objects.count() == 1
 
-    def test_others_jobs_are_retried_by_whoever_may(self, somebody, job, run, osvi_sandbox):
+    def test_one_that_somebody_else_has_retried_is_theirs_to_see(
+        self, api, somebody, job, run, osvi_sandbox
+    ):
         osvi_sandbox.script(job.items.first().asked_id, Status(403))
         run(job)
         client = somebody("view_closejob", "close_chatsession")
-        assert client.post(url_of(job, "retry/")).json()["created_by"] == "jo"
+        made = client.post(url_of(job, "retry/"))
+        assert made.json()["created_by"] == "jo"
+        assert api.post(url_of(job, "retry/"))["Location"] == made["Location"]
+        assert api.get(made["Location"]).json() == made.json()
+        assert api.post(f"{made['Location']}cancel/").status_code == 403
 
 
 @pytest.mark.parametrize("ending", WRITING)
