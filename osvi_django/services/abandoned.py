@@ -18,8 +18,8 @@ from osvi_django.models import ChatSession, CloseJobItem
 from osvi_django.services.crew import Crew
 from osvi_django.services.lanes import Lane
 from osvi_django.services.pace import Trouble
-from osvi_django.services.recovery import close_again
-from osvi_django.services.steps import CloseRequest
+from osvi_django.services.recovery import close_again_at_osvi
+from osvi_django.services.steps import CloseRequest, CloseResult
 from osvi_django.services.verdicts import Outcome, Verdict, as_tried, verdict_of
 from osvi_django.transactions import kind_of
 
@@ -31,7 +31,7 @@ class Found:
     """What was found out about one; without a ``verdict``, somebody else has it just now.
 
     ``sent_at``: when OSVI was asked, in seconds of the monotonic clock; ``was_asked``: whether it
-    was, as without a customer it cannot be.
+    was, as without a customer it cannot be. ``bare``: the session, closed now without a summary.
     """
 
     item: CloseJobItem
@@ -39,6 +39,7 @@ class Found:
     sent_at: float
     error: Trouble | None = None
     was_asked: bool = True
+    bare: ChatSession | None = None
 
 
 class Finders(Crew[Found]):
@@ -56,7 +57,7 @@ class Finders(Crew[Found]):
         with lane.pace.slot:
             found = Found(item=item, verdict=None, sent_at=time.monotonic())
             try:
-                verdict = self._close(session)
+                result = self._close(session)
             except CloseInProgress:
                 return found
             except Error as error:  # whatever OSVI has answered by then is in the journal or spool
@@ -66,15 +67,20 @@ class Finders(Crew[Found]):
             except (OSVIError, OSVINotConfigured) as error:
                 asked = bool(session.customer_id)
                 return replace(found, verdict=verdict_of(error), error=error, was_asked=asked)
-        return replace(found, verdict=as_tried(item, verdict))
+        if result is None:
+            unconfirmed = Verdict(outcome=Outcome.UNCONFIRMED, code=OSVINoAnswer.code)
+            return replace(found, verdict=unconfirmed)
+        verdict = Verdict(outcome=Outcome.CLOSED if result.changed else Outcome.ALREADY_CLOSED)
+        bare = session if result.changed and result.summary is None else None
+        return replace(found, verdict=as_tried(item, verdict), bare=bare)
 
-    def _close(self, session: ChatSession) -> Verdict:
+    def _close(self, session: ChatSession) -> CloseResult | None:
+        """Close it; None where a bug was in the way."""
         asker, door, note = self._request.requested_by, self._request.door, self._request.note
         try:
-            result = close_again(session, requested_by=asker, door=door, note=note)
+            return close_again_at_osvi(session, requested_by=asker, door=door, note=note)
         except (OSVIError, OSVINotConfigured, Error):
             raise
         except Exception:  # a bug over one session must not keep the job from its end
             logger.exception("session %r could not be closed", session.session_id)
-            return Verdict(outcome=Outcome.UNCONFIRMED, code=OSVINoAnswer.code)
-        return Verdict(outcome=Outcome.CLOSED if result.changed else Outcome.ALREADY_CLOSED)
+            return None

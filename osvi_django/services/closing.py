@@ -63,6 +63,14 @@ def close_session(
     it; ``OSVIUnreachable`` and ``OSVIRejected`` with its kinds, after which it is as it was;
     ``OSVIBadAnswer`` and ``OSVINoAnswer``, after which it is ``unconfirmed``.
     """
+    result = close_at_osvi(session, requested_by=requested_by, door=door, note=note)
+    return with_own_summary(result) if result.changed else result
+
+
+def close_at_osvi(
+    session: ChatSession, *, requested_by: User | None, door: str, note: str
+) -> CloseResult:
+    """The same, without the summary that this site may write of it."""
     refuse_inside_transaction(steps.using(session))
     require_close(requested_by, session)
     request = CloseRequest(requested_by=requested_by, door=door, note=note)
@@ -73,7 +81,7 @@ def close_session(
     attempt = steps.claim(session, request, lease=lease)
     if attempt is None:
         return _not_claimed(session)
-    return with_own_summary(_carry_out(client, session, attempt))
+    return _carry_out(client, session, attempt)
 
 
 def close_session_by_id(

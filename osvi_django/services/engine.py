@@ -269,6 +269,8 @@ class _Run:
             if found.was_asked:
                 self._tell_lane(self.lanes[found.item.account], found.sent_at, found.error)
             self._settle_alone(found.item, found.verdict)
+            if found.bare is not None:
+                self.writers.write_of([found.bare])
         return was_under_way
 
     def _settle_alone(self, item: CloseJobItem, verdict: Verdict) -> None:

@@ -41,7 +41,7 @@ from osvi_django.exceptions import (
 )
 from osvi_django.models import ANSWER_MAX_BYTES, ChatSession, CloseAttempt
 from osvi_django.services import steps
-from osvi_django.services.closing import close_session, why_none
+from osvi_django.services.closing import close_at_osvi, why_none
 from osvi_django.services.permissions import require_close
 from osvi_django.services.steps import (
     CloseRequest,
@@ -126,14 +126,21 @@ def close_again(
 
     Raises what ``close_session`` raises, ``OSVINoAnswer`` where OSVI could not tell.
     """
+    result = close_again_at_osvi(session, requested_by=requested_by, door=door, note=note)
+    return with_own_summary(result) if result.changed else result
+
+
+def close_again_at_osvi(
+    session: ChatSession, *, requested_by: User | None, door: str, note: str
+) -> CloseResult:
+    """The same, without the summary that this site may write of it."""
     found = recover_session(session, requested_by=requested_by, door=door)
     if found.settled is Settled.LEFT and session.status == Status.UNCONFIRMED:
         # What is trouble of the whole account is not told as that of this session.
         raise found.error if isinstance(found.error, _NOT_LOOKED_AT) else OSVINoAnswer(found.detail)
-    result = close_session(session, requested_by=requested_by, door=door, note=note)
-    if found.settled in {Settled.STORED, Settled.NOT_PROVIDED, Settled.LOST}:
-        return with_own_summary(replace(result, changed=True))
-    return result
+    result = close_at_osvi(session, requested_by=requested_by, door=door, note=note)
+    is_found_closed = found.settled in {Settled.STORED, Settled.NOT_PROVIDED, Settled.LOST}
+    return replace(result, changed=True) if is_found_closed else result
 
 
 def mark_closed(

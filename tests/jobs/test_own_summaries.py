@@ -13,6 +13,7 @@ from osvi_django.models import ChatSession, SessionSummary
 from osvi_django.services import engine
 from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.testing import Drop, Status
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -142,11 +143,15 @@ class TestBesideTheJob:
         assert "a thread osvi-writer ended with SystemExit" in caplog.text
         assert "a secret" not in caplog.text
 
-    def test_one_whose_close_was_in_doubt(self, unconfirmed, close_all, use):
-        use(lambda _session: "Ours.")
-        unconfirmed(Drop(), summary=None)
-        assert close_all().succeeded == 1
-        assert written() == 1
+    def test_those_whose_close_was_in_doubt(self, unconfirmed, close_all, use, settings):
+        """Nor does a slow one keep OSVI from being asked about the next."""
+        settings.OSVI["default"] |= {"CONCURRENCY": 1}
+        open_ones = ChatSession.objects.exclude(status="closed")
+        use(lambda _session: until(lambda: not open_ones.exists(), seconds=5) or "Ours.")
+        for _number in range(3):
+            unconfirmed(Drop(), summary=None)
+        assert close_all().succeeded == 3
+        assert written() == 3
 
     def test_a_setting_that_cannot_be_used_is_shown(self, chats, close_all, use):
         use("no.such.thing")
