@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -64,6 +64,7 @@ from osvi_django.transactions import kind_of, persist
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_Key = TypeVar("_Key", bound=Hashable)
 User = AbstractBaseUser | AnonymousUser
 Kind = CloseAttempt.Kind
 Outcome = CloseAttempt.Outcome
@@ -369,9 +370,9 @@ def settle_failed(
 
 def write_failed(failures: Sequence[Failed]) -> None:
     """Let go of sessions that were not closed, in the caller's transaction."""
-    for each in failures:
-        _outcome, reopens = policy(each.error)
-        ours = rows(each.session).filter(claim=each.held or each.attempt.claim)
+    for reopens, alike in _alike(failures, lambda each: policy(each.error)[1]):
+        claims = {each.held or each.attempt.claim for each in alike}
+        ours = rows(*(each.session for each in alike)).filter(claim__in=claims)
         release(ours, status=F("status_before") if reopens else Status.UNCONFIRMED)
     end_attempts([(each.attempt, told_of(each.error)) for each in failures])
 
@@ -401,11 +402,9 @@ def give_back(attempts: Sequence[CloseAttempt]) -> None:
 
 def end_attempts(ended: Iterable[tuple[CloseAttempt, dict[str, str]]]) -> None:
     """Write down how attempts ended: one UPDATE for all that ended alike."""
-    alike: dict[tuple[tuple[str, str], ...], list[CloseAttempt]] = {}
-    for attempt, told in ended:
-        alike.setdefault(tuple(sorted(told.items())), []).append(attempt)
-    for told_alike, attempts in alike.items():
-        update_attempts(attempts, finished_at=timezone.now(), **dict(told_alike))
+    for told, alike in _alike(ended, lambda each: tuple(sorted(each[1].items()))):
+        attempts = [attempt for attempt, _told in alike]
+        update_attempts(attempts, finished_at=timezone.now(), **dict(told))
 
 
 def policy(error: OSVIError | OSVINotConfigured) -> tuple[Outcome, bool]:
@@ -540,9 +539,12 @@ def _store_summaries(ends: Sequence[Closed]) -> None:
 def _say_missing(ends: Sequence[Closed]) -> None:
     """Say why there is no summary, where an earlier one is not there all the same."""
     stored = _stored_summaries(ends)
-    for end in ends:
-        status = SummaryStatus.STORED if end.session.pk in stored else end.missing
-        rows(end.session).update(summary_status=status)
+
+    def status_of(end: Closed) -> SummaryStatus:
+        return SummaryStatus.STORED if end.session.pk in stored else end.missing
+
+    for status, alike in _alike(ends, status_of):
+        _rows_of(alike).update(summary_status=status)
 
 
 def _stored_summaries(ends: Sequence[Closed]) -> set[int]:
@@ -625,13 +627,14 @@ def _keep_alone(answered: tuple[CloseAttempt, Answer]) -> dict[int, OSVINoAnswer
 
 def _write_answers(answered: Sequence[tuple[CloseAttempt, Answer]]) -> None:
     """One UPDATE for all that came with one status: bulk_update takes the processor far longer."""
-    alike: dict[int, list[tuple[CloseAttempt, str]]] = {}
-    for attempt, answer in answered:
-        text = answer.text.encode()[:ANSWER_MAX_BYTES].decode(errors="ignore")
-        alike.setdefault(answer.status, []).append((attempt, text))
-    for status, kept in alike.items():
+    for status, alike in _alike(answered, lambda each: each[1].status):
+        kept = [(attempt, _cut(answer.text)) for attempt, answer in alike]
         for packet in _packets(kept):
             _write_texts(packet, http_status=status)
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:ANSWER_MAX_BYTES].decode(errors="ignore")
 
 
 def _write_texts(kept: Sequence[tuple[CloseAttempt, str]], **changes: Any) -> None:
@@ -642,6 +645,14 @@ def _write_texts(kept: Sequence[tuple[CloseAttempt, str]], **changes: Any) -> No
     update_attempts([attempt for attempt, _text in kept], **changes, answer=texts)
     for attempt, text in kept:
         attempt.answer = text
+
+
+def _alike(items: Iterable[_T], key: Callable[[_T], _Key]) -> Iterable[tuple[_Key, list[_T]]]:
+    """Parted by what a key says of each, as one statement writes all that are alike."""
+    parts: dict[_Key, list[_T]] = {}
+    for each in items:
+        parts.setdefault(key(each), []).append(each)
+    return parts.items()
 
 
 def _packets(texts: Iterable[tuple[_T, str]]) -> Iterator[list[tuple[_T, str]]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from osvi_django.exceptions import InsideTransaction, InvalidInput, describe
 from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
@@ -13,6 +16,9 @@ from osvi_django.signals import session_close_failed, session_closed
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import ClosedSessionFactory
 from tests.mirroring import SUMMARY
+
+# The quotes are the database's own.
+SESSIONS = re.compile("UPDATE .osvi_django_chatsession. ")
 
 
 @pytest.fixture
@@ -76,6 +82,20 @@ class TestAllGoesWell:
         osvi_sandbox.latency = 0.5
         assert close_all().succeeded == 16
         assert [each.text for each in SessionSummary.objects.all()] == [text.strip()] * 16
+
+    @pytest.mark.parametrize("fault", [None, Status(403)])
+    def test_those_that_end_alike_are_written_together(
+        self, chats, close_all, osvi_sandbox, settings, fault
+    ):
+        settings.OSVI["default"] |= {"CONCURRENCY": 60}
+        for session in chats(60, summary=None):
+            if fault:
+                osvi_sandbox.script(session.session_id, fault)
+        osvi_sandbox.latency = 0.3
+        with CaptureQueriesContext(connection) as queries:
+            close_all()
+        written = [each["sql"] for each in queries if SESSIONS.match(each["sql"])]
+        assert len(written) < 30
 
     def test_whoever_listens_is_told(self, chats, close_all, heard):
         one, two, _three = chats(3)
