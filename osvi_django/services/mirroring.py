@@ -37,6 +37,7 @@ from osvi_django.services.quiet import ask_each
 from osvi_django.services.steps import Closed, CloseRequest, Kind, Outcome, Status, User
 from osvi_django.transactions import persist, refuse_inside_transaction
 
+ActionKind = SupportAction.Kind
 _Row = TypeVar("_Row", bound=Model)
 _Told = TypeVar("_Told", RemoteSession, StartedSession)
 
@@ -174,10 +175,8 @@ def start_session(
             context=context or (),
         )
     session = _mirror_told(remote, account=account, agent_uuid=agent_uuid, by=by)
-    _write_start(session, by, began)
-    earlier = _of_customer(customer_id, account).filter(agent=session.agent, created_at__lt=began)
-    why = _("OSVI closed it when the customer's next chat with this agent was started.")
-    _close_behind(list(earlier.filter(status=Status.ACTIVE).exclude(pk=session.pk)), by, why)
+    _write_start(session, context or (), by, began)
+    _close_all_but_the_last(session, by, began)
     return session
 
 
@@ -468,18 +467,45 @@ def _journaled(ends: Sequence[Closed], request: CloseRequest) -> list[Closed]:
     return [replace(end, attempt=of[end.session.pk]) for end in ends]
 
 
-def _write_start(session: ChatSession, by: CloseRequest, began: datetime) -> None:
-    action = SupportAction(
-        session=session,
-        kind=SupportAction.Kind.START,
-        requested_by=steps.as_row(by.requested_by),
-        door=by.door,
-        outcome=SupportAction.Outcome.DONE,
-        started_at=began,
-        finished_at=timezone.now(),
-    )
-    alias = steps.using(session)
-    persist(lambda: action.save(using=alias), using=alias, patience=steps.PATIENCE_BEFORE)
+def _write_start(
+    session: ChatSession, context: Sequence[str], by: CloseRequest, began: datetime
+) -> None:
+    """Write down who started it and what the agent was given to know, as if that came after."""
+    said = [(ActionKind.START, ""), *((ActionKind.CONTEXT, storable(each)) for each in context)]
+    actions = [
+        SupportAction(
+            session=session,
+            kind=kind,
+            text=text,
+            requested_by=steps.as_row(by.requested_by),
+            door=by.door,
+            outcome=SupportAction.Outcome.DONE,
+            started_at=began,
+            finished_at=timezone.now(),
+        )
+        for kind, text in said
+    ]
+    journal = SupportAction.objects.using(steps.using(session))
+    persist(lambda: journal.bulk_create(actions), using=journal.db, patience=steps.PATIENCE_BEFORE)
+
+
+def _close_all_but_the_last(session: ChatSession, by: CloseRequest, began: datetime) -> None:
+    """Close here what OSVI closed for a later chat of the customer with this agent.
+
+    That is what was here before, and where several were started at once, as by a second click, all
+    but the one that OSVI started last: ``session`` may be one of those.
+    """
+    rivals = _of_customer(session.customer_id, session.agent.account)
+    rivals = rivals.filter(agent=session.agent, status=Status.ACTIVE).exclude(pk=session.pk)
+    is_earlier = Q(created_at__lt=began) | Q(started_at__lt=session.started_at)
+    followed = list(rivals.filter(is_earlier))
+    if rivals.exclude(is_earlier).filter(started_at__gt=session.started_at).exists():
+        followed.append(session)
+    why = _("OSVI closed it when the customer's next chat with this agent was started.")
+    for each in followed:  # one at a time, as two who lock several may wait for each other
+        _close_behind([each], by, why)
+    if session in followed:
+        steps.reload(session)
 
 
 def _of_customer(customer_id: str, account: str) -> QuerySet[ChatSession]:

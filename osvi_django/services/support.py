@@ -196,9 +196,9 @@ def _forget(account: str, days: float) -> int:
     forgotten = 0
     while keys := list(mine[:_CHUNK]):
         _forget_contexts(keys)
-        forgotten += SupportAction.objects.filter(pk__in=keys).update(
-            text="", reply="", answer="", forgotten_at=now
-        )
+        actions = SupportAction.objects.filter(pk__in=keys)
+        forgotten += actions.exclude(text="", reply="", answer="").count()
+        actions.update(text="", reply="", answer="", forgotten_at=now)
     return forgotten
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from django.db import connection, transaction
@@ -21,7 +22,7 @@ from osvi_django.exceptions import (
     OSVIRejected,
     OSVIUnauthorized,
 )
-from osvi_django.models import ChatAgent, ChatSession
+from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, SupportAction
 from osvi_django.services import close_session, quiet
 from osvi_django.services.mirroring import (
     look_up_customer,
@@ -31,8 +32,9 @@ from osvi_django.services.mirroring import (
     sync_customer,
 )
 from osvi_django.services.recovery import mark_closed
+from osvi_django.services.support import context_of, forget_texts
 from osvi_django.signals import session_closed
-from osvi_django.testing import Drop, Junk, OSVISandbox, Status
+from osvi_django.testing import Drip, Drop, Junk, OSVISandbox, Status
 from osvi_django.testing.factories import (
     ChatAgentFactory,
     ChatSessionFactory,
@@ -292,6 +294,20 @@ def inserts(table):
 
 
 @pytest.mark.django_db(transaction=True)
+class TestStartAtOnce:
+    @pytest.mark.parametrize("number", [2, 4])
+    def test_only_the_last_stays_open_here_as_at_osvi(self, osvi_sandbox, number):
+        """A second click, say: OSVI closes each with the next."""
+        osvi_sandbox.script(None, *[Drip("headers", interval=0.002)] * number)
+        start = partial(start_session, agent_uuid="agent_1", customer_id="+1555")
+        assert together(*[start] * number) == []
+        theirs = [each.id for each in osvi_sandbox.sessions.values() if each.status == "active"]
+        ours = ChatSession.objects.filter(status="active").values_list("session_id", flat=True)
+        assert (list(ours), ChatSession.objects.count()) == (theirs, number)
+        assert CloseAttempt.objects.filter(kind="mirrored").count() == number - 1
+
+
+@pytest.mark.django_db(transaction=True)
 class TestMirrorAtOnce:
     @pytest.mark.parametrize("is_said", [True, False])  # MariaDB's INSERT IGNORE says nothing
     def test_an_agent_that_becomes_known_meanwhile_is_looked_up_anew(self, is_said):
@@ -482,6 +498,29 @@ class TestStart:
         assert action.started_at < action.finished_at
         by_code = start_session(agent_uuid="agent_2", customer_id="+1555").actions.get()
         assert (by_code.requested_by, by_code.door) == (None, "code")
+
+    def test_what_it_is_given_to_know_is_written_down_and_forgotten_as_any_context(
+        self, osvi_sandbox, staff, grant
+    ):
+        user = grant(staff, "operate_chatsession")
+        session = start_session(
+            agent_uuid="agent_1",
+            customer_id="+1555",
+            context=["A guest.", "Pays late."],
+            requested_by=user,
+            door="desk",
+        )
+        given = session.actions.filter(kind="context").order_by("pk")
+        assert [each.text for each in given] == context_of(session) == ["A guest.", "Pays late."]
+        assert {(each.requested_by, each.door, each.outcome) for each in given} == {
+            (user, "desk", "done")
+        }
+        long_ago = timezone.now() - timedelta(days=100)
+        SupportAction.objects.update(started_at=long_ago, finished_at=long_ago)
+        assert forget_texts() == 2  # that it was started has no words
+        session.refresh_from_db()
+        assert context_of(session) == []
+        assert forget_texts() == 0
 
     def test_the_earlier_one_is_closed_here_as_osvi_does(
         self, osvi_sandbox, closed, staff, grant, django_capture_on_commit_callbacks
