@@ -252,7 +252,7 @@ class IdField(serializers.Field[str, str, str, Any]):
 
     def to_internal_value(self, data: str) -> str:
         """The id, or an error."""
-        if not isinstance(data, str) or not is_storable_id(data):
+        if not is_storable_id(data):
             self.fail("invalid", length=ID_MAX_LENGTH)
         return data
 

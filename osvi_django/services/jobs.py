@@ -326,7 +326,7 @@ def _is_sliced(sessions: QuerySet[ChatSession]) -> bool:
 
 def _id_of(wanted: ChatSession | str) -> str:
     asked_id = wanted.session_id if isinstance(wanted, ChatSession) else wanted
-    if not isinstance(asked_id, str) or not is_storable_id(asked_id):
+    if not is_storable_id(asked_id):
         problem = _("session_ids has something that is not an id that OSVI gave: %(id)r.")
         raise InvalidInput(problem % {"id": asked_id}, field="session_ids")
     return asked_id

@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeGuard, TypeVar
 
 from django.db import IntegrityError, OperationalError, router, transaction
-from django.db.models import F, Model, ProtectedError, Q, QuerySet
+from django.db.models import Exists, F, Model, OuterRef, ProtectedError, Q, QuerySet
 from django.db.models.functions import Length
 from django.db.models.lookups import Exact
 from django.utils import timezone
@@ -311,16 +311,14 @@ def account_of(
     """The account whose token speaks for an agent: the one named, or the one that knows it here.
 
     An agent that no account knows is taken for one of ``otherwise``. Two accounts may each have one
-    of the same UUID: raises ``InvalidInput`` where several have, and ``otherwise`` has not.
+    of the same UUID: raises ``InvalidInput`` where several have.
     """
     if account is not None:
         return account
     known = _accounts_with(agent_uuid)
-    if len(known) == 1:
-        return known[0]
-    if known and otherwise not in known:
+    if len(known) > 1:
         raise _several(known)
-    return otherwise
+    return known[0] if known else otherwise
 
 
 def move_to_agent(session: ChatSession, *, agent_uuid: str, account: str) -> None:
@@ -340,9 +338,9 @@ def exactly(field: str, value: str) -> Q:
     return same & Q(Exact(Length(field), len(value)))
 
 
-def is_storable_id(value: str) -> bool:
+def is_storable_id(value: object) -> TypeGuard[str]:
     """Whether the database can store, and find, this as an id."""
-    return 0 < len(value) <= ID_MAX_LENGTH and storable(value) == value
+    return isinstance(value, str) and 0 < len(value) <= ID_MAX_LENGTH and storable(value) == value
 
 
 def _mirror(remote: RemoteSession, account: str, agent_uuid: str, by: CloseRequest) -> ChatSession:
@@ -550,12 +548,17 @@ def _learn_number(agent: ChatAgent, number: int | None) -> ChatAgent:
 
 
 def _accounts_with(agent_uuid: str) -> list[str]:
-    """The accounts that know an agent."""
-    if not isinstance(agent_uuid, str) or not is_storable_id(agent_uuid):
+    """The accounts that know an agent; those that only a caller said it is of, if no other does."""
+    if not is_storable_id(agent_uuid):
         return []
+    sessions = ChatSession.objects.filter(agent=OuterRef("pk"))
+    hearsay = Q(customer_id="", status=Status.ACTIVE)
+    is_hearsay = Exists(sessions.filter(hearsay)) & ~Exists(sessions.exclude(hearsay))
     agents = ChatAgent.objects.using(router.db_for_write(ChatAgent)).filter(uuid=agent_uuid)
     # MariaDB compares without regard to case and accents.
-    return sorted(agent.account for agent in agents if agent.uuid == agent_uuid)
+    same = [each for each in agents.annotate(is_hearsay=is_hearsay) if each.uuid == agent_uuid]
+    known = [each for each in same if each.number is not None or each.name or not each.is_hearsay]
+    return sorted(each.account for each in known or same)
 
 
 def _several(known: Sequence[str]) -> InvalidInput:
@@ -609,7 +612,7 @@ def _require_ids(remote: RemoteSession) -> None:
 
 def _require_id(field: str, value: str) -> None:
     # URLs lose the segments "." and ".." on their way, quoted or not.
-    if not isinstance(value, str) or not is_storable_id(value) or value in {".", ".."}:
+    if not is_storable_id(value) or value in {".", ".."}:
         problem = _("%(field)s is not an id that OSVI gave: use 1 to %(length)d characters.")
         raise InvalidInput(problem % {"field": field, "length": ID_MAX_LENGTH}, field=field)
 

@@ -54,7 +54,7 @@ def select_sessions(
 
 def require_id(named: str, value: object) -> str:
     """The value, where it can be one of OSVI's ids. Raises ``InvalidInput``."""
-    if not isinstance(value, str) or not is_storable_id(value):
+    if not is_storable_id(value):
         problem = _("%(named)s is not an id that OSVI gave: it has 1 to %(length)d characters.")
         raise InvalidInput(problem % {"named": named, "length": ID_MAX_LENGTH}, field=named)
     return value

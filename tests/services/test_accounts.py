@@ -264,14 +264,22 @@ class TestAnAgentThatIsKnown:
                 "account names another one",
             )
 
-    def test_of_several_the_default_one_is_meant(self, chat):
-        ChatAgentFactory(account="third", uuid="agent_b")
-        self.refused(lambda: close_session_by_id(chat.id, agent_uuid="agent_b"), "“other”, “third”")
+    @pytest.mark.parametrize("account", ["default", "third"])
+    def test_of_several_none_is_taken_for_meant(self, chat, account):
+        ChatAgentFactory(account=account, uuid="agent_b")
+        names = "”, “".join(sorted([account, "other"]))
+        self.refused(lambda: close_session_by_id(chat.id, agent_uuid="agent_b"), names)
         assert close_session_by_id(chat.id, agent_uuid="agent_b", account="other").changed
-        ChatAgentFactory(account="default", uuid="agent_b")
-        ours = self.osvis["default"].add_session(agent_uuid="agent_b", summary="Of default.")
-        assert close_session_by_id(ours.id, agent_uuid="agent_b").changed
         summaries_are_their_own()
+
+    def test_a_mistake_once_says_nothing_of_whose_it_is(self, chat):
+        """Whoever names another account with a session makes an agent there, as it was said."""
+        mistaken = ChatAgentFactory(account="default", uuid="agent_b", name="", number=None)
+        ChatSessionFactory(agent=mistaken, customer_id="")
+        started = start_session(agent_uuid="agent_b", customer_id="other-1")
+        assert started.agent == self.agent
+        result = close_session_by_id(chat.id, agent_uuid="agent_b")
+        assert (result.changed, result.summary.text) == (True, "Of other.")
 
     def test_one_that_only_looks_alike_is_new(self):
         ours = self.osvis["default"].add_session(agent_uuid="AGENT_B", summary="Of default.")
