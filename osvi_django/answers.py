@@ -17,6 +17,7 @@ from typing import Any, Final
 from django.utils.dateparse import parse_datetime
 
 from osvi_django.exceptions import (
+    MAX_REASON,
     OSVIBadAnswer,
     OSVIError,
     OSVINoAnswer,
@@ -25,7 +26,6 @@ from osvi_django.exceptions import (
     OSVIUnauthorized,
 )
 
-MAX_REASON: Final = 300  # characters of the vendor's own words
 _NOT_FOUND: Final = 404
 # MariaDB takes no more than 32 levels of JSON, and Python's own stack ends somewhere as well.
 _DEEPEST: Final = 20

@@ -45,6 +45,8 @@ def translate(text: str) -> str:
 
 _ = lazy(translate, str)
 
+MAX_REASON: Final = 300  # characters of the vendor's own words
+
 
 class OSVIError(Exception):
     """Anything that stops a call to OSVI, or a service, from doing what was asked.
@@ -284,6 +286,13 @@ def not_a_close(*, asks_only: bool = False) -> Iterator[None]:
         raise
 
 
+def words_of(error: Exception) -> str:
+    """What is kept of an error beside its code: OSVI's own words, or what is wrong with a value."""
+    if isinstance(error, InvalidInput):
+        return str(error)[:MAX_REASON]
+    return getattr(error, "reason", "")
+
+
 def describe(code: str, reason: str = "", *, is_close: bool = True) -> str:
     """What the error of this code says, with OSVI's own words; "" for no error, and for others'.
 
@@ -292,6 +301,8 @@ def describe(code: str, reason: str = "", *, is_close: bool = True) -> str:
     error = _BY_CODE.get(code)
     if error is None:
         return ""
+    if issubclass(error, InvalidInput) and reason:
+        return reason
     if issubclass(error, OSVIError):
         return str(error("" if is_close else error.elsewhere, reason=reason))
     return str(_("OSVI is not set up on this site. Ask whoever runs it to mend the settings."))

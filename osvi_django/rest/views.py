@@ -37,7 +37,7 @@ from osvi_django.rest.serializers import (
     session_url,
 )
 from osvi_django.services import close_session_by_id
-from osvi_django.services.closing import session_to_close
+from osvi_django.services.closing import require_closable, session_to_close
 from osvi_django.services.jobs import create_close_job
 from osvi_django.services.mirroring import exactly, find_session, start_session
 from osvi_django.services.permissions import require_close, require_operate
@@ -161,6 +161,7 @@ def closed(request: Request, session_id: str, **wishes: Any) -> Response:
 def _accept(request: Request, session_id: str, *, note: str = "", **ids: str) -> Response:
     user = request.user
     session = session_to_close(session_id, requested_by=user, **ids)
+    require_closable(session)
     job = create_close_job([session], requested_by=user, door="rest", note=note)
     response = accepted(job, request)
     response["Preference-Applied"] = RESPOND_ASYNC

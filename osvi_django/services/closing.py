@@ -140,7 +140,14 @@ def _meet(session_id: str, *, agent_uuid: str, account: str | None) -> ChatSessi
 
 
 def _correct_agent(session: ChatSession, *, agent_uuid: str, account: str | None) -> None:
-    """Take another agent for a session of which nothing but what a caller said is known."""
+    """Take another agent for a session of which nothing but what a caller said is known.
+
+    Where only OSVI's number of the agent is known, its UUID is what was missing.
+    """
+    own = session.agent
+    if agent_uuid and own.uuid is None and session.is_open and account in {None, own.account}:
+        move_to_agent(session, agent_uuid=agent_uuid, account=own.account)
+        return
     is_hearsay = session.is_open and not session.customer_id and not _was_ever_heard_of(session)
     if agent_uuid and is_hearsay:
         account = account_of(agent_uuid, account, otherwise=session.agent.account)
@@ -158,6 +165,13 @@ def _was_ever_heard_of(session: ChatSession) -> bool:
     refused = (Outcome.NOT_SENT, Outcome.REJECTED)
     tried = steps.attempts(session)
     return not tried.exists() or tried.exclude(outcome__in=refused).exists()
+
+
+def require_closable(session: ChatSession) -> None:
+    """Raise what ``close_session`` raises of a session before OSVI is asked, and of its account."""
+    steps.prepare(session.agent.account)
+    if session.status in {Status.CLOSING, Status.UNCONFIRMED}:
+        _not_claimed(session)
 
 
 def _carry_out(client: OSVIClient, session: ChatSession, attempt: CloseAttempt) -> CloseResult:

@@ -35,6 +35,7 @@ from osvi_django.services import steps
 from osvi_django.services.permissions import require_operate
 from osvi_django.services.quiet import ask_each
 from osvi_django.services.steps import Closed, CloseRequest, Kind, Outcome, Status, User
+from osvi_django.services.times import as_stored
 from osvi_django.transactions import persist, refuse_inside_transaction
 
 ActionKind = SupportAction.Kind
@@ -131,7 +132,7 @@ def mirror_started(
         agent_uuid=agent_uuid,
         account=account,
         customer_id=customer_id,
-        started_at=started.started_at or timezone.now(),
+        started_at=as_stored(started.started_at or timezone.now()),
     )
     if customer_id:
         unknown = steps.rows(session).filter(customer_id="")
@@ -398,7 +399,7 @@ def _told_first(remote: RemoteSession) -> dict[str, Any]:
     """What a new row begins with; ``_bring_up_to_date`` has the rest."""
     return {
         "customer_id": remote.customer_id,
-        "started_at": remote.created_at or timezone.now(),
+        "started_at": as_stored(remote.created_at or timezone.now()),
     }
 
 
@@ -420,7 +421,7 @@ def _bring_up_to_date(
         "updated_at": timezone.now(),
     }
     if remote.created_at:
-        news["started_at"] = remote.created_at
+        news["started_at"] = as_stored(remote.created_at)
 
     with transaction.atomic(using=alias):
         rows = steps.rows(session).filter(not_newer)
@@ -437,8 +438,8 @@ def _bring_up_to_date(
 def _moment_of(remote: RemoteSession) -> datetime:
     """How old the news is; where nobody can say, it is as if it came just now."""
     now = timezone.now()
-    told = remote.updated_at
-    return told if told is not None and told < now + _AHEAD else now
+    told = as_stored(remote.updated_at or now)
+    return told if told < now + _AHEAD else now
 
 
 def _close_behind(sessions: Sequence[ChatSession], by: CloseRequest, why: str) -> None:

@@ -6,10 +6,8 @@ from collections.abc import Collection
 from datetime import MAXYEAR, MINYEAR, datetime
 from typing import Final
 
-from django.conf import settings
 from django.db import router
 from django.db.models import Q, QuerySet
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from osvi_django.exceptions import InvalidInput, NotAllowed
@@ -17,6 +15,7 @@ from osvi_django.models import ID_MAX_LENGTH, ChatSession
 from osvi_django.services.mirroring import exactly, is_storable_id
 from osvi_django.services.permissions import may_view
 from osvi_django.services.steps import User
+from osvi_django.services.times import as_stored
 
 NOT_CLOSED: Final = tuple(
     status for status in ChatSession.Status if status != ChatSession.Status.CLOSED
@@ -61,9 +60,6 @@ def require_id(named: str, value: object) -> str:
 
 
 def _as_stored(moment: datetime, *, named: str) -> datetime:
-    """As the host's columns have it: without ``USE_TZ``, in the site's own zone and naive."""
     if moment.year in {MINYEAR, MAXYEAR}:  # in another zone it may be no moment any more
         raise InvalidInput(_("%(named)s is too far away.") % {"named": named}, field=named)
-    if settings.USE_TZ or timezone.is_naive(moment):
-        return moment
-    return timezone.make_naive(moment, timezone.get_default_timezone())
+    return as_stored(moment)

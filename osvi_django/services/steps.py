@@ -49,6 +49,7 @@ from osvi_django.exceptions import (
     OSVINotConfigured,
     OSVIRejected,
     SessionNotFound,
+    words_of,
 )
 from osvi_django.models import (
     ANSWER_MAX_BYTES,
@@ -421,8 +422,7 @@ def policy(error: OSVIError | OSVINotConfigured) -> tuple[Outcome, bool]:
 def told_of(error: OSVIError | OSVINotConfigured) -> dict[str, str]:
     """What the journal says of an error."""
     outcome, _reopens = policy(error)
-    reason = getattr(error, "reason", "")
-    return {"outcome": outcome, "error_code": error.code, "error_reason": reason}
+    return {"outcome": outcome, "error_code": error.code, "error_reason": words_of(error)}
 
 
 def end_lease(session: ChatSession) -> None:

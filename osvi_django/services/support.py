@@ -30,6 +30,7 @@ from osvi_django.exceptions import (
     SessionNotFound,
     WrongMode,
     not_a_close,
+    words_of,
 )
 from osvi_django.models import ChatAgent, ChatSession, SupportAction
 from osvi_django.services import steps
@@ -411,7 +412,7 @@ def _rows_for(session: ChatSession, changes: dict[str, Any]) -> QuerySet[ChatSes
 
 def _end(action: SupportAction, outcome: Outcome, error: OSVIError | OSVINotConfigured) -> None:
     error.action = action
-    told = {"error_code": error.code, "error_reason": getattr(error, "reason", "")}
+    told = {"error_code": error.code, "error_reason": words_of(error)}
     logger.warning("action %s of session %s: %s", action.pk, action.session_id, error.code)
     _change(action, outcome=outcome, finished_at=timezone.now(), **told)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from osvi_django.exceptions import NotAllowed, SessionNotFound
+from osvi_django.exceptions import NotAllowed, SessionNotFound, words_of
 from osvi_django.models import CloseAttempt, CloseJobItem
 from osvi_django.services.pace import DOUBT, NOT_NOW, Trouble
 
@@ -34,7 +34,7 @@ def verdict_of(error: Trouble) -> Verdict:
     outcome = next(kinds, Outcome.REJECTED)
     if outcome == Outcome.WAITING:
         return Verdict(outcome=outcome)
-    return Verdict(outcome=outcome, code=error.code, reason=getattr(error, "reason", ""))
+    return Verdict(outcome=outcome, code=error.code, reason=words_of(error))
 
 
 def as_tried(item: CloseJobItem, verdict: Verdict) -> Verdict:

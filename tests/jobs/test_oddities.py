@@ -8,7 +8,7 @@ import pytest
 from django.db import DataError, ProgrammingError, connection
 from django.db.models.signals import pre_init
 
-from osvi_django.exceptions import OSVINoAnswer
+from osvi_django.exceptions import OSVINoAnswer, describe
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob, SupportAction
 from osvi_django.services import steps
 from osvi_django.services.jobs import create_close_job, run_close_job
@@ -113,6 +113,15 @@ def test_an_agent_without_a_uuid_is_asked_about_by_customer(osvi_sandbox):
     session = ChatSessionFactory(status="unconfirmed", agent__uuid=None, agent__number=7)
     osvi_sandbox.add_session(session_id=session.session_id, customer_id=session.customer_id)
     assert recover_session(session).settled is Settled.REOPENED
+
+
+def test_why_one_that_cannot_even_be_asked_for_was_not_closed(osvi_sandbox, outcomes):
+    session = ChatSessionFactory(agent__uuid=None, agent__number=7)
+    job = run_close_job(create_close_job([session], start=False).pk)
+    item = job.items.get()
+    assert (item.outcome, item.error_code) == ("rejected", "invalid")
+    assert describe(item.error_code, item.error_reason).startswith("agent_uuid is missing: name")
+    assert osvi_sandbox.requests == []
 
 
 def test_of_several_only_the_deleted_is_said_to_be(caplog):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from urllib.parse import quote
 
 import pytest
+from django.utils import timezone
 from rest_framework.test import APIClient
 
 from osvi_django.models import ChatSession, CloseJob
@@ -14,7 +16,10 @@ from tests.mirroring import mirror
 pytestmark = pytest.mark.django_db
 
 
-def close(client, session_id, body=None, prefer="respond-async", **headers):
+ASYNC = "respond-async"
+
+
+def close(client, session_id, body=None, prefer=ASYNC, **headers):
     return client.post(
         f"/api/osvi/sessions/{quote(session_id, safe='')}/close/",
         body or {},
@@ -104,6 +109,21 @@ def test_one_that_is_closed_is_a_job_as_well(api, run):
 
 
 class TestErrors:
+    @pytest.mark.parametrize("status", ["unconfirmed", "closing"])
+    def test_where_it_cannot_be_closed_just_now(self, api, osvi_sandbox, status):
+        session = ChatSessionFactory(status=status, lease_until=timezone.now() + timedelta(hours=1))
+        at_once, later = (close(api, session.session_id, prefer=each) for each in (None, ASYNC))
+        assert later.status_code == at_once.status_code in {409, 504}
+        assert later.json() == at_once.json()
+        assert not CloseJob.objects.exists()
+
+    def test_where_the_settings_are_not_there(self, api, settings):
+        session = ChatSessionFactory()
+        settings.OSVI = {}
+        at_once, later = (close(api, session.session_id, prefer=each) for each in (None, ASYNC))
+        assert later.status_code == at_once.status_code == 503
+        assert later.json() == at_once.json()
+
     """Those that are known before OSVI is asked are the same, whatever is preferred."""
 
     @pytest.mark.parametrize(

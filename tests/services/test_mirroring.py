@@ -293,6 +293,31 @@ def inserts(table):
     return lambda sql, _params: sql.startswith("INSERT") and f"osvi_django_{table}" in sql
 
 
+class TestAHostWithoutTimeZones:
+    @pytest.fixture(autouse=True)
+    def naive(self, settings, osvi_sandbox, db):
+        settings.USE_TZ = False
+        settings.TIME_ZONE = "America/New_York"
+
+    def test_what_osvi_tells_is_stored_in_its_own_zone(self):
+        session = mirror_session(told(), agent_uuid="agent_1")
+        assert session.started_at == datetime(2026, 6, 4, 7, 40, 25, 690486)  # noqa: DTZ001
+        session = mirror_session(told(mode="support", updated_at=AFTER))
+        assert (session.mode, session.osvi_updated_at) == (
+            "support",
+            datetime(2026, 6, 4, 7, 50),  # noqa: DTZ001
+        )
+        assert mirror_session(told(mode="ai")).mode == "support"  # it came late
+
+    def test_chats_are_started_looked_up_and_closed(self, osvi_sandbox):
+        started = start_session(agent_uuid="agent_1", customer_id="+1555", context=["A guest."])
+        assert sync_customer("+1555") == [started]
+        told_of_it = {"session_id": "s-9", "started_at": "2026-06-04T11:40:25.690486"}
+        legacy = mirror_started(STARTED | told_of_it, agent_uuid="agent_1")
+        assert legacy.started_at == datetime(2026, 6, 4, 7, 40, 25, 690486)  # noqa: DTZ001
+        assert close_session(started).changed
+
+
 @pytest.mark.django_db(transaction=True)
 class TestStartAtOnce:
     @pytest.mark.parametrize("number", [2, 4])
