@@ -438,8 +438,8 @@ def _is_deep(value: object, levels: int) -> bool:
 
 def _texts(name: str, values: Sequence[str]) -> list[str]:
     """Texts that can be sent; one alone would be taken for its characters."""
-    if isinstance(values, str):
-        problem = _("%(field)s is one text: put it in a list.") % {"field": name}
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        problem = _("%(field)s is no list: put the texts in one.") % {"field": name}
         raise InvalidInput(problem, field=name)
     return [_required(name, each) for each in values]
 

@@ -243,6 +243,8 @@ def _rate(job: CloseJob) -> float | None:
 
 def _require_one(sessions: Wanted, user: User | None) -> Wanted:
     """Refuse somebody who may close none of these, before anything is written; these, once more."""
+    if isinstance(sessions, str) or not isinstance(sessions, Iterable):  # a text is one of letters
+        raise InvalidInput(_("session_ids is no list: put the ids in one."), field="session_ids")
     if user is None or may_close(user):
         return sessions
     wanted = sessions if isinstance(sessions, QuerySet) else list(sessions)
@@ -287,8 +289,6 @@ def _allowed(chunk: Iterable[_Found], user: User | None) -> set[int | None]:
 
 def _found(sessions: Wanted) -> Iterator[_Found]:
     """Each session once: its id, and its key and account; no key where it is not known here."""
-    if isinstance(sessions, str):  # which is a row of letters as well
-        raise InvalidInput(_("session_ids is one text: use a list of ids."), field="session_ids")
     if isinstance(sessions, QuerySet) and not _is_sliced(sessions):
         yield from _by_key(sessions)
         return

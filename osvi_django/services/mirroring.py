@@ -114,7 +114,7 @@ def mirror_started(
     payload: Mapping[str, Any] | StartedSession,
     *,
     agent_uuid: str,
-    customer_id: str = "",
+    customer_id: str | None = "",
     account: str | None = None,
 ) -> ChatSession:
     """Mirror a session that was started in the legacy dialect, by the ``data`` of OSVI's answer.
@@ -124,6 +124,7 @@ def mirror_started(
     Raises as ``mirror_session``, and is as safe.
     """
     started = payload if isinstance(payload, StartedSession) else _read(payload, read_start)
+    customer_id = customer_id or ""
     if customer_id:
         _require_id("customer_id", customer_id)
     account = account_of(agent_uuid, account)

@@ -427,7 +427,7 @@ SENTENCES = (
     ),
     "%(field)s has something that JSON does not: use texts, numbers, lists.",
     "%(field)s is nested deeper than %(levels)d levels: use fewer.",
-    "%(field)s is one text: put it in a list.",
+    "%(field)s is no list: put the texts in one.",
 )
 
 

@@ -109,9 +109,10 @@ class TestWhatItIsMadeOf:
             create_close_job([], **named)
         assert caught.value.field == field
 
-    def test_one_text_is_no_list_of_ids(self, db):
-        with pytest.raises(InvalidInput, match="use a list") as caught:
-            create_close_job("v-003")
+    @pytest.mark.parametrize("wanted", ["v-003", 5, None])
+    def test_one_text_is_no_list_of_ids(self, db, wanted):
+        with pytest.raises(InvalidInput, match="put the ids in one") as caught:
+            create_close_job(wanted)
         assert caught.value.field == "session_ids"
 
     @pytest.mark.parametrize("nothing", [[], ["unknown"]])

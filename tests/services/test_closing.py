@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
 
 import pytest
@@ -39,6 +40,7 @@ from osvi_django.testing import (
     Status,
 )
 from osvi_django.testing.factories import (
+    ChatAgentFactory,
     ChatSessionFactory,
     CloseAttemptFactory,
     ClosedSessionFactory,
@@ -461,13 +463,24 @@ class TestById:
         assert caught.value.field == "agent_uuid"
         assert osvi_sandbox.requests == []
 
-    @pytest.mark.parametrize("bad", ["", "a\x00b", "\ud800", "x" * 256])
+    @pytest.mark.parametrize(
+        "bad", ["", "a\x00b", "\ud800", "x" * 256, uuid.uuid4(), None, 5, b"x"]
+    )
     def test_ids_that_cannot_be_ids(self, osvi_sandbox, bad):
         for ids in ({"session_id": bad, "agent_uuid": "a"}, {"session_id": "a", "agent_uuid": bad}):
             with pytest.raises((InvalidInput, SessionNotFound)):
                 close_session_by_id(**ids)
         assert not ChatSession.objects.exists()
         assert osvi_sandbox.requests == []
+
+    def test_an_agent_known_by_its_number_alone_gets_its_uuid(self, osvi_sandbox):
+        chat = osvi_sandbox.add_session(agent_uuid="agent_1", summary="All is well.")
+        numbered = ChatAgentFactory(uuid=None, number=chat.chat_agent_id)
+        ChatSessionFactory(session_id=chat.id, customer_id=chat.customer_id, agent=numbered)
+        with pytest.raises(InvalidInput, match="agent_uuid is missing: name"):
+            close_session_by_id(chat.id)
+        result = close_session_by_id(chat.id, agent_uuid="agent_1")
+        assert (result.changed, result.session.agent.uuid) == (True, "agent_1")
 
     def test_a_mistyped_agent_can_be_corrected(self, osvi_sandbox):
         chat = osvi_sandbox.add_session(agent_uuid="agent_right", summary="All is well.")

@@ -447,7 +447,7 @@ class TestStartedBefore:
         assert session.customer_id == "+1555"
 
     def test_once_more_adds_what_was_not_known(self):
-        mirror_started({"session_id": "s-1"}, agent_uuid="agent_1")
+        mirror_started({"session_id": "s-1"}, agent_uuid="agent_1", customer_id=None)
         session = mirror_started(STARTED, agent_uuid="agent_1", customer_id="+1555")
         assert (session.customer_id, session.agent.name) == ("+1555", "Maya")
         told_late = STARTED | {"agent_name": "M."}
@@ -606,6 +606,7 @@ class TestStart:
             ({"customer_id": "x" * 256}, "customer_id"),
             ({"input_fields": {"x": {1}}}, "input_fields"),
             ({"context": "text"}, "context"),
+            ({"context": 5}, "context"),
             ({"door": "x" * 33}, "door"),
         ],
     )
