@@ -45,19 +45,22 @@ class Found:
 class Finders(Crew[Found]):
     """Closes them for one run of a job."""
 
-    def __init__(self, request: CloseRequest, using: str) -> None:
+    def __init__(self, using: str) -> None:
         super().__init__("osvi-finder", using)
-        self._request = request
 
-    def find_out(self, lane: Lane, item: CloseJobItem, session: ChatSession) -> None:
+    def find_out(
+        self, lane: Lane, item: CloseJobItem, session: ChatSession, request: CloseRequest
+    ) -> None:
         """Ask OSVI whether it is open, and close it if so."""
-        self.do(partial(self._find_out, lane, item, session))
+        self.do(partial(self._find_out, lane, item, session, request))
 
-    def _find_out(self, lane: Lane, item: CloseJobItem, session: ChatSession) -> Found:
+    def _find_out(
+        self, lane: Lane, item: CloseJobItem, session: ChatSession, request: CloseRequest
+    ) -> Found:
         with lane.pace.slot:
             found = Found(item=item, verdict=None, sent_at=time.monotonic())
             try:
-                result = self._close(session)
+                result = self._close(session, request)
             except CloseInProgress:
                 return found
             except Error as error:  # whatever OSVI has answered by then is in the journal or spool
@@ -74,9 +77,9 @@ class Finders(Crew[Found]):
         bare = session if result.changed and result.summary is None else None
         return replace(found, verdict=as_tried(item, verdict), bare=bare)
 
-    def _close(self, session: ChatSession) -> CloseResult | None:
+    def _close(self, session: ChatSession, request: CloseRequest) -> CloseResult | None:
         """Close it; None where a bug was in the way."""
-        asker, door, note = self._request.requested_by, self._request.door, self._request.note
+        asker, door, note = request.requested_by, request.door, request.note
         try:
             return close_again_at_osvi(session, requested_by=asker, door=door, note=note)
         except (OSVIError, OSVINotConfigured, Error):

@@ -22,7 +22,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Final, TypeVar, cast
 
-from django.db import Error, InterfaceError, OperationalError, router
+from django.db import Error, IntegrityError, InterfaceError, OperationalError, router
 
 from osvi_django.answers import Answer, read_closed
 from osvi_django.exceptions import (
@@ -58,6 +58,8 @@ Outcome = CloseJobItem.Outcome
 _POLL: Final = 0.5  # seconds
 # How soon to notice that the job was cancelled.
 _NOTICE: Final = 0.1  # seconds
+# How often to see whether whoever asked for the job still may close.
+_ASK_EVERY: Final = 5.0  # seconds
 # How long to let answers gather before they are stored together.
 _GATHER: Final = 0.01  # seconds
 # How long to wait for a database that went away.
@@ -110,17 +112,24 @@ class _Run:
         self.stop = stop
         self.on_progress = on_progress
         self.using = router.db_for_write(CloseJob, instance=job)
-        self.request = CloseRequest(requested_by=job.requested_by, door=job.door, note=job.note)
-        self.may_close_all = not job.for_somebody or may_close(job.requested_by)
         self.arrived: SimpleQueue[Reply] = SimpleQueue()
         self.lanes: dict[str, Lane] = {}
         self.broken: dict[str, OSVINotConfigured] = {}
         self.items: dict[int, CloseJobItem] = {}
         self.in_hand: list[Reply] = []
         self.is_finished = False
-        self.finders = Finders(self.request, self.using)
+        self.finders = Finders(self.using)
         self.writers = Writers(self.using)
         self.seen_at = self.looked_at = time.monotonic()
+        self._see_who_asks(job)
+
+    def _see_who_asks(self, job: CloseJob) -> None:
+        """Close on behalf of whoever asked for it, as far as they may just now."""
+        asker = job.requested_by
+        self.job.requested_by = asker
+        self.request = CloseRequest(requested_by=asker, door=job.door, note=job.note)
+        self.may_close_all = not job.for_somebody or may_close(asker)
+        self.asked_at = time.monotonic()
 
     def work(self) -> None:
         """Claim, collect and store until nothing is left that this process can do."""
@@ -208,7 +217,13 @@ class _Run:
             items = ledger.take(self.job, chosen, token, lane.lease)
             return self._claim_sessions(items, token, lane.lease)
 
-        return persist(work, using=self.using, patience=_PATIENCE)
+        if time.monotonic() - self.asked_at > _ASK_EVERY:
+            self._see_who_asks(ledger.find(self.job.pk))
+        try:
+            return self._persist(work)
+        except IntegrityError:  # whoever asked for it was deleted meanwhile
+            self._see_who_asks(ledger.find(self.job.pk))
+            return self._persist(work)
 
     def _claim_sessions(
         self, items: Sequence[CloseJobItem], token: uuid.UUID, lease: float
@@ -254,7 +269,8 @@ class _Run:
         for item in items:
             verdict = self._at_sight(item)
             if verdict is None:
-                self.finders.find_out(lane, item, cast("ChatSession", item.session))
+                session = cast("ChatSession", item.session)
+                self.finders.find_out(lane, item, session, self.request)
             else:
                 self._settle_alone(item, as_tried(item, verdict))
         return len(items)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import pytest
 from django.db import connection, transaction
@@ -10,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 
 from osvi_django.exceptions import InsideTransaction, InvalidInput, describe
 from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
+from osvi_django.services import engine
 from osvi_django.services.jobs import create_close_job, progress_of, run_close_job
 from osvi_django.services.steps import DatabaseNow
 from osvi_django.signals import session_close_failed, session_closed
@@ -225,6 +227,30 @@ class TestEachEnd:
 
 
 class TestOfWhomItIsTheWish:
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.parametrize("looks_every", [0, 60])
+    def test_so_does_one_that_goes_or_whose_owner_goes_meanwhile(
+        self, chats, osvi_sandbox, settings, monkeypatch, staff, looks_every
+    ):
+        """Whoever asked is looked at anew now and then, and where they were deleted."""
+        settings.OSVI["default"] |= {"CONCURRENCY": 1}
+        monkeypatch.setattr(engine, "_ASK_EVERY", looks_every)
+        chats(20)
+        osvi_sandbox.latency = 0.02
+        job = create_close_job(ChatSession.objects.all(), requested_by=staff, start=False)
+
+        def go(_job):
+            if looks_every:
+                type(staff).objects.filter(pk=staff.pk).delete()
+            else:
+                staff.user_permissions.clear()
+
+        job = run_close_job(job.pk, on_progress=go)
+        outcomes = Counter(job.items.values_list("outcome", flat=True))
+        assert 0 < outcomes["closed"] < 20
+        assert outcomes["closed"] + outcomes["not_allowed"] == 20
+        assert job.status == "completed_with_errors"
+
     def test_a_permission_that_is_taken_away_counts(self, chats, staff, outcomes, osvi_sandbox):
         (session,) = chats(1)
         job = create_close_job([session], requested_by=staff, start=False)
