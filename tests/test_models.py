@@ -8,6 +8,8 @@ from osvi_django.testing.factories import (
     ChatAgentFactory,
     CloseAttemptFactory,
     ClosedSessionFactory,
+    CloseJobItemFactory,
+    SupportActionFactory,
 )
 
 pytestmark = pytest.mark.django_db
@@ -18,6 +20,9 @@ def test_rows_have_names_that_tell_them_apart():
     assert str(session) == "abc"
     assert str(session.summary) == "Summary of abc"
     assert str(CloseAttemptFactory(session=session)) == "abc: under way"
+    assert str(SupportActionFactory(session=session)) == "abc: wrote to the customer"
+    item = CloseJobItemFactory(session=session)
+    assert (str(item), item.account, item.job.total) == ("abc", "default", 1)
     assert str(ChatAgentFactory(name="Night desk")) == "Night desk"
     assert str(ChatAgentFactory(name="", uuid="agent_1")) == "agent_1"
     assert str(ChatAgentFactory(name="Night desk", account="second")) == "Night desk (second)"

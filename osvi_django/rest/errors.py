@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Final
 
+from django.utils.decorators import method_decorator
 from rest_framework import exceptions, status
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,6 +16,7 @@ from rest_framework.views import APIView, exception_handler
 
 from osvi_django.exceptions import OSVIError, OSVINotConfigured
 from osvi_django.rest.serializers import attempt_url
+from osvi_django.transactions import non_atomic
 
 # OSVI's own 401 and 404 are about us and OSVI: never passed on as if they were about the caller.
 STATUSES: Final = {
@@ -40,8 +42,12 @@ RETRY_AFTER: Final = 10  # seconds
 MOST_SENTENCES: Final = 10
 
 
-class OwnErrors(APIView):
-    """Answers errors in this app's own way, whatever handler the host has set for its own views."""
+@method_decorator(non_atomic, name="dispatch")
+class OwnView(APIView):
+    """A view of this app: outside the host's transactions, and errors are answered in its own way.
+
+    That is so whatever ``ATOMIC_REQUESTS`` and the handler are that the host has for its own views.
+    """
 
     def get_exception_handler(self) -> Callable[..., Response | None]:
         return handle

@@ -9,7 +9,6 @@ from django.db import router
 from django.db.models import Max, Min, QuerySet
 from django.http import Http404
 from django.utils import timezone
-from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
 from rest_framework import status
 from rest_framework.exceptions import NotFound, ValidationError
@@ -19,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
-from osvi_django.rest.errors import OwnErrors
+from osvi_django.rest.errors import OwnView
 from osvi_django.rest.incoming import asked, asked_by_address
 from osvi_django.rest.pagination import ByKey, NewestByKey
 from osvi_django.rest.permissions import MayAsk
@@ -43,11 +42,9 @@ from osvi_django.services.jobs import (
 )
 from osvi_django.services.permissions import visible_jobs
 from osvi_django.services.selection import select_sessions
-from osvi_django.transactions import non_atomic
 
 
-@method_decorator(non_atomic, name="dispatch")
-class BulkCloseView(OwnErrors):
+class BulkCloseView(OwnView):
     """``POST sessions/close/`` with ``session_ids`` or ``filter``, and ``note``."""
 
     permission_classes = (MayAsk,)
@@ -73,7 +70,7 @@ class BulkCloseView(OwnErrors):
         return sessions
 
 
-class JobListView(OwnErrors, ListAPIView[CloseJob]):
+class JobListView(OwnView, ListAPIView[CloseJob]):
     """``GET close-jobs/``: the newest first, those that the caller may see."""
 
     permission_classes = (MayAsk,)
@@ -87,9 +84,7 @@ class JobListView(OwnErrors, ListAPIView[CloseJob]):
         return _jobs_for(self.request)
 
 
-# It writes as well: that a job is taken up is committed before its executor is told.
-@method_decorator(non_atomic, name="dispatch")
-class JobView(OwnErrors):
+class JobView(OwnView):
     """``GET close-jobs/{id}/``: how far it has come."""
 
     permission_classes = (MayAsk,)
@@ -104,7 +99,7 @@ class JobView(OwnErrors):
         return response
 
 
-class JobResultsView(OwnErrors, ListAPIView[CloseJobItem]):
+class JobResultsView(OwnView, ListAPIView[CloseJobItem]):
     """``GET close-jobs/{id}/results/``: what became of each session, by ``outcome``."""
 
     permission_classes = (MayAsk,)
@@ -119,8 +114,7 @@ class JobResultsView(OwnErrors, ListAPIView[CloseJobItem]):
         return items.filter(pk__range=_ends(items), **wanted)
 
 
-@method_decorator(non_atomic, name="dispatch")
-class JobCancelView(OwnErrors):
+class JobCancelView(OwnView):
     """``POST close-jobs/{id}/cancel/``."""
 
     permission_classes = (MayAsk,)
@@ -132,8 +126,7 @@ class JobCancelView(OwnErrors):
         return Response(_body_of(job, request))
 
 
-@method_decorator(non_atomic, name="dispatch")
-class JobRetryView(OwnErrors):
+class JobRetryView(OwnView):
     """``POST close-jobs/{id}/retry/``."""
 
     permission_classes = (MayAsk,)

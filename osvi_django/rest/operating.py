@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from django.db.models import QuerySet
-from django.utils.decorators import method_decorator
 from rest_framework.generics import ListAPIView
 from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
@@ -13,7 +12,7 @@ from rest_framework.response import Response
 
 from osvi_django.exceptions import SessionNotFound
 from osvi_django.models import ChatSession, SupportAction
-from osvi_django.rest.errors import OwnErrors
+from osvi_django.rest.errors import OwnView
 from osvi_django.rest.incoming import asked, asked_by_address
 from osvi_django.rest.pagination import OldestByStart
 from osvi_django.rest.permissions import MayAsk, MayViewSessions
@@ -45,14 +44,12 @@ from osvi_django.services.support import (
     tell,
     whisper,
 )
-from osvi_django.transactions import non_atomic
 
 _WORDLESS: Final = {"takeover": take_over, "end": hand_back}
 _WITH_WORDS: Final = {"tell": tell, "whisper": whisper, "": send_message}
 
 
-@method_decorator(non_atomic, name="dispatch")
-class SyncView(OwnErrors):
+class SyncView(OwnView):
     """``POST sessions/sync/`` with ``customer_id``: look up what a customer has open at OSVI."""
 
     permission_classes = (MayAsk,)
@@ -67,8 +64,7 @@ class SyncView(OwnErrors):
         return Response({"results": [session_body(each, request) for each in sessions]})
 
 
-@method_decorator(non_atomic, name="dispatch")
-class SupportView(OwnErrors):
+class SupportView(OwnView):
     """``POST sessions/{session_id}/support/`` with ``command``, ``message`` or both."""
 
     permission_classes = (MayAsk,)
@@ -90,8 +86,7 @@ class SupportView(OwnErrors):
         return _done(result, request)
 
 
-@method_decorator(non_atomic, name="dispatch")
-class ContextView(OwnErrors):
+class ContextView(OwnView):
     """``POST sessions/{session_id}/context/`` with ``context``: a fact for the agent to know."""
 
     permission_classes = (MayAsk,)
@@ -106,8 +101,7 @@ class ContextView(OwnErrors):
         return _done(result, request, context=context_of(result.session))
 
 
-@method_decorator(non_atomic, name="dispatch")
-class MessagesView(OwnErrors):
+class MessagesView(OwnView):
     """``POST sessions/{session_id}/messages/`` with ``content``: what the customer wrote."""
 
     permission_classes = (MayAsk,)
@@ -122,7 +116,7 @@ class MessagesView(OwnErrors):
         return _done(result, request)
 
 
-class ActionListView(OwnErrors, ListAPIView[SupportAction]):
+class ActionListView(OwnView, ListAPIView[SupportAction]):
     """``GET sessions/{session_id}/actions/``: what was said and done through this site."""
 
     permission_classes = (MayViewSessions,)

@@ -257,6 +257,30 @@ class IdField(serializers.Field[str, str, str, Any]):
         return data
 
 
+class TextField(serializers.CharField):
+    """A text, and nothing is made one that is none."""
+
+    def to_internal_value(self, data: Any) -> str:
+        """The text without spaces around it, or an error."""
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class WordsField(TextField):
+    """What somebody says."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(max_length=TEXT_MAX_LENGTH, **options)
+
+
+class NoteField(TextField):
+    """Why something is done."""
+
+    def __init__(self) -> None:
+        super().__init__(required=False, allow_blank=True, max_length=NOTE_MAX_LENGTH)
+
+
 class IdListField(serializers.ListField):
     """As many ids as may be named at a time, one at least."""
 
@@ -327,7 +351,7 @@ class CloseSerializer(OnlyKnown):
 
     agent_uuid = IdField(required=False)
     account = IdField(required=False)
-    note = serializers.CharField(required=False, allow_blank=True, max_length=NOTE_MAX_LENGTH)
+    note = NoteField()
 
 
 class QuerySerializer(OnlyKnown):
@@ -387,26 +411,13 @@ class BulkCloseSerializer(OnlyKnown):
 
     session_ids = IdListField(allow_empty=False, required=False)
     filter = BulkFilterSerializer(required=False)
-    note = serializers.CharField(required=False, allow_blank=True, max_length=NOTE_MAX_LENGTH)
+    note = NoteField()
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Exactly one of the two."""
         if ("session_ids" in attrs) == ("filter" in attrs):
             raise serializers.ValidationError(_("Give either session_ids or filter."))
         return attrs
-
-
-class WordsField(serializers.CharField):
-    """What somebody says: a text, and nothing is made one that is none."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(max_length=TEXT_MAX_LENGTH, **options)
-
-    def to_internal_value(self, data: Any) -> str:
-        """The text without spaces around it, or an error."""
-        if not isinstance(data, str):
-            self.fail("invalid")
-        return super().to_internal_value(data)
 
 
 class AgainField(serializers.BooleanField):
@@ -472,7 +483,7 @@ class SupportSerializer(OnlyKnown):
 
     command = CommandField(required=False)
     message = WordsField(required=False, allow_blank=True)
-    note = serializers.CharField(required=False, allow_blank=True, max_length=NOTE_MAX_LENGTH)
+    note = NoteField()
     agent_uuid = IdField(required=False)
     account = IdField(required=False)
     again = AgainField()

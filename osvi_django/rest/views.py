@@ -6,7 +6,6 @@ from contextlib import suppress
 from typing import Any, Final
 
 from django.db.models import QuerySet
-from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
 from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.generics import ListAPIView
@@ -20,7 +19,7 @@ from rest_framework.status import HTTP_201_CREATED
 from osvi_django.conf import InvalidSetting, account_aliases
 from osvi_django.exceptions import SessionNotFound
 from osvi_django.models import ChatSession
-from osvi_django.rest.errors import OwnErrors
+from osvi_django.rest.errors import OwnView
 from osvi_django.rest.incoming import RESPOND_ASYNC, asked, asked_by_address, prefers_async
 from osvi_django.rest.jobs import accepted
 from osvi_django.rest.pagination import NewestSessions
@@ -42,14 +41,12 @@ from osvi_django.services.jobs import create_close_job
 from osvi_django.services.mirroring import exactly, find_session, start_session
 from osvi_django.services.permissions import require_close, require_operate
 from osvi_django.services.recovery import recover_session
-from osvi_django.transactions import non_atomic
 
 # What must be the very same; MariaDB would take what looks alike.
 _IDS: Final = {"customer_id", "agent__uuid"}
 
 
-@method_decorator(non_atomic, name="dispatch")
-class SessionListView(OwnErrors, ListAPIView[ChatSession]):
+class SessionListView(OwnView, ListAPIView[ChatSession]):
     """``GET sessions/``: newest first, by ``status``, ``agent_uuid`` and ``customer_id``.
 
     ``POST sessions/`` starts one, with ``agent_uuid`` and ``customer_id``.
@@ -85,7 +82,7 @@ class SessionListView(OwnErrors, ListAPIView[ChatSession]):
         return Response(session_body(session, request), HTTP_201_CREATED, headers=location)
 
 
-class SessionDetailView(OwnErrors):
+class SessionDetailView(OwnView):
     """``GET sessions/{session_id}/``."""
 
     permission_classes = (MayViewSessions,)
@@ -98,7 +95,7 @@ class SessionDetailView(OwnErrors):
         return Response(SessionSerializer(session, context={"request": request}).data)
 
 
-class AttemptView(OwnErrors):
+class AttemptView(OwnView):
     """``GET sessions/{session_id}/attempts/{id}/``: what became of a try to close it."""
 
     permission_classes = (MayViewSessions,)
@@ -115,8 +112,7 @@ class AttemptView(OwnErrors):
         return Response(AttemptSerializer(attempt).data)
 
 
-@method_decorator(non_atomic, name="dispatch")
-class SessionCloseView(OwnErrors):
+class SessionCloseView(OwnView):
     """``POST sessions/{session_id}/close/``; ``agent_uuid``, ``account``, ``note`` are optional."""
 
     permission_classes = (MayAsk,)
@@ -129,8 +125,7 @@ class SessionCloseView(OwnErrors):
         return closed(request, session_id, **asked(CloseSerializer, request))
 
 
-@method_decorator(non_atomic, name="dispatch")
-class SessionRecoverView(OwnErrors):
+class SessionRecoverView(OwnView):
     """``POST sessions/{session_id}/recover/``: settle a session of which nobody knows."""
 
     permission_classes = (MayAsk,)

@@ -11,10 +11,18 @@ from __future__ import annotations
 import uuid
 
 from django.utils import timezone
-from factory.declarations import LazyFunction, RelatedFactory, Sequence, SubFactory
+from factory.declarations import LazyFunction, RelatedFactory, SelfAttribute, Sequence, SubFactory
 from factory.django import DjangoModelFactory
 
-from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, SessionSummary
+from osvi_django.models import (
+    ChatAgent,
+    ChatSession,
+    CloseAttempt,
+    CloseJob,
+    CloseJobItem,
+    SessionSummary,
+    SupportAction,
+)
 
 
 class ChatAgentFactory(DjangoModelFactory[ChatAgent]):
@@ -69,3 +77,35 @@ class CloseAttemptFactory(DjangoModelFactory[CloseAttempt]):
 
     session = SubFactory(ChatSessionFactory)
     claim = LazyFunction(uuid.uuid4)
+
+
+class SupportActionFactory(DjangoModelFactory[SupportAction]):
+    """A message to the customer that was sent."""
+
+    class Meta:
+        model = SupportAction
+
+    session = SubFactory(ChatSessionFactory, mode=ChatSession.Mode.SUPPORT)
+    kind = SupportAction.Kind.MESSAGE
+    text = "Hello, I am Sam. How can I help?"
+    outcome = SupportAction.Outcome.DONE
+    finished_at = LazyFunction(timezone.now)
+
+
+class CloseJobFactory(DjangoModelFactory[CloseJob]):
+    """A job that waits, and has no sessions: ``CloseJobItemFactory`` adds one."""
+
+    class Meta:
+        model = CloseJob
+
+
+class CloseJobItemFactory(DjangoModelFactory[CloseJobItem]):
+    """A session that waits for its close; ``job.total`` is not counted."""
+
+    class Meta:
+        model = CloseJobItem
+
+    job = SubFactory(CloseJobFactory, total=1)
+    session = SubFactory(ChatSessionFactory)
+    asked_id = SelfAttribute("session.session_id")
+    account = SelfAttribute("session.agent.account")

@@ -241,6 +241,7 @@ class TestInput:
             ({"note": "x" * 1001}, "note"),
             ({"note": "a\x00b"}, "note"),
             ({"note": ["list"]}, "note"),
+            ({"note": 5}, "note"),
             ({"note": None}, "note"),
             ({"agent_uuid": ""}, "agent_uuid"),
             ({"agent_uuid": "x" * 256}, "agent_uuid"),
