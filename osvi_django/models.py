@@ -82,7 +82,7 @@ class ChatSession(models.Model):
     class SummaryStatus(models.TextChoices):
         """Whether there is a summary, and why not."""
 
-        PENDING = "pending", _("comes with the close")
+        PENDING = "pending", _("none before the close")
         STORED = "stored", _("stored")
         NOT_PROVIDED = "not_provided", _("OSVI provided none")
         LOST = "lost", _("lost on the way")

@@ -12,6 +12,7 @@ from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern
+from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -25,6 +26,7 @@ from osvi_django.admin.outcomes import (
     told_of_result,
 )
 from osvi_django.admin.rows import url_of, write_history
+from osvi_django.conf import Account, InvalidSetting
 from osvi_django.exceptions import InvalidInput, NotAllowed, OSVIError, OSVINotConfigured
 from osvi_django.models import ChatSession
 from osvi_django.services import close_session
@@ -32,6 +34,7 @@ from osvi_django.services.jobs import create_close_job, discard_drafts
 from osvi_django.services.permissions import may_close
 from osvi_django.services.recovery import close_again, mark_closed, recover_session
 from osvi_django.services.steps import DatabaseNow
+from osvi_django.services.summaries import has_summarizer
 
 Act = Callable[[HttpRequest, ChatSession, str], Told]
 
@@ -183,6 +186,7 @@ class CloseViews(AskingViews):
             marking=marking,
             again=is_unconfirmed(session),
             original=session,
+            of_summary=_of_summary(session.agent.account),
         )
 
     def _say_none(self, request: HttpRequest) -> None:
@@ -211,3 +215,22 @@ class CloseViews(AskingViews):
             settled,
         )
         self.message_user(request, sentence % {"settled": settled}, messages.SUCCESS)
+
+
+def _of_summary(account: str) -> Promise:
+    """Where the summary comes from when a session of this account is closed, if there is one."""
+    try:
+        comes_from_osvi = Account(account).close_with == "legacy"
+    except InvalidSetting:  # of which the close tells
+        comes_from_osvi = True
+    if comes_from_osvi:
+        return _(
+            "OSVI's AI then writes the summary, which may take some seconds: please wait for the "
+            "page."
+        )
+    if has_summarizer(account):
+        return _(
+            "Where OSVI has no summary of it, this site then writes one, which may take some "
+            "seconds: please wait for the page."
+        )
+    return _("A summary comes with it only where OSVI has one already.")

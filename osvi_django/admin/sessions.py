@@ -12,6 +12,7 @@ from django.contrib.admin.utils import unquote
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.defaultfilters import linebreaksbr
+from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
@@ -24,10 +25,11 @@ from osvi_django.admin.doors import DoorShown
 from osvi_django.admin.forms import DeskForm
 from osvi_django.admin.pagination import CappedPaginator
 from osvi_django.admin.rows import ReadOnlyRows
-from osvi_django.exceptions import CloseInProgress, OSVINoAnswer
+from osvi_django.exceptions import CloseInProgress, OSVIBadAnswer, OSVINoAnswer
 from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services.permissions import may_read_summary
 from osvi_django.services.recovery import is_refused
+from osvi_django.services.summaries import has_summarizer
 
 SUMMARY_CHARACTERS: Final = 80
 ID_CHARACTERS: Final = 9
@@ -101,7 +103,7 @@ class ChatSessionAdmin(ReadOnlyRows, CustomerViews, DeskViews, CloseViews):
         """The status, and what it means where that needs saying."""
         shown = self.status_shown(session)
         if is_unconfirmed(session):
-            return format_html("{}<br>{}", shown, OSVINoAnswer.message)
+            return format_html("{}<br>{}", shown, _why_unconfirmed(session))
         if session.status == ChatSession.Status.CLOSING:
             return format_html("{}<br>{}", shown, CloseInProgress.message)
         if is_refused(session):
@@ -201,9 +203,23 @@ class ChatSessionAdmin(ReadOnlyRows, CustomerViews, DeskViews, CloseViews):
         return super().changelist_view(request, context)
 
 
+def _why_unconfirmed(session: ChatSession) -> str | Promise:
+    last = session.attempts.first()
+    not_understood = last is not None and last.error_code == OSVIBadAnswer.code
+    return OSVIBadAnswer.message if not_understood else OSVINoAnswer.message
+
+
 def _why_none(session: ChatSession) -> SafeString:
-    """What became of this site's own try to write a summary; "" where it made none."""
-    if not session.summarizer_error:
+    """What became of this site's own try to write a summary; "" where it is not to make one."""
+    why: str | Promise
+    if session.summarizer_error:
+        why = _("This site's summarizer failed: %(error)s") % {"error": session.summarizer_error}
+    elif session.summarized_at is None and _is_ours_to_write(session):
+        why = _("This site has yet to write one: that is for manage.py osvi_summarize.")
+    else:
         return SafeString()
-    failed = _("This site's summarizer failed: %(error)s") % {"error": session.summarizer_error}
-    return format_html('<p class="osvi-advice">{}</p>', failed)
+    return format_html('<p class="osvi-advice">{}</p>', why)
+
+
+def _is_ours_to_write(session: ChatSession) -> bool:
+    return session.status == ChatSession.Status.CLOSED and has_summarizer(session.agent.account)

@@ -43,7 +43,7 @@ class Migration(migrations.Migration):
                 ('help_requested', models.BooleanField(default=False, verbose_name='help requested')),
                 ('active_human', models.CharField(blank=True, max_length=255, verbose_name='support person')),
                 ('metadata', models.JSONField(blank=True, default=dict, help_text='The session object as OSVI last sent it.', verbose_name='metadata')),
-                ('summary_status', models.CharField(choices=[('pending', 'comes with the close'), ('stored', 'stored'), ('not_provided', 'OSVI provided none'), ('lost', 'lost on the way')], default='pending', max_length=16, verbose_name='summary')),
+                ('summary_status', models.CharField(choices=[('pending', 'none before the close'), ('stored', 'stored'), ('not_provided', 'OSVI provided none'), ('lost', 'lost on the way')], default='pending', max_length=16, verbose_name='summary')),
                 ('summarizer_error', models.CharField(blank=True, editable=False, max_length=100, verbose_name='why this site wrote no summary')),
                 ('summarized_at', models.DateTimeField(blank=True, editable=False, help_text='When it last answered, if only that it has nothing to say.', null=True, verbose_name="this site's summarizer asked")),
                 ('started_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='started')),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.urls import reverse
+from django.utils import timezone
 
 from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.services import close_session
@@ -97,6 +98,23 @@ class TestFacts:
         assert "OSVI provided none" in html
         assert "This site&#x27;s summarizer failed: Odd&lt;Error&gt;" in html
 
+    def test_one_that_this_site_owes_is_said_to_be_owed(self, desk, settings):
+        settings.OSVI = {"default": {"API_TOKEN": "t", "SUMMARIZER": lambda _session: None}}
+        owed = ChatSessionFactory(status="closed", summary_status="not_provided")
+        assert "This site has yet to write one" in desk.get(page_of(owed)).text
+        asked = ChatSessionFactory(
+            status="closed", summary_status="not_provided", summarized_at=timezone.now()
+        )
+        for session in (asked, ChatSessionFactory()):
+            assert "This site has yet to write one" not in desk.get(page_of(session)).text
+
+    def test_an_answer_that_was_not_understood_is_not_said_to_be_lost(self, desk):
+        session = ChatSessionFactory(status="unconfirmed")
+        CloseAttemptFactory(session=session, outcome="bad_answer", error_code="bad_answer")
+        html = desk.get(page_of(session)).text
+        assert "answer could not be understood, so this session may or may not be closed" in html
+        assert "lost on the way" not in html
+
     def test_the_summary_is_withheld_from_those_who_may_not_read_it(self, log_in):
         client = log_in("view_chatsession")
         session = ClosedSessionFactory(summary__text="Confidential words.")
@@ -134,6 +152,20 @@ class TestButton:
 
 
 class TestConfirmation:
+    @pytest.mark.parametrize(
+        ("account", "words"),
+        [
+            ({}, "OSVI&#x27;s AI then writes the summary"),
+            ({"CLOSE_WITH": "v1"}, "only where OSVI has one already"),
+            ({"CLOSE_WITH": "v1", "SUMMARIZER": "some.function"}, "this site then writes one"),
+            ({"CLOSE_WITH": "v3"}, "OSVI&#x27;s AI then writes the summary"),
+        ],
+    )
+    def test_it_says_where_the_summary_comes_from(self, desk, mirrored, settings, account, words):
+        session = mirrored()
+        settings.OSVI["default"] |= account
+        assert words in desk.get(close_url(session)).text
+
     def test_it_asks_and_changes_nothing(self, desk, mirrored, osvi_sandbox):
         session = mirrored()
         html = desk.get(close_url(session)).content.decode()
