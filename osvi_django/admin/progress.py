@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from datetime import datetime
 from typing import Any, Final
 
 from django.utils import timezone
@@ -12,7 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from osvi_django.models import CloseJob, CloseJobItem
-from osvi_django.services.jobs import Progress, progress_of, trouble_of
+from osvi_django.services.jobs import Progress, is_left_alone, progress_of, trouble_of
 
 Outcome = CloseJobItem.Outcome
 
@@ -37,7 +36,7 @@ def state_of(job: CloseJob) -> dict[str, Any]:
         "texts": {
             "status": job.get_status_display(),
             "trouble": trouble_of(job),
-            "resumes": _resumes(job.resume_at),
+            "resumes": _resumes(job),
             "done": _done(done, total),
             "pace": _pace(progress),
             **{outcome: str(localize(number)) for outcome, number in counts.items() if number},
@@ -64,10 +63,15 @@ def spoken(seconds: float) -> str:
     return ngettext("%(number)d hour", "%(number)d hours", hours) % {"number": hours}
 
 
-def _resumes(resume_at: datetime | None) -> str:
-    if resume_at is None:
+def _resumes(job: CloseJob) -> str:
+    if is_left_alone(job):
+        return _(
+            "Nobody is at work on it just now. Should that stay so, manage.py osvi_work goes on "
+            "with it."
+        )
+    if job.resume_at is None:
         return ""
-    wait = (resume_at - timezone.now()).total_seconds()
+    wait = (job.resume_at - timezone.now()).total_seconds()
     if wait <= 0:
         return _("It goes on by itself in a moment.")
     return _("It goes on by itself in about %(time)s.") % {"time": spoken(wait)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -22,7 +23,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
 from osvi_django.answers import storable
-from osvi_django.conf import executor
+from osvi_django.conf import InvalidSetting, executor
 from osvi_django.exceptions import (
     InvalidInput,
     NotAllowed,
@@ -69,6 +70,8 @@ _T = TypeVar("_T")
 _CHUNK: Final = 500
 # How long a job that nobody confirms is kept.
 _DRAFT_LASTS: Final = timedelta(days=1)
+# Without a sign of life for so long, nobody is said to be at work; the clocks may differ a little.
+_UNSEEN: Final = timedelta(seconds=3 * ledger.SIGN_OF_LIFE)
 # What errors say is about one session, and asks to try again: a job does so by itself.
 _PAUSED_BY: Final = {
     OSVIUnreachable.code: _lazy("OSVI cannot be reached."),
@@ -197,7 +200,10 @@ def retry_of(job: CloseJob) -> CloseJob | None:
 
 
 def take_up(job: CloseJob) -> bool:
-    """Tell the executor of a job that nobody runs any more; whether that was so."""
+    """Tell the executor, where there is one, of a job that nobody runs any more; whether it was."""
+    with suppress(InvalidSetting):  # which the log has then
+        if executor() is None:
+            return False
     if not _unattended().filter(pk=job.pk).update(seen_at=DatabaseNow()):
         return False
     _tell_executor(job.pk)
@@ -222,6 +228,14 @@ def progress_of(job: CloseJob) -> Progress:
     return Progress(counts=dict(outcomes), per_second=rate, seconds_left=left)
 
 
+def is_left_alone(job: CloseJob) -> bool:
+    """Whether nobody is at work on a job just now that waits for no better time."""
+    if job.is_finished or job.status == JobStatus.DRAFT:
+        return False
+    since = job.resume_at if job.status == JobStatus.PAUSED else job.seen_at
+    return since is not None and timezone.now() - since > _UNSEEN
+
+
 def trouble_of(job: CloseJob) -> str:
     """What a paused job waits for to be over, in a sentence or two; "" for any other."""
     return str(_PAUSED_BY.get(job.paused_by) or describe(job.paused_by))
@@ -234,7 +248,7 @@ def discard_drafts() -> None:
 
 
 def _rate(job: CloseJob) -> float | None:
-    if job.running_since is None or job.status != JobStatus.RUNNING:
+    if job.running_since is None or job.status != JobStatus.RUNNING or is_left_alone(job):
         return None
     seconds = (timezone.now() - job.running_since).total_seconds()
     done = job.done - job.done_before

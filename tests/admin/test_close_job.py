@@ -158,8 +158,21 @@ class TestProgress:
 
     def test_a_slow_one_is_counted_by_the_minute(self, state, job_with):
         job = job_with(closed=2, waiting=8)
-        CloseJob.objects.update(running_since=timezone.now() - timezone.timedelta(minutes=1))
+        now = timezone.now()
+        CloseJob.objects.update(running_since=now - timezone.timedelta(minutes=1), seen_at=now)
         assert state(job)["texts"]["pace"] == "2 a minute, about 4 minutes left"
+
+    @pytest.mark.parametrize("status", ["queued", "running", "paused"])
+    def test_that_nobody_is_at_work_is_said(self, state, job_with, settings, status):
+        settings.OSVI_EXECUTOR = None
+        job = job_with(status, closed=2, waiting=8)
+        long_ago = timezone.now() - timezone.timedelta(minutes=1)
+        CloseJob.objects.update(running_since=long_ago, seen_at=long_ago, resume_at=long_ago)
+        for _look in range(2):
+            texts = state(job)["texts"]
+            assert "Nobody is at work on it just now." in texts["resumes"]
+            assert "osvi_work" in texts["resumes"]
+            assert texts["pace"] == ""
 
     @pytest.mark.parametrize(
         ("wait", "words"),
@@ -220,8 +233,9 @@ class TestProgress:
         assert '<strong data-osvi="waiting">2,000</strong> waiting' in html
 
     def test_a_look_costs_the_same_however_many_there_are(
-        self, desk, job_with, url_of, django_assert_num_queries
+        self, desk, job_with, url_of, settings, django_assert_num_queries
     ):
+        settings.OSVI_EXECUTOR = "osvi_django.executors.thread"
         # Who is asking and what they may (4), the job, taking it up, its counts and failures.
         for number in (3, 60):
             job = job_with(closed=number, rejected=number, waiting=number)
