@@ -10,6 +10,7 @@ from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from osvi_django.conf import DEFAULT_ACCOUNT
 from osvi_django.exceptions import SessionNotFound
 from osvi_django.models import ChatSession, SupportAction
 from osvi_django.rest.errors import OwnView
@@ -59,7 +60,7 @@ class SyncView(OwnView):
         """Ask OSVI: 200 and the customer's open sessions, all of them."""
         wanted = asked(SyncSerializer, request)
         require_operate(request.user)
-        require_account(wanted.get("account"))
+        require_account(wanted.get("account", DEFAULT_ACCOUNT))
         sessions = sync_customer(**wanted, requested_by=request.user, door="rest")
         return Response({"results": [session_body(each, request) for each in sessions]})
 

@@ -167,4 +167,7 @@ def require_account(account: str | None) -> None:
     """400 where an account is named that this site does not have."""
     with suppress(InvalidSetting):  # which the service tells
         if account is not None and account not in account_aliases():
-            raise ValidationError({"account": [_("This site has no account of that name.")]})
+            known = ", ".join(account_aliases())
+            problem = _("This site has no account “%(account)s”: name one of %(known)s.")
+            told = {"account": account, "known": known}
+            raise ValidationError({"account": [problem % told]})

@@ -199,6 +199,7 @@ class _Run:
         try:
             self.lanes[account] = Lane(account, self.arrived, self.stop)
         except OSVINotConfigured as error:
+            logger.error("account %r cannot be used: %s", account, error)
             self.broken[account] = error
 
     def _hand_out(self) -> None:

@@ -389,7 +389,9 @@ class _Run:
             self._give_up(line.account, error)
 
     def _give_up(self, account: str, error: Trouble) -> None:
-        logger.error("account %r is looked up no more: %s", account, error.code)
+        # Of the settings the words say more, and they are ours.
+        why = str(error) if isinstance(error, OSVINotConfigured) else error.code
+        logger.error("account %r is looked up no more: %s", account, why)
         troubles = {**self.progress.troubles, account: error.code}
         self._report(troubles=troubles)
 

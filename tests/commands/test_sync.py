@@ -61,7 +61,7 @@ class TestSync:
 
     def test_another_account(self, osvi_sandbox, settings):
         _out, err, code = run("osvi_sync", "--customer", "+1", "--account", "nobody")
-        assert (code, 'no account "nobody"' in err) == (1, True)
+        assert (code, 'no account "nobody"' in err) == (2, True)
         settings.OSVI["other"] = settings.OSVI["default"]
         assert run("osvi_sync", "--customer", "+1", "--account", "other")[2] == 0
 
@@ -128,6 +128,7 @@ class TestSync:
             ["--open", "--customer", "+1"],
             ["--customer", "+1", "--older-than", "2h"],
             ["--open", "--account", "default"],
+            ["--customer", "+1", ""],
             ["--open", "--older-than", "2"],
             ["--open", "--older-than", "0h"],
             ["--open", "--older-than=-2h"],

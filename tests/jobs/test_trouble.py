@@ -187,7 +187,7 @@ class TestAMistakeInTheSettings:
         "wrong", [{"BASE_URL": "ftp://x"}, {"CONCURRENCY": 0}, {"LEASE": 1}, {"API_TOKEN": ""}]
     )
     def test_settings_that_cannot_be_used_pause_it(
-        self, chats, close_all, osvi_sandbox, settings, wrong
+        self, chats, close_all, osvi_sandbox, settings, wrong, caplog
     ):
         chats(2)
         right = dict(settings.OSVI["default"])
@@ -195,6 +195,7 @@ class TestAMistakeInTheSettings:
         job = close_all()
         assert (job.status, job.paused_by, job.done) == ("paused", "not_configured", 0)
         assert osvi_sandbox.requests == []
+        assert "account 'default' cannot be used: " in caplog.text
         settings.OSVI["default"] = right
         assert run_close_job(job.pk).status == "completed"
 

@@ -127,6 +127,14 @@ class TestStart:
         assert (response.status_code, response.json()["code"]) == (502, "bad_answer")
         assert not ChatSession.objects.exists()
 
+    def test_where_no_account_is_meant_by_naming_none(self, operator, osvi_sandbox, settings):
+        settings.OSVI = {"bank": settings.OSVI["default"], "shop": {"API_TOKEN": "x"}}
+        response = post(operator, f"{BASE}sync/", {"customer_id": "+1"})
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert "name one of bank, shop" in response.json()["detail"]
+        named = post(operator, f"{BASE}sync/", {"customer_id": "+1", "account": "bank"})
+        assert named.status_code == 200
+
     def test_in_another_account(self, operator, osvi_sandbox, settings):
         settings.OSVI = settings.OSVI | {"emea": settings.OSVI["default"]}
         assert post(operator, BASE, START | {"account": "emea"}).json()["account"] == "emea"

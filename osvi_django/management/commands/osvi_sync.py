@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from argparse import ArgumentParser
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final
 
@@ -11,12 +12,12 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import InterfaceError, OperationalError
 from django.utils.translation import gettext as _
 
-from osvi_django.conf import DEFAULT_ACCOUNT
+from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, account_aliases
 from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, describe
 from osvi_django.management.periods import read_period
 from osvi_django.management.progress import progress
 from osvi_django.management.watching import STOPPED, stop_on_signals
-from osvi_django.services.mirroring import sync_customer
+from osvi_django.services.mirroring import is_storable_id, sync_customer
 from osvi_django.services.syncing import SyncProgress, sync_open
 
 SOME_FAILED: Final = 1
@@ -68,6 +69,7 @@ class Command(BaseCommand):
 
     def _sync_customers(self, customers: list[str], account: str) -> None:
         asked = list(dict.fromkeys(customers))
+        _require(asked, account)
         failed = sum(not self._sync_customer(customer, account) for customer in asked)
         if failed:
             problem = _("%(failed)d of %(total)d customers could not be looked up.")
@@ -119,6 +121,16 @@ def _line(done: SyncProgress) -> str:
         "left": done.left,
         "without_customer": done.without_customer,
     }
+
+
+def _require(customers: list[str], account: str) -> None:
+    """Refuse what cannot be asked about, before anything is asked."""
+    for customer in customers:
+        if not is_storable_id(customer):
+            raise _wrong(_("--customer %(id)r is no id of a customer.") % {"id": customer})
+    with suppress(InvalidSetting):  # which the service tells
+        if account not in account_aliases():
+            raise _wrong(_('OSVI has no account "%(account)s".') % {"account": account})
 
 
 def _period(text: str) -> timedelta:
