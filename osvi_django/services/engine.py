@@ -42,7 +42,7 @@ from osvi_django.services.closing import (
     is_worth_a_look,
 )
 from osvi_django.services.lanes import Lane, Reply
-from osvi_django.services.pace import DOUBT, NOT_NOW, TRY_AGAIN_AFTER, Trouble
+from osvi_django.services.pace import DOUBT, NOT_NOW, TRY_AGAIN_AFTER, Trouble, named
 from osvi_django.services.permissions import may_close
 from osvi_django.services.steps import Closed, CloseRequest, Failed, Status
 from osvi_django.services.verdicts import Verdict, as_tried, verdict_of
@@ -170,6 +170,8 @@ class _Run:
         known = [trouble for trouble in troubles.values() if trouble is not None]
         if not known or len(known) < len(troubles) or ledger.others_are_at_it(self.job):
             return False
+        for account, trouble in troubles.items():
+            logger.warning("account %r: %s", account, named(cast("Trouble", trouble)))
         waits = [self.lanes[each].pace.opens_in for each in troubles if each in self.lanes]
         ledger.pause(self.job, known[0], min(waits, default=TRY_AGAIN_AFTER))
         return True
@@ -199,7 +201,6 @@ class _Run:
         try:
             self.lanes[account] = Lane(account, self.arrived, self.stop)
         except OSVINotConfigured as error:
-            logger.error("account %r cannot be used: %s", account, error)
             self.broken[account] = error
 
     def _hand_out(self) -> None:

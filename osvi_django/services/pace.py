@@ -40,6 +40,11 @@ _PATIENCE: Final = 10
 _HOPELESS: Final = (OSVIUnauthorized, OSVINotConfigured)
 
 
+def named(trouble: Trouble) -> str:
+    """What a log says of it: of the settings the words say more, and they are ours."""
+    return str(trouble) if isinstance(trouble, OSVINotConfigured) else trouble.code
+
+
 class Pace:
     """What is known of one account's OSVI; any thread may ask and tell.
 

@@ -34,7 +34,7 @@ from osvi_django.exceptions import (
 )
 from osvi_django.models import ChatAgent, ChatSession, SupportAction
 from osvi_django.services import steps
-from osvi_django.services.mirroring import exactly
+from osvi_django.services.mirroring import exactly, mirror_session
 from osvi_django.services.permissions import require_operate
 from osvi_django.services.steps import CloseRequest, Status, User
 from osvi_django.transactions import kind_of, persist, refuse_inside_transaction
@@ -261,6 +261,8 @@ def _do(
         raise
     _change_session(session, news, began)
     _change(action, reply=news.reply or "", outcome=Outcome.DONE, finished_at=timezone.now())
+    if "mode" in news.changes and _is_contested(action):
+        _ask_whose_turn_it_is(client, session)
     return ActionResult(session=session, action=action, reply=news.reply)
 
 
@@ -402,6 +404,28 @@ def _with_context(metadata: Any, context: list[str]) -> dict[str, Any]:
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _is_contested(action: SupportAction) -> bool:
+    """Whether others changed who answers meanwhile: only OSVI knows who of them came last."""
+    others = SupportAction.objects.using(steps.using(action.session)).exclude(pk=action.pk)
+    theirs = others.filter(session=action.session, kind__in=(Kind.TAKE_OVER, Kind.HAND_BACK))
+    since = action.started_at
+    under_way = Q(finished_at=None, started_at__gt=since - _SURELY_OVER)
+    return theirs.filter(under_way | Q(finished_at__gte=since)).exists()
+
+
+def _ask_whose_turn_it_is(client: OSVIClient, session: ChatSession) -> None:
+    """Mirror what OSVI tells of a session; a look-up does the same where it does not tell now."""
+    agent = session.agent
+    try:
+        remote = client.active_session(session.customer_id, agent_uuid=agent.uuid or "")
+        if remote is not None and remote.session_id == session.session_id:
+            mirror_session(remote, account=agent.account)
+            steps.reload(session)
+    except (OSVIError, OSVINotConfigured, Error) as error:
+        told = (session.session_id, kind_of(error))
+        logger.warning("whose turn it is in session %r is not known: %s", *told)
 
 
 def _rows_for(session: ChatSession, changes: dict[str, Any]) -> QuerySet[ChatSession]:

@@ -28,7 +28,7 @@ from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, n
 from osvi_django.models import ChatAgent, ChatSession
 from osvi_django.services.lanes import Line, ReplyAbout
 from osvi_django.services.mirroring import store_active, unlisted
-from osvi_django.services.pace import DOUBT, NOT_NOW, Trouble
+from osvi_django.services.pace import DOUBT, NOT_NOW, Trouble, named
 from osvi_django.services.quiet import is_closed, log_untold
 from osvi_django.services.steps import CloseRequest
 from osvi_django.transactions import kind_of, persist, refuse_inside_transaction
@@ -389,9 +389,7 @@ class _Run:
             self._give_up(line.account, error)
 
     def _give_up(self, account: str, error: Trouble) -> None:
-        # Of the settings the words say more, and they are ours.
-        why = str(error) if isinstance(error, OSVINotConfigured) else error.code
-        logger.error("account %r is looked up no more: %s", account, why)
+        logger.error("account %r is looked up no more: %s", account, named(error))
         troubles = {**self.progress.troubles, account: error.code}
         self._report(troubles=troubles)
 

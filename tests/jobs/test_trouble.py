@@ -195,7 +195,8 @@ class TestAMistakeInTheSettings:
         job = close_all()
         assert (job.status, job.paused_by, job.done) == ("paused", "not_configured", 0)
         assert osvi_sandbox.requests == []
-        assert "account 'default' cannot be used: " in caplog.text
+        # Which of the accounts, and what is wrong with its settings.
+        assert f'OSVI["default"]["{next(iter(wrong))}"]' in caplog.text
         settings.OSVI["default"] = right
         assert run_close_job(job.pk).status == "completed"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
@@ -43,7 +45,7 @@ from osvi_django.services.support import (
     tell,
     whisper,
 )
-from osvi_django.testing import Drop, Junk, Status
+from osvi_django.testing import Drop, Fault, Junk, Status
 from osvi_django.testing.calls import REPLY
 from osvi_django.testing.factories import ChatSessionFactory
 from tests.mirroring import mirror
@@ -328,6 +330,50 @@ class TestSentBefore:
                 act(kind, session)
             act(kind, session)
         assert len(osvi_sandbox.requests) == 4
+
+
+@dataclass(frozen=True)
+class Overtaken(Fault):
+    """What was asked is done, and so is something else before that is answered."""
+
+    do: Callable[[], object]
+
+    def play(self, exchange):
+        answer = exchange.carry_out()
+        try:
+            self.do()
+        finally:
+            connection.close()
+        exchange.send(answer)
+
+
+@pytest.mark.django_db(transaction=True)
+class TestTwoWhoDecideWhoAnswers:
+    """The answer to the first comes after all of the second: it is the second that counts."""
+
+    @pytest.fixture
+    def overtaken(self, session, osvi_sandbox):
+        def back():
+            hand_back(ChatSession.objects.get(pk=session.pk))
+
+        osvi_sandbox.script(session.session_id, Overtaken(back))
+        return session
+
+    def test_osvi_is_asked_who_came_last(self, overtaken, osvi_sandbox):
+        assert take_over(overtaken).session.mode == "ai"
+        overtaken.refresh_from_db()
+        assert (overtaken.mode, overtaken.active_human) == ("ai", "")
+        assert osvi_sandbox.sessions[overtaken.session_id].mode == "ai"
+
+    @pytest.mark.parametrize("fault", [None, Drop()])
+    def test_where_it_does_not_tell_nothing_is_lost(self, overtaken, osvi_sandbox, fault, caplog):
+        if fault:
+            osvi_sandbox.script(None, *[fault] * 9)  # asking is tried again
+        else:
+            osvi_sandbox.sessions[overtaken.session_id].change(status="dormant")
+        assert take_over(overtaken).session.mode == "support"
+        assert {each.outcome for each in overtaken.actions.all()} == {"done"}
+        assert ("whose turn it is" in caplog.text) == bool(fault)
 
 
 @pytest.mark.django_db(transaction=True)
