@@ -13,13 +13,6 @@ from osvi_django.models import ID_MAX_LENGTH, NOTE_MAX_LENGTH, ChatAgent
 from osvi_django.services.support import TEXT_MAX_LENGTH
 
 
-class AgentChoiceField(forms.ModelChoiceField):  # type: ignore[type-arg]  # none at run time
-    """Agents by their names, and by their accounts where these are several."""
-
-    def label_from_instance(self, obj: Any) -> str:
-        return str(obj) if obj.account == DEFAULT_ACCOUNT else f"{obj} ({obj.account})"
-
-
 def _accounts() -> list[str]:
     """The names of the accounts; of settings that cannot be used the service tells."""
     try:
@@ -110,7 +103,7 @@ class StartForm(AccountForm):
     """What a new session begins with."""
 
     field_order = ("agent", "agent_uuid", "account", "customer_id", "input_fields", "context")
-    agent = AgentChoiceField(
+    agent: forms.ModelChoiceField[ChatAgent] = forms.ModelChoiceField(
         label=_("Agent"),
         queryset=ChatAgent.objects.none(),
         required=False,
@@ -145,8 +138,8 @@ class StartForm(AccountForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Offer the agents whose UUIDs are known."""
         super().__init__(*args, **kwargs)
-        known = ChatAgent.objects.exclude(uuid=None)
-        cast("AgentChoiceField", self.fields["agent"]).queryset = known
+        agents = cast("forms.ModelChoiceField[ChatAgent]", self.fields["agent"])
+        agents.queryset = ChatAgent.objects.exclude(uuid=None)
         if "account" in self.fields:
             self.fields["account"].help_text = _("Of the agent whose UUID you wrote.")
 

@@ -43,8 +43,8 @@ class CloseAttemptInline(ReadOnlyRows, DoorShown, admin.TabularInline):  # type:
     """The journal of a session; whoever may see the session may see who tried to close it."""
 
     model = CloseAttempt
-    fields = ("started_at", "kind", "requested_by", "door_shown", "outcome", "error_reason", "note")
-    readonly_fields = ("door_shown",)
+    fields = ("started_at", "kind", "asker", "door_shown", "outcome", "error_reason", "note")
+    readonly_fields = ("asker", "door_shown")
     extra = 0
     verbose_name_plural = _("attempts to close")
 
@@ -54,6 +54,11 @@ class CloseAttemptInline(ReadOnlyRows, DoorShown, admin.TabularInline):  # type:
     def get_queryset(self, request: HttpRequest) -> QuerySet[CloseAttempt]:
         # The answer may be a megabyte, and holds what only readers of summaries may see.
         return super().get_queryset(request).select_related("requested_by").defer("answer")
+
+    @admin.display(description=_("requested by"))
+    def asker(self, attempt: CloseAttempt) -> str | None:
+        """Who it was, without a way to their page, which few may see."""
+        return str(attempt.requested_by) if attempt.requested_by else None
 
 
 @admin.register(ChatSession)
@@ -151,6 +156,11 @@ class ChatSessionAdmin(ReadOnlyRows, CustomerViews, DeskViews, CloseViews):
             words.append(str(_("Help is requested.")))
         return " ".join(words)
 
+    @admin.display(description=_("agent"))
+    def agent_named(self, session: ChatSession) -> str:
+        """The agent without the way to its page, for those who may not see that."""
+        return str(session.agent)
+
     @admin.display(description=_("summary"))
     def summary_withheld(self, session: ChatSession) -> str:
         """What stands in place of the summary for those who may not read it."""
@@ -166,7 +176,8 @@ class ChatSessionAdmin(ReadOnlyRows, CustomerViews, DeskViews, CloseViews):
         """The facts of a session, its summary withheld from those who may not read it."""
         readable = may_read_summary(request.user, obj)
         customer = "customer_linked" if self.has_operate_permission(request) else "customer_id"
-        facts = ("session_id", "agent", customer, "status_explained", "mode_shown")
+        agent = "agent" if _may_view_agents(request) else "agent_named"
+        facts = ("session_id", agent, customer, "status_explained", "mode_shown")
         times = ("started_at", "closed_at")
         return (
             (None, {"fields": ("summary_text" if readable else "summary_withheld",)}),
@@ -201,6 +212,12 @@ class ChatSessionAdmin(ReadOnlyRows, CustomerViews, DeskViews, CloseViews):
         """The list, with the ways to sessions that are not here yet."""
         context = {"show_operate": self.has_operate_permission(request), **(extra_context or {})}
         return super().changelist_view(request, context)
+
+
+def _may_view_agents(request: HttpRequest) -> bool:
+    """As Django's admin decides it."""
+    has_perm = request.user.has_perm
+    return has_perm("osvi_django.view_chatagent") or has_perm("osvi_django.change_chatagent")
 
 
 def _why_unconfirmed(session: ChatSession) -> str | Promise:

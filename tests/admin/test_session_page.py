@@ -40,6 +40,17 @@ class TestFacts:
         assert "_save" not in response.content.decode()
         assert "Back to the list" in response.content.decode()
 
+    def test_the_way_to_the_agent_is_there_for_those_who_may_go_it(self, desk, admin_user, staff):
+        session = ChatSessionFactory(agent__name="Maya")
+        CloseAttemptFactory(session=session, requested_by=staff)
+        way = reverse("admin:osvi_django_chatagent_change", args=[session.agent_id])
+        html = desk.get(page_of(session)).text.partition('id="content"')[2]
+        assert ("Maya" in html, "sam" in html) == (True, True)
+        assert way not in html
+        assert "/auth/user/" not in html
+        desk.force_login(admin_user)
+        assert way in desk.get(page_of(session)).text
+
     def test_even_a_superuser_cannot_edit_add_or_delete(self, admin_client):
         session = ChatSessionFactory()
         for action, expected in (("add", 403), ("delete", 403), ("change", 403)):
