@@ -221,9 +221,8 @@ def _may_view_agents(request: HttpRequest) -> bool:
 
 
 def _why_unconfirmed(session: ChatSession) -> str | Promise:
-    last = session.attempts.first()
-    not_understood = last is not None and last.error_code == OSVIBadAnswer.code
-    return OSVIBadAnswer.message if not_understood else OSVINoAnswer.message
+    last = session.attempts.values_list("error_code", flat=True).first()
+    return OSVIBadAnswer.message if last == OSVIBadAnswer.code else OSVINoAnswer.message
 
 
 def _why_none(session: ChatSession) -> SafeString:

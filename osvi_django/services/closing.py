@@ -168,7 +168,9 @@ def _was_ever_heard_of(session: ChatSession) -> bool:
 
 
 def require_closable(session: ChatSession) -> None:
-    """Raise what ``close_session`` raises of a session before OSVI is asked, and of its account."""
+    """Raise what ``close_session`` raises of a session before OSVI is asked."""
+    if session.status == Status.CLOSED:
+        return
     steps.prepare(session.agent.account)
     if session.status in {Status.CLOSING, Status.UNCONFIRMED}:
         _not_claimed(session)

@@ -123,6 +123,8 @@ class TestErrors:
         at_once, later = (close(api, session.session_id, prefer=each) for each in (None, ASYNC))
         assert later.status_code == at_once.status_code == 503
         assert later.json() == at_once.json()
+        # A closed one needs no settings.
+        assert close(api, ClosedSessionFactory().session_id).status_code == 202
 
     """Those that are known before OSVI is asked are the same, whatever is preferred."""
 
