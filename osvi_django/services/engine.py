@@ -125,10 +125,8 @@ class _Run:
 
     def _see_who_asks(self, job: CloseJob) -> None:
         """Close on behalf of whoever asked for it, as far as they may just now."""
-        asker = job.requested_by
-        self.job.requested_by = asker
-        self.request = CloseRequest(requested_by=asker, door=job.door, note=job.note)
-        self.may_close_all = not job.for_somebody or may_close(asker)
+        self.request = CloseRequest(requested_by=job.requested_by, door=job.door, note=job.note)
+        self.may_close_all = not job.for_somebody or may_close(job.requested_by)
         self.asked_at = time.monotonic()
 
     def work(self) -> None:
@@ -167,13 +165,13 @@ class _Run:
     def _is_to_pause(self) -> bool:
         """Pause the job where all that is left of it is the business of an OSVI in trouble."""
         troubles = {account: self._trouble_of(account) for account in ledger.accounts(self.job)}
-        known = [trouble for trouble in troubles.values() if trouble is not None]
+        known = {account: each for account, each in troubles.items() if each is not None}
         if not known or len(known) < len(troubles) or ledger.others_are_at_it(self.job):
             return False
-        for account, trouble in troubles.items():
-            logger.warning("account %r: %s", account, named(cast("Trouble", trouble)))
-        waits = [self.lanes[each].pace.opens_in for each in troubles if each in self.lanes]
-        ledger.pause(self.job, known[0], min(waits, default=TRY_AGAIN_AFTER))
+        for account, trouble in known.items():
+            logger.warning("account %r: %s", account, named(trouble))
+        waits = [self.lanes[each].pace.opens_in for each in known if each in self.lanes]
+        ledger.pause(self.job, next(iter(known.values())), min(waits, default=TRY_AGAIN_AFTER))
         return True
 
     def _trouble_of(self, account: str) -> Trouble | None:
@@ -219,8 +217,6 @@ class _Run:
             items = ledger.take(self.job, chosen, token, lane.lease)
             return self._claim_sessions(items, token, lane.lease)
 
-        if time.monotonic() - self.asked_at > _ASK_EVERY:
-            self._see_who_asks(ledger.find(self.job.pk))
         try:
             return self._persist(work)
         except IntegrityError:  # whoever asked for it was deleted meanwhile
@@ -248,7 +244,7 @@ class _Run:
         session = item.session
         if session is None:
             return Verdict(outcome=Outcome.NOT_FOUND, code=SessionNotFound.code)
-        if not self.may_close_all and not may_close(self.job.requested_by, session):
+        if not self.may_close_all and not may_close(self.request.requested_by, session):
             return Verdict(outcome=Outcome.NOT_ALLOWED, code=NotAllowed.code)
         if session.status == Status.CLOSED:
             return Verdict(outcome=Outcome.ALREADY_CLOSED)
@@ -446,6 +442,8 @@ class _Run:
         if now - self.seen_at > ledger.SIGN_OF_LIFE:
             self.seen_at = now
             self._persist(lambda: ledger.say_alive(self.job))
+        if now - self.asked_at > _ASK_EVERY:
+            self._see_who_asks(ledger.find(self.job.pk))
         if now - self.looked_at > _NOTICE:
             self.looked_at = now
             if ledger.is_cancelled(self.job):

@@ -497,9 +497,8 @@ def _close_all_but_the_last(session: ChatSession, by: CloseRequest, began: datet
     """
     rivals = _of_customer(session.customer_id, session.agent.account)
     rivals = rivals.filter(agent=session.agent, status=Status.ACTIVE).exclude(pk=session.pk)
-    is_earlier = Q(created_at__lt=began) | Q(started_at__lt=session.started_at)
-    followed = list(rivals.filter(is_earlier))
-    if rivals.exclude(is_earlier).filter(started_at__gt=session.started_at).exists():
+    followed = list(rivals.filter(Q(created_at__lt=began) | Q(started_at__lt=session.started_at)))
+    if rivals.filter(created_at__gte=began, started_at__gt=session.started_at).exists():
         followed.append(session)
     why = _("OSVI closed it when the customer's next chat with this agent was started.")
     for each in followed:  # one at a time, as two who lock several may wait for each other

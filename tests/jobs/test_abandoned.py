@@ -147,3 +147,17 @@ def test_those_whom_osvi_cannot_be_asked_about_slow_nothing_down(unconfirmed, cl
 def default():
     client = OSVIClient.for_account()
     return "default", client.base_url, 16
+
+
+def test_whose_owner_goes_meanwhile_are_not_allowed(in_doubt, settings, monkeypatch, staff):
+    settings.OSVI["default"] |= {"CONCURRENCY": 1}
+    monkeypatch.setattr(engine, "_ASK_EVERY", 0)
+    in_doubt(3)
+    job = create_close_job(ChatSession.objects.all(), requested_by=staff, start=False)
+
+    def go(_job):
+        type(staff).objects.filter(pk=staff.pk).delete()
+
+    job = run_close_job(job.pk, on_progress=go)
+    outcomes = list(job.items.values_list("outcome", flat=True))
+    assert (outcomes.count("closed"), outcomes.count("not_allowed")) == (1, 2)
