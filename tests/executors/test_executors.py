@@ -115,6 +115,7 @@ class TestThread:
         [record] = [each for each in caplog.records if each.levelno == logging.ERROR]
         assert record.getMessage() == f"close job {job.pk} failed in this process: ValueError"
         assert record.exc_info
+        assert [each.connection for each in made] == [None]
 
     def test_the_words_of_a_database_are_not_logged(self, job_of, made, run_through, caplog):
         job = job_of(1)
