@@ -3,6 +3,7 @@
 #   VENV=.venv               where that environment is
 #   PYTHON=python3.12        what makes it: 3.11 or newer
 #   DJANGO='django~=5.2.0'   a pip requirement; without it, a new environment gets the newest
+#   WORKERS=1                processes that the tests are shared among; as many as processors
 #   PYTEST_ARGS='-k rest'    handed on to pytest; a part of the suite is too little for the coverage
 #   FAULTS_ARGS='--seed 7'   handed on to each campaign of faults
 #   BENCH_ARGS='--quick'     handed on to the benchmark
@@ -18,6 +19,7 @@ PYTHON := $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	if $$python -c $(IS_USABLE) >/dev/null 2>&1; then echo $$python; break; fi; done)
 endif
 VENV ?= .venv
+WORKERS ?= auto
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -27,9 +29,9 @@ export COVERAGE_FILE := $(VENV)/.coverage
 demo: $(VENV)/.installed-demo  ## Try it: a site, a sandbox OSVI, two dozen chats; needs no account
 	@$(BIN)/python -m example_project.demo
 
-test: $(VENV)/.installed-dev  ## Run the test suite; it must cover every line and branch
+test: $(VENV)/.installed-dev  ## Run the test suite; it must cover nearly every line and branch
 	@$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m coverage run -m pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
 

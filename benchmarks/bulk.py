@@ -30,11 +30,13 @@ from benchmarks.table import Row, table
 THREADS = 16  # the default of CONCURRENCY
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 INTRODUCTION = """\
-# What closing many costs
+# What a bulk close costs
 
-A job that closes many sessions, measured against what the same number of threads can do at best:
-threads that post, each with a `requests.Session` of its own, read the JSON and have no database
-(the raw limit); and against what one writes first (the naive loop):
+This page compares a job that closes many sessions with two other programs:
+
+- the raw limit: the same number of threads that only post, each with a `requests.Session` of its
+  own, and read the JSON. They use no database;
+- the naive loop, which is what most people write first:
 
 ```python
 for session in sessions:
@@ -43,12 +45,12 @@ for session in sessions:
     session.save()
 ```
 
-Making the job, the journal of every close and storing the summaries are part of what this app is
-measured at. The sandbox OSVI runs in a process of its own, everything measured in a fresh one, on
-databases made for the run. The first two kinds are measured in turn, and the median is shown. Goals
-are for the ratio, or for the number itself where there is nothing to compare it with.
+The time of a job includes creating it, the journal of each close, and storing the summaries. The
+sandbox OSVI runs in a process of its own. Each measurement runs in a new process, on a database
+created for it. The job and the raw limit are measured in turn, and the median is shown. Goals are
+for the ratio, or for the number itself if there is nothing to compare it with.
 
-`python -m benchmarks.bulk --write` measures anew and writes this page.
+`python -m benchmarks.bulk --write` measures again and writes this page.
 """
 
 

@@ -96,7 +96,7 @@ def _add_history(agent: ChatAgent) -> None:
     CloseJobItem.objects.bulk_create(
         CloseJobItem(
             job=job,
-            asked_id=each.session.session_id,
+            requested_session_id=each.session.session_id,
             session=each.session,
             attempt=each,
             outcome=CloseJobItem.Outcome.CLOSED,
@@ -108,7 +108,7 @@ def _add_history(agent: ChatAgent) -> None:
 def create() -> Numbers:
     """Make one job of all open sessions; nobody is told to run it."""
     job = jobs.create_close_job(_open_sessions(), start=False)
-    return {"job": str(job.pk)}
+    return {"job": str(job.uuid)}
 
 
 # Measuring
@@ -181,7 +181,7 @@ def worker(*, job: str) -> Numbers:
 def ended(*, job: str, sessions: int) -> Numbers:
     """When a job that others ran was finished; all of it must be closed."""
     _require_all_closed(sessions)
-    finished_at = CloseJob.objects.get(pk=job).finished_at
+    finished_at = CloseJob.objects.get(uuid=job).finished_at
     return {"finished_at": finished_at.timestamp()}
 
 

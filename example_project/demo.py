@@ -1,8 +1,8 @@
 """The demo, started by ``make demo``: everything on this machine, and no account with OSVI.
 
-A fresh database, a sandbox in OSVI's place and the example site. Three chats are closed through
-three doors: Python, REST and the admin. The other chats are left to whoever watches, until Ctrl-C
-stops everything and removes the database.
+A fresh database, a sandbox in OSVI's place and the example site. Three chats are closed: from
+Python, over REST and in the admin. The other chats are left to you, until Ctrl-C stops everything
+and removes the database.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def run() -> None:
         fill(osvi, password)
         with Site(folder / "site.log", password) as site:
             introduce(folder, osvi, site)
-            walk_through_doors(site)
+            close_three(site)
             invite(site)
             site.serve_until_stopped()
 
@@ -328,14 +328,15 @@ def introduce(folder: Path, osvi: OSVISandbox, site: Site) -> None:
     say(f"  Database  {os.path.relpath(folder, BASE_DIR)}/db.sqlite3\n")
 
 
-def walk_through_doors(site: Site) -> None:
-    """Close one chat of each agent, each through another door."""
-    say("Three chats are closed, through three doors. OSVI's AI writes each summary.\n")
+def close_three(site: Site) -> None:
+    """Close one chat of each agent, each from another entry point."""
+    say("Three chats are closed: from Python, over REST and in the admin.")
+    say("OSVI's AI writes each summary.\n")
     chats = [agent.sessions.filter(status="active").first() for agent in agents()]
-    for number, ((door, close), chat) in enumerate(zip(DOORS, chats, strict=True), start=1):
-        say(f"{number}. {door}")
+    for number, ((via, close), chat) in enumerate(zip(ENTRY_POINTS, chats, strict=True), start=1):
+        say(f"{number}. {via}")
         say(f"   Chat of {chat.customer_id} with {chat.agent}. Summary:")
-        say(textwrap.indent(textwrap.fill(try_door(door, close, site, chat), 80), "     ") + "\n")
+        say(textwrap.indent(textwrap.fill(try_door(via, close, site, chat), 80), "     ") + "\n")
 
 
 def agents() -> Any:
@@ -343,12 +344,12 @@ def agents() -> Any:
     return model("osvi_django.ChatAgent").objects.order_by("pk")
 
 
-def try_door(door: str, close: Callable[..., str], site: Site, chat: Any) -> str:
-    """The summary that a close through this door brings; a plain sentence where it fails."""
+def try_door(via: str, close: Callable[..., str], site: Site, chat: Any) -> str:
+    """Return the summary of a close via this entry point; raise a plain sentence if it fails."""
     try:
         return close(site, chat)
     except (OSVIError, requests.RequestException, ObjectDoesNotExist, LookupError) as error:
-        problem = f"This door did not close the chat: {door}\n{error}"
+        problem = f"The chat was not closed via {via}\n{error}"
     raise DemoFailed(problem)
 
 
@@ -393,7 +394,7 @@ def submit(browser: requests.Session, url: str, fields: dict[str, str]) -> reque
     return page
 
 
-DOORS: Final = (
+ENTRY_POINTS: Final = (
     ("Python: osvi_django.services.close_session(session)", through_python),
     ("REST: POST /api/osvi/sessions/<session id>/close/", through_rest),
     ("Admin: log in, choose the chat, Close chat session, confirm", through_admin),
@@ -402,7 +403,7 @@ DOORS: Final = (
 
 def invite(site: Site) -> None:
     """Say how to go on by hand."""
-    left = CONVERSATIONS - len(DOORS)
+    left = CONVERSATIONS - len(ENTRY_POINTS)
     say(f"Your turn: {left} chats are open. In the admin, close one, or select all at once:\n")
     say(f"  Admin     {site.url}{reverse('admin:osvi_django_chatsession_changelist')}")
     say(f"  User      {USERNAME}")

@@ -7,6 +7,7 @@ from django.core.checks import register
 from django.utils.translation import gettext_lazy as _
 
 from osvi_django.checks import check_settings
+from osvi_django.environment_checks import check_databases, check_spools, check_sqlite
 
 
 class OSVIConfig(AppConfig):
@@ -17,5 +18,6 @@ class OSVIConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the checks of ``settings.OSVI``."""
-        register(check_settings)
+        """Register the system checks."""
+        for check in (check_settings, check_databases, check_spools, check_sqlite):
+            register(check)

@@ -1,4 +1,6 @@
-"""Whether the configuration is sane: system checks that need no database and no network.
+"""System checks of the configuration, which need no database and no network.
+
+E020 and the warnings are those of ``environment_checks.py``.
 
 =================  ==========================================================
 osvi_django.E001   ``OSVI`` is missing, or an entry of it is not a dictionary
@@ -10,13 +12,20 @@ osvi_django.E006   ``CONNECT_TIMEOUT``
 osvi_django.E007   ``READ_TIMEOUT``
 osvi_django.E008   ``DEADLINE``
 osvi_django.E009   ``CONCURRENCY``
-osvi_django.E010   ``LEASE``
+osvi_django.E010   ``LEASE_TIMEOUT``
 osvi_django.E011   ``SPOOL_DIR``
-osvi_django.E012   ``DATABASE_PATIENCE``
+osvi_django.E012   ``DATABASE_RETRY_TIMEOUT``
 osvi_django.E013   ``OSVI_EXECUTOR``, or what it needs
 osvi_django.E014   ``OSVI_BULK_LIMIT``
-osvi_django.E015   ``KEEP_TEXTS``
+osvi_django.E015   ``TEXT_RETENTION_DAYS``
 osvi_django.E016   ``SUMMARIZER``
+osvi_django.E017   ``OSVI_THREAD_CONTEXT``
+osvi_django.E018   ``IDLE_TIMEOUT``
+osvi_django.E019   ``OSVI_MAX_SYNC_CALLS``
+osvi_django.E020   chat sessions and users would lie in different databases
+osvi_django.W019   a spool cannot be written, or others could replace what is in it
+osvi_django.W020   all users can see which files are in a spool
+osvi_django.W021   SQLite is set up so that other pages may fail while sessions are closed
 =================  ==========================================================
 """
 
@@ -36,6 +45,8 @@ from osvi_django.conf import (
     bulk_limit,
     close_task,
     executor,
+    max_sync_calls,
+    thread_context,
     token_problem,
 )
 
@@ -118,14 +129,17 @@ _CHECKS: Final[dict[str, tuple[str, Callable[[Account], object]]]] = {
     "READ_TIMEOUT": ("osvi_django.E007", lambda account: account.read_timeout),
     "DEADLINE": ("osvi_django.E008", lambda account: account.deadline),
     "CONCURRENCY": ("osvi_django.E009", lambda account: account.concurrency),
-    "LEASE": ("osvi_django.E010", lambda account: account.lease),
+    "LEASE_TIMEOUT": ("osvi_django.E010", lambda account: account.lease),
     "SPOOL_DIR": ("osvi_django.E011", lambda account: account.spool_dir),
-    "DATABASE_PATIENCE": ("osvi_django.E012", lambda account: account.database_patience),
-    "KEEP_TEXTS": ("osvi_django.E015", lambda account: account.keep_texts),
+    "DATABASE_RETRY_TIMEOUT": ("osvi_django.E012", lambda account: account.database_patience),
+    "TEXT_RETENTION_DAYS": ("osvi_django.E015", lambda account: account.keep_texts),
     "SUMMARIZER": ("osvi_django.E016", lambda account: account.summarizer),
+    "IDLE_TIMEOUT": ("osvi_django.E018", lambda account: account.idle_timeout),
 }
 
 _SITE_CHECKS: Final[dict[str, tuple[str, Callable[[], object]]]] = {
     "OSVI_EXECUTOR": ("osvi_django.E013", _check_executor),
     "OSVI_BULK_LIMIT": ("osvi_django.E014", bulk_limit),
+    "OSVI_MAX_SYNC_CALLS": ("osvi_django.E019", max_sync_calls),
+    "OSVI_THREAD_CONTEXT": ("osvi_django.E017", thread_context),
 }

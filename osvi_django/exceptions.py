@@ -1,27 +1,39 @@
-"""What can go wrong, as one tree::
+"""The errors of this package, as one tree::
 
     OSVIError
-    ├── InvalidInput            invalid             a value that was handed in cannot be used
+    ├── InvalidInput            invalid             a value that was passed in cannot be used
     ├── InsideTransaction       inside_transaction  called where a rollback could lose the summary
-    ├── NotAllowed              permission_denied   the person may not do this
+    ├── NotAllowed              permission_denied   the user may not do this
     ├── SessionNotFound         not_found           no such session in this database
-    ├── CloseInProgress         close_in_progress   somebody else is closing it right now
+    ├── CloseInProgress         close_in_progress   another caller is closing it now
+    ├── UnknownStatus           unknown_status      the session's row has a status that is not known
     ├── SessionClosed           session_closed      nothing more can be done in it
     ├── WrongMode               wrong_mode          the agent, or a human, has the conversation
-    ├── SentBefore              sent_before         it may have been said already: ask first
+    ├── SentBefore              sent_before         it may have been sent already: ask first
+    ├── Busy                    busy                too many wait for OSVI: nothing was sent
+    ├── AlreadyOpen             already_open        the customer has a chat open with this agent
     ├── OSVIUnreachable         unreachable         nothing was sent: safe to repeat
-    ├── OSVIRejected            rejected            OSVI answered no: the session is as it was
+    ├── OSVIGatewayRefused      gateway_refused     a server before OSVI refused: nothing was done
+    ├── OSVIRejected            rejected            OSVI refused: the session is as it was
     │   ├── OSVIUnauthorized    unauthorized        OSVI refused this site's API token
-    │   └── OSVIThrottled       throttled           OSVI asks to come back later
-    ├── OSVIBadAnswer           bad_answer          OSVI answered, and it makes no sense
-    └── OSVINoAnswer            unconfirmed         it was sent, and no answer came back
-        └── AnswerNotStored     unconfirmed         an answer came while the database was away
+    │   └── OSVIThrottled       throttled           OSVI asks to try again later
+    ├── OSVIBadAnswer           bad_answer          OSVI's answer cannot be understood
+    └── OSVINoAnswer            unconfirmed         it was sent, and no answer arrived
+        └── AnswerNotStored     unconfirmed         it was answered, the database was unavailable
 
-    OSVINotConfigured           not_configured      an ImproperlyConfigured, apart from the tree
+    OSVINotConfigured           not_configured      an ImproperlyConfigured, outside the tree
 
-``code`` is stable and meant for programs; ``retryable`` says whether the very same call may be made
-again as it is; ``str(error)`` is one plain sentence or two: what happened, and what to do next.
-``OSVINotConfigured`` stands apart so that no ``except OSVIError`` hides a broken installation.
+``code`` is stable and meant for programs; ``retryable`` says whether the same call may be repeated
+as it is; ``str(error)`` is one or two plain sentences: what happened, and what to do next.
+
+``was_sent`` is False if OSVI was surely not asked, True if OSVI answered that it did not do it, and
+None if it may have done it, which is the default. ``is_account_wide`` says whether the error
+affects all calls to the account and not one session alone; ``may_be_account_wide`` that it does so
+if several occur in a row; ``needs_operator`` that only a person can fix it.
+``services/attempts/error_policy.py`` derives the rest from these.
+
+``OSVINotConfigured`` is outside the tree so that no ``except OSVIError`` hides a broken
+installation.
 """
 
 from __future__ import annotations
@@ -36,7 +48,7 @@ from django.utils.translation import gettext
 
 
 def translate(text: str) -> str:
-    """Translate, but where Django is not set up: a bare Python shell shows errors as well."""
+    """Translate, unless Django is not set up: a bare Python shell shows errors as well."""
     try:
         return gettext(text)
     except (ImproperlyConfigured, AppRegistryNotReady):
@@ -45,23 +57,31 @@ def translate(text: str) -> str:
 
 _ = lazy(translate, str)
 
-MAX_REASON: Final = 300  # characters of the vendor's own words
+MAX_REASON: Final = 300  # characters of OSVI's own text
 
 
 class OSVIError(Exception):
     """Anything that stops a call to OSVI, or a service, from doing what was asked.
 
-    ``status``: OSVI's HTTP status, where it answered; ``reason``: its own short words;
-    ``retry_after``: seconds to wait, where they are known; ``attempt``: the ``CloseAttempt`` that
-    ended so, where one was made.
+    ``status``: OSVI's HTTP status, if it answered; ``reason``: OSVI's own short text;
+    ``retry_after``: seconds to wait, if known; ``attempt``: the ``CloseAttempt`` that ended with
+    this error, if any.
     """
 
     code: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
+    # What an error means to services is derived from these: each class sets the first two.
+    was_sent: ClassVar[bool | None] = None
+    is_account_wide: ClassVar[bool] = False
+    may_be_account_wide: ClassVar[bool] = False
+    needs_operator: ClassVar[bool] = False
     message: ClassVar[str | Promise] = _("Something went wrong with OSVI.")
-    # What to say where it was not a close that went wrong.
-    elsewhere: ClassVar[str | Promise] = ""
+    # The message if the call was not a close.
+    generic_message: ClassVar[str | Promise] = ""
     action: Any = None
+    session: Any = None
+    # Whether the call only reads, so that nothing has changed at OSVI.
+    asks_only: bool = False
 
     def __init__(
         self,
@@ -87,9 +107,11 @@ class OSVIError(Exception):
 
 
 class InvalidInput(OSVIError):
-    """A value that was handed in cannot be used; ``field`` names it."""
+    """A value that was passed in cannot be used; ``field`` names it."""
 
     code = "invalid"
+    was_sent = False
+    is_account_wide = False
     message = _("A value cannot be used.")
 
     def __init__(self, message: str | Promise = "", *, field: str = "", reason: str = "") -> None:
@@ -98,157 +120,260 @@ class InvalidInput(OSVIError):
 
 
 class InsideTransaction(OSVIError, RuntimeError):
-    """A close was asked for inside ``transaction.atomic``; nothing was sent."""
+    """A close was requested inside ``transaction.atomic``; nothing was sent."""
 
     code = "inside_transaction"
+    was_sent = False
+    is_account_wide = False
     message = _(
-        "A chat session cannot be closed inside a database transaction, where a rollback would "
-        "lose its summary. Nothing was sent: call this outside transaction.atomic(), or mark the "
+        "A chat session cannot be closed inside a database transaction, because a rollback would "
+        "lose its summary. Nothing was sent. Call this outside transaction.atomic(), or mark the "
         "view with transaction.non_atomic_requests."
     )
-    elsewhere = _(
-        "OSVI is not asked inside a database transaction, where a rollback would lose what it "
-        "answers. Nothing was sent: call this outside transaction.atomic(), or mark the view "
-        "with transaction.non_atomic_requests."
+    generic_message = _(
+        "OSVI cannot be called inside a database transaction, because a rollback would lose its "
+        "answer. Nothing was sent. Call this outside transaction.atomic(), or mark the view with "
+        "transaction.non_atomic_requests."
     )
 
 
 class NotAllowed(OSVIError):
-    """The person on whose behalf it was asked lacks the permission."""
+    """The user on whose behalf the call was made lacks the permission."""
 
     code = "permission_denied"
-    message = _("You do not have the permission to close this chat session.")
+    was_sent = False
+    is_account_wide = False
+    message = _("You do not have permission to close this chat session.")
 
 
 class SessionNotFound(OSVIError):
     """This database has no such session."""
 
     code = "not_found"
-    message = _("There is no such chat session here.")
+    was_sent = False
+    is_account_wide = False
+    message = _("This site has no such chat session.")
 
 
 class CloseInProgress(OSVIError):
-    """Another close of this session is under way, and its lease is not over."""
+    """Another close of this session is in progress, and its lease is not over."""
 
     code = "close_in_progress"
     retryable = True
-    message = _("This chat session is being closed right now. Look again in a moment.")
+    was_sent = False
+    is_account_wide = False
+    message = _("This chat session is being closed. Look again in a moment.")
+
+
+class UnknownStatus(OSVIError):
+    """The session's row has a status that this version does not know; nothing was sent."""
+
+    code = "unknown_status"
+    was_sent = False
+    is_account_wide = False
+    message = _(
+        "This version of osvi_django does not know the status that is stored for this chat "
+        "session, so nothing was sent. Check that all processes of this site run the same version."
+    )
 
 
 class SessionClosed(OSVIError):
     """The session is closed, or being closed, so that nothing more can be done in it."""
 
     code = "session_closed"
-    message = _("This chat session is closed, or being closed, so nothing was sent.")
+    was_sent = False
+    is_account_wide = False
+    message = _("This chat session is closed or is being closed, so nothing was sent.")
 
 
 class WrongMode(OSVIError):
-    """What was asked for takes the other mode: a human has taken over, or has not."""
+    """The action requires the other mode: a human has taken over, or has not."""
 
     code = "wrong_mode"
+    was_sent = False
+    is_account_wide = False
     message = _(
-        "Only somebody who has taken over can write to the customer, so nothing was sent: "
-        "take over first."
+        "Nothing was sent: you can write to the customer only after you take over. Take over first."
     )
 
 
 class SentBefore(OSVIError):
-    """The same words were sent before and nobody knows whether they arrived.
+    """The same text was sent before, and it is unknown whether it arrived.
 
-    ``action`` is the ``SupportAction`` by which they were.
+    ``action`` is the ``SupportAction`` that sent it.
     """
 
     code = "sent_before"
+    was_sent = False
+    is_account_wide = False
     message = _(
-        "The same words were sent before, and nobody knows whether they arrived, so nothing was "
-        "sent now. Look at the conversation at OSVI: if they are missing, send them again on "
-        "purpose."
+        "This text was already sent, but we do not know whether it arrived, so it was not sent "
+        "again. Check the chat in OSVI's dashboard. If the text is missing, send it again."
+    )
+    same_form: ClassVar[str | Promise] = _(
+        "You already sent this form, so nothing was done now. Check what happened before you send "
+        "it again."
+    )
+
+
+class Busy(OSVIError):
+    """The maximum of web requests of this process is waiting for OSVI already."""
+
+    code = "busy"
+    retryable = True
+    was_sent = False
+    is_account_wide = False
+    message = _(
+        "Too many requests of this site are waiting for OSVI, so nothing was sent and nothing has "
+        "changed. Try again in a moment."
+    )
+    generic_message = message
+
+
+class AlreadyOpen(OSVIError):
+    """The customer has a chat open with this agent, which a start at OSVI would end.
+
+    ``session`` is the ``ChatSession`` that is open; None if it is being started at this moment.
+    """
+
+    code = "already_open"
+    was_sent = False
+    is_account_wide = False
+    message = _(
+        "The customer already has an open chat with this agent, so no new chat was started. "
+        "Continue that chat, or close it first: then its summary is kept."
+    )
+    named: ClassVar[str | Promise] = _(
+        "The customer already has the chat %(session)s open with this agent, so no new chat was "
+        "started. Continue that chat, or close it first: then its summary is kept."
+    )
+    being_started: ClassVar[str | Promise] = _(
+        "Another chat of this customer with this agent is being started, so no new chat was "
+        "started. Look up the customer in a moment."
     )
 
 
 class OSVIUnreachable(OSVIError):
-    """No connection: nothing was sent, so the same call may be made again."""
+    """There was no connection: nothing was sent, so the same call may be repeated."""
 
     code = "unreachable"
     retryable = True
+    was_sent = False
+    is_account_wide = True
     message = _(
-        "OSVI could not be reached, so nothing was sent and the session is as it was. "
-        "Try again in a moment."
+        "OSVI could not be reached. Nothing was sent, and the chat session has not changed. Try "
+        "again in a moment."
     )
-    elsewhere = _("OSVI could not be reached, so nothing was sent. Try again in a moment.")
+    generic_message = _("OSVI could not be reached. Nothing was sent. Try again in a moment.")
+
+
+class OSVIGatewayRefused(OSVIError):
+    """A 4xx that is not in OSVI's envelope: a proxy, a firewall or a wrong address refused."""
+
+    code = "gateway_refused"
+    retryable = True
+    was_sent = False
+    is_account_wide = False
+    may_be_account_wide = True
+    message = _(
+        "A server between this site and OSVI refused the request. It did not reach OSVI, and "
+        "nothing has changed. Check OSVI's base URL and any proxy or firewall."
+    )
+    answered: ClassVar[str | Promise] = _(
+        "A server between this site and OSVI refused the request (HTTP %(status)d). It did not "
+        "reach OSVI, and nothing has changed. Check OSVI's base URL and any proxy or firewall."
+    )
 
 
 class OSVIRejected(OSVIError):
     """OSVI answered that it will not do this."""
 
     code = "rejected"
-    message = _("OSVI refused to close this session, so it is as it was.")
-    elsewhere = _("OSVI refused this, so nothing was done.")
+    was_sent = True
+    is_account_wide = False
+    message = _("OSVI did not close this chat session. It is still open.")
+    generic_message = _("OSVI refused the request. Nothing has changed.")
 
 
 class OSVIUnauthorized(OSVIRejected):
     """OSVI refused the API token of this site (its 401)."""
 
     code = "unauthorized"
+    was_sent = True
+    is_account_wide = True
+    needs_operator = True
     message = _(
-        "OSVI refused this site's API token, so the session is as it was. "
-        "Ask whoever runs this site to check the token."
+        "OSVI refused this site's API token. The chat session has not changed. Ask your "
+        "administrator to check the token."
     )
-    elsewhere = _(
-        "OSVI refused this site's API token, so nothing was done. "
-        "Ask whoever runs this site to check the token."
+    generic_message = _(
+        "OSVI refused this site's API token. Nothing has changed. Ask your administrator to check "
+        "the token."
     )
 
 
 class OSVIThrottled(OSVIRejected):
-    """OSVI is busy (its 429 or 503); ``retry_after`` says for how many seconds, where it did."""
+    """OSVI is busy (its 429 or 503); ``retry_after`` is the number of seconds, if it sent one."""
 
     code = "throttled"
     retryable = True
+    was_sent = True
+    is_account_wide = True
     message = _(
-        "OSVI is busy and did not take the request, so the session is as it was. "
-        "Try again in a moment."
+        "OSVI is busy and did not accept the request. The chat session has not changed. Try again "
+        "in a moment."
     )
-    elsewhere = _("OSVI is busy and did not take the request. Try again in a moment.")
+    generic_message = _("OSVI is busy and did not accept the request. Try again in a moment.")
 
 
 class OSVIBadAnswer(OSVIError):
-    """An answer came that is not what OSVI documents, so nobody knows what was done."""
+    """The answer is not what OSVI documents, so it is unknown what was done."""
 
     code = "bad_answer"
+    was_sent = None
+    is_account_wide = False
     message = _(
-        "OSVI's answer could not be understood, so this session may or may not be closed. "
-        "The answer is kept here; look the session up at OSVI before you do anything else."
+        "OSVI's answer was unreadable, so we do not know whether this chat session is closed. The "
+        "answer is saved, and recovery will check with OSVI."
     )
-    lacking: ClassVar[str | Promise] = _(
-        "OSVI's answer cannot be used: its “%(field)s” is missing, or is not what OSVI documents."
+    another: ClassVar[str | Promise] = _(
+        "OSVI answered about a different chat session, so its answer was not used. Check the chat "
+        "in OSVI's dashboard before you try again."
     )
-    elsewhere = _(
-        "OSVI's answer could not be understood, so this may or may not have been done. "
-        "Look at the conversation at OSVI before you repeat it."
+    another_customer: ClassVar[str | Promise] = _(
+        "OSVI answered about a different customer, so its answer was not used."
+    )
+    missing_field_message: ClassVar[str | Promise] = _(
+        "OSVI's answer cannot be used: its “%(field)s” is missing or is not as OSVI documents it."
+    )
+    generic_message = _(
+        "OSVI's answer was unreadable, so this may or may not have been done. Check the chat in "
+        "OSVI's dashboard before you try again."
     )
 
 
 class OSVINoAnswer(OSVIError):
-    """The request was sent and no whole answer came back: timeout, reset, or a 5xx."""
+    """The request was sent, and no complete answer arrived: a timeout, a reset or a 5xx."""
 
     code = "unconfirmed"
+    was_sent = None
+    is_account_wide = False
     message = _(
-        "OSVI may have closed this session; its answer was lost on the way. "
-        "It is not sent a second time by itself: recovery asks OSVI whether the session is closed."
+        "OSVI may have closed this chat session, but its answer did not arrive. It will not be "
+        "retried automatically; recovery will check with OSVI."
     )
-    elsewhere = _(
-        "OSVI may have done this; its answer was lost on the way, and it is not repeated by "
-        "itself. Look at the conversation at OSVI before you do."
+    generic_message = _(
+        "OSVI did not answer, so this may or may not have been done. Check the chat in OSVI's "
+        "dashboard before you try again."
     )
 
 
 class AnswerNotStored(OSVINoAnswer):
-    """OSVI answered and this site's database was away; the answer waits for recovery."""
+    """OSVI answered, but this site's database was unavailable; recovery stores the answer."""
 
     message = _(
-        "OSVI answered, but this site's database was away. The answer is kept, and is stored as "
-        "soon as recovery runs: look again later, and do not close this session anew."
+        "OSVI answered, but this site's database was unavailable. The answer is saved and will be "
+        "stored when recovery runs. Look again later, and do not close this chat session again."
     )
 
 
@@ -257,46 +382,53 @@ class OSVINotConfigured(ImproperlyConfigured):
 
     code: ClassVar[str] = "not_configured"
     retryable: ClassVar[bool] = False
+    was_sent: ClassVar[bool | None] = False
+    is_account_wide: ClassVar[bool] = True
+    may_be_account_wide: ClassVar[bool] = False
+    needs_operator: ClassVar[bool] = True
     attempt: Any = None
     action: Any = None
+    session: Any = None
 
     def __str__(self) -> str:
         sentence = _(
-            "OSVI is not set up on this site, so nothing was sent. "
-            "Ask whoever runs it to mend the settings: %(problem)s"
+            "OSVI is not set up on this site, so nothing was sent. Ask your administrator to fix "
+            "the settings: %(problem)s"
         )
         return sentence % {"problem": super().__str__()}
 
 
+CallError = OSVIError | OSVINotConfigured
+
 _NOTHING_CHANGED: Final = _(
-    "OSVI did not answer in a way that can be used, and nothing was changed there. "
-    "Try again in a moment."
+    "OSVI did not give a usable answer. Nothing has changed there. Try again in a moment."
 )
 
 
 @contextmanager
 def not_a_close(*, asks_only: bool = False) -> Iterator[None]:
-    """Around calls that close nothing: errors say so. ``asks_only``: these only read, as a GET."""
+    """Use messages for calls that close nothing. ``asks_only``: these only read, as a GET."""
     try:
         yield
     except OSVIError as error:
+        error.asks_only = asks_only
         if not any(error.args):
             is_in_doubt = isinstance(error, OSVINoAnswer | OSVIBadAnswer)
-            error.args = (_NOTHING_CHANGED if asks_only and is_in_doubt else error.elsewhere,)
+            error.args = (_NOTHING_CHANGED if asks_only and is_in_doubt else error.generic_message,)
         raise
 
 
 def words_of(error: Exception) -> str:
-    """What is kept of an error beside its code: OSVI's own words, or what is wrong with a value."""
+    """Return what to store of an error beside its code: OSVI's text, or a value's problem."""
     if isinstance(error, InvalidInput):
         return str(error)[:MAX_REASON]
     return getattr(error, "reason", "")
 
 
-def describe(code: str, reason: str = "", *, is_close: bool = True) -> str:
-    """What the error of this code says, with OSVI's own words; "" for no error, and for others'.
+def message_for_code(code: str, reason: str = "", *, is_close: bool = True) -> str:
+    """Return the message of the error with this code, with OSVI's own text; "" if unknown.
 
-    ``is_close``: whether it was a close that ended so.
+    ``is_close``: whether the call was a close.
     """
     error = _BY_CODE.get(code)
     if error is None:
@@ -304,14 +436,14 @@ def describe(code: str, reason: str = "", *, is_close: bool = True) -> str:
     if issubclass(error, InvalidInput) and reason:
         return reason
     if issubclass(error, OSVIError):
-        return str(error("" if is_close else error.elsewhere, reason=reason))
-    return str(_("OSVI is not set up on this site. Ask whoever runs it to mend the settings."))
+        return str(error("" if is_close else error.generic_message, reason=reason))
+    return str(_("OSVI is not set up on this site. Ask your administrator to fix the settings."))
 
 
 def _kinds(error: type[OSVIError]) -> Iterator[type[OSVIError]]:
     for kind in error.__subclasses__():
         yield from _kinds(kind)
-        yield kind  # after its own kinds, so that of two with one code the wider one counts
+        yield kind  # after its subclasses, so that of two with one code the base class counts
 
 
 _BY_CODE: Final[dict[str, type[OSVIError] | type[OSVINotConfigured]]] = {

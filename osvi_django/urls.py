@@ -1,4 +1,4 @@
-"""What a host includes: ``path("api/osvi/", include("osvi_django.urls"))``."""
+"""The URLs that a host includes: ``path("api/osvi/", include("osvi_django.urls"))``."""
 
 from __future__ import annotations
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import Permission
+from django.contrib.contenttypes.management import create_contenttypes
+from django.contrib.contenttypes.models import ContentType
 from django.db import connections
+from django.db.models.signals import post_migrate
+from django.test import override_settings
 from rest_framework.test import APIClient
 
 from osvi_django.exceptions import OSVINoAnswer
@@ -14,7 +20,11 @@ from osvi_django.services import close_session
 from tests.mirroring import mirror
 
 
-def pytest_configure():
+def pytest_configure(config):
+    # The workers of pytest are measured, and the programs that its tests start are not.
+    starts_workers = config.getoption("numprocesses") and not hasattr(config, "workerinput")
+    if not starts_workers:
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
     # A suite in a shell's background ignores Ctrl-C, and so would the programs that it starts,
     # which are to heed it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -22,11 +32,51 @@ def pytest_configure():
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(tmp_path_factory):
-    """SQLite in a file, as in production: threads and other processes must see the same rows."""
-    settings = connections["default"].settings_dict
-    if settings["ENGINE"].endswith("sqlite3"):
+def django_db_modify_db_settings(tmp_path_factory, django_db_modify_db_settings_parallel_suffix):
+    """Use SQLite in a file, as in production: threads and other processes must see the same rows.
+
+    Nothing waits for the disk: a test database need not survive the machine.
+    """
+    connection = connections["default"]
+    settings = connection.settings_dict
+    if connection.vendor == "sqlite":
         settings["TEST"]["NAME"] = str(tmp_path_factory.mktemp("database") / "test.sqlite3")
+        first = settings["OPTIONS"].get("init_command", "")
+        settings["OPTIONS"]["init_command"] = f"{first};PRAGMA synchronous=OFF"
+    elif connection.vendor == "postgresql":
+        settings["OPTIONS"]["options"] = "-c synchronous_commit=off"
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup, django_db_blocker):
+    """Empty the tables after a test that commits in milliseconds.
+
+    Django makes content types and permissions app by app, with dozens of queries: here they are
+    written back at once. PostgreSQL truncates in tenths of a second what it deletes in no time.
+    """
+    connection = connections["default"]
+    if connection.vendor == "postgresql":
+        connection.ops.sql_flush = lambda _style, tables, **_options: [
+            f"DELETE FROM {connection.ops.quote_name(table)}"  # noqa: S608 - Django's own names
+            for table in tables
+        ]
+    with django_db_blocker.unblock():
+        tables = [list(model.objects.all()) for model in (ContentType, Permission)]
+
+    def write_back(using, **_kwargs):
+        for rows in tables:
+            type(rows[0]).objects.using(using).bulk_create(rows)
+
+    post_migrate.disconnect(create_contenttypes)
+    post_migrate.disconnect(dispatch_uid="django.contrib.auth.management.create_permissions")
+    post_migrate.connect(write_back, sender=apps.get_app_config("contenttypes"), weak=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_passwords():
+    """Hash passwords in no time: this is no test of passwords."""
+    with override_settings(PASSWORD_HASHERS=["tests.passwords.QuickHasher"]):
+        yield
 
 
 @pytest.fixture
@@ -56,6 +106,14 @@ def api(staff):
     """A REST client of a member of the support staff."""
     client = APIClient()
     client.force_authenticate(staff)
+    return client
+
+
+@pytest.fixture
+def operator(staff, grant):
+    """A REST client of a member of the support staff who may also operate sessions."""
+    client = APIClient()
+    client.force_authenticate(grant(staff, "operate_chatsession"))
     return client
 
 

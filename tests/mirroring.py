@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from osvi_django.testing.factories import ChatSessionFactory
+from tests.outside import Meanwhile
 
 SUMMARY = "The customer asked for a refund.\nThe agent <b>gave</b> it."
+
+
+def at_the_start(osvi, *faults):
+    """Let the next starts meet these, and the questions before them nothing."""
+    for fault in faults:
+        osvi.script(None, Meanwhile(lambda: None), fault)
 
 
 def mirror(osvi, *, summary=SUMMARY, **fields):

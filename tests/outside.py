@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -78,12 +81,47 @@ class Fickle(BaseBackend):
         return True
 
 
-class AtOnce:
-    """A latency of the sandbox, in seconds, that notes how many closes were under way at once."""
+def in_another_thread(work):
+    """Do something with a connection of its own, and wait for it."""
 
-    def __init__(self, seconds):
+    def run():
+        try:
+            work()
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+
+
+class StopsAfter(io.StringIO):
+    """Output that ends this process's command, as systemd would, when it says a thing so often."""
+
+    def __init__(self, said, times=1):
+        super().__init__()
+        self._said, self._times = said, times
+
+    def write(self, text):
+        written = super().write(text)
+        if self._said in text:
+            self._times -= 1
+            if self._times == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return written
+
+
+class AtOnce:
+    """A latency of the sandbox, in seconds, that notes how many closes were under way at once.
+
+    The first closes are answered when ``number`` of them are there, however slow the machine is.
+    """
+
+    def __init__(self, seconds, number=1):
         self.seconds = seconds
+        self.number = number
         self.most = 0
+        self._all_there = threading.Event()
         self._now = 0
         self._lock = threading.Lock()
 
@@ -91,6 +129,9 @@ class AtOnce:
         with self._lock:
             self._now += 1
             self.most = max(self.most, self._now)
+            if self.most >= self.number:
+                self._all_there.set()
+        self._all_there.wait(10)
         # A little sooner than the answer: what is sent next is not under way beside it.
         threading.Timer(0.8 * self.seconds, self._leave).start()
         return self.seconds

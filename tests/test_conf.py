@@ -22,8 +22,10 @@ from osvi_django.conf import (
     account_aliases,
     base_url_problem,
     bulk_limit,
+    configured,
     executor,
 )
+from osvi_django.exceptions import OSVINotConfigured
 
 TOKEN = "sandbox-token-16"
 
@@ -62,6 +64,7 @@ def test_everything_but_the_token_has_a_default(account):
             "CONNECT_TIMEOUT": it.connect_timeout,
             "READ_TIMEOUT": it.read_timeout,
             "DEADLINE": it.deadline,
+            "IDLE_TIMEOUT": it.idle_timeout,
             "CONCURRENCY": it.concurrency,
         }
         assert it.api_token == TOKEN
@@ -100,6 +103,7 @@ def test_repr_names_the_account_alone(account):
         ("CONNECT_TIMEOUT", lambda it: it.connect_timeout),
         ("READ_TIMEOUT", lambda it: it.read_timeout),
         ("DEADLINE", lambda it: it.deadline),
+        ("IDLE_TIMEOUT", lambda it: it.idle_timeout),
     ],
 )
 def test_seconds_are_a_positive_number(key, value, read):
@@ -119,18 +123,23 @@ def test_a_deadline_is_no_shorter_than_the_connect_timeout(account):
         assert Account().deadline == 5
 
 
-def test_a_lease_is_longer_than_any_call(account):
-    with account(DEADLINE=30):
-        assert Account().lease >= 30 + 60
+def test_a_lease_is_over_a_minute_after_a_death_whatever_the_deadline(account):
+    with account(DEADLINE=3600):
+        assert 10 <= Account().lease < 60
 
 
-@pytest.mark.parametrize("value", [90, 269, 270, True, "300", -1, float("inf")])
-def test_a_lease_outlasts_all_calls_of_a_close(value):
-    refusal_of("LEASE", value, lambda it: it.lease)
+def test_a_close_may_take_three_calls_and_two_waits_for_the_database(account):
+    with account(DEADLINE=100, DATABASE_RETRY_TIMEOUT=10):
+        assert Account().longest_close == 3 * 100 + 2 * 10 + 20
+
+
+@pytest.mark.parametrize("value", [0, 0.9, True, "300", -1, float("inf"), None])
+def test_a_lease_lasts_a_second_or_more(value):
+    refusal_of("LEASE_TIMEOUT", value, lambda it: it.lease)
 
 
 def test_a_lease_may_be_named(account):
-    with account(LEASE=270.5):
+    with account(LEASE_TIMEOUT=270.5):
         assert Account().lease == 270.5
 
 
@@ -156,7 +165,7 @@ def test_concurrency_is_a_whole_number(value):
 
 @pytest.mark.parametrize("value", ["", "V1", "v2", None, 1, ["v1"], {"v1"}, " legacy"])
 def test_there_are_two_dialects(value):
-    assert "neither known dialect" in refusal_of("CLOSE_WITH", value, lambda it: it.close_with)
+    assert "not a known dialect" in refusal_of("CLOSE_WITH", value, lambda it: it.close_with)
 
 
 # The base URL
@@ -187,15 +196,15 @@ def test_a_base_url_that_can_be_used(account, url, read):
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        (None, "text of a URL"),
+        (None, "is not a URL"),
         ("", "scheme, host and path"),
-        (443, "text of a URL"),
-        (b"https://api.osvi.ai", "text of a URL"),
-        (" https://api.osvi.ai", "text of a URL"),
-        ("https://api.osvi.ai\n", "text of a URL"),
-        ("https://api.osvi.ai/a b", "text of a URL"),
-        ("https://ösvi.ai", "text of a URL"),
-        ("https://api.osvi.ai/\x00", "text of a URL"),
+        (443, "is not a URL"),
+        (b"https://api.osvi.ai", "is not a URL"),
+        (" https://api.osvi.ai", "is not a URL"),
+        ("https://api.osvi.ai\n", "is not a URL"),
+        ("https://api.osvi.ai/a b", "is not a URL"),
+        ("https://ösvi.ai", "is not a URL"),
+        ("https://api.osvi.ai/\x00", "is not a URL"),
         ("api.osvi.ai", "scheme, host and path"),
         ("https://", "scheme, host and path"),
         ("https:///path", "scheme, host and path"),
@@ -213,18 +222,18 @@ def test_a_base_url_that_can_be_used(account, url, read):
         ("https://api.osvi.ai:port", "is not a URL"),
         ("https://api.osvi.ai:99999", "is not a URL"),
         ("https://[::1", "is not a URL"),
-        ("http://api.osvi.ai", "is not https"),
-        ("http://127.0.0.1.evil.example", "is not https"),
-        ("http://localhost.evil.example", "is not https"),
-        ("http://127.0.0.1\\.evil.example", "is not https"),
-        ("http://0.0.0.0", "is not https"),
-        ("http://10.0.0.1", "is not https"),
-        ("http://2130706433", "is not https"),
-        ("http://0x7f.0.0.1", "is not https"),
-        ("http://[::]", "is not https"),
-        ("ftp://127.0.0.1", "is not https"),
-        ("file://localhost/etc", "is not https"),
-        ("javascript://127.0.0.1", "is not https"),
+        ("http://api.osvi.ai", "does not use https"),
+        ("http://127.0.0.1.evil.example", "does not use https"),
+        ("http://localhost.evil.example", "does not use https"),
+        ("http://127.0.0.1\\.evil.example", "does not use https"),
+        ("http://0.0.0.0", "does not use https"),
+        ("http://10.0.0.1", "does not use https"),
+        ("http://2130706433", "does not use https"),
+        ("http://0x7f.0.0.1", "does not use https"),
+        ("http://[::]", "does not use https"),
+        ("ftp://127.0.0.1", "does not use https"),
+        ("file://localhost/etc", "does not use https"),
+        ("javascript://127.0.0.1", "does not use https"),
     ],
 )
 def test_a_base_url_that_cannot(url, problem):
@@ -251,15 +260,15 @@ def read_token(it):
         (b"sandbox-token-16", "is not text"),
         (1234567890123456, "is not text"),
         ([TOKEN], "is not text"),
-        ("sandbox token 16", "a character that no token has"),
-        (" sandbox-token", "a character that no token has"),
-        ("sandbox-token\n", "a character that no token has"),
-        ("sandbox\ttoken", "a character that no token has"),
-        ("sändbox-token-16", "a character that no token has"),
-        ("sandbox\x00token", "a character that no token has"),
-        ("sandbox\ud83dtoken", "a character that no token has"),
-        ("no.such.module.token", "nothing is there"),
-        (f"{__name__}.no_such_name", "nothing is there"),
+        ("sandbox token 16", "a character that a token cannot have"),
+        (" sandbox-token", "a character that a token cannot have"),
+        ("sandbox-token\n", "a character that a token cannot have"),
+        ("sandbox\ttoken", "a character that a token cannot have"),
+        ("sändbox-token-16", "a character that a token cannot have"),
+        ("sandbox\x00token", "a character that a token cannot have"),
+        ("sandbox\ud83dtoken", "a character that a token cannot have"),
+        ("no.such.module.token", "there is nothing to import"),
+        (f"{__name__}.no_such_name", "there is nothing to import"),
         (f"{__name__}.a_module_level_list", "is not text"),
     ],
 )
@@ -385,9 +394,7 @@ def test_no_frame_of_an_error_holds_the_token(accounts, read):
 def test_a_setting_that_names_no_account(accounts):
     with override_settings(OSVI=accounts):
         for read in (account_aliases, lambda: Account().base_url):
-            with pytest.raises(
-                InvalidSetting, match="OSVI is missing or names no account"
-            ) as caught:
+            with pytest.raises(InvalidSetting, match="OSVI is missing or has no account") as caught:
                 read()
             assert caught.value.key == ""
             assert "API_TOKEN" in caught.value.hint
@@ -459,7 +466,7 @@ def test_an_executor_that_can_be_used(settings, path, found):
             "osvi_django.executors.celery",
             'could not be imported: Module "osvi_django.executors" does not define a "celery"',
         ),
-        (f"{__name__}.a_module_level_list", "leads to something that cannot be called"),
+        (f"{__name__}.a_module_level_list", "is not callable"),
         ("broken_vault.token", "could not be imported: its module raised RuntimeError"),
     ],
 )
@@ -493,3 +500,17 @@ def test_a_bulk_limit_that_cannot(settings, value):
         bulk_limit()
     assert str(caught.value) == "OSVI_BULK_LIMIT is not a whole number of 1 or more."
     assert (caught.value.key, caught.value.hint) == ("OSVI_BULK_LIMIT", "The default is 10000.")
+
+
+def test_configured_settings_that_cannot_be_used_raise_not_configured(settings):
+    settings.OSVI = {"default": {"API_TOKEN": TOKEN, "CONCURRENCY": 0}}
+    with pytest.raises(OSVINotConfigured, match="CONCURRENCY") as caught, configured():
+        Account().concurrency  # noqa: B018  # a property
+    assert caught.value.__suppress_context__
+
+
+def test_configured_error_that_says_so_already_is_kept():
+    error = OSVINotConfigured("BASE_URL is wrong.")
+    with pytest.raises(OSVINotConfigured) as caught, configured():
+        raise error
+    assert caught.value is error

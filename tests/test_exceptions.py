@@ -16,11 +16,13 @@ from django.utils.translation import gettext_lazy
 
 from osvi_django import exceptions
 from osvi_django.exceptions import (
+    Busy,
     CloseInProgress,
     InsideTransaction,
     InvalidInput,
     OSVIBadAnswer,
     OSVIError,
+    OSVIGatewayRefused,
     OSVINoAnswer,
     OSVINotConfigured,
     OSVIRejected,
@@ -28,7 +30,7 @@ from osvi_django.exceptions import (
     OSVIUnauthorized,
     OSVIUnreachable,
     WrongMode,
-    describe,
+    message_for_code,
     not_a_close,
 )
 
@@ -40,7 +42,7 @@ ALL = [
 TREE = [kind for kind in ALL if issubclass(kind, OSVIError)]
 NODE = re.compile(r"^    ([ │]*)[├└]── (\w+) +(\w+)  ", re.MULTILINE)
 # Sending the very same call again does no harm, and may work.
-RETRYABLE = {OSVIUnreachable, OSVIThrottled, CloseInProgress}
+RETRYABLE = {Busy, OSVIUnreachable, OSVIGatewayRefused, OSVIThrottled, CloseInProgress}
 
 
 def drawn():
@@ -73,8 +75,12 @@ def test_codes_are_stable():
         "NotAllowed": "permission_denied",
         "SessionNotFound": "not_found",
         "CloseInProgress": "close_in_progress",
+        "UnknownStatus": "unknown_status",
         "SentBefore": "sent_before",
+        "AlreadyOpen": "already_open",
+        "Busy": "busy",
         "OSVIUnreachable": "unreachable",
+        "OSVIGatewayRefused": "gateway_refused",
         "OSVIRejected": "rejected",
         "OSVIUnauthorized": "unauthorized",
         "OSVIThrottled": "throttled",
@@ -136,7 +142,7 @@ def german(monkeypatch):
     words = {
         "Something went wrong with OSVI.": "Mit OSVI ging etwas schief.",
         "OSVI said: “%(reason)s”": "OSVI sagte: „%(reason)s“",
-        "There is no such chat session here.": "Diese Sitzung gibt es hier nicht.",
+        "This site has no such chat session.": "Diese Sitzung gibt es hier nicht.",
     }
     for text, translated in words.items():
         monkeypatch.setitem(catalogue._catalog._catalogs[0], text, translated)
@@ -187,24 +193,26 @@ def test_what_is_not_known_is_none(kind):
 
 
 def test_what_went_wrong_is_described_by_its_code():
-    assert describe("") == describe("nobody's") == ""
-    assert describe("rejected", "No") == str(OSVIRejected(reason="No"))
-    assert describe("rejected", is_close=False) == str(OSVIRejected.elsewhere)
-    assert describe("wrong_mode", is_close=False) == str(WrongMode.message)
+    assert message_for_code("") == message_for_code("nobody's") == ""
+    assert message_for_code("rejected", "No") == str(OSVIRejected(reason="No"))
+    assert message_for_code("rejected", is_close=False) == str(OSVIRejected.generic_message)
+    assert message_for_code("wrong_mode", is_close=False) == str(WrongMode.message)
     for is_close in (True, False):
-        assert describe("not_configured", is_close=is_close).startswith("OSVI is not set up")
+        assert message_for_code("not_configured", is_close=is_close).startswith(
+            "OSVI is not set up"
+        )
 
 
-@pytest.mark.parametrize("kind", [each for each in TREE if each.elsewhere])
+@pytest.mark.parametrize("kind", [each for each in TREE if each.generic_message])
 def test_where_nothing_was_to_be_closed_it_is_not_spoken_of(kind):
     with pytest.raises(kind) as caught, not_a_close():
         raise kind
-    assert str(caught.value) == str(kind.elsewhere)
+    assert str(caught.value) == str(kind.generic_message)
     assert "clos" not in str(caught.value)
     with pytest.raises(kind, match=r"^Something else"), not_a_close():
         raise kind("Something else.")
 
 
 def test_what_says_nothing_of_a_close_is_said_everywhere():
-    with pytest.raises(WrongMode, match="take over first"), not_a_close():
+    with pytest.raises(WrongMode, match="Take over first"), not_a_close():
         raise WrongMode

@@ -19,7 +19,7 @@ def test_rows_have_names_that_tell_them_apart():
     session = ClosedSessionFactory(session_id="abc")
     assert str(session) == "abc"
     assert str(session.summary) == "Summary of abc"
-    assert str(CloseAttemptFactory(session=session)) == "abc: under way"
+    assert str(CloseAttemptFactory(session=session)) == "abc: in progress"
     assert str(SupportActionFactory(session=session)) == "abc: wrote to the customer"
     item = CloseJobItemFactory(session=session)
     assert (str(item), item.account, item.job.total) == ("abc", "default", 1)

@@ -58,7 +58,8 @@ def session(osvi_sandbox, transactional_db):
 
 
 def rest(client, session):
-    return client.post(f"/api/osvi/sessions/{session.session_id}/close/")
+    url = f"/api/osvi/sessions/{session.session_id}/close/"
+    return client.post(url, content_type="application/json")
 
 
 def confirm_page(client, session):
@@ -80,10 +81,11 @@ def recover_action(client, session):
 
 
 def rest_recover(client, session):
-    return client.post(f"/api/osvi/sessions/{session.session_id}/recover/")
+    url = f"/api/osvi/sessions/{session.session_id}/recover/"
+    return client.post(url, content_type="application/json")
 
 
-DOORS = [rest, confirm_page, list_action]
+ENTRY_POINTS = [rest, confirm_page, list_action]
 
 
 def assert_stored(osvi, session):
@@ -92,20 +94,20 @@ def assert_stored(osvi, session):
     assert osvi.closes(session.session_id) == 1
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_middleware_on_the_way_out(browser, session, osvi_sandbox, settings, door):
+@pytest.mark.parametrize("via", ENTRY_POINTS)
+def test_middleware_on_the_way_out(browser, session, osvi_sandbox, settings, via):
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.{BrokenOnTheWayOut.__name__}"]
-    assert door(browser, session).status_code == 500
+    assert via(browser, session).status_code == 500
     assert_stored(osvi_sandbox, session)
 
 
-@pytest.mark.parametrize("door", [rest_recover, confirm_page, recover_action])
-def test_middleware_on_the_way_out_of_a_recovery(browser, session, osvi_sandbox, settings, door):
+@pytest.mark.parametrize("via", [rest_recover, confirm_page, recover_action])
+def test_middleware_on_the_way_out_of_a_recovery(browser, session, osvi_sandbox, settings, via):
     osvi_sandbox.script(session.session_id, Drop(after_closing=True))
     with pytest.raises(OSVINoAnswer):
         close_session(session)
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.{BrokenOnTheWayOut.__name__}"]
-    assert door(browser, session).status_code == 500
+    assert via(browser, session).status_code == 500
     assert_stored(osvi_sandbox, session)
 
 
@@ -118,27 +120,27 @@ def test_rendering_the_answer(browser, session, osvi_sandbox, monkeypatch):
     assert_stored(osvi_sandbox, session)
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_receiver_of_the_signal(browser, session, osvi_sandbox, door):
+@pytest.mark.parametrize("via", ENTRY_POINTS)
+def test_a_receiver_of_the_signal(browser, session, osvi_sandbox, via):
     def explode(**named):
         raise RuntimeError("a bug of the host")
 
     session_closed.connect(explode)
     try:
-        assert door(browser, session).status_code in {200, 302}
+        assert via(browser, session).status_code in {200, 302}
     finally:
         session_closed.disconnect(explode)
     assert_stored(osvi_sandbox, session)
 
 
-@pytest.mark.parametrize("door", [confirm_page, list_action])
-def test_a_broken_history(browser, session, osvi_sandbox, door):
+@pytest.mark.parametrize("via", [confirm_page, list_action])
+def test_a_broken_history(browser, session, osvi_sandbox, via):
     def explode(**named):
         raise RuntimeError("a bug of the host")
 
     pre_save.connect(explode, sender=LogEntry)
     try:
-        assert door(browser, session).status_code == 302
+        assert via(browser, session).status_code == 302
     finally:
         pre_save.disconnect(explode, sender=LogEntry)
     assert_stored(osvi_sandbox, session)

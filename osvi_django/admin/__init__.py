@@ -1,4 +1,4 @@
-"""The admin's face of the services. Importing it registers the models, as the admin expects."""
+"""The admin. Importing this package registers the models."""
 
 from __future__ import annotations
 

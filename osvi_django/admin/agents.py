@@ -1,28 +1,38 @@
-"""Agents in the admin: OSVI does not tell their names everywhere, so staff may."""
+"""Agents in the admin: staff can name them, because OSVI does not always send names."""
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from django import forms
 from django.contrib import admin
+from django.db import router
+from django.db.models import Q
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
+from osvi_django.admin.bounded import BoundedAdmin, ConditionFilter
+from osvi_django.admin.forms import accounts_here
+from osvi_django.admin.mixins import WrittenRows
+from osvi_django.admin.options import Names
+from osvi_django.admin.pagination import CappedPaginator
 from osvi_django.models import ChatAgent
 
 
 class AgentForm(forms.ModelForm):  # type: ignore[type-arg]  # no generic at run time
-    """An agent and its UUID, without which no session of it can be closed or started."""
+    """An agent and its UUID, which is needed to close or start its sessions."""
 
     def clean_uuid(self) -> str | None:
-        """One that no other agent of the account has; a new agent has one."""
+        """Return a UUID that no other agent of the account has; a new agent must have one."""
         uuid: str | None = self.cleaned_data["uuid"]
         if uuid is None and self.instance.pk is None:
-            raise forms.ValidationError(_("Write the UUID of the agent."), code="required")
-        others = ChatAgent.objects.filter(account=self._account, uuid=uuid)
+            raise forms.ValidationError(_("Enter the agent's UUID."), code="required")
+        agents = ChatAgent.objects.using(router.db_for_write(ChatAgent))
+        others = agents.filter(account=self._account, uuid=uuid)
         if uuid is not None and others.exclude(pk=self.instance.pk).exists():
             problem = _(
-                "Another agent here has this UUID. Look up a customer of it: then OSVI tells its "
-                "number, and both become one."
+                "Another agent on this site has this UUID. Look up one of its customers: OSVI "
+                "then sends the agent's number, and the two entries are merged."
             )
             raise forms.ValidationError(problem)
         return uuid
@@ -32,15 +42,38 @@ class AgentForm(forms.ModelForm):  # type: ignore[type-arg]  # no generic at run
         return str(self.cleaned_data.get("account", self.instance.account))
 
 
+class AccountFilter(ConditionFilter):
+    """Filter by account, if this site has several."""
+
+    title = _("account")
+    parameter_name = "account"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        accounts = accounts_here()
+        return [(alias, alias) for alias in accounts] if len(accounts) > 1 else []
+
+    def has_output(self) -> bool:
+        """Return whether there is anything to choose, or a choice to show."""
+        return bool(self.lookup_choices) or self.value() is not None
+
+    def condition(self, value: str) -> Q:
+        return Q(account=value)
+
+
 @admin.register(ChatAgent)
-class ChatAgentAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at run time
-    """List and name agents; what the vendor calls one stays as it was once it is known."""
+class ChatAgentAdmin(WrittenRows, BoundedAdmin):
+    """List and name agents. OSVI's ids of an agent cannot be changed once they are known."""
 
     form = AgentForm
-    list_display = ("__str__", "uuid", "number", "account")
-    list_filter = ("account",)
-    search_fields = ("name", "uuid")
-    fields = ("account", "uuid", "number", "name")
+    list_display: Names = ("__str__", "uuid", "number", "account")
+    list_filter: ClassVar[Names] = (AccountFilter,)
+    list_per_page = 50
+    # Counting the whole table becomes slower with every row.
+    show_full_result_count = False
+    paginator = CappedPaginator
+    change_list_template = "admin/osvi_django/capped_list.html"
+    search_fields: ClassVar[Names] = ("name", "uuid")
+    fields: ClassVar[Names] = ("account", "uuid", "number", "name")
 
     def get_readonly_fields(
         self, request: HttpRequest, obj: ChatAgent | None = None

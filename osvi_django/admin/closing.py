@@ -1,14 +1,15 @@
-"""Closing sessions in the admin: ask, do it outside any transaction, and say what came of it."""
+"""Close sessions in the admin: ask, act outside any transaction, and report the result."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, cast
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern
@@ -16,94 +17,119 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from osvi_django.admin.asking import AskingViews
+from osvi_django import clock
+from osvi_django.admin.base import AskingViews
+from osvi_django.admin.deletion import redirect_to_itself
 from osvi_django.admin.forms import CloseForm, MarkForm
-from osvi_django.admin.outcomes import (
-    Told,
+from osvi_django.admin.jobs import CloseJobAdmin
+from osvi_django.admin.kept import drop, keep, keep_words, posted, take
+from osvi_django.admin.messages import (
+    StaffMessage,
     told_of_error,
     told_of_marking,
     told_of_recovery,
     told_of_result,
+    words_of_settled,
 )
-from osvi_django.admin.rows import url_of, write_history
+from osvi_django.admin.mixins import write_history
+from osvi_django.admin.pages import admin_of
 from osvi_django.conf import Account, InvalidSetting
 from osvi_django.exceptions import InvalidInput, NotAllowed, OSVIError, OSVINotConfigured
-from osvi_django.models import ChatSession
+from osvi_django.models import ChatSession, CloseJob
 from osvi_django.services import close_session
-from osvi_django.services.jobs import create_close_job, discard_drafts
+from osvi_django.services.closing import is_in_doubt, with_lease_over
+from osvi_django.services.jobs import create_close_job
+from osvi_django.services.jobs.lifecycle import delete_stale_drafts
 from osvi_django.services.permissions import may_close
-from osvi_django.services.recovery import close_again, mark_closed, recover_session
-from osvi_django.services.steps import DatabaseNow
+from osvi_django.services.recovery import Settled, mark_closed, recover_session
+from osvi_django.services.selectors import load_relations
 from osvi_django.services.summaries import has_summarizer
 
-Act = Callable[[HttpRequest, ChatSession, str], Told]
+Act = Callable[[HttpRequest, ChatSession, str], StaffMessage]
 
-
-def is_unconfirmed(session: ChatSession) -> bool:
-    """Whether nobody knows if it is closed: no answer came, or its closer did not come back."""
-    lease_over = getattr(session, "lease_over", False)  # by the database's clock
-    return session.status == ChatSession.Status.UNCONFIRMED or lease_over
+_CLOSED_ALREADY: Final = _("This chat session is already closed. Nothing was sent.")
+# The form of each page, by the end of its URL.
+_FORMS: Final[Mapping[str, type[CloseForm]]] = {"close": CloseForm, "mark": MarkForm}
 
 
 class CloseViews(AskingViews):
-    """The views and actions of ``ChatSessionAdmin`` that ask OSVI for something."""
+    """The views and actions of ``ChatSessionAdmin`` that close or check sessions."""
 
-    # Of those that OSVI is asked about while the page is awaited.
+    # How many sessions one page may check with OSVI.
     selection_limit = 20
-    # No further session is begun after this: many web servers give up on a page after thirty.
+    # No further session is checked after this: many web servers stop a page after 30 seconds.
     selection_seconds = 20
 
     def has_close_permission(self, request: HttpRequest, obj: ChatSession | None = None) -> bool:
-        """Whether to offer a close; the service decides once more."""
+        """Return whether to offer a close; the service checks again."""
         return may_close(request.user, obj)
 
+    def has_close_many_permission(self, request: HttpRequest) -> bool:
+        """Return whether a selection can be closed: this site then has the pages of its job."""
+        return self._job_admin is not None and self.has_close_permission(request)
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[ChatSession]:
-        """The sessions, and of each that is being closed whether its closer did not come back."""
-        over = Q(status=ChatSession.Status.CLOSING, lease_until__lt=DatabaseNow())
-        lease_over = ExpressionWrapper(over, output_field=BooleanField())
-        sessions: QuerySet[ChatSession] = super().get_queryset(request)
-        return sessions.annotate(lease_over=lease_over)
+        """Return the sessions, and for each whether the lease of its close has ended."""
+        return with_lease_over(super().get_queryset(request))
+
+    def get_object(self, *args: Any, **kwargs: Any) -> ChatSession | None:
+        """Return the session with its agent and summary, from the database they are written to."""
+        session: ChatSession | None = super().get_object(*args, **kwargs)
+        if session is not None:
+            load_relations(session)
+        return session
 
     def own_urls(self) -> list[URLPattern]:
-        """Those that close one session, beside whatever else there is."""
+        """Return the URLs of these views and of the base classes."""
         return [
             self._path("<path:object_id>/close", self.close_view),
             self._path("<path:object_id>/mark", self.mark_view),
+            self._path("recover", self.recover_view),
             *super().own_urls(),
         ]
 
     def close_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
         """Ask whether to close one session (GET), and close it (POST with ``post=yes``)."""
-        return self._ask_and_do(request, object_id, CloseForm, self._close)
+        return self._ask_and_do(request, object_id, "close", self._close)
 
     def mark_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
-        """Ask how it is known that a session is closed (GET), and mark it so (POST)."""
-        return self._ask_and_do(request, object_id, MarkForm, self._mark)
+        """Ask how the user knows that a session is closed (GET), and mark it as closed (POST)."""
+        return self._ask_and_do(request, object_id, "mark", self._mark)
 
-    @admin.action(permissions=["close"], description=_("Close selected chat sessions"))
+    def recover_view(self, request: HttpRequest) -> HttpResponseBase:
+        """Ask whether to settle the selected sessions; the list's own action does it."""
+        if not self.has_close_permission(request):
+            raise PermissionDenied
+        keys = take(request, self._key_of("recover")).typed.get("keys", "").split()
+        sessions = self.get_queryset(request).filter(pk__in=keys).select_related("agent")
+        title = _("Check chat sessions with OSVI")
+        template = "chatsession/recover_selected_confirmation.html"
+        back = self._list_of(request)
+        return self._page(request, template, title=title, sessions=sessions, back=back)
+
+    @admin.action(permissions=["close_many"], description=_("Close selected chat sessions"))
     def close_selected(
         self, request: HttpRequest, queryset: QuerySet[ChatSession]
     ) -> HttpResponseBase | None:
-        """Draft a job of the selection, however large, and lead to the page that asks for it."""
+        """Create a draft job of the selection, of any size, and redirect to its confirmation."""
         if not queryset.exists():
             self._say_none(request)
             return None
-        discard_drafts()
+        delete_stale_drafts()
         try:
-            job = create_close_job(queryset, requested_by=request.user, door="admin", draft=True)
+            job = create_close_job(queryset, requested_by=request.user, via="admin", draft=True)
         except (NotAllowed, InvalidInput) as error:
             self.message_user(request, str(error), messages.ERROR)
             return None
-        question = url_of(self, "closejob_confirm", job)
-        filters = self.get_preserved_filters(request)  # so that its way back leads to this list
-        return HttpResponseRedirect(f"{question}?{filters}" if filters else question)
+        question = cast("CloseJobAdmin", self._job_admin).url_to("confirm", job.pk)
+        return self._redirect_with_filters(request, question)
 
-    @admin.action(permissions=["close"], description=_("Ask OSVI about selected chat sessions"))
+    @admin.action(permissions=["close"], description=_("Check selected chat sessions with OSVI"))
     def recover_selected(
         self, request: HttpRequest, queryset: QuerySet[ChatSession]
     ) -> HttpResponseBase | None:
-        """Ask whether to settle the unconfirmed of the selection, and do (POST with ``post``)."""
-        # One more than is allowed tells enough, however many are selected.
+        """Ask whether to settle the unconfirmed sessions of the selection, and do it (POST)."""
+        # One more than is allowed is enough to know, however many are selected.
         sessions = list(queryset.select_related("agent")[: self.selection_limit + 1])
         if len(sessions) > self.selection_limit:
             self._say_too_many(request)
@@ -112,67 +138,91 @@ class CloseViews(AskingViews):
         elif request.POST.get("post"):
             self._recover_each(request, sessions)
         else:
-            title = _("Ask OSVI about chat sessions")
-            return self._page(
-                request, "recover_selected_confirmation", title=title, sessions=sessions
-            )
-        return None
+            keys = " ".join(str(session.pk) for session in sessions)
+            keep_words(request, self._key_of("recover"), {"keys": keys})
+            return self._redirect_with_filters(request, self.url_to("recover"))
+        return redirect_to_itself(request)
+
+    @property
+    def _job_admin(self) -> CloseJobAdmin | None:
+        return admin_of(self.admin_site, CloseJob, CloseJobAdmin)
+
+    def _redirect_with_filters(self, request: HttpRequest, url: str) -> HttpResponseRedirect:
+        """Redirect to a page whose link back opens this list with its current filters."""
+        filters = self.get_preserved_filters(request)
+        return HttpResponseRedirect(f"{url}?{filters}" if filters else url)
+
+    def _list_of(self, request: HttpRequest) -> str:
+        """Return the URL of the list that a selection was made in."""
+        filters = request.GET.get("_changelist_filters", "")
+        url = self.url_to("changelist")
+        return f"{url}?{filters}" if filters else url
 
     def _ask_and_do(
-        self, request: HttpRequest, object_id: str, form_class: type[CloseForm], act: Act
+        self, request: HttpRequest, object_id: str, name: str, act: Act
     ) -> HttpResponseBase:
         session = self.get_object(request, unquote(object_id))
         if not self.has_close_permission(request, session):
             raise PermissionDenied
         if session is None:
             return self._say_gone(request, object_id)
-        form = form_class(request.POST if request.POST.get("post") else None)
-        if form.is_valid():
-            told = self._do(request, session, form.cleaned_data["note"], act)
-            self.message_user(request, told.sentence, told.level)
+        page = self._key_of(name, session)
+        if request.method != "POST" and session.status == ChatSession.Status.CLOSED:
+            drop(request, page)
+            self.message_user(request, _CLOSED_ALREADY, messages.INFO)
             return HttpResponseRedirect(self._page_after(request, session))
-        return self._confirmation(request, form, session)
+        if request.method != "POST":
+            return self._confirmation(request, take(request, page).fill(_FORMS[name]()), session)
+        form = _FORMS[name](posted(request))
+        if not (request.POST.get("post") and form.is_valid()):
+            keep(request, page, form)
+            return redirect_to_itself(request)
+        outcome = self._do(request, session, form.cleaned_data["note"], act)
+        self.message_user(request, outcome.sentence, outcome.level)
+        if outcome.level == messages.ERROR:
+            keep_words(request, page, {"note": form.cleaned_data["note"]})
+        else:
+            drop(request, page)
+        return HttpResponseRedirect(self._page_after(request, session))
 
     def _recover_each(self, request: HttpRequest, sessions: Sequence[ChatSession]) -> None:
-        """One after the other: report each that is left as it was, and count the rest."""
-        ends_at = time.monotonic() + self.selection_seconds
-        settled = 0
+        """Check one session after the other: report each unchanged one, and count the others."""
+        ends_at = clock.monotonic() + self.selection_seconds
+        settled: Counter[Settled] = Counter()
         for number, session in enumerate(sessions):
-            if time.monotonic() > ends_at:
+            if clock.monotonic() > ends_at:
                 self._say_stopped(request, len(sessions) - number)
                 break
-            told = self._do(request, session, "", self._recover)
-            if told.level == messages.SUCCESS:
-                settled += 1
+            outcome = self._do(request, session, "", self._recover)
+            if outcome.settled:
+                settled[outcome.settled] += 1
             else:
-                self.message_user(request, f"{session}: {told.sentence}", told.level)
+                self.message_user(request, f"{session}: {outcome.sentence}", outcome.level)
         if settled:
-            self._say_settled(request, settled)
+            self.message_user(request, words_of_settled(settled), messages.SUCCESS)
 
-    def _do(self, request: HttpRequest, session: ChatSession, note: str, act: Act) -> Told:
-        """Ask a service and write Django's own history; a refusal by permission is a 403."""
+    def _do(self, request: HttpRequest, session: ChatSession, note: str, act: Act) -> StaffMessage:
+        """Call a service and write Django's own history; a refusal by permission is a 403."""
         try:
-            told = act(request, session, note)
+            outcome = act(request, session, note)
         except NotAllowed as error:
             raise PermissionDenied from error
         except (OSVIError, OSVINotConfigured) as error:
-            told = told_of_error(error)
-        if told.tried:
-            write_history(self, request, session, told.sentence)
-        return told
+            outcome = told_of_error(error)
+        if outcome.tried:
+            write_history(self, request, session, outcome.sentence)
+        return outcome
 
-    def _close(self, request: HttpRequest, session: ChatSession, note: str) -> Told:
-        # Of one that nobody knows about, OSVI is asked before anything is sent a second time.
-        close = close_again if is_unconfirmed(session) else close_session
-        result = close(session, requested_by=request.user, door="admin", note=note)
+    def _close(self, request: HttpRequest, session: ChatSession, note: str) -> StaffMessage:
+        result = close_session(session, requested_by=request.user, via="admin", note=note)
         return told_of_result(result)
 
-    def _mark(self, request: HttpRequest, session: ChatSession, note: str) -> Told:
-        mark_closed(session, requested_by=request.user, door="admin", note=note)
+    def _mark(self, request: HttpRequest, session: ChatSession, note: str) -> StaffMessage:
+        mark_closed(session, requested_by=request.user, via="admin", note=note)
         return told_of_marking(note)
 
-    def _recover(self, request: HttpRequest, session: ChatSession, _note: str) -> Told:
-        return told_of_recovery(recover_session(session, requested_by=request.user, door="admin"))
+    def _recover(self, request: HttpRequest, session: ChatSession, _note: str) -> StaffMessage:
+        return told_of_recovery(recover_session(session, requested_by=request.user, via="admin"))
 
     def _confirmation(
         self, request: HttpRequest, form: CloseForm, session: ChatSession
@@ -180,57 +230,48 @@ class CloseViews(AskingViews):
         marking = isinstance(form, MarkForm)
         return self._page(
             request,
-            "close_confirmation",
+            "chatsession/close_confirmation.html",
             title=_("Mark chat session as closed") if marking else _("Close chat session"),
             form=form,
             marking=marking,
-            again=is_unconfirmed(session),
+            again=is_in_doubt(session),
             original=session,
+            back=self._page_after(request, session),
             of_summary=_of_summary(session.agent.account),
         )
 
     def _say_none(self, request: HttpRequest) -> None:
-        sentence = _("None of the chat sessions that you chose is in this list any more.")
+        sentence = _("None of the chat sessions that you selected is in this list any more.")
         self.message_user(request, sentence, messages.WARNING)
 
     def _say_too_many(self, request: HttpRequest) -> None:
         sentence = _(
-            "At most %(limit)d chat sessions can be chosen at a time, and none of yours was "
-            "touched: select fewer."
+            "You can check %(limit)d chats at a time. Nothing was done: please select fewer."
         )
         self.message_user(request, sentence % {"limit": self.selection_limit}, messages.ERROR)
 
     def _say_stopped(self, request: HttpRequest, left: int) -> None:
         sentence = ngettext(
-            "%(left)d chat session was not begun, as OSVI is slow just now: select it again.",
-            "%(left)d chat sessions were not begun, as OSVI is slow just now: select them again.",
+            "OSVI is slow, so %(left)d chat was not checked. Select it and try again.",
+            "OSVI is slow, so %(left)d chats were not checked. Select them and try again.",
             left,
         )
         self.message_user(request, sentence % {"left": left}, messages.WARNING)
 
-    def _say_settled(self, request: HttpRequest, settled: int) -> None:
-        sentence = ngettext(
-            "%(settled)d chat session is settled.",
-            "%(settled)d chat sessions are settled.",
-            settled,
-        )
-        self.message_user(request, sentence % {"settled": settled}, messages.SUCCESS)
-
 
 def _of_summary(account: str) -> Promise:
-    """Where the summary comes from when a session of this account is closed, if there is one."""
+    """Return where a summary comes from when a session of this account is closed."""
     try:
         comes_from_osvi = Account(account).close_with == "legacy"
-    except InvalidSetting:  # of which the close tells
+    except InvalidSetting:  # the close reports it
         comes_from_osvi = True
     if comes_from_osvi:
         return _(
-            "OSVI's AI then writes the summary, which may take some seconds: please wait for the "
-            "page."
+            "OSVI writes the summary now; this can take up to a minute. Please keep the page open."
         )
     if has_summarizer(account):
         return _(
-            "Where OSVI has no summary of it, this site then writes one, which may take some "
-            "seconds: please wait for the page."
+            "If OSVI has no summary of it, this site writes one now; this can take up to a "
+            "minute. Please keep the page open."
         )
-    return _("A summary comes with it only where OSVI has one already.")
+    return _("You get a summary only if OSVI already has one.")

@@ -1,48 +1,71 @@
-"""Looking a customer up at OSVI, and starting sessions: how sessions come here by hand."""
+"""Look up customers at OSVI, and start sessions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 from urllib.parse import urlencode
 
 from django.contrib import messages
+from django.contrib.admin import AdminSite
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.urls import URLPattern
+from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from osvi_django.admin.asking import AskingViews
+from osvi_django.admin.base import AskingViews
+from osvi_django.admin.deletion import redirect_to_itself
 from osvi_django.admin.forms import AccountForm, LookUpForm, StartForm
-from osvi_django.admin.rows import url_of, write_history
+from osvi_django.admin.kept import (
+    drop,
+    form_key_of,
+    is_sent_before,
+    keep,
+    new_token,
+    note_sent,
+    posted,
+    take,
+)
+from osvi_django.admin.mixins import write_history
+from osvi_django.database import exact_match
 from osvi_django.exceptions import (
+    AlreadyOpen,
     InvalidInput,
     NotAllowed,
     OSVIBadAnswer,
     OSVIError,
     OSVINoAnswer,
     OSVINotConfigured,
+    SentBefore,
 )
-from osvi_django.models import ChatSession
-from osvi_django.services.mirroring import LookedUp, exactly, look_up_customer, start_session
+from osvi_django.models import ChatAgent, ChatSession
+from osvi_django.services.mirroring import LookedUp, look_up_customer
+from osvi_django.services.permissions import may_close
+from osvi_django.services.starting import start_session
 
 SESSIONS_SHOWN: Final = 50
 
-# What the errors say is about things that may have been done: it was a question that failed.
+# The errors' own messages are about actions that may have been done; here a question failed.
 _NOT_TOLD: Final = {
-    OSVINoAnswer.code: _("OSVI did not answer, and nothing was done there: try again in a moment."),
+    OSVINoAnswer.code: _("OSVI did not answer. Nothing has changed there. Try again in a moment."),
     OSVIBadAnswer.code: _(
-        "OSVI's answer could not be understood, so this page shows what was known before."
+        "OSVI's answer was unreadable, so this page shows only what was known before."
     ),
 }
 
+_STARTED_BEFORE: Final = _(
+    "You already sent this form, so no chat session was started now. Look up the customer to see "
+    "what happened. If you want another chat session, send the form again."
+)
+
 
 class CustomerViews(AskingViews):
-    """The views of ``ChatSessionAdmin`` that bring sessions of a customer here."""
+    """The views of ``ChatSessionAdmin`` that look up and start sessions of a customer."""
 
     def own_urls(self) -> list[URLPattern]:
-        """These two, beside whatever else there is."""
+        """Return the URLs of these views and of the base classes."""
         return [
             self._path("lookup", self.lookup_view),
             self._path("start", self.start_view),
@@ -50,83 +73,136 @@ class CustomerViews(AskingViews):
         ]
 
     def lookup_view(self, request: HttpRequest) -> HttpResponseBase:
-        """Ask OSVI what a customer has open (POST), and show all that is known of them (GET)."""
+        """Ask OSVI what a customer has open (POST), and show all that is known (GET)."""
         self._require_operate(request)
         if request.method == "POST":
-            form = LookUpForm(request.POST)
-            if form.is_valid() and self._look_up(request, form):
-                return HttpResponseRedirect(self.lookup_url(*form.asked))
-        else:
-            form = LookUpForm(request.GET if "customer_id" in request.GET else None)
+            return self._look_up(request, LookUpForm(posted(request)))
+        form = LookUpForm(request.GET if "customer_id" in request.GET else None)
         known = self._known(request, form)
         more = known is not None and len(known) > SESSIONS_SHOWN
         rows = [(each, self._link(request, each)) for each in (known or [])[:SESSIONS_SHOWN]]
-        title = _("Look up a customer")
         return self._page(
-            request, "lookup", title=title, form=form, known=known, rows=rows, more=more
+            request,
+            "chatsession/lookup.html",
+            title=_("Look up a customer"),
+            form=take(request, self._key_of("lookup")).fill(form),
+            known=known,
+            rows=rows,
+            more=more,
         )
 
     def start_view(self, request: HttpRequest) -> HttpResponseBase:
-        """Ask what a new session begins with (GET), and start it (POST)."""
+        """Ask for the values of a new session (GET), and start it (POST)."""
         self._require_operate(request)
-        form = StartForm(request.POST or None)
-        if form.is_valid():
+        if request.method == "POST":
+            return self._start(request, self._start_form(request, posted(request)))
+        form = take(request, self._key_of("start")).fill(self._start_form(request))
+        title, media = _("Start a chat session"), self.media + form.media
+        return self._page(
+            request,
+            "chatsession/start.html",
+            title=title,
+            form=form,
+            media=media,
+            once=new_token(),
+        )
+
+    def _start_form(self, request: HttpRequest, data: dict[str, str] | None = None) -> StartForm:
+        form = StartForm(data, search_on=self._site_with_agents(request))
+        if not may_close(request.user):
+            del form.fields["replace"]
+        return form
+
+    def _site_with_agents(self, request: HttpRequest) -> AdminSite | None:
+        """Return this admin site if this user may search its agents."""
+        site = self.admin_site
+        agents = site.get_model_admin(ChatAgent) if site.is_registered(ChatAgent) else None
+        may_look = agents is not None and agents.has_view_permission(request)
+        return site if may_look and agents and agents.get_search_fields(request) else None
+
+    def _start(self, request: HttpRequest, form: StartForm) -> HttpResponseBase:
+        """Start a session from the form, and redirect to it, or back to the form."""
+        page = self._key_of("start")
+        if is_sent_before(request):
+            self.message_user(request, _STARTED_BEFORE, messages.WARNING)
+        elif form.is_valid():
+            by: dict[str, Any] = {"requested_by": request.user, "form_key": form_key_of(request)}
             try:
-                session = start_session(requested_by=request.user, door="admin", **form.wanted())
-            except (OSVINoAnswer, OSVIBadAnswer) as error:
-                return self._perhaps_started(request, form, error)
+                session = start_session(via="admin", **by, **form.wanted())
+            except SentBefore:
+                self.message_user(request, _STARTED_BEFORE, messages.WARNING)
+            except AlreadyOpen as error:
+                _add_error(form, error)
+                self._lead_to_open(request, error.session)
             except (OSVIError, OSVINotConfigured) as error:
+                if _may_have_started(error):
+                    note_sent(request)
+                    drop(request, page)
+                    return self._perhaps_started(request, form, error)
                 _add_error(form, error)
             else:
+                note_sent(request)
+                drop(request, page)
                 return self._started(request, session)
-        return self._page(request, "start", title=_("Start a chat session"), form=form)
+        keep(request, page, form)
+        return redirect_to_itself(request)
+
+    def _lead_to_open(self, request: HttpRequest, session: ChatSession | None) -> None:
+        """Show a link to the chat that the customer has open."""
+        if session is not None:
+            link = '<a href="{}">{}</a>'
+            where = format_html(link, self._link(request, session), session)
+            sentence = format_html("{} {}", _("This chat is open:"), where)
+            self.message_user(request, sentence, messages.WARNING)
 
     def _require_operate(self, request: HttpRequest) -> None:
         if not self.has_operate_permission(request):
             raise PermissionDenied
 
-    def _look_up(self, request: HttpRequest, form: LookUpForm) -> bool:
-        """Ask; where that fails, the form says why."""
+    def _look_up(self, request: HttpRequest, form: LookUpForm) -> HttpResponseBase:
+        """Look up the customer; on an error the form says why, next to what is known."""
+        if not form.is_valid():
+            keep(request, self._key_of("lookup"), form)
+            return HttpResponseRedirect(self.url_to("lookup"))
         customer, account = form.asked
         try:
             found = look_up_customer(
-                customer, account=account, requested_by=request.user, door="admin"
+                customer, account=account, requested_by=request.user, via="admin"
             )
         except (OSVIError, OSVINotConfigured) as error:
             _add_error(form, error, _NOT_TOLD.get(error.code, ""))
-            return False
-        self._say_found(request, found)
-        return True
+            keep(request, self._key_of("lookup"), form)
+        else:
+            self._say_found(request, found)
+        return HttpResponseRedirect(self.lookup_url(customer, account))
 
     def _known(self, request: HttpRequest, form: LookUpForm) -> list[ChatSession] | None:
-        """The customer's sessions that are here, one more than is shown; None: no customer."""
+        """Return the customer's sessions, one more than is shown; None if none was given."""
         if not form.is_bound or any(name in form.errors for name in form.fields):
             return None
         customer = form.cleaned_data["customer_id"]
-        theirs = exactly("customer_id", customer)
+        theirs = exact_match("customer_id", customer)
         ours = self.get_queryset(request).filter(theirs, agent__account=form.chosen_account)
         newest = ours.select_related("agent").defer("metadata").order_by("-started_at", "-id")
         return list(newest[: SESSIONS_SHOWN + 1])
 
     def _link(self, request: HttpRequest, session: ChatSession) -> str:
-        """Where the session is to be seen; "" where that is nowhere for this user."""
-        if self.has_view_permission(request, session):
-            return url_of(self, "chatsession_change", session)
-        return url_of(self, "chatsession_desk", session)
+        """Return the URL at which this user, who may operate, sees the session."""
+        is_seen = self.has_view_permission(request, session)
+        return self.url_to("change" if is_seen else "desk", session.pk)
 
     def lookup_url(self, customer_id: str, account: str) -> str:
-        """Where all that is known of a customer is shown, and OSVI can be asked."""
-        return (
-            f"{self._url('lookup')}?{urlencode({'customer_id': customer_id, 'account': account})}"
-        )
+        """Return the URL of the lookup page of a customer."""
+        query = urlencode({"customer_id": customer_id, "account": account})
+        return f"{self.url_to('lookup')}?{query}"
 
     def _say_found(self, request: HttpRequest, found: LookedUp) -> None:
         level = messages.SUCCESS if found.sessions else messages.INFO
         said = " ".join(_sentences(found))
-        self.message_user(request, said, messages.WARNING if found.untold else level)
+        self.message_user(request, said, messages.WARNING if found.unknown else level)
 
     def _started(self, request: HttpRequest, session: ChatSession) -> HttpResponseBase:
-        sentence = str(_("The chat session is started."))
+        sentence = str(_("The chat session was started."))
         write_history(self, request, session, sentence)
         self.message_user(request, sentence, messages.SUCCESS)
         return HttpResponseRedirect(self._page_after(request, session))
@@ -134,40 +210,49 @@ class CustomerViews(AskingViews):
     def _perhaps_started(
         self, request: HttpRequest, form: StartForm, error: OSVIError
     ) -> HttpResponseBase:
-        """Nobody knows: lead to where OSVI is asked, and let no reload start another one."""
-        sentence = _("Look the customer up here to see whether the chat session was started.")
+        """Redirect to the lookup page, so that a reload does not start another chat."""
+        sentence = _("Look up the customer here to see whether the chat session was started.")
         self.message_user(request, f"{error} {sentence}", messages.WARNING)
         wanted = form.wanted()
         return HttpResponseRedirect(self.lookup_url(wanted["customer_id"], wanted["account"]))
 
 
 def _sentences(found: LookedUp) -> Iterator[str]:
-    """What OSVI lists; what it does not list, and what it did not tell, where there is any."""
+    """Yield what OSVI lists, and the dormant or unknown sessions if there are any."""
     listed = ngettext(
-        "OSVI was asked: it lists %(number)d chat session of this customer as active.",
-        "OSVI was asked: it lists %(number)d chat sessions of this customer as active.",
+        "OSVI has %(number)d active chat for this customer.",
+        "OSVI has %(number)d active chats for this customer.",
         found.listed,
     )
-    none = _("OSVI was asked: it lists no chat session of this customer as active.")
+    none = _("OSVI has no active chat for this customer.")
     yield listed % {"number": found.listed} if found.listed else str(none)
-    if found.quiet:
+    if found.dormant:
         quiet = ngettext(
-            "%(number)d other has gone quiet, and is not closed.",
-            "%(number)d others have gone quiet, and are not closed.",
-            found.quiet,
+            "%(number)d more chat is still open, but quiet.",
+            "%(number)d more chats are still open, but quiet.",
+            found.dormant,
         )
-        yield quiet % {"number": found.quiet}
-    if found.untold:
+        yield quiet % {"number": found.dormant}
+    if found.unknown:
         untold = ngettext(
-            "Whether %(number)d other is closed, OSVI did not tell: look up again in a moment.",
-            "Whether %(number)d others are closed, OSVI did not tell: look up again in a moment.",
-            found.untold,
+            "OSVI did not say whether %(number)d other chat is closed. Look up the customer again "
+            "in a moment.",
+            "OSVI did not say whether %(number)d other chats are closed. Look up the customer "
+            "again in a moment.",
+            found.unknown,
         )
-        yield untold % {"number": found.untold}
+        yield untold % {"number": found.unknown}
+
+
+def _may_have_started(error: OSVIError | OSVINotConfigured) -> TypeGuard[OSVIError]:
+    """Return whether the start was sent. An error with an attempt is from the close before it."""
+    if not isinstance(error, OSVINoAnswer | OSVIBadAnswer):
+        return False
+    return error.attempt is None and not error.asks_only
 
 
 def _add_error(form: AccountForm, error: OSVIError | OSVINotConfigured, sentence: Any = "") -> None:
-    """Say in the form why nothing was done; a refusal by permission is a 403."""
+    """Add why nothing was done to the form; a refusal by permission is a 403."""
     if isinstance(error, NotAllowed):
         raise PermissionDenied from error
     field = error.field if isinstance(error, InvalidInput) else ""

@@ -1,33 +1,52 @@
-"""What staff are asked before something is done."""
+"""The forms of the admin."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, cast
+from typing import Any, Final, Self, cast
 
 from django import forms
+from django.contrib.admin import AdminSite
+from django.contrib.admin.widgets import AutocompleteSelect
+from django.db import models, router
 from django.utils.translation import gettext_lazy as _
 
+from osvi_django.admin.agent_choice import find_agents
+from osvi_django.admin.bounded import is_key
+from osvi_django.admin.deletion import options_of
 from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, account_aliases
-from osvi_django.models import ID_MAX_LENGTH, NOTE_MAX_LENGTH, ChatAgent
+from osvi_django.models import ChatAgent, ChatSession
+from osvi_django.redaction import HiddenText
+from osvi_django.services.recovery.reviewing import SUMMARY_MAX_LENGTH
 from osvi_django.services.support import TEXT_MAX_LENGTH
+from osvi_django.validation import ID_MAX_LENGTH, NOTE_MAX_LENGTH
+
+_NAMESAKES_SHOWN: Final = 10
 
 
-def _accounts() -> list[str]:
-    """The names of the accounts; of settings that cannot be used the service tells."""
+def accounts_here() -> list[str]:
+    """Return the names of the accounts. The service reports settings that cannot be used."""
     try:
         return account_aliases()
     except InvalidSetting:
         return [DEFAULT_ACCOUNT]
 
 
+class PersonalField(forms.CharField):
+    """A field for personal data: error reporters do not see its value."""
+
+    def clean(self, value: Any) -> str:
+        """Return the text."""
+        return HiddenText(super().clean(value))
+
+
 def _words(label: Any, help_text: Any) -> forms.CharField:
     widget = forms.Textarea(attrs={"rows": 3, "maxlength": TEXT_MAX_LENGTH})
-    return forms.CharField(label=label, help_text=help_text, required=False, widget=widget)
+    return PersonalField(label=label, help_text=help_text, required=False, widget=widget)
 
 
 def _note(label: Any, help_text: Any, *, required: bool = False) -> forms.CharField:
-    return forms.CharField(
+    return PersonalField(
         label=label,
         help_text=help_text,
         required=required,
@@ -41,36 +60,56 @@ class CloseForm(forms.Form):
 
     note = _note(
         _("Note (optional)"),
-        _("Why you close it, for your colleagues. It is not sent to OSVI."),
+        _("Why are you closing it? Only your colleagues see this."),
     )
 
 
 class CloseJobForm(CloseForm):
-    """The confirmation of a job, whose note is that of each of its sessions."""
+    """The confirmation of a job. Its note is stored with each session."""
 
     note = _note(
         _("Note (optional)"),
-        _("Why you close them, for your colleagues. It is not sent to OSVI."),
+        _("Why are you closing them? Only your colleagues see this."),
     )
 
 
 class MarkForm(CloseForm):
-    """The confirmation that a session is closed at OSVI, by the word of whoever looked."""
+    """The confirmation that a user has seen that a session is closed at OSVI."""
 
     note = _note(
-        _("Note"), _("How you know that it is closed, for your colleagues."), required=True
+        _("Note"), _("How do you know it is closed? Your colleagues will see this."), required=True
     )
 
 
+class ReviewForm(CloseForm):
+    """The text that is used as the summary from an unreliable answer."""
+
+    field_order = ("text", "note")
+    text = PersonalField(
+        label=_("Summary"),
+        help_text=_("The part of the answer that is the summary. You can correct it."),
+        max_length=SUMMARY_MAX_LENGTH,
+        widget=forms.Textarea(attrs={"rows": 12}),
+    )
+    note = _note(
+        _("Note (optional)"),
+        _("How do you know it is right? Only your colleagues see this."),
+    )
+
+    def clean_text(self) -> str:
+        """Return the text with normalized line ends."""
+        return HiddenText(self.cleaned_data["text"].replace("\r\n", "\n"))
+
+
 class AccountForm(forms.Form):
-    """A form that asks for the OSVI account where there are several."""
+    """A form that asks for the OSVI account if there are several."""
 
     account = forms.ChoiceField(label=_("OSVI account"))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Read which accounts there are."""
         super().__init__(*args, **kwargs)
-        self.accounts = _accounts()
+        self.accounts = accounts_here()
         if len(self.accounts) > 1:
             choices = [(alias, alias) for alias in self.accounts]
             cast("forms.ChoiceField", self.fields["account"]).choices = choices
@@ -79,131 +118,204 @@ class AccountForm(forms.Form):
 
     @property
     def chosen_account(self) -> str:
-        """The one that was chosen, or the only one."""
+        """Return the chosen account, or the only one."""
         return str(self.cleaned_data.get("account") or self.accounts[0])
 
 
 class LookUpForm(AccountForm):
-    """Of which customer OSVI is asked what is open."""
+    """The customer to look up."""
 
     field_order = ("customer_id", "account")
-    customer_id = forms.CharField(
+    customer_id = PersonalField(
         label=_("Customer"),
-        help_text=_("The id that your site gave OSVI for the customer, all of it."),
+        help_text=_(
+            "The customer's full phone number or id, as OSVI knows it, for example +15551112222."
+        ),
         max_length=ID_MAX_LENGTH,
     )
 
     @property
     def asked(self) -> tuple[str, str]:
-        """The customer and the account."""
+        """Return the customer and the account."""
         return self.cleaned_data["customer_id"], self.chosen_account
 
 
-class StartForm(AccountForm):
-    """What a new session begins with."""
+class AgentSelect(AutocompleteSelect):
+    """A select field of an agent, searched by name."""
 
-    field_order = ("agent", "agent_uuid", "account", "customer_id", "input_fields", "context")
+    @classmethod
+    def on(cls, site: AdminSite) -> Self:
+        """Return one that searches the agents of this admin site."""
+        field = cast("models.ForeignKey[Any, Any]", options_of(ChatSession).get_field("agent"))
+        return cls(field, site)
+
+    def optgroups(self, name: str, value: Any, attrs: Any = None) -> Any:
+        """Return the chosen agent, if the value can be its key."""
+        return super().optgroups(name, [each for each in value if is_key(each)], attrs)
+
+
+class StartForm(AccountForm):
+    """The values that a new session starts with."""
+
+    field_order = (
+        "agent",
+        "agent_uuid",
+        "account",
+        "customer_id",
+        "replace",
+        "input_fields",
+        "context",
+    )
     agent: forms.ModelChoiceField[ChatAgent] = forms.ModelChoiceField(
         label=_("Agent"),
         queryset=ChatAgent.objects.none(),
         required=False,
-        empty_label=_("Not in this list: its UUID follows"),
+        empty_label=_("Another agent (enter its UUID below)"),
     )
     agent_uuid = forms.CharField(
         label=_("UUID of another agent"),
-        help_text=_("For an agent that is not in the list. OSVI's dashboard shows it."),
+        help_text=_(
+            "Only for an agent that is not in the list. You find the UUID in OSVI's dashboard."
+        ),
         required=False,
         max_length=ID_MAX_LENGTH,
     )
-    customer_id = forms.CharField(
+    customer_id = PersonalField(
         label=_("Customer"),
-        help_text=_("The id by which your site and OSVI know the customer, a phone number say."),
+        help_text=_(
+            "The customer's full phone number or id, as your site and OSVI know it, for example "
+            "+15551112222."
+        ),
         max_length=ID_MAX_LENGTH,
     )
-    input_fields = forms.CharField(
+    replace = forms.BooleanField(
+        label=_("Close the open chat first"),
+        help_text=_(
+            "If the customer already has an open chat with this agent, close it and keep its "
+            "summary; this can take up to a minute. If you do not tick this, no new chat is "
+            "started in that case."
+        ),
+        required=False,
+    )
+    input_fields = PersonalField(
         label=_("Input fields (optional)"),
-        help_text=_('What the agent is told of the customer, as JSON: {"first_name": "Alex"}'),
+        help_text=_(
+            'What the agent should know about the customer, as JSON: {"first_name": "Alex"}'
+        ),
         required=False,
         max_length=TEXT_MAX_LENGTH,
         widget=forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}),
     )
-    context = forms.CharField(
+    context = PersonalField(
         label=_("Context (optional)"),
-        help_text=_("Facts for the agent to know, one a line. OSVI keeps the last five."),
+        help_text=_("Facts the agent should know, one per line. OSVI keeps the five newest."),
         required=False,
         max_length=TEXT_MAX_LENGTH,
         widget=forms.Textarea(attrs={"rows": 3}),
     )
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Offer the agents whose UUIDs are known."""
+    def __init__(self, *args: Any, search_on: AdminSite | None = None, **kwargs: Any) -> None:
+        """Offer the agents with known UUIDs: in a list, or with a search if there are many.
+
+        ``search_on``: the admin site on which this user may search them.
+        """
         super().__init__(*args, **kwargs)
         agents = cast("forms.ModelChoiceField[ChatAgent]", self.fields["agent"])
-        agents.queryset = ChatAgent.objects.exclude(uuid=None)
+        known = ChatAgent.objects.using(router.db_for_write(ChatAgent))
+        agents.queryset = known.exclude(uuid=None)
+        if find_agents(uuid__isnull=False).has_more:
+            agents.widget = AgentSelect.on(search_on) if search_on else forms.HiddenInput()
+            agents.widget.choices = agents.choices
+            agents.empty_label = None
+            self.fields["agent_uuid"].label = _("Name or UUID of the agent")
+            self.fields["agent_uuid"].help_text = _(
+                "Its name on this site, or its UUID from OSVI's dashboard."
+            )
         if "account" in self.fields:
-            self.fields["account"].help_text = _("Of the agent whose UUID you wrote.")
+            self.fields["account"].help_text = _("The account of the agent whose UUID you entered.")
 
     def clean_input_fields(self) -> dict[str, Any]:
-        """An object; JSON of whatever depth and length that is none is a mistake, not a failure."""
+        """Return the object. Any other JSON, however deep or long, is an error in the form."""
         text = self.cleaned_data["input_fields"]
         try:
             fields = json.loads(text or "{}")
         except (ValueError, RecursionError):
             fields = None
         if not isinstance(fields, dict):
-            problem = _('Write an object of JSON, with straight quotes: {"first_name": "Alex"}')
+            problem = _(
+                'Enter a JSON object with straight quotes, for example {"first_name": "Alex"}'
+            )
             raise forms.ValidationError(problem)
         return fields
 
     def clean_context(self) -> list[str]:
-        """Its lines."""
+        """Return the lines."""
         lines = (line.strip() for line in self.cleaned_data["context"].splitlines())
         return [line for line in lines if line]
 
     def clean(self) -> None:
-        """One agent, chosen or named."""
+        """Check that exactly one agent is chosen or named."""
         super().clean()
-        if bool(self.cleaned_data.get("agent")) == bool(self.cleaned_data.get("agent_uuid")):
-            problem = _("Choose an agent from the list, or write the UUID of another one.")
+        self._take_name()
+        is_named = self.cleaned_data.get("agent_uuid") or "agent_uuid" in self.errors
+        if bool(self.cleaned_data.get("agent")) == bool(is_named):
+            problem = _("Choose an agent from the list, or enter the UUID of another agent.")
             self.add_error("agent", problem)
 
+    def _take_name(self) -> None:
+        """Choose the agent whose name was entered in place of a UUID."""
+        text = self.cleaned_data.get("agent_uuid")
+        if not text or self.cleaned_data.get("agent"):
+            return
+        known = ChatAgent.objects.using(router.db_for_write(ChatAgent)).exclude(uuid=None)
+        if known.filter(uuid=text).exists():
+            return
+        called = list(known.filter(name__iexact=text)[:_NAMESAKES_SHOWN])
+        if len(called) == 1:
+            self.cleaned_data.update(agent=called[0], agent_uuid="")
+        elif called:
+            problem = _("Several agents have this name. Enter the UUID of one: %(uuids)s")
+            uuids = ", ".join(f"{agent.uuid} ({agent.account})" for agent in called)
+            self.add_error("agent_uuid", problem % {"uuids": uuids})
+
     def wanted(self) -> dict[str, Any]:
-        """What ``start_session`` takes."""
+        """Return the arguments of ``start_session``."""
         told = self.cleaned_data
         agent = told["agent"]
         return {
             "agent_uuid": agent.uuid if agent else told["agent_uuid"],
             "account": agent.account if agent else self.chosen_account,
+            "replace": told.get("replace", False),
             **{name: told[name] for name in ("customer_id", "input_fields", "context")},
         }
 
 
 class DeskForm(forms.Form):
-    """All that may be written at the desk of a session; one of it is sent at a time."""
+    """The texts of the desk; one of them is sent at a time."""
 
-    message = _words(_("Write to the customer"), _("The customer reads it as you write it."))
+    message = _words(_("Write to the customer"), _("The customer sees exactly this text."))
     tell = _words(
-        _("Tell the agent"),
+        _("Instruct the agent"),
         _(
-            "The agent answers the customer at once, as you tell it to. The customer reads its "
-            "answer and not your words."
+            "The agent replies to the customer now and follows your instruction. The customer "
+            "sees the reply, not your instruction."
         ),
     )
     whisper = _words(
-        _("Whisper to the agent"),
+        _("Give the agent a hint"),
         _(
-            "Nothing happens now: the agent keeps it in mind for when the customer writes next. "
-            "Nobody else sees it."
+            "Nothing is sent now. The agent uses the hint in its next reply. The customer does "
+            "not see it."
         ),
     )
     context = _words(
         _("Add context"),
-        _("A fact that the agent is to know for the rest of the conversation."),
+        _("A fact the agent should know from now on."),
     )
 
     def words_of(self, name: str) -> str:
-        """What was written there; "" with an error where that is nothing."""
-        words: str = self.cleaned_data.get(name, "").replace("\r\n", "\n")
+        """Return the text of a field. If it is empty, add an error and return ""."""
+        words = HiddenText(self.cleaned_data.get(name, "").replace("\r\n", "\n"))
         if not words and name not in self.errors:
-            self.add_error(name, _("Write something first."))
+            self.add_error(name, _("Enter a text first."))
         return words

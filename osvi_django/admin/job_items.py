@@ -6,83 +6,79 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from django.contrib import admin
-from django.contrib.admin.sites import AdminSite
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
+from osvi_django.admin.bounded import BoundedAdmin, ConditionFilter
+from osvi_django.admin.job_progress import FAILURES, OUTCOMES
+from osvi_django.admin.mixins import ReadOnlyRows
+from osvi_django.admin.pages import OwnPages, admin_of_sessions, url_to
 from osvi_django.admin.pagination import CappedPaginator
-from osvi_django.admin.progress import FAILURES, OUTCOMES
-from osvi_django.admin.rows import ReadOnlyRows, may_visit_sessions
-from osvi_django.exceptions import describe
+from osvi_django.exceptions import message_for_code
 from osvi_django.models import CloseJob, CloseJobItem
+from osvi_django.services.jobs import store
 
 ANY_FAILURE: Final = "failures"
 
 
-class OutcomeFilter(admin.SimpleListFilter):
-    """One outcome, or whatever needs somebody's attention."""
+class OutcomeFilter(ConditionFilter):
+    """Filter by one outcome, or by all that need attention."""
 
     title = _("outcome")
     parameter_name = "outcome"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterator[tuple[str, Any]]:
-        yield ANY_FAILURE, _("failed or unconfirmed")
+        yield ANY_FAILURE, _("needs attention")
         yield from ((outcome.value, outcome.label) for outcome in OUTCOMES)
 
-    def queryset(
-        self, request: HttpRequest, queryset: QuerySet[CloseJobItem]
-    ) -> QuerySet[CloseJobItem]:
-        wanted = self.value()
-        if wanted is None:
-            return queryset
-        return queryset.filter(outcome__in=FAILURES if wanted == ANY_FAILURE else (wanted,))
+    def condition(self, value: str) -> Q:
+        return Q(outcome__in=FAILURES if value == ANY_FAILURE else (value,))
 
 
-class CloseJobItems(ReadOnlyRows, admin.ModelAdmin):  # type: ignore[type-arg]
+class CloseJobItems(ReadOnlyRows, BoundedAdmin):
     """The list of one job's sessions; ``CloseJobAdmin`` makes one for each request.
 
-    It is registered nowhere: whoever may see the job may see what became of each of its sessions.
+    It is not registered: users who may see the job may see its sessions.
     """
 
     list_display = ("session_shown", "outcome", "reason_shown")
     list_display_links = None
     list_filter = (OutcomeFilter,)
-    search_fields = ("asked_id__startswith",)
-    search_help_text = _("A session id, or how it begins.")
+    search_fields = ("requested_session_id__startswith",)
+    search_help_text = _("Search by session id.")
     actions = None
+    # Counting the whole table becomes slower with every row.
     show_full_result_count = False
     paginator = CappedPaginator
 
     class Media:
         css = {"all": ("osvi_django/admin.css",)}
 
-    def __init__(self, job: CloseJob, site: AdminSite, user: Any) -> None:
-        super().__init__(CloseJobItem, site)
+    def __init__(self, job: CloseJob, job_admin: OwnPages, request: HttpRequest) -> None:
+        super().__init__(CloseJobItem, job_admin.admin_site)
         self.job = job
-        self.has_links = may_visit_sessions(site, user)
+        self.sessions = admin_of_sessions(self.admin_site, request)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Whoever was let to the job may see these."""
+        """Return True: the view of the job has checked the permission."""
         return True
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CloseJobItem]:
-        """Those of the job alone."""
-        return self.job.items.all()
+        """Return the sessions of this job."""
+        return store.items(self.job)
 
-    @admin.display(description=_("chat session"), ordering="asked_id")
+    @admin.display(description=_("chat session"), ordering="requested_session_id")
     def session_shown(self, item: CloseJobItem) -> str | SafeString:
-        """The id, as a link for those who may see the session."""
-        if item.session_id is None or not self.has_links:
-            return item.asked_id
-        name = "admin:osvi_django_chatsession_change"
-        url = reverse(name, args=[item.session_id], current_app=self.admin_site.name)
-        return format_html('<a href="{}">{}</a>', url, item.asked_id)
+        """Return the id, as a link if the user may see the session."""
+        if item.session_id is None or self.sessions is None:
+            return item.requested_session_id
+        url = url_to(self.sessions, "change", item.session_id)
+        return format_html('<a href="{}">{}</a>', url, item.requested_session_id)
 
     @admin.display(description=_("reason"))
     def reason_shown(self, item: CloseJobItem) -> str:
-        """Why it is not closed, in a plain sentence."""
-        return describe(item.error_code, item.error_reason)
+        """Return a sentence that says why it is not closed."""
+        return message_for_code(item.error_code, item.error_reason)

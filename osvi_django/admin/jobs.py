@@ -1,17 +1,18 @@
-"""Close jobs in the admin: confirm one, watch it, cancel it, and try again what failed."""
+"""Close jobs in the admin: confirm, watch, cancel and retry them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import label_for_field, unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, QuerySet
+from django.db import router
+from django.db.models import Count, Q, QuerySet
 from django.http import (
     Http404,
     HttpRequest,
@@ -22,28 +23,40 @@ from django.http import (
 )
 from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern
 from django.utils.formats import date_format, localize
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
-from django.utils.timezone import localtime
+from django.utils.timezone import is_aware, localtime
 from django.utils.translation import gettext_lazy as _
 
-from osvi_django.admin.doors import DoorFilter, DoorShown, label_of
+from osvi_django.admin.bounded import ConditionFilter, before
+from osvi_django.admin.deletion import redirect_to_itself
 from osvi_django.admin.forms import CloseJobForm
 from osvi_django.admin.job_items import CloseJobItems
+from osvi_django.admin.job_progress import FAILURES, OUTCOMES, state_of, status_words, took
+from osvi_django.admin.kept import drop, keep, posted, take
+from osvi_django.admin.mixins import ReadOnlyRows, write_history
+from osvi_django.admin.options import Names
+from osvi_django.admin.pages import (
+    OwnPages,
+    Way,
+    admin_of_sessions,
+    url_to,
+)
 from osvi_django.admin.pagination import CappedPaginator
-from osvi_django.admin.progress import FAILURES, OUTCOMES, state_of, took
-from osvi_django.admin.rows import ReadOnlyRows, may_visit_sessions, url_of, write_history
+from osvi_django.admin.sources import WHERE, DoorFilter, DoorShown, label_of
+from osvi_django.database import non_atomic
 from osvi_django.exceptions import InvalidInput, NotAllowed
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
 from osvi_django.services.jobs import (
     cancel_close_job,
     confirm_close_job,
+    resume_stalled,
     retry_close_job,
     retry_of,
-    take_up,
+    store,
 )
 from osvi_django.services.permissions import (
     may_close,
@@ -51,16 +64,19 @@ from osvi_django.services.permissions import (
     require_job,
     visible_jobs,
 )
-from osvi_django.transactions import non_atomic
 
 JobStatus = CloseJob.Status
 
 FAILURES_SHOWN: Final = 50
 _FAILURES: Final = "admin/osvi_django/closejob/failures.html"
 
+CLOSED_BY: Final = _("closed by")
+# What staff call the fields of a job.
+_LABELS: Final = {"requested_by": CLOSED_BY, "via": WHERE}
 
-class JobStatusFilter(admin.SimpleListFilter):
-    """The status, without that of drafts, which are not listed."""
+
+class JobStatusFilter(ConditionFilter):
+    """Filter by status, without drafts, which are not listed."""
 
     title = _("status")
     parameter_name = "status"
@@ -68,13 +84,12 @@ class JobStatusFilter(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         return [(each.value, each.label) for each in JobStatus if each != JobStatus.DRAFT]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[CloseJob]) -> QuerySet[CloseJob]:
-        wanted = self.value()
-        return queryset if wanted is None else queryset.filter(status=wanted)
+    def condition(self, value: str) -> Q:
+        return Q(status=value)
 
 
 class JobList(ChangeList):
-    """The list of jobs without drafts, which are nothing yet but a page that asks."""
+    """The list of jobs without drafts, which are not confirmed."""
 
     def get_queryset(self, *args: Any, **kwargs: Any) -> QuerySet[CloseJob]:
         jobs: QuerySet[CloseJob] = super().get_queryset(*args, **kwargs)
@@ -82,81 +97,92 @@ class JobList(ChangeList):
 
 
 @admin.register(CloseJob)
-class CloseJobAdmin(ReadOnlyRows, DoorShown, admin.ModelAdmin):  # type: ignore[type-arg]
-    """Jobs begin in the list of sessions, or through another door; here they are watched.
+class CloseJobAdmin(ReadOnlyRows, DoorShown, OwnPages):
+    """Show close jobs. They start in the list of sessions or via another entry point.
 
-    An admin site that has ``ChatSessionAdmin`` needs this one as well: *Close selected* leads here.
+    An admin site offers *Close selected* in its list of sessions if it has this one as well.
     """
 
-    list_display = (
+    list_display: Names = (
         "name_shown",
         "status_shown",
         "done_of_total",
         "failed",
         "unconfirmed",
-        "requested_by",
+        "asker",
         "created_at",
-        "door_shown",
+        "via_shown",
     )
-    list_filter = (JobStatusFilter, DoorFilter)
+    list_filter: ClassVar[Names] = (JobStatusFilter, DoorFilter)
     list_per_page = 50
     show_full_result_count = False
     paginator = CappedPaginator
-    actions = None
+    actions: Names | None = None
+    change_list_template = "admin/osvi_django/closejob/change_list.html"
 
     class Media:
         css = {"all": ("osvi_django/admin.css",)}
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        """For those who may close sessions, and those who may see the jobs of others."""
+        """Return whether the user may close sessions or see the jobs of others."""
         return self.has_view_permission(request)
 
     def has_view_permission(self, request: HttpRequest, obj: CloseJob | None = None) -> bool:
-        """Whether there is anything here for this user; ``get_queryset`` says which jobs."""
+        """Return whether the user may see any job; ``get_queryset`` says which."""
         return may_close(request.user) or may_view_all_jobs(request.user)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CloseJob]:
-        """The user's own jobs, and with the permission those of all others."""
-        return visible_jobs(request.user).select_related("requested_by", "retry_of")
+        """Return the user's own jobs, or all jobs if the user has the permission."""
+        visible, rows = visible_jobs(request.user), super().get_queryset(request)
+        # For a proxy model, the rows must be of its own class.
+        is_ours = self.model is CloseJob
+        jobs = visible if is_ours else rows.filter(pk__in=visible.values("pk"))
+        return jobs.select_related("requested_by", "retry_of")
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        return JobList
+        return before(super().get_changelist(request, **kwargs), JobList)
+
+    def own_urls(self) -> list[URLPattern]:
+        """Return the URLs of the pages about one job."""
+        return [
+            self._path("<int:job_id>/confirm", self.confirm_view),
+            self._path("<int:job_id>/progress", self.progress_view),
+            self._path("<int:job_id>/cancel", self.cancel_view),
+            self._path("<int:job_id>/retry", self.retry_view),
+            self._path("<int:job_id>/sessions", self.sessions_view),
+            *super().own_urls(),
+        ]
 
     def get_urls(self) -> list[URLPattern]:
-        """The admin's URLs and ours, all outside any transaction: a look may take a job up."""
-        urls = [
-            self._path("confirm", self.confirm_view),
-            self._path("progress", self.progress_view),
-            self._path("cancel", self.cancel_view),
-            self._path("retry", self.retry_view),
-            self._path("sessions", self.sessions_view),
-            *super().get_urls(),
-        ]
+        """Return the admin's URLs and ours, all outside any transaction: a view may resume jobs."""
+        urls = super().get_urls()
         for pattern in urls:
             pattern.callback = non_atomic(pattern.callback)
         return urls
 
     @admin.display(description=_("close job"), ordering="id")
     def name_shown(self, job: CloseJob) -> str:
-        """How a job is called everywhere."""
+        """Return the name of a job."""
         return str(job)
 
     @admin.display(description=_("status"), ordering="status")
     def status_shown(self, job: CloseJob) -> SafeString:
-        """The status in its own colour."""
+        """Return the status in its own colour."""
         return format_html(
-            '<span class="osvi-status osvi-job-{}">{}</span>', job.status, job.get_status_display()
+            '<span class="osvi-status osvi-job-{}">{}</span>', job.status, status_words(job)
         )
+
+    @admin.display(description=CLOSED_BY, ordering="requested_by")
+    def asker(self, job: CloseJob) -> str | None:
+        """Return the name of the user or other caller."""
+        name = job.requested_by or job.requester
+        return str(name) if name else None
 
     @admin.display(description=_("done"))
     def done_of_total(self, job: CloseJob) -> str:
-        """How far it has come."""
+        """Return the progress of the job."""
         numbers = {"done": localize(job.done + job.cancelled), "total": localize(job.total)}
         return str(_("%(done)s of %(total)s") % numbers)
-
-    def get_fieldsets(self, request: HttpRequest, obj: CloseJob | None = None) -> Any:
-        """None: the page says all there is in its own way."""
-        return ()
 
     def change_view(
         self,
@@ -165,54 +191,64 @@ class CloseJobAdmin(ReadOnlyRows, DoorShown, admin.ModelAdmin):  # type: ignore[
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """The page of a job, which keeps itself up to date; a draft has the one that asks."""
+        """Show the page of a job, which updates itself; redirect a draft to its confirmation."""
         job = self._looked_at(request, unquote(object_id))
+        if request.method == "POST":
+            raise PermissionDenied  # a job is never edited by hand
         if job.status == JobStatus.DRAFT:
-            return HttpResponseRedirect(url_of(self, "closejob_confirm", job))
+            return HttpResponseRedirect(self.url_to("confirm", job.pk))
         context = {**self._page_of(request, job), **(extra_context or {})}
-        return super().change_view(request, object_id, form_url, context)
+        return self._page(request, "closejob/job.html", **context)
 
     def progress_view(self, request: HttpRequest, job_id: int) -> HttpResponseBase:
-        """How far the job is, as JSON for the script on its page."""
+        """Return the progress as JSON for the script on the page."""
         job = self._looked_at(request, job_id)
         state = state_of(job)
+        request.current_app = self.admin_site.name
         failures = render_to_string(_FAILURES, self._failures_of(request, job, state), request)
         return JsonResponse({**state, "failures": failures})
 
     def sessions_view(self, request: HttpRequest, job_id: int) -> HttpResponseBase:
-        """The sessions of the job, and what became of each."""
+        """Show the sessions of the job and their outcomes."""
         job = self._find(request, job_id)
-        sessions = CloseJobItems(job, self.admin_site, request.user)
+        sessions = CloseJobItems(job, self, request)
         title = _("Chat sessions of close job %(id)s") % {"id": job.pk}
-        context = {"title": title, "job": job, "job_opts": self.opts}
+        context = {"title": title, "job": job, "original": job, "opts": self.opts}
         return sessions.changelist_view(request, context)
 
     def confirm_view(self, request: HttpRequest, job_id: int) -> HttpResponseBase:
-        """Ask whether to begin a draft (GET), and let it begin (POST)."""
+        """Ask whether to start a draft (GET), and start it (POST)."""
         job = self._find_managed(request, job_id)
-        form = CloseJobForm(request.POST if request.method == "POST" else None)
-        if job.status == JobStatus.DRAFT and not form.is_valid():
-            return self._question(request, job, form)
+        page = f"{self.opts.label_lower}:confirm:{job.pk}"
+        if request.method != "POST":
+            if job.status != JobStatus.DRAFT:
+                return self._redirect_to(job)
+            return self._question(request, job, take(request, page).fill(CloseJobForm()))
+        form = CloseJobForm(posted(request))
         if form.is_valid():
+            drop(request, page)
             self._confirm(request, job, form.cleaned_data["note"])
+        elif job.status == JobStatus.DRAFT:
+            keep(request, page, form)
+            return redirect_to_itself(request)
         return self._redirect_to(job)
 
     def cancel_view(self, request: HttpRequest, job_id: int) -> HttpResponseBase:
-        """Stop a job (POST)."""
+        """Cancel a job (POST)."""
         job = self._find_managed(request, job_id)
         if request.method == "POST":
             self._cancel(request, job)
         return self._redirect_to(job)
 
     def retry_view(self, request: HttpRequest, job_id: int) -> HttpResponseBase:
-        """Make a new job of what failed (POST), or lead to the one that was made of it."""
+        """Create a job that retries the failed sessions (POST), or redirect to an existing one."""
         job = self._find_managed(request, job_id)
         if request.method != "POST":
             return self._redirect_to(job)
         return self._redirect_to(self._retry(request, job))
 
     def _find(self, request: HttpRequest, job_id: int | str) -> CloseJob:
-        """The job, where this user may see it. Raises ``Http404``, ``PermissionDenied``."""
+        """Return the job if this user may see it. Raise ``Http404`` or ``PermissionDenied``."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         job: CloseJob | None = self.get_object(request, str(job_id))
@@ -221,24 +257,24 @@ class CloseJobAdmin(ReadOnlyRows, DoorShown, admin.ModelAdmin):  # type: ignore[
         return job
 
     def _find_managed(self, request: HttpRequest, job_id: int) -> CloseJob:
-        """The job, where this user may decide about it. Raises as ``_find``."""
+        """Return the job if this user may decide about it. Raise the same as ``_find``."""
         job = self._find(request, job_id)
         with _refusal_as_403():
             require_job(request.user, job)
         return job
 
     def _looked_at(self, request: HttpRequest, job_id: int | str) -> CloseJob:
-        """The job; if nobody works on it any more, a look at it lets it go on."""
+        """Return the job, and resume it if it has stalled."""
         job = self._find(request, job_id)
-        if not job.is_finished and take_up(job):
-            job.refresh_from_db()
+        if not job.is_finished and resume_stalled(job):
+            job.refresh_from_db(using=router.db_for_write(CloseJob))
         return job
 
     def _confirm(self, request: HttpRequest, job: CloseJob, note: str) -> None:
         try:
             with _refusal_as_403():
                 confirm_close_job(job, requested_by=request.user, note=note)
-        except InvalidInput as error:  # somebody was quicker, or clicked twice
+        except InvalidInput as error:  # a colleague was faster, or it was a double click
             self.message_user(request, str(error), messages.INFO)
         else:
             write_history(self, request, job, str(_("Confirmed.")))
@@ -247,34 +283,37 @@ class CloseJobAdmin(ReadOnlyRows, DoorShown, admin.ModelAdmin):  # type: ignore[
         with _refusal_as_403():
             job = cancel_close_job(job, requested_by=request.user)
         if job.status != JobStatus.CANCELLED:
-            sentence = _("This close job was finished already: nothing was cancelled.")
+            sentence = _("This close job was already finished. Nothing was stopped.")
             self.message_user(request, sentence, messages.INFO)
             return
-        write_history(self, request, job, str(_("Cancelled.")))
-        sentence = _("Nothing more of this close job is begun; what is under way comes to its end.")
+        write_history(self, request, job, str(_("Stopped.")))
+        sentence = _("Stopped. Chats that were already being closed will finish.")
         self.message_user(request, sentence, messages.SUCCESS)
 
     def _retry(self, request: HttpRequest, job: CloseJob) -> CloseJob:
-        """The job that tries again what failed; the same one where there is nothing to try."""
+        """Return the job that retries the failed sessions, or this job if there are none."""
         known = retry_of(job)
         try:
             with _refusal_as_403():
-                retry = retry_close_job(job, requested_by=request.user, door="admin")
+                retry = retry_close_job(job, requested_by=request.user, via="admin")
         except InvalidInput as error:
             self.message_user(request, str(error), messages.ERROR)
             return job
         if retry != known:
-            sentence = _("Tried again what failed: %(job)s.") % {"job": retry}
+            sentence = _("Retried the failed chats: %(job)s.") % {"job": retry}
             write_history(self, request, job, str(sentence))
         return retry
 
     def _page_of(self, request: HttpRequest, job: CloseJob) -> dict[str, Any]:
-        """What the page of a job shows beside its facts."""
+        """Return the context of the page of a job."""
         state = state_of(job)
         retry = retry_of(job)
         manages = _may_manage(request.user, job)
         is_stopped = job.is_finished or job.status == JobStatus.CANCELLED
         return {
+            "title": str(job),
+            "original": job,
+            "ways": [Way(label=_("History"), url=self.url_to("history", job.pk))],
             "state": state,
             "facts": self._facts_of(job),
             "outcomes": [(each, state["texts"].get(each, "")) for each in OUTCOMES],
@@ -285,10 +324,10 @@ class CloseJobAdmin(ReadOnlyRows, DoorShown, admin.ModelAdmin):  # type: ignore[
         }
 
     def _facts_of(self, job: CloseJob) -> list[tuple[str, Any]]:
-        """Who wanted it, when and why; what is not so is left out."""
+        """Return who requested it, when and why, without empty values."""
         facts = {
-            "requested_by": job.requested_by,
-            "door": label_of(job.door),
+            "requested_by": job.requested_by or job.requester,
+            "via": label_of(job.via),
             "note": job.note,
             "retry_of": job.retry_of and self._link_to(job.retry_of),
             "created_at": _moment(job.created_at),
@@ -296,21 +335,21 @@ class CloseJobAdmin(ReadOnlyRows, DoorShown, admin.ModelAdmin):  # type: ignore[
             "finished_at": _end_of(job),
         }
         return [
-            (capfirst(str(label_for_field(name, CloseJob))), fact)
+            (capfirst(str(_LABELS.get(name) or label_for_field(name, CloseJob))), fact)
             for name, fact in facts.items()
             if fact
         ]
 
     def _link_to(self, job: CloseJob) -> SafeString:
-        return format_html('<a href="{}">{}</a>', url_of(self, "closejob_change", job), job)
+        return format_html('<a href="{}">{}</a>', self.url_to("change", job.pk), job)
 
     def _failures_of(
         self, request: HttpRequest, job: CloseJob, state: dict[str, Any]
     ) -> dict[str, Any]:
-        """What the template of failures shows: the first that need somebody's attention."""
+        """Return the context of the failures: the first sessions that need attention."""
         number = sum(state["counts"][outcome] for outcome in FAILURES)
-        items = CloseJobItems(job, self.admin_site, request.user)
-        first = job.items.filter(outcome__in=FAILURES)[:FAILURES_SHOWN] if number else ()
+        items = CloseJobItems(job, self, request)
+        first = store.items(job).filter(outcome__in=FAILURES)[:FAILURES_SHOWN] if number else ()
         return {
             "opts": self.opts,
             "job": job,
@@ -322,39 +361,27 @@ class CloseJobAdmin(ReadOnlyRows, DoorShown, admin.ModelAdmin):  # type: ignore[
     def _question(
         self, request: HttpRequest, job: CloseJob, form: CloseJobForm
     ) -> TemplateResponse:
-        context = {
-            **self.admin_site.each_context(request),
-            "title": _("Close chat sessions"),
-            "opts": self.opts,
-            "media": self.media,
-            "original": job,
-            "form": form,
-            "has_view_permission": True,
-            "back": self._way_back(request),
+        return self._page(
+            request,
+            "closejob/confirmation.html",
+            title=_("Close chat sessions"),
+            original=job,
+            form=form,
+            back=self._way_back(request),
             **_make_up_of(job),
-        }
-        request.current_app = self.admin_site.name
-        template = "admin/osvi_django/closejob/confirmation.html"
-        return TemplateResponse(request, template, context)
+        )
 
     def _way_back(self, request: HttpRequest) -> str:
-        """The list that the sessions were chosen from, filtered as it was."""
-        site = self.admin_site.name
-        if not may_visit_sessions(self.admin_site, request.user):
-            return reverse("admin:index", current_app=site)
-        url = reverse("admin:osvi_django_chatsession_changelist", current_app=site)
+        """Return the URL of the list that the sessions were selected in, with its filters."""
+        sessions = admin_of_sessions(self.admin_site, request)
+        if sessions is None:
+            return self.url_of_index()
+        url = url_to(sessions, "changelist")
         filters = request.GET.get("_changelist_filters", "")
         return f"{url}?{filters}" if filters else url
 
     def _redirect_to(self, job: CloseJob) -> HttpResponseRedirect:
-        return HttpResponseRedirect(url_of(self, "closejob_change", job))
-
-    def _path(self, name: str, view: Callable[..., HttpResponseBase]) -> URLPattern:
-        return path(
-            f"<int:job_id>/{name}/",
-            self.admin_site.admin_view(view),
-            name=f"{self.opts.app_label}_{self.opts.model_name}_{name}",
-        )
+        return HttpResponseRedirect(self.url_to("change", job.pk))
 
 
 def _failure(items: CloseJobItems, item: CloseJobItem) -> dict[str, Any]:
@@ -382,19 +409,21 @@ def _may_manage(user: Any, job: CloseJob) -> bool:
 
 
 def _moment(when: datetime | None) -> str:
-    return date_format(localtime(when), "DATETIME_FORMAT") if when else ""
+    if when is None:
+        return ""
+    return date_format(localtime(when) if is_aware(when) else when, "DATETIME_FORMAT")
 
 
 def _end_of(job: CloseJob) -> str:
-    """When it ended, and how long it took."""
+    """Return when it ended, and how long it took."""
     if time := took(job):
         return str(_("%(when)s, after %(time)s")) % {"when": _moment(job.finished_at), "time": time}
     return _moment(job.finished_at)
 
 
 def _make_up_of(job: CloseJob) -> dict[str, int]:
-    """How many sessions a draft has, and in which state they are now."""
-    counted = job.items.order_by().values_list("session__status").annotate(Count("pk"))
+    """Return how many sessions a draft has, by their current state."""
+    counted = store.items(job).order_by().values_list("session__status").annotate(Count("pk"))
     states: dict[str | None, int] = dict(counted)
     is_open = sum(states.get(status, 0) for status in ChatSession.OPEN)
     return {

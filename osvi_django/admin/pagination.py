@@ -1,4 +1,4 @@
-"""Counting no further than anybody pages."""
+"""Count no further than users page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from django.utils.functional import cached_property
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts up to ``cap`` rows: beyond, a count costs more with every row and helps nobody."""
+    """A paginator that counts up to ``cap`` rows: beyond that, each row makes the count slower."""
 
     cap = 10_000
 

@@ -1,4 +1,4 @@
-"""How far a command has come, for whoever sits at a terminal or reads a log."""
+"""The progress of a command, for a terminal or a log."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from django.core.management.base import OutputWrapper
 from django.utils.translation import gettext as _
 
-from osvi_django.exceptions import describe
+from osvi_django.exceptions import message_for_code
 from osvi_django.models import CloseJob, CloseJobItem
-from osvi_django.services import ledger
-from osvi_django.services.jobs import progress_of
+from osvi_django.services.jobs import progress_of, store
 
 try:
     from tqdm import tqdm
@@ -22,22 +21,22 @@ except ImportError:  # it comes with the extra "progress"
 
 
 class Counted(Protocol):
-    """Something that is done bit by bit; ``total`` may become known on the way."""
+    """Work in steps; ``total`` may become known later."""
 
     @property
     def total(self) -> int:
-        """How many bits."""
+        """Return the number of steps."""
 
     @property
     def done(self) -> int:
-        """How many of them have come to an end."""
+        """Return how many steps are done."""
 
 
 _T = TypeVar("_T", bound=Counted)
 
-# How often to write a line where there is no bar.
+# How often to write a line if there is no bar.
 EVERY: Final = 10.0  # seconds
-# Of the sessions that could not be closed.
+# How many failures are listed.
 MOST_FAILURES: Final = 20
 
 _NOT_CLOSED: Final = (*CloseJobItem.FAILED, CloseJobItem.Outcome.UNCONFIRMED)
@@ -47,9 +46,9 @@ _NOT_CLOSED: Final = (*CloseJobItem.FAILED, CloseJobItem.Outcome.UNCONFIRMED)
 def progress(
     begun: _T, stream: OutputWrapper, *, line: Callable[[_T], str], unit: str, beside: Sequence[str]
 ) -> Iterator[Callable[[_T], None]]:
-    """What is to be told how far it has come: a bar at a terminal, elsewhere now and then a line.
+    """Yield a function that shows progress: a bar in a terminal, else a line at intervals.
 
-    ``unit`` is what the bar counts, and ``beside`` are the numbers that stand beside it.
+    ``unit`` is what the bar counts; ``beside`` provides the numbers next to it.
     """
     if tqdm is None or not stream.isatty():
         yield _Lines(stream, line)
@@ -62,14 +61,14 @@ def progress(
 def job_progress(
     job: CloseJob, stream: OutputWrapper
 ) -> AbstractContextManager[Callable[[CloseJob], None]]:
-    """The same for a close job."""
+    """Return the same for a close job."""
     beside = ("failed", "unconfirmed")
     return progress(job, stream, line=line_of, unit=_("chats"), beside=beside)
 
 
 def line_of(job: CloseJob) -> str:
-    """A job in one line, by the words that programs know."""
-    return _(
+    """Return a job in one line, with the codes that programs know."""
+    line = _(
         "Close job %(id)s: %(status)s, %(done)s of %(total)s done: %(succeeded)s closed, "
         "%(failed)s failed, %(unconfirmed)s unconfirmed, %(cancelled)s cancelled"
     ) % {
@@ -82,10 +81,13 @@ def line_of(job: CloseJob) -> str:
         "unconfirmed": job.unconfirmed,
         "cancelled": job.cancelled,
     }
+    if not job.left_out:
+        return line
+    return line + _(", %(left_out)s left out") % {"left_out": job.left_out}
 
 
 def summary_of(job: CloseJob) -> Iterator[str]:
-    """A job in a few lines: how many of each outcome, and the first that could not be closed."""
+    """Yield a summary of a job: the number of each outcome, and the first failures."""
     yield line_of(job)
     counts = progress_of(job).counts
     for outcome in CloseJobItem.Outcome:
@@ -95,10 +97,10 @@ def summary_of(job: CloseJob) -> Iterator[str]:
 
 
 def _failures(job: CloseJob) -> Iterator[str]:
-    failed = ledger.items(job).filter(outcome__in=_NOT_CLOSED)
+    failed = store.items(job).filter(outcome__in=_NOT_CLOSED)
     for item in failed[:MOST_FAILURES]:
-        detail = describe(item.error_code, item.error_reason)
-        yield f"{item.asked_id!r}: {item.get_outcome_display()}. {detail}".rstrip()
+        detail = message_for_code(item.error_code, item.error_reason)
+        yield f"{item.requested_session_id!r}: {item.get_outcome_display()}. {detail}".rstrip()
     more = job.failed + job.unconfirmed - MOST_FAILURES
     if more > 0:
         yield _("and %(more)d more") % {"more": more}
@@ -111,7 +113,7 @@ def _move(bar: Any, now: Counted, beside: Sequence[str]) -> None:
 
 
 class _Lines(Generic[_T]):
-    """Writes how far something has come, now and then."""
+    """Write the progress at intervals."""
 
     def __init__(self, stream: OutputWrapper, line: Callable[[_T], str]) -> None:
         self.stream = stream
@@ -125,7 +127,7 @@ class _Lines(Generic[_T]):
 
 
 class _Unended:
-    """The stream of a command for what ends its lines, or does not, by itself."""
+    """A command's stream for a writer that ends its own lines."""
 
     def __init__(self, stream: OutputWrapper) -> None:
         self.stream = stream

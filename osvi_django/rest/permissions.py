@@ -1,8 +1,8 @@
-"""REST's own permissions, whatever the host's defaults are."""
+"""The permissions of the REST API, independent of the host's defaults."""
 
 from __future__ import annotations
 
-from rest_framework.permissions import BasePermission, IsAuthenticated
+from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
@@ -10,11 +10,7 @@ from osvi_django.services.permissions import may_view
 
 
 class MayViewSessions(BasePermission):
-    """Whoever may see sessions in the admin may see them here."""
+    """Allow users who may see sessions in the admin."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         return may_view(request.user)
-
-
-class MayAsk(IsAuthenticated):
-    """Whoever is known may ask for a close; the service decides, as it does for every door."""

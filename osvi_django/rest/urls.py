@@ -1,11 +1,20 @@
-"""The REST endpoints, below wherever the host includes ``osvi_django.urls``."""
+"""The REST endpoints, below the path at which the host includes ``osvi_django.urls``.
+
+Each URL works with and without its final slash, and without a redirect, which would turn a POST
+into a GET. ``reverse`` gives the form with the slash.
+"""
 
 from __future__ import annotations
 
-from django.urls import path, register_converter
-from django.urls.converters import PathConverter
+from typing import Final
 
-from osvi_django.rest.jobs import (
+from django.urls import URLPattern, path, re_path, register_converter
+from django.urls.converters import PathConverter
+from rest_framework.views import APIView
+
+from osvi_django.rest.views.base import NowhereView
+from osvi_django.rest.views.closing import SessionCloseView, SessionRecoverView
+from osvi_django.rest.views.jobs import (
     BulkCloseView,
     JobCancelView,
     JobListView,
@@ -13,74 +22,66 @@ from osvi_django.rest.jobs import (
     JobRetryView,
     JobView,
 )
-from osvi_django.rest.operating import (
+from osvi_django.rest.views.sessions import AttemptView, SessionDetailView, SessionListView
+from osvi_django.rest.views.support import (
     ActionListView,
     ContextView,
     MessagesView,
     SupportView,
     SyncView,
 )
-from osvi_django.rest.views import (
-    AttemptView,
-    SessionCloseView,
-    SessionDetailView,
-    SessionListView,
-    SessionRecoverView,
-)
 
 
 class AnyTextConverter(PathConverter):
-    """The vendor calls a session id a string and says no more: one may hold slashes, lines too."""
+    """Match any text: the vendor says only that a session id is a string."""
 
     regex = "(?s:.+)"
 
 
+class UpToSlashConverter(PathConverter):
+    """Match the same at the end of a URL without a final slash."""
+
+    regex = "(?s:.*[^/])"
+
+
 register_converter(AnyTextConverter, "osvi_id")
+register_converter(UpToSlashConverter, "osvi_id_up_to_slash")
+
+_SESSION: Final = "sessions/<osvi_id:session_id>"
+
+
+def _endpoint(route: str, view: type[APIView], name: str, *, bare: str = "") -> list[URLPattern]:
+    """Return the two forms of one URL; ``reverse`` uses the last of the same name.
+
+    ``bare``: the route without the slash, if that is not simply ``route``.
+    """
+    shown = view.as_view()
+    return [path(bare or route, shown, name=name), path(f"{route}/", shown, name=name)]
+
 
 urlpatterns = [
-    path("close-jobs/", JobListView.as_view(), name="close-job-list"),
-    path("close-jobs/<str:pk>/", JobView.as_view(), name="close-job"),
-    path("close-jobs/<str:pk>/results/", JobResultsView.as_view(), name="close-job-results"),
-    path("close-jobs/<str:pk>/cancel/", JobCancelView.as_view(), name="close-job-cancel"),
-    path("close-jobs/<str:pk>/retry/", JobRetryView.as_view(), name="close-job-retry"),
-    path("sessions/", SessionListView.as_view(), name="session-list"),
-    # Before those that take any text for an id.
-    path("sessions/close/", BulkCloseView.as_view(), name="session-bulk-close"),
-    path("sessions/sync/", SyncView.as_view(), name="session-sync"),
-    path(
-        "sessions/<osvi_id:session_id>/close/",
-        SessionCloseView.as_view(),
-        name="session-close",
+    *_endpoint("close-jobs", JobListView, "close-job-list"),
+    *_endpoint("close-jobs/<str:pk>", JobView, "close-job"),
+    *_endpoint("close-jobs/<str:pk>/results", JobResultsView, "close-job-results"),
+    *_endpoint("close-jobs/<str:pk>/cancel", JobCancelView, "close-job-cancel"),
+    *_endpoint("close-jobs/<str:pk>/retry", JobRetryView, "close-job-retry"),
+    *_endpoint("sessions", SessionListView, "session-list"),
+    # Before the routes that accept any text as an id.
+    *_endpoint("sessions/close", BulkCloseView, "session-bulk-close"),
+    *_endpoint("sessions/sync", SyncView, "session-sync"),
+    *_endpoint(f"{_SESSION}/close", SessionCloseView, "session-close"),
+    *_endpoint(f"{_SESSION}/recover", SessionRecoverView, "session-recover"),
+    *_endpoint(f"{_SESSION}/attempts/<int:pk>", AttemptView, "session-attempt"),
+    *_endpoint(f"{_SESSION}/support", SupportView, "session-support"),
+    *_endpoint(f"{_SESSION}/context", ContextView, "session-context"),
+    *_endpoint(f"{_SESSION}/messages", MessagesView, "session-messages"),
+    *_endpoint(f"{_SESSION}/actions", ActionListView, "session-actions"),
+    *_endpoint(
+        _SESSION,
+        SessionDetailView,
+        "session-detail",
+        bare="sessions/<osvi_id_up_to_slash:session_id>",
     ),
-    path(
-        "sessions/<osvi_id:session_id>/recover/",
-        SessionRecoverView.as_view(),
-        name="session-recover",
-    ),
-    path(
-        "sessions/<osvi_id:session_id>/attempts/<int:pk>/",
-        AttemptView.as_view(),
-        name="session-attempt",
-    ),
-    path(
-        "sessions/<osvi_id:session_id>/support/",
-        SupportView.as_view(),
-        name="session-support",
-    ),
-    path(
-        "sessions/<osvi_id:session_id>/context/",
-        ContextView.as_view(),
-        name="session-context",
-    ),
-    path(
-        "sessions/<osvi_id:session_id>/messages/",
-        MessagesView.as_view(),
-        name="session-messages",
-    ),
-    path(
-        "sessions/<osvi_id:session_id>/actions/",
-        ActionListView.as_view(),
-        name="session-actions",
-    ),
-    path("sessions/<osvi_id:session_id>/", SessionDetailView.as_view(), name="session-detail"),
+    # Only below our own two names: other URLs with the same beginning may be the host's.
+    re_path(r"^(?:sessions|close-jobs)/", NowhereView.as_view()),
 ]

@@ -1,239 +1,246 @@
-"""Closing one chat session, so that its summary cannot get lost.
+"""Close one chat session without losing its summary.
 
-The close is a remote act that cannot be taken back, and its answer may be handed out only once: it
-is taken in the committed steps of ``steps.py``.
+A close is a remote operation that cannot be undone, and its answer may be sent only once: it is
+stored in the committed steps of the package ``attempts``.
 """
 
 from __future__ import annotations
 
-from typing import Final, TypeGuard
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
 
-from django.db import router
-from django.utils.translation import gettext as _
+from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
+from django.utils.translation import gettext_lazy as _lazy
 
+from osvi_django import clock
 from osvi_django.client import OSVIClient
+from osvi_django.client.responses import Answer
+from osvi_django.database import refuse_inside_transaction
 from osvi_django.exceptions import (
     AnswerNotStored,
     CloseInProgress,
-    InvalidInput,
     OSVIError,
     OSVINoAnswer,
     OSVINotConfigured,
     OSVIRejected,
-    SessionNotFound,
 )
 from osvi_django.models import ChatSession, CloseAttempt
-from osvi_django.services import steps
-from osvi_django.services.mirroring import (
-    account_of,
-    find_session,
-    mirror_by_id,
-    move_to_agent,
+from osvi_django.redaction import hides
+from osvi_django.services import selectors
+from osvi_django.services.attempts import (
+    claims,
+    leases,
+    notifications,
+    raw_answers,
+    remote_state,
+    settlement,
+    types,
 )
-from osvi_django.services.permissions import require_close
-from osvi_django.services.steps import (
-    CloseRequest,
+from osvi_django.services.attempts.error_policy import may_be_sent_later
+from osvi_django.services.attempts.heeding import heeding
+from osvi_django.services.attempts.interpret import NeedsCheck, interpret, interpret_check
+from osvi_django.services.attempts.remote_state import is_closed_already
+from osvi_django.services.attempts.sync_limit import waiting
+from osvi_django.services.attempts.types import (
     CloseResult,
-    Outcome,
+    RequestOrigin,
     Status,
-    SummaryStatus,
     User,
 )
+from osvi_django.services.permissions import require_close
+from osvi_django.services.recovery.service import recover_session
+from osvi_django.services.recovery.unread import RecoveryResult, Settled
 from osvi_django.services.summaries import with_own_summary
-from osvi_django.transactions import refuse_inside_transaction
 
-# How soon it is worth looking again at a close that is under way: an AI writes for seconds.
+# When to check a close in progress again: the AI writes for some seconds.
 LOOK_AGAIN_AFTER: Final = 5  # seconds
 
+Remove = Callable[[ChatSession, CloseAttempt], bool]
 
+# If nothing but its ids is known, OSVI's own message says less than what to do.
+_UNKNOWN_TO_OSVI: Final = _lazy(
+    "OSVI does not know a chat session with this id and agent, so nothing was closed. Check both. "
+    "If OSVI's dashboard shows it as closed, mark it as closed here."
+)
+
+
+@hides("note")
 def close_session(
     session: ChatSession,
     *,
     requested_by: User | None = None,
-    door: str = "code",
+    via: str = "code",
     note: str = "",
 ) -> CloseResult:
-    """Close ``session`` at OSVI and keep its summary; a closed one is returned as it is.
+    """Close ``session`` at OSVI and store its summary; a closed one is returned as it is.
 
     ``requested_by`` must have the permission ``osvi_django.close_chatsession``; None is the host's
-    own code, which may do anything. ``session`` is read anew from the database, before and after.
+    own code, which may do anything. ``session`` is reloaded from the database, before and after.
+
+    If the session is unconfirmed, or its closer has died, OSVI is asked first whether it is still
+    open: a close is never sent a second time blindly. ``changed`` is also true if OSVI says that it
+    is closed already, as that settles it.
 
     Raises ``InsideTransaction``, ``NotAllowed``, ``InvalidInput``, ``SessionNotFound`` or
-    ``OSVINotConfigured`` before anything is sent; ``CloseInProgress`` while somebody else closes
-    it; ``OSVIUnreachable`` and ``OSVIRejected`` with its kinds, after which it is as it was;
-    ``OSVIBadAnswer`` and ``OSVINoAnswer``, after which it is ``unconfirmed``.
+    ``OSVINotConfigured`` before anything is sent; ``CloseInProgress`` while another caller closes
+    the session; ``UnknownStatus``, ``OSVIUnreachable``, or ``OSVIRejected`` and its subclasses,
+    after which it is as it was; ``OSVIBadAnswer`` or ``OSVINoAnswer``, after which it is
+    ``unconfirmed``.
     """
-    result = close_at_osvi(session, requested_by=requested_by, door=door, note=note)
-    return with_own_summary(result) if result.changed else result
-
-
-def close_at_osvi(
-    session: ChatSession, *, requested_by: User | None, door: str, note: str
-) -> CloseResult:
-    """The same, without the summary that this site may write of it."""
-    refuse_inside_transaction(steps.using(session))
-    require_close(requested_by, session)
-    request = CloseRequest(requested_by=requested_by, door=door, note=note)
-    steps.reload(session)
-    if session.status == Status.CLOSED:
-        return steps.closed_result(session)
-    client, lease = steps.prepare(session.agent.account)
-    attempt = steps.claim(session, request, lease=lease)
-    if attempt is None:
-        return _not_claimed(session)
-    return _carry_out(client, session, attempt)
-
-
-def close_session_by_id(
-    session_id: str,
-    *,
-    agent_uuid: str = "",
-    account: str | None = None,
-    requested_by: User | None = None,
-    door: str = "code",
-    note: str = "",
-) -> CloseResult:
-    """Close a session by OSVI's own id, also one that this database has not met.
-
-    That takes ``agent_uuid``; ``account`` is the one that the agent belongs to, by default the one
-    that knows it, and "default" for a new agent. Of a session that is known here both are known
-    too, and different ones are an error. Raises what ``close_session`` raises.
-    """
-    refuse_inside_transaction(router.db_for_write(ChatSession))
-    session = session_to_close(
-        session_id, agent_uuid=agent_uuid, account=account, requested_by=requested_by
-    )
-    return close_session(session, requested_by=requested_by, door=door, note=note)
-
-
-def session_to_close(
-    session_id: str,
-    *,
-    agent_uuid: str = "",
-    account: str | None = None,
-    requested_by: User | None = None,
-) -> ChatSession:
-    """The session of this id, mirrored from now on where this database has not met it.
-
-    Raises ``NotAllowed``, ``SessionNotFound`` or ``InvalidInput``, as ``close_session_by_id`` does.
-    """
-    session = find_session(session_id)
-    require_close(requested_by, session)
-    if session is None:
-        return _meet(session_id, agent_uuid=agent_uuid, account=account)
-    is_same = agent_uuid in {"", session.agent.uuid}
-    if not is_same or account not in {None, session.agent.account}:
-        _correct_agent(session, agent_uuid=agent_uuid, account=account)
-    return session
-
-
-def _meet(session_id: str, *, agent_uuid: str, account: str | None) -> ChatSession:
-    if not agent_uuid:
-        raise SessionNotFound(
-            _(
-                "There is no such chat session here. To close one that only OSVI knows, "
-                "name its agent in agent_uuid."
-            )
+    if not isinstance(session, ChatSession):
+        raise TypeError(
+            "close_session needs a ChatSession. To close by id, use close_session_by_id."
         )
-    account = account_of(agent_uuid, account)
-    return mirror_by_id(session_id, agent_uuid=agent_uuid, account=account)
+    return close(session, requested_by=requested_by, via=via, note=note)
 
 
-def _correct_agent(session: ChatSession, *, agent_uuid: str, account: str | None) -> None:
-    """Take another agent for a session of which nothing but what a caller said is known.
+# Kept as a separate name for code about a session whose first close was not answered.
+close_again = close_session
 
-    Where only OSVI's number of the agent is known, its UUID is what was missing.
+
+@hides("note")
+def close(
+    session: ChatSession,
+    *,
+    requested_by: User | None,
+    via: str,
+    note: str,
+    remove: Remove | None = None,
+    writes_summary: bool = True,
+) -> CloseResult:
+    """Do what ``close_session`` does, with options that only this package may use.
+
+    ``remove``: removes an unverified session that was not closed, with the claim on it, instead of
+    storing that it was not closed; it returns whether it was removed. ``writes_summary``: whether
+    this site's own summary is written now, or by the caller later.
     """
-    own = session.agent
-    if agent_uuid and own.uuid is None and session.is_open and account in {None, own.account}:
-        move_to_agent(session, agent_uuid=agent_uuid, account=own.account)
-        return
-    is_hearsay = session.is_open and not session.customer_id and not _was_ever_heard_of(session)
-    if agent_uuid and is_hearsay:
-        account = account_of(agent_uuid, account, otherwise=session.agent.account)
-        move_to_agent(session, agent_uuid=agent_uuid, account=account)
-        return
-    if agent_uuid in {"", session.agent.uuid}:
-        problem = _("account names another one than that of this session's agent: leave it out.")
-        raise InvalidInput(problem, field="account")
-    problem = _("agent_uuid names another agent than the one that this session belongs to.")
-    raise InvalidInput(problem, field="agent_uuid")
+    refuse_inside_transaction(selectors.using(session))
+    require_close(requested_by, session)
+    request = RequestOrigin(requested_by=requested_by, via=via, note=note)
+    selectors.reload(session)
+    if session.status == Status.CLOSED:
+        return types.closed_result(session)
+    if session.is_open:
+        result = _close_open(session, request, remove)
+    else:
+        result = _verify_and_close(session, request)
+    return with_own_summary(result) if writes_summary and result.changed else result
 
 
-def _was_ever_heard_of(session: ChatSession) -> bool:
-    """Whether a close of it was ever answered with anything but a refusal, or may have been."""
-    refused = (Outcome.NOT_SENT, Outcome.REJECTED)
-    tried = steps.attempts(session)
-    return not tried.exists() or tried.exclude(outcome__in=refused).exists()
+def _verify_and_close(session: ChatSession, request: RequestOrigin) -> CloseResult:
+    """Ask OSVI whether an unconfirmed session is open, and close it if so.
+
+    Raises the error that OSVI's answer means, and ``OSVINoAnswer`` if it did not say.
+    """
+    claims.prepare(session.agent.account)
+    claims.expire_lease(session)
+    selectors.reload(session)
+    if session.status != Status.UNCONFIRMED:
+        return _not_claimed(session)
+    with waiting(request.via):
+        found = recover_session(session, requested_by=request.requested_by, via=request.via)
+        if found.settled is Settled.UNCHANGED and session.status == Status.UNCONFIRMED:
+            raise _still_unconfirmed(found)
+        if session.status != Status.CLOSED:
+            return _close_open(session, request, None)
+    is_found_closed = found.settled in {Settled.STORED, Settled.NOT_PROVIDED, Settled.LOST}
+    return replace(types.closed_result(session), changed=is_found_closed)
+
+
+def _still_unconfirmed(found: RecoveryResult) -> OSVIError | OSVINotConfigured:
+    """Return what to raise: an error of the whole account is not reported as this session's."""
+    if found.error is not None and may_be_sent_later(found.error):
+        return found.error
+    return OSVINoAnswer(found.detail, attempt=selectors.last_attempt(found.session))
+
+
+def _close_open(session: ChatSession, request: RequestOrigin, remove: Remove | None) -> CloseResult:
+    client, lease = claims.prepare(session.agent.account)
+    with waiting(request.via), heeding(client, session.agent.account) as throttle:
+        attempt = claims.claim(session, request, lease=lease)
+        if attempt is None:
+            return _not_claimed(session)
+        with leases.dropping(claims.held(session, attempt.claim)):
+            sent_at = clock.monotonic()
+            result = _carry_out(client, session, attempt, remove)
+            throttle.record_success(sent_at)
+            return result
 
 
 def require_closable(session: ChatSession) -> None:
-    """Raise what ``close_session`` raises of a session before OSVI is asked."""
+    """Raise what ``close_session`` raises about a session before OSVI is asked."""
     if session.status == Status.CLOSED:
         return
-    steps.prepare(session.agent.account)
-    if session.status in {Status.CLOSING, Status.UNCONFIRMED}:
-        _not_claimed(session)
+    claims.require_known_status(session)
+    claims.prepare(session.agent.account)
+    if session.status == Status.CLOSING:
+        claims.expire_lease(session)
+        selectors.reload(session)
+    if session.status == Status.CLOSING:
+        attempt = selectors.last_attempt(session)
+        raise CloseInProgress(attempt=attempt, retry_after=LOOK_AGAIN_AFTER)
 
 
-def _carry_out(client: OSVIClient, session: ChatSession, attempt: CloseAttempt) -> CloseResult:
+def with_lease_over(sessions: QuerySet[ChatSession]) -> QuerySet[ChatSession]:
+    """Annotate ``lease_over``: whether the session is being closed, and its closer has died."""
+    over = Q(leases.is_over(), status=Status.CLOSING)
+    return sessions.annotate(lease_over=ExpressionWrapper(over, output_field=BooleanField()))
+
+
+def is_in_doubt(session: ChatSession) -> bool:
+    """Return whether ``close_session`` asks OSVI first; for one from ``with_lease_over``."""
+    return session.status == Status.UNCONFIRMED or getattr(session, "lease_over", False)
+
+
+def _carry_out(
+    client: OSVIClient, session: ChatSession, attempt: CloseAttempt, remove: Remove | None
+) -> CloseResult:
+    end = interpret(_ask(client, session, attempt), session=session, attempt=attempt)
+    if isinstance(end, NeedsCheck):
+        is_closed = is_closed_already(client, session, end.error)
+        end = interpret_check(end, settlement.remote_close_of(session) if is_closed else None)
+    if isinstance(end, types.Settlement):
+        return settlement.settle(end)
+    _settle_failed(end, remove)
+    raise end.error
+
+
+def _ask(
+    client: OSVIClient, session: ChatSession, attempt: CloseAttempt
+) -> Answer | OSVIError | OSVINotConfigured:
+    """Return the stored answer, or the error; raise ``AnswerNotStored``, left to recovery."""
     try:
-        closed = steps.send(client, session, attempt)
+        return raw_answers.send(client, session, attempt)
     except AnswerNotStored:
-        raise  # its session is left to recovery
-    except (OSVIError, OSVINotConfigured) as error:
-        if is_worth_a_look(error, session) and is_closed_already(client, session, error):
-            return steps.settle(closed_already(session, attempt, error))
-        steps.settle_failed(session, attempt, error)
         raise
-    return steps.settle_closed(session, attempt, text=closed.summary, outcome=Outcome.CLOSED)
+    except (OSVIError, OSVINotConfigured) as error:
+        return error
+
+
+def _settle_failed(failure: types.Failure, remove: Remove | None) -> None:
+    session, attempt, error = failure.session, failure.attempt, failure.error
+    if remove is not None and failure.is_open and remove(session, attempt):
+        notifications.notify_removed(session, attempt, error)
+        return
+    settlement.settle_failed(failure)
+    if is_not_found(error) and not session.customer_id:
+        error.args = (_UNKNOWN_TO_OSVI,)
 
 
 def _not_claimed(session: ChatSession) -> CloseResult:
-    """Why the session could not be claimed: closed by now, under way, or nobody knows."""
-    steps.end_lease(session)
-    steps.reload(session)
+    """Return a session closed since, or raise why it could not be claimed."""
+    claims.expire_lease(session)
+    selectors.reload(session)
     if session.status == Status.CLOSED:
-        return steps.closed_result(session)
-    attempt = steps.attempts(session).first()
+        return types.closed_result(session)
+    attempt = selectors.last_attempt(session)
     if session.status == Status.UNCONFIRMED:
         raise OSVINoAnswer(attempt=attempt)
+    claims.require_known_status(session)
     raise CloseInProgress(attempt=attempt, retry_after=LOOK_AGAIN_AFTER)
 
 
-def is_worth_a_look(error: Exception, session: ChatSession) -> TypeGuard[OSVIRejected]:
-    """Whether OSVI may have refused because there is nothing left to close."""
-    if not isinstance(error, OSVIRejected) or error.status not in steps.CLOSED_ALREADY:
-        return False
-    # OSVI may not count a dormant session as active, and a 422 may mean anything.
-    return session.status != Status.DORMANT or error.status != steps.VALIDATION_FAILED
-
-
-def is_closed_already(client: OSVIClient, session: ChatSession, error: OSVIRejected) -> bool:
-    """Whether there is nothing left to close; OSVI is asked, and the database is not."""
-    try:
-        gone = steps.still_open(client, session) is False
-        # Where the address is mistaken, all is answered 404.
-        return gone and (error.status != steps.NOT_FOUND or steps.surely_not_open(client, session))
-    except (OSVIError, OSVINotConfigured):
-        return False
-
-
-def closed_already(
-    session: ChatSession, attempt: CloseAttempt, error: OSVIRejected
-) -> steps.Closed:
-    """Closed behind our back."""
-    return steps.Closed(
-        session=session,
-        attempt=attempt,
-        text=None,
-        missing=why_none(session),
-        held=attempt.claim,
-        told=steps.told_of(error) | {"outcome": Outcome.REJECTED},
-    )
-
-
-def why_none(session: ChatSession) -> SummaryStatus:
-    """Why one that was closed behind our back has no summary: a close of ours may have had it."""
-    unanswered = steps.attempts(session).filter(outcome__in=(Outcome.NO_ANSWER, Outcome.BAD_ANSWER))
-    return SummaryStatus.LOST if unanswered.exists() else SummaryStatus.NOT_PROVIDED
+def is_not_found(error: Exception) -> bool:
+    """Return whether OSVI said that it has no such session."""
+    return isinstance(error, OSVIRejected) and error.status == remote_state.NOT_FOUND

@@ -1,4 +1,4 @@
-"""What hosts test with: a sandbox OSVI on this machine, and the faults it can be told to play."""
+"""Tools for the tests of hosts: a sandbox OSVI on this machine, and faults for it to play."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One OSVI account as the sandbox plays it: its sessions, habits, script and records."""
+"""One OSVI account of the sandbox: its sessions, behaviour, faults and records."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEFAULT_SUMMARY = (
 
 @dataclass(frozen=True, kw_only=True)
 class ReceivedRequest:
-    """One request as it arrived, whatever was answered."""
+    """One request as it arrived."""
 
     method: str
     path: str
@@ -48,7 +48,7 @@ class Account:
     """The state behind the sandbox. ``lock`` guards it; its methods take it themselves."""
 
     def __init__(self, *, token: str, latency: Latency) -> None:
-        """Begin with no sessions and the habits that the vendor documents."""
+        """Start with no sessions and the behaviour that OSVI documents."""
         self.lock = threading.RLock()
         self.token = token
         self.latency: Latency = latency
@@ -84,7 +84,7 @@ class Account:
         summary: str | None = DEFAULT_SUMMARY,
         **fields: Any,
     ) -> SandboxSession:
-        """Add a session, with a fresh id and customer where none is given.
+        """Add a session, with a new id and customer if none is given.
 
         ``fields`` are those of ``SandboxSession``: ``status``, ``mode``, ``context`` and so on.
         """
@@ -102,12 +102,12 @@ class Account:
         return session
 
     def _number_of(self, agent_uuid: str) -> int:
-        """OSVI's number of an agent: the vendor's example for the first one."""
+        """Return OSVI's number of an agent: that of OSVI's example for the first one."""
         with self.lock:
             return self._agent_numbers.setdefault(agent_uuid, 42 + len(self._agent_numbers))
 
     def seed(self, number: int = len(CONVERSATIONS)) -> list[SandboxSession]:
-        """Add so many lifelike conversations. Ids and customers are the same in every sandbox."""
+        """Add ``number`` realistic conversations, the same ids and customers in every sandbox."""
         with self.lock:
             return [self._add(index, talk) for index, talk in islice(self._seeds, number)]
 
@@ -129,8 +129,8 @@ class Account:
 
     @property
     def answered_summaries(self) -> dict[str, str]:
-        """By session id, the summaries whose answer was written to the socket to its last byte."""
-        with self.lock:  # waits for an answer whose last byte has left but is not noted yet
+        """Return the summaries whose answers were sent completely, by session id."""
+        with self.lock:  # waits for an answer whose last byte was sent but is not recorded yet
             return dict(self._answered)
 
     def close(self, session: SandboxSession) -> None:
@@ -146,7 +146,7 @@ class Account:
         return sorted((s for s in mine if s.status in statuses), key=lambda s: s.created_at)
 
     def script(self, session_id: str | None, *faults: Fault) -> None:
-        """Queue faults: each request that names the session takes the next, then all is well again.
+        """Queue faults: each request that names the session takes the next, then none are left.
 
         None stands for the requests that name no session, such as ``GET /v1/chat/session/active``.
         """
@@ -154,15 +154,15 @@ class Account:
             self._faults[session_id].extend(faults)
 
     def closes(self, session_id: str) -> int:
-        """How many times the session moved to closed by a request."""
+        """Return how many times the session moved to closed by a request."""
         return self._closes[session_id]
 
     def close_requests(self, session_id: str) -> int:
-        """How many close requests arrived for the session, legacy and Chat v1."""
+        """Return how many close requests arrived for the session, legacy and Chat v1."""
         return self._close_requests[session_id]
 
     def record_request(self, request: ReceivedRequest, *, is_close: bool) -> Fault | None:
-        """Note what arrived and return the fault that it meets."""
+        """Record a request and return the fault for it."""
         with self.lock:
             self.requests.append(request)
             if is_close and request.session_id is not None:
@@ -171,10 +171,10 @@ class Account:
             return waiting.popleft() if waiting else None
 
     def record_answer(self, answer: Answer) -> None:
-        """Note the summary that was handed out, if any."""
+        """Record the summary that was sent, if any."""
         if answer.closing is not None and answer.summary is not None:
             self._answered[answer.closing.id] = answer.summary
 
     def latency_of(self, session: SandboxSession) -> float:
-        """Seconds before the close of this session is answered."""
+        """Return the seconds before the close of this session is answered."""
         return self.latency(session) if callable(self.latency) else self.latency

@@ -1,4 +1,4 @@
-"""One answer of the sandbox: a status and a payload, and what they look like on the wire."""
+"""One answer of the sandbox: a status and a payload, and their bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Answer:
 
     @property
     def summary(self) -> str | None:
-        """The summary that this answer hands out; None when it carries none."""
+        """Return the summary in this answer; None if it has none."""
         data = self.payload.get("data") if isinstance(self.payload, dict) else None
         summary = data.get("summary") if isinstance(data, dict) else None
         return summary if isinstance(summary, str) and summary else None
@@ -52,16 +52,16 @@ def encode_payload(payload: Any) -> bytes:
         return payload
     try:
         return json.dumps(payload, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # a lone surrogate: JSON can say it, UTF-8 cannot
+    except UnicodeEncodeError:  # a lone surrogate: JSON can write it, UTF-8 cannot
         return json.dumps(payload).encode()
 
 
 def success(data: Any, *, closing: SandboxSession | None = None) -> Answer:
-    """Answer 200 in OSVI's envelope."""
+    """Return a 200 in OSVI's envelope."""
     return Answer(payload={"success": True, "data": data}, closing=closing)
 
 
 def failure(status: int, *, error: str = "", errors: tuple[str, ...] = ()) -> Answer:
-    """Answer a failure in OSVI's envelope: ``error`` is what a 401 has, ``errors`` the others."""
+    """Return a failure in OSVI's envelope: a 401 has ``error``, the others have ``errors``."""
     reason: dict[str, Any] = {"error": error} if error else {"errors": list(errors)}
     return Answer(status=status, payload={"success": False, **reason})

@@ -1,4 +1,4 @@
-"""What OSVI answers to each of its documented calls: one table, one function a call."""
+"""The answers to the documented calls of OSVI: one table, one function per call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RefusedError(Exception):
     """A call that is answered with a failure."""
 
     def __init__(self, status: int, *errors: str) -> None:
-        """Refuse with OSVI's envelope for the others than 401."""
+        """Refuse with a status other than 401, in OSVI's envelope."""
         super().__init__(status)
         self.answer = failure(status, errors=errors)
 
@@ -74,7 +74,7 @@ def find_route(method: str, path: str) -> tuple[Route, dict[str, str]]:
 
 
 def read_fields(request: ReceivedRequest) -> dict[str, Any]:
-    """Return the query of a GET, the JSON object of any other request."""
+    """Return the query of a GET, or the JSON object of any other request."""
     if request.method == "GET":
         return dict(request.query)
     if not isinstance(request.body, dict):
@@ -83,7 +83,7 @@ def read_fields(request: ReceivedRequest) -> dict[str, Any]:
 
 
 def named_session(path: str, body: Any) -> str | None:
-    """Return the session id in the path or, where the call has it there, in the body."""
+    """Return the session id in the path or, if the call has it there, in the body."""
     match = SESSION_IN_PATH.match(path)
     if match:
         return unquote(match["id"])
@@ -93,7 +93,7 @@ def named_session(path: str, body: Any) -> str | None:
 
 
 def is_close(path: str, body: Any) -> bool:
-    """Whether this request asks to close a session, in either dialect."""
+    """Return whether this request asks to close a session, in either dialect."""
     command = body.get("command") if isinstance(body, dict) else None
     return path.endswith("/close_session") or (path.endswith("/support") and command == "close")
 
@@ -101,7 +101,7 @@ def is_close(path: str, body: Any) -> bool:
 def find_session(
     account: Account, session_id: str, agent_uuid: str | None = None
 ) -> SandboxSession:
-    """Return the session, or refuse with 404 what is unknown or another agent's."""
+    """Return the session; refuse with 404 if it is unknown or another agent's."""
     session = account.sessions.get(session_id)
     if session is None or agent_uuid not in (None, session.agent_uuid):
         raise RefusedError(HTTPStatus.NOT_FOUND, "Session not found")
@@ -109,7 +109,7 @@ def find_session(
 
 
 def find_open(account: Account, session_id: str, agent_uuid: str | None = None) -> SandboxSession:
-    """Return a session that is not closed; 422 for a closed one."""
+    """Return a session that is not closed; refuse a closed one with 422."""
     session = find_session(account, session_id, agent_uuid)
     if session.is_closed:
         raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Session is closed")
@@ -117,7 +117,7 @@ def find_open(account: Account, session_id: str, agent_uuid: str | None = None) 
 
 
 def close(account: Account, session: SandboxSession, data: Fields, *, tells: bool) -> Answer:
-    """Close a session; a second time is answered as ``when_closed`` says."""
+    """Close a session; ``when_closed`` says how a second close is answered."""
     again = session.is_closed
     if again and isinstance(account.when_closed, int):
         raise RefusedError(account.when_closed, "Session is already closed")
@@ -128,7 +128,7 @@ def close(account: Account, session: SandboxSession, data: Fields, *, tells: boo
 
 
 def turn(session: SandboxSession, author: str, text: str) -> str | None:
-    """Take one turn of the conversation; the agent says nothing while a human has taken over."""
+    """Add one turn of the conversation; the agent says nothing while a human has taken over."""
     session.say(author, text)
     if session.mode == "support":
         return None
@@ -261,7 +261,7 @@ def takeover(session: SandboxSession, message: str) -> dict[str, Any]:
 
 
 def tell(session: SandboxSession, message: str) -> dict[str, Any]:
-    """Guide the agent, which answers at once."""
+    """Instruct the agent, which answers at once."""
     if not message:
         raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "message is required")
     session.say("guidance", message)
@@ -282,7 +282,7 @@ def end(session: SandboxSession, message: str) -> dict[str, Any]:
 
 
 def operator_message(session: SandboxSession, message: str) -> dict[str, Any]:
-    """Speak to the customer, which only a human who has taken over may do."""
+    """Write to the customer, which is allowed only after a takeover."""
     if session.mode != "support":
         raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "The session is not in support mode")
     session.say("operator", message)
@@ -294,7 +294,7 @@ def active_agents(account: Account, fields: Fields) -> Answer:
     return Answer(payload=account.voice_agents)
 
 
-# ``close`` stands apart: it is answered for closed sessions too.
+# ``close`` is separate: it is answered for closed sessions too.
 COMMANDS: dict[str | None, Callable[[SandboxSession, str], dict[str, Any]]] = {
     "takeover": takeover,
     "tell": tell,

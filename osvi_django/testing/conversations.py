@@ -1,4 +1,4 @@
-"""Two dozen conversations such as OSVI's agents have them, for the demo and for tests."""
+"""Two dozen conversations like those of OSVI's agents, for the demo and for tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Agent:
-    """A chat agent: its UUID at OSVI and the name it goes by."""
+    """A chat agent: its UUID at OSVI and its name."""
 
     uuid: str
     name: str
@@ -15,7 +15,7 @@ class Agent:
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """What was said in one chat session, and how OSVI's AI sums it up."""
+    """The messages of one chat session, and the summary by OSVI's AI."""
 
     agent: Agent
     customer_id: str

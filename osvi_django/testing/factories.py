@@ -9,9 +9,17 @@ They need the extra ``osvi-django[testing]``::
 from __future__ import annotations
 
 import uuid
+from datetime import datetime, timedelta
 
 from django.utils import timezone
-from factory.declarations import LazyFunction, RelatedFactory, SelfAttribute, Sequence, SubFactory
+from factory.declarations import (
+    LazyAttribute,
+    LazyFunction,
+    RelatedFactory,
+    SelfAttribute,
+    Sequence,
+    SubFactory,
+)
 from factory.django import DjangoModelFactory
 
 from osvi_django.models import (
@@ -35,8 +43,13 @@ class ChatAgentFactory(DjangoModelFactory[ChatAgent]):
     name = Sequence(lambda n: f"Agent {n}")
 
 
+def _end_of_lease(status: str) -> datetime | None:
+    is_claimed = status == ChatSession.Status.CLOSING
+    return timezone.now() + timedelta(minutes=1) if is_claimed else None
+
+
 class ChatSessionFactory(DjangoModelFactory[ChatSession]):
-    """An active session of an agent of its own."""
+    """An active session of a new agent."""
 
     class Meta:
         model = ChatSession
@@ -44,6 +57,9 @@ class ChatSessionFactory(DjangoModelFactory[ChatSession]):
     session_id = LazyFunction(lambda: str(uuid.uuid4()))
     agent = SubFactory(ChatAgentFactory)
     customer_id = Sequence(lambda n: f"+1555{n:07d}")
+    status = ChatSession.Status.ACTIVE
+    # A session that is being closed is claimed, here for a minute.
+    lease_until = LazyAttribute(lambda session: _end_of_lease(session.status))
 
 
 class SessionSummaryFactory(DjangoModelFactory[SessionSummary]):
@@ -70,7 +86,7 @@ class ClosedSessionFactory(ChatSessionFactory):
 
 
 class CloseAttemptFactory(DjangoModelFactory[CloseAttempt]):
-    """An attempt that is under way."""
+    """An attempt in progress."""
 
     class Meta:
         model = CloseAttempt
@@ -93,19 +109,19 @@ class SupportActionFactory(DjangoModelFactory[SupportAction]):
 
 
 class CloseJobFactory(DjangoModelFactory[CloseJob]):
-    """A job that waits, and has no sessions: ``CloseJobItemFactory`` adds one."""
+    """A waiting job without sessions: ``CloseJobItemFactory`` adds one."""
 
     class Meta:
         model = CloseJob
 
 
 class CloseJobItemFactory(DjangoModelFactory[CloseJobItem]):
-    """A session that waits for its close; ``job.total`` is not counted."""
+    """A waiting session of a job; ``job.total`` is not counted."""
 
     class Meta:
         model = CloseJobItem
 
     job = SubFactory(CloseJobFactory, total=1)
     session = SubFactory(ChatSessionFactory)
-    asked_id = SelfAttribute("session.session_id")
+    requested_session_id = SelfAttribute("session.session_id")
     account = SelfAttribute("session.agent.account")

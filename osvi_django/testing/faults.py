@@ -1,8 +1,8 @@
-"""What can go wrong between us and OSVI, to be put in a sandbox's script for one session.
+"""Faults between us and OSVI, to be queued in a sandbox for one session.
 
-A fault takes the place of one answer. Where it *closes*, the request is first carried out as usual
-(the token is checked, the session is closed, the latency passes) and only its answer goes wrong;
-where it does not, nothing happens to the session.
+A fault replaces one answer. If it *closes*, the request is first carried out as usual (the token is
+checked, the session is closed, the latency passes) and only its answer is faulty; if it does not,
+nothing happens to the session.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ MISSING: Final = Missing.MISSING
 
 
 class Exchange(Protocol):
-    """One request under way, and what a fault may do with it."""
+    """One request in progress, and what a fault may do with it."""
 
     def carry_out(self) -> Answer:
-        """Do what the request asks and return the answer it deserves."""
+        """Carry out the request and return its correct answer."""
 
     def send(
         self,
@@ -49,11 +49,11 @@ class Exchange(Protocol):
 
 
 class Fault(ABC):
-    """One answer that goes wrong."""
+    """One faulty answer."""
 
     @abstractmethod
     def play(self, exchange: Exchange) -> None:
-        """Treat the client to it."""
+        """Play the fault."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Hang(Fault):
     after_closing: bool = True
 
     def play(self, exchange: Exchange) -> None:
-        """Say nothing."""
+        """Send nothing."""
         if self.after_closing:
             exchange.carry_out()
         exchange.pause(self.seconds)
@@ -125,7 +125,7 @@ class Hang(Fault):
 
 @dataclass(frozen=True)
 class Drip(Fault):
-    """The correct answer, byte by byte: no single read is slow, all of them together are."""
+    """The correct answer, byte by byte: no single read is slow, but all of them together are."""
 
     part: Literal["body", "headers"] = "body"
     interval: float = 0.05
@@ -182,13 +182,13 @@ class Redirect(Fault):
 
 @dataclass(frozen=True)
 class OddSummary(Fault):
-    """The correct answer, but for its ``summary``. It always closes."""
+    """The correct answer except for its ``summary``. It always closes."""
 
     value: Any
     """Any JSON value, or ``MISSING``."""
 
     def play(self, exchange: Exchange) -> None:
-        """Send the answer; a refusal goes out unchanged, as it has no summary to be odd."""
+        """Send the answer; a refusal, which has no summary, is sent unchanged."""
         answer = exchange.carry_out()
         if answer.closing is not None:
             answer = replace(answer, payload=self._tamper(answer.payload))

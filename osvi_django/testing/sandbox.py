@@ -1,7 +1,7 @@
 """A sandbox OSVI: a real HTTP server on this machine that answers as the OSVI chat API does.
 
-It speaks both dialects, legacy and Chat v1, keeps its state in memory only, and can be told what
-goes wrong for which session::
+It speaks both dialects, legacy and Chat v1, keeps its state in memory only, and plays
+the faults that it is given for a session::
 
     with OSVISandbox() as osvi:
         chat = osvi.add_session(summary="The customer asked for a refund.")
@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, cast
 from urllib.parse import parse_qsl
 
+from osvi_django.display import plain
 from osvi_django.testing.account import Account, Latency, ReceivedRequest
 from osvi_django.testing.answers import Answer
 from osvi_django.testing.calls import is_close, named_session, respond
@@ -53,7 +54,7 @@ class OSVISandbox(Account):
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
-        """Keep the address for ``start()``; nothing is bound yet."""
+        """Store the address for ``start()``; nothing is bound yet."""
         super().__init__(token=token, latency=latency)
         self.host = host
         self.port = port
@@ -61,13 +62,13 @@ class OSVISandbox(Account):
 
     @property
     def url(self) -> str:
-        """The base URL, known from the first start on."""
+        """Return the base URL, known from the first start on."""
         if not self.port:
             raise RuntimeError("The sandbox has no address before it is started.")
         return f"http://{self.host}:{self.port}"
 
     def start(self) -> Self:
-        """Bind the port (OSError where it is taken) and serve from a thread of its own."""
+        """Bind the port (``OSError`` if it is taken) and serve from a new thread."""
         if self._server is None:
             self._server = _Server(self, (self.host, self.port))
             self.port = self._server.server_port
@@ -110,7 +111,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        TCPServer.server_bind(self)  # HTTPServer's own asks DNS for a name that nobody needs
+        TCPServer.server_bind(self)  # HTTPServer's own looks up a name that is not needed in DNS
         self.server_name, self.server_port = cast("Address", self.server_address)
 
     def serve(self) -> None:
@@ -138,8 +139,8 @@ class _Server(ThreadingHTTPServer):
             self._changed.notify_all()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that goes away is daily life here; anything else is a mistake worth seeing,
-        # such as a ``latency`` callable that raises.
+        # A client that disconnects is normal here; any other error should be seen, such as one that
+        # a ``latency`` callable raises.
         error = sys.exception()
         level = logging.DEBUG if isinstance(error, OSError) else logging.ERROR
         logger.log(
@@ -154,24 +155,24 @@ class _Handler(BaseHTTPRequestHandler):
     """One connection: reads requests, writes answers; the ``Exchange`` that faults act on."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else a dripping byte waits for the one before it
+    disable_nagle_algorithm = True  # otherwise a dripping byte waits for the one before it
     server: _Server
 
     def do_POST(self) -> None:
-        """Take one request and answer it, or play the fault that waits for it."""
+        """Read one request and answer it, or play the fault that is queued for it."""
         self.request_seen = request = self._receive()
         closing = is_close(request.path, request.body)
         fault = self.server.sandbox.record_request(request, is_close=closing)
         if fault is None:
             self.send(self.carry_out())
         else:
-            logger.debug("Session %s meets %s", request.session_id, type(fault).__name__)
+            logger.debug("Session %s meets %s", plain(request.session_id), type(fault).__name__)
             fault.play(self)
 
     do_GET = do_PUT = do_PATCH = do_DELETE = do_POST  # noqa: N815 - the base class's names
 
     def carry_out(self) -> Answer:
-        """Do what the request asks, under the lock, and let the latency of a close pass."""
+        """Carry out the request, under the lock, and let the latency of a close pass."""
         with self.server.sandbox.lock:
             answer = respond(self.server.sandbox, self.request_seen)
         if answer.closing is not None:
@@ -189,11 +190,12 @@ class _Handler(BaseHTTPRequestHandler):
         head, body = answer.encode()
         self._write(head, interval if drip == "headers" else 0.0)
         self._write(body[:-1], interval if drip == "body" else 0.0)
-        # One step: whoever has read the whole answer finds it recorded, and nobody finds it sooner.
+        # One step: the answer counts as recorded exactly when a client can have read it.
         with self.server.sandbox.lock:
             self.wfile.write(body[-1:])
             self.server.sandbox.record_answer(answer)
-        logger.debug("Session %s was answered %s", self.request_seen.session_id, answer.status)
+        session_id = plain(self.request_seen.session_id)
+        logger.debug("Session %s was answered %s", session_id, answer.status)
 
     def pause(self, seconds: float) -> None:
         """Wait; raises ConnectionAbortedError as soon as the sandbox stops."""
@@ -205,10 +207,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         if reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-            socket.close(self.connection.detach())  # at once: the server's own way says FIN first
+            socket.close(self.connection.detach())  # at once: the server's own way sends FIN first
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Keep quiet: the base class would print paths, and these carry customer ids."""
+        """Log nothing: the base class would print paths, which contain customer ids."""
 
     def _receive(self) -> ReceivedRequest:
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -1,4 +1,4 @@
-"""One chat session as the sandbox remembers it, and the forms in which OSVI shows it."""
+"""One chat session of the sandbox, and the forms in which OSVI returns it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ CONTEXT_KEPT = 5  # Chat v1 keeps the last five entries
 
 
 def now() -> datetime:
-    """Return this moment, in UTC."""
+    """Return the current time, in UTC."""
     return datetime.now(UTC)
 
 
 @dataclass(kw_only=True)
 class SandboxSession:
-    """A chat session at the sandbox; set its fields at will to arrange a situation."""
+    """A chat session of the sandbox; set its fields freely to create a situation."""
 
     id: str
     agent_uuid: str
@@ -43,12 +43,12 @@ class SandboxSession:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it was closed, for good."""
+        """Return whether it was closed, which is permanent."""
         return self.status == "closed"
 
     @property
     def started_at(self) -> str:
-        """The start as the legacy dialect writes it: UTC without saying so."""
+        """Return the start time as the legacy dialect writes it: UTC without a time zone."""
         return self.created_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
 
     def change(self, **values: Any) -> None:
@@ -56,7 +56,7 @@ class SandboxSession:
         vars(self).update(values, updated_at=now())
 
     def say(self, author: str, text: str) -> None:
-        """Add to the conversation, which wakes a dormant session."""
+        """Add to the conversation, which makes a dormant session active."""
         self.messages.append((author, text))
         self.change(status="active")
 

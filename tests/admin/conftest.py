@@ -6,8 +6,9 @@ import pytest
 from django.urls import reverse
 
 from osvi_django.models import CloseJob, CloseJobItem
-from osvi_django.services.ledger import COUNTERS
+from osvi_django.services.jobs.store import COUNTERS
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
+from tests.moments import stored
 from tests.outside import Fickle
 
 FICKLE = f"{Fickle.__module__}.{Fickle.__name__}"
@@ -61,11 +62,14 @@ def job_with(staff):
             if counter := COUNTERS.get(outcome):
                 counted[counter] = counted.get(counter, 0) + number
         if status.startswith("completed"):
-            counted |= {"started_at": "2026-01-01T10:00Z", "finished_at": "2026-01-01T10:00:42Z"}
+            counted |= {
+                "started_at": stored("2026-01-01T10:00Z"),
+                "finished_at": stored("2026-01-01T10:00:42Z"),
+            }
         job = CloseJob.objects.create(
             status=status,
             requested_by=requested_by,
-            door="admin",
+            via="admin",
             total=sum(outcomes.values()),
             **counted,
         )
@@ -74,7 +78,7 @@ def job_with(staff):
             for session in ChatSessionFactory.create_batch(number, agent=agent):
                 CloseJobItem.objects.create(
                     job=job,
-                    asked_id=session.session_id,
+                    requested_session_id=session.session_id,
                     session=session,
                     account="default",
                     outcome=outcome,

@@ -56,18 +56,18 @@ def test_once_it_is_known_it_stays(admin_client):
 def test_that_of_another_agent_is_a_mistake(admin_client, nameless):
     ChatAgentFactory(uuid="agent_1")
     response = admin_client.post(page_of(nameless), {"uuid": "agent_1", "name": ""})
-    assert "Another agent here has this UUID." in errors_of(response)["uuid"][0]
+    assert "Another agent on this site has this UUID." in errors_of(response)["uuid"][0]
     ChatAgent.objects.filter(uuid="agent_1").update(account="other")
     assert admin_client.post(page_of(nameless), {"uuid": "agent_1"}).status_code == 302
 
 
 def test_a_new_agent_has_one(admin_client):
     response = admin_client.post(ADD, {"account": "default", "uuid": " ", "name": "Maya"})
-    assert errors_of(response) == {"uuid": ["Write the UUID of the agent."]}
+    assert errors_of(response) == {"uuid": ["Enter the agent's UUID."]}
     admin_client.post(ADD, {"account": "default", "uuid": "agent_1", "name": "Maya"})
     assert ChatAgent.objects.get().uuid == "agent_1"
     response = admin_client.post(ADD, {"account": "default", "uuid": "agent_1"})
-    assert "Another agent here has this UUID." in errors_of(response)["uuid"][0]
+    assert "Another agent on this site has this UUID." in errors_of(response)["uuid"][0]
 
 
 def test_without_an_account_the_mistake_is_said(admin_client):
@@ -78,5 +78,5 @@ def test_a_close_that_takes_the_uuid_says_where_to_add_it(admin_client, nameless
     session = ChatSessionFactory(agent=nameless)
     close = reverse("admin:osvi_django_chatsession_close", args=[session.pk])
     html = admin_client.post(close, {"post": "yes"}, follow=True).content.decode()
-    assert "nothing was sent. Add it under Chat agents, or ask whoever may." in html
+    assert "Add it under Chat agents, or ask your administrator." in html
     assert osvi_sandbox.requests == []

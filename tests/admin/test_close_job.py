@@ -8,13 +8,16 @@ import pytest
 from django.contrib.admin import site
 from django.contrib.admin.models import LogEntry
 from django.utils import timezone
+from django.utils.formats import date_format
 
 from osvi_django.admin import jobs as admin_jobs
-from osvi_django.admin.progress import OUTCOMES, spoken
+from osvi_django.admin.job_progress import OUTCOMES, spoken
+from osvi_django.database import DatabaseNow
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
 from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.testing import Status
 from osvi_django.testing.factories import ChatSessionFactory
+from tests.moments import stored
 
 pytestmark = pytest.mark.django_db
 
@@ -61,13 +64,14 @@ class TestFacts:
         job = job_with("completed", closed=1)
         CloseJob.objects.update(note="<b>Tidy</b>")
         html = page(job)
+        began = date_format(stored("2026-01-01T10:00Z"), "DATETIME_FORMAT")
         for expected in (
             f"Close job {job.pk}",
-            "<dt>Requested by</dt><dd>sam</dd>",
-            "<dt>Door</dt><dd>admin</dd>",
+            "<dt>Closed by</dt><dd>sam</dd>",
+            "<dt>Where</dt><dd>admin</dd>",
             "<dt>Note</dt><dd>&lt;b&gt;Tidy&lt;/b&gt;</dd>",
-            "<dt>Started</dt><dd>Jan. 1, 2026, 10 a.m.</dd>",
-            "<dt>Finished</dt><dd>Jan. 1, 2026, 10 a.m., after 42 seconds</dd>",
+            f"<dt>Started</dt><dd>{began}</dd>",
+            f"<dt>Finished</dt><dd>{began}, after 42 seconds</dd>",
         ):
             assert expected in html
 
@@ -81,9 +85,10 @@ class TestFacts:
         session = ChatSessionFactory(status="closed")
         job = create_close_job([session, "unknown"], requested_by=staff)
         CloseJobItem.objects.filter(session=session).delete()
-        CloseJob.objects.update(status="completed", finished_at="2026-01-01T10:00Z")
+        moment = stored("2026-01-01T10:00Z")
+        CloseJob.objects.update(status="completed", finished_at=moment)
         html = page(job)
-        assert "Jan. 1, 2026, 10 a.m.<" in html
+        assert f"{date_format(moment, 'DATETIME_FORMAT')}<" in html
         assert ", after" not in html
 
     def test_it_cannot_be_edited_added_or_deleted(self, admin_client, job_with, url_of):
@@ -99,7 +104,7 @@ class TestProgress:
     def test_it_is_shown_in_words_and_as_a_bar(self, page, job_with):
         job = job_with(closed=2, already_closed=1, rejected=1, closing=2, waiting=2)
         html = page(job)
-        assert '<strong class="osvi-status osvi-job-running" data-osvi="status">at work' in html
+        assert '<strong class="osvi-status osvi-job-running" data-osvi="status">running' in html
         assert '<label for="osvi-progress" data-osvi="done">4 of 8 done (50 %)</label>' in html
         assert '<progress id="osvi-progress" value="4" max="8"></progress>' in html
         assert not hidden(html, "closed")
@@ -128,7 +133,7 @@ class TestProgress:
         told = state(job)
         texts = told.pop("texts")
         assert re.fullmatch(r"1\.\d a second, about [45] seconds left", texts.pop("pace"))
-        assert "Failed or unconfirmed: 1</h2>" in told.pop("failures")
+        assert "Need attention: 1</h2>" in told.pop("failures")
         assert told == {
             "status": "running",
             "is_finished": False,
@@ -137,17 +142,19 @@ class TestProgress:
             "counts": {
                 "closed": 2,
                 "already_closed": 0,
+                "not_sent": 0,
                 "rejected": 0,
                 "not_found": 0,
                 "not_allowed": 0,
                 "unconfirmed": 1,
+                "no_longer_matches": 0,
                 "cancelled": 0,
                 "closing": 0,
                 "waiting": 5,
             },
         }
         assert texts == {
-            "status": "at work",
+            "status": "running",
             "trouble": "",
             "resumes": "",
             "done": "3 of 8 done (37 %)",
@@ -159,7 +166,9 @@ class TestProgress:
     def test_a_slow_one_is_counted_by_the_minute(self, state, job_with):
         job = job_with(closed=2, waiting=8)
         now = timezone.now()
-        CloseJob.objects.update(running_since=now - timezone.timedelta(minutes=1), seen_at=now)
+        CloseJob.objects.update(
+            running_since=now - timezone.timedelta(minutes=1), heartbeat_at=DatabaseNow()
+        )
         assert state(job)["texts"]["pace"] == "2 a minute, about 4 minutes left"
 
     @pytest.mark.parametrize("status", ["queued", "running", "paused"])
@@ -167,18 +176,18 @@ class TestProgress:
         settings.OSVI_EXECUTOR = None
         job = job_with(status, closed=2, waiting=8)
         long_ago = timezone.now() - timezone.timedelta(minutes=1)
-        CloseJob.objects.update(running_since=long_ago, seen_at=long_ago, resume_at=long_ago)
+        CloseJob.objects.update(running_since=long_ago, heartbeat_at=long_ago, resume_at=long_ago)
         for _look in range(2):
             texts = state(job)["texts"]
-            assert "Nobody is at work on it just now." in texts["resumes"]
-            assert "osvi_work" in texts["resumes"]
+            assert "This job is waiting." in texts["resumes"]
+            assert "osvi_worker" in texts["resumes"]
             assert texts["pace"] == ""
 
     @pytest.mark.parametrize(
         ("wait", "words"),
         [
-            (25, "It goes on by itself in about 25 seconds."),
-            (-1, "It goes on by itself in a moment."),
+            (25, "It continues automatically in about 25 seconds."),
+            (-1, "It continues automatically in a moment."),
         ],
     )
     def test_a_pause_says_why_and_until_when(self, state, page, job_with, wait, words):
@@ -225,7 +234,7 @@ class TestProgress:
         settings.USE_THOUSAND_SEPARATOR = True
         job = job_with()
         CloseJob.objects.update(total=2000)
-        items = [CloseJobItem(job=job, asked_id=str(number)) for number in range(2000)]
+        items = [CloseJobItem(job=job, requested_session_id=str(number)) for number in range(2000)]
         CloseJobItem.objects.bulk_create(items)
         html = page(job)
         assert 'value="0" max="2000"' in html
@@ -241,8 +250,8 @@ class TestProgress:
             job = job_with(closed=number, rejected=number, waiting=number)
             with django_assert_num_queries(8):
                 desk.get(url_of("progress", job))
-            # The job once more, and whether it was tried again.
-            with django_assert_num_queries(10):
+            # And whether it was tried again.
+            with django_assert_num_queries(9):
                 desk.get(url_of("change", job))
 
 
@@ -255,7 +264,7 @@ class TestTakingUp:
     ):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         job = create_close_job([mirrored()], requested_by=staff, start=False)
-        CloseJob.objects.update(seen_at="2026-01-01T10:00Z")
+        CloseJob.objects.update(heartbeat_at=stored("2026-01-01T10:00Z"))
         answer = desk.get(url_of(name, job)).text
         job.refresh_from_db()
         assert job.status == "completed"
@@ -277,23 +286,23 @@ class TestFailures:
         assert "<i>" not in html
         for item in job.items.filter(outcome__in=("rejected", "unconfirmed")):
             url = f"/admin/osvi_django/chatsession/{item.session_id}/change/"
-            assert f'<a href="{url}">{item.asked_id}</a>' in html
+            assert f'<a href="{url}">{item.requested_session_id}</a>' in html
 
     def test_ids_that_are_not_known_here_are_escaped(self, page, staff):
         job = create_close_job(["<script>alert(1)</script>"], requested_by=staff)
         html = page(job)
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
         assert "<script>alert" not in html
-        assert "There is no such chat session here." in html
+        assert "This site has no such chat session." in html
 
     def test_where_there_is_none_nothing_is_said(self, page, job_with):
-        assert "Failed or unconfirmed" not in page(job_with("completed", closed=2))
+        assert "Need attention" not in page(job_with("completed", closed=2))
 
     def test_the_first_are_shown_and_the_others_counted(self, page, job_with, url_of, monkeypatch):
         monkeypatch.setattr(admin_jobs, "FAILURES_SHOWN", 2)
         job = job_with("completed_with_errors", rejected=3, unconfirmed=2)
         html = page(job)
-        assert "Failed or unconfirmed: 5" in html
+        assert "Need attention: 5" in html
         assert html.count("<tr><td>") == 2
         assert f'<a href="{url_of("sessions", job)}?outcome=failures">and 3 more</a>' in html
         monkeypatch.setattr(admin_jobs, "FAILURES_SHOWN", 5)
@@ -323,11 +332,11 @@ class TestCancel:
         response = desk.post(url_of("cancel", job), follow=True)
         assert response.redirect_chain == [(url_of("change", job), 302)]
         [(level, sentence)] = told(response)
-        assert (level, sentence.startswith("Nothing more")) == ("success", True)
-        assert "2 of 2 done" in response.text
-        assert "cancelled" in response.text
+        assert (level, sentence.startswith("Stopped.")) == ("success", True)
+        assert "Stopped: 0 closed, 0 need attention, 2 not closed" in response.text
+        assert "not closed, job stopped" in response.text
         entry = LogEntry.objects.get()
-        assert (entry.user, entry.get_change_message()) == (staff, "Cancelled.")
+        assert (entry.user, entry.get_change_message()) == (staff, "Stopped.")
 
     def test_what_is_under_way_is_waited_for(self, desk, job_with, url_of):
         job = job_with(closing=1, waiting=1)
@@ -366,10 +375,10 @@ class TestRetry:
         response = desk.post(url_of("retry", job), follow=True)
         retry = CloseJob.objects.get(retry_of=job)
         assert response.redirect_chain == [(url_of("change", retry), 302)]
-        assert (retry.status, retry.total, retry.door) == ("completed", 1, "admin")
+        assert (retry.status, retry.total, retry.via) == ("completed", 1, "admin")
         assert f'<a href="{url_of("change", job)}">Close job {job.pk}</a>' in response.text
         entry = LogEntry.objects.get()
-        assert entry.get_change_message() == f"Tried again what failed: Close job {retry.pk}."
+        assert entry.get_change_message() == f"Retried the failed chats: Close job {retry.pk}."
 
     def test_once_is_enough(self, desk, job_with, url_of):
         job = job_with(**FAULTY)
@@ -385,7 +394,7 @@ class TestRetry:
         assert url_of("retry", job) not in desk.get(url_of("change", job)).text
         response = desk.post(url_of("retry", job), follow=True)
         [(level, sentence)] = told(response)
-        assert (level, sentence.startswith("Nothing in this close job failed")) == ("error", True)
+        assert (level, sentence.startswith("No chat of this close job")) == ("error", True)
         assert response.redirect_chain == [(url_of("change", job), 302)]
         assert CloseJob.objects.count() == 1
 
@@ -435,7 +444,7 @@ class TestSessions:
     def test_they_are_found_by_how_their_id_begins(self, desk, job_with, url_of):
         job = job_with(**FAULTY)
         item = job.items.last()
-        response = desk.get(url_of("sessions", job), {"q": item.asked_id[:10]})
+        response = desk.get(url_of("sessions", job), {"q": item.requested_session_id[:10]})
         assert list(response.context["cl"].result_list) == [item]
 
     def test_they_are_counted_by_outcome(self, desk, job_with, url_of):
@@ -458,7 +467,7 @@ class TestRunningForReal:
         job = create_close_job(sessions, requested_by=staff, start=False)
         run_close_job(job.pk)
         html = page(job)
-        assert "completed, with failures" in html
+        assert "finished, 1 needs attention" in html
         assert "5 of 5 done (100 %)" in html
         assert '<strong data-osvi="closed">4</strong> closed' in html
         assert "OSVI said: “No.”" in html

@@ -33,7 +33,7 @@ class TestList:
         for expected in (
             f"Close job {old.pk}",
             "osvi-job-completed_with_errors",
-            "completed, with failures",
+            "finished, some need attention",
             "sam",
             "7 of 7",
             "2 of 5",
@@ -48,21 +48,21 @@ class TestList:
         assert listed(response) == []
         assert "not yet confirmed" not in response.text
 
-    @pytest.mark.parametrize("query", ["status=paused", "door=rest"])
+    @pytest.mark.parametrize("query", ["status=paused", "via=rest"])
     def test_it_is_filtered(self, desk, job_with, query):
         wanted = job_with("paused", waiting=1)
-        CloseJob.objects.update(door="rest")
+        CloseJob.objects.update(via="rest")
         job_with(waiting=1)
         assert listed(desk.get(f"{LIST}?{query}")) == [wanted]
 
     def test_doors_are_called_as_staff_call_them(self, desk, job_with):
-        for door in ("command", "kiosk"):
+        for via in ("command", "kiosk"):
             job_with("paused", waiting=1)
-            CloseJob.objects.filter(door="admin").update(door=door)
+            CloseJob.objects.filter(via="admin").update(via=via)
         html = desk.get(LIST).text
-        for label, door in (("command line", "command"), ("kiosk", "kiosk")):
-            assert f'<td class="field-door_shown">{label}</td>' in html
-            assert f'<a href="?door={door}">{label}</a>' in html
+        for label, via in (("command line", "command"), ("kiosk", "kiosk")):
+            assert f'<td class="field-via_shown">{label}</td>' in html
+            assert f'<a href="?via={via}">{label}</a>' in html
 
     def test_drafts_are_not_counted_either(self, desk, job_with):
         for status in ("paused", "draft"):
@@ -72,7 +72,7 @@ class TestList:
         assert "admin (1)" in html
 
     def test_the_cost_does_not_grow_with_the_rows(self, desk, job_with, django_assert_num_queries):
-        # Who is asking and what they may (4), then doors to filter by, the count, and the rows.
+        # The user and their permissions (4), entry points to filter by, the count, the rows.
         for _ in range(2):
             for _number in range(5):
                 job_with(closed=1)
@@ -85,7 +85,7 @@ class TestList:
             job_with(closed=1)
         html = desk.get(LIST).text
         assert "Only the first 3 are listed" in html
-        assert "To select all" not in html
+        assert "Select all" not in html
 
     def test_nothing_can_be_done_to_them_by_hand(self, admin_client, job_with):
         job_with(waiting=1)
@@ -158,7 +158,7 @@ class TestWhoMaySee:
 
 def test_a_job_of_code_belongs_to_nobody(desk, job_with, url_of, admin_user, client):
     job = job_with(waiting=1, requested_by=None)
-    CloseJob.objects.update(door="code", created_at=timezone.now())
+    CloseJob.objects.update(via="code", created_at=timezone.now())
     assert desk.get(url_of("change", job)).status_code == 404
     client.force_login(admin_user)
     assert client.get(url_of("change", job)).status_code == 200

@@ -9,13 +9,14 @@ from django.test import Client
 from django.urls import reverse
 
 from osvi_django.admin import customers
-from osvi_django.models import ChatAgent, ChatSession, CloseAttempt
+from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, SessionSummary
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import (
     ChatAgentFactory,
     ChatSessionFactory,
     ClosedSessionFactory,
 )
+from tests.mirroring import at_the_start
 
 pytestmark = pytest.mark.django_db
 
@@ -52,6 +53,18 @@ def start(operator, osvi_sandbox):
     def _start(**fields):
         data = {"agent_uuid": "agent_new", "customer_id": CUSTOMER, **fields}
         return operator.post(START, data, follow=True)
+
+    return _start
+
+
+@pytest.fixture
+def closer(log_in, osvi_sandbox):
+    """The same as somebody who may also close."""
+    client = log_in("view_chatsession", "operate_chatsession", "close_chatsession")
+
+    def _start(**fields):
+        data = {"agent_uuid": "agent_new", "customer_id": CUSTOMER, **fields}
+        return client.post(START, data, follow=True)
 
     return _start
 
@@ -111,9 +124,7 @@ class TestLookUp:
         response = look_up(f" {CUSTOMER} ")
         [(url, status)] = response.redirect_chain
         assert (url.partition("?")[0], status) == (LOOKUP, 302)
-        assert told(response) == [
-            ("success", "OSVI was asked: it lists 1 chat session of this customer as active.")
-        ]
+        assert told(response) == [("success", "OSVI has 1 active chat for this customer.")]
         html = html_of(response)
         assert f'<a href="{page_of(ChatSession.objects.get(session_id=there.id))}">' in html
         assert f'<a href="{page_of(closed)}">' in html
@@ -125,7 +136,7 @@ class TestLookUp:
         self, operator, look_up, osvi_sandbox, mirrored
     ):
         html = html_of(operator.get(LOOKUP))
-        assert "What is open here and OSVI does not list is paused there" in html
+        assert "we briefly pause them at OSVI" in html
         assert "Nothing at OSVI is changed" not in html
         there = osvi_sandbox.add_session(customer_id=CUSTOMER)
         gone = mirrored(customer_id=CUSTOMER, status="dormant")
@@ -138,18 +149,16 @@ class TestLookUp:
 
     def test_no_session_is_said_plainly(self, look_up, told):
         response = look_up()
-        assert told(response) == [
-            ("info", "OSVI was asked: it lists no chat session of this customer as active.")
-        ]
-        assert "This site knows no chat session of this customer" in html_of(response)
+        assert told(response) == [("info", "OSVI has no active chat for this customer.")]
+        assert "No chats found for" in html_of(response)
 
     @pytest.mark.parametrize(
         ("listed", "quiet", "untold", "level", "words"),
         [
-            (0, 1, 0, "success", "no chat session of this customer as active. 1 other has gone"),
-            (2, 2, 0, "success", "2 chat sessions of this customer as active. 2 others have gone"),
-            (1, 0, 1, "warning", "as active. Whether 1 other is closed, OSVI did not tell"),
-            (0, 1, 2, "warning", "not closed. Whether 2 others are closed, OSVI did not tell"),
+            (0, 1, 0, "success", "no active chat for this customer. 1 more chat is still open"),
+            (2, 2, 0, "success", "2 active chats for this customer. 2 more chats are still open"),
+            (1, 0, 1, "warning", "OSVI did not say whether 1 other chat is closed."),
+            (0, 1, 2, "warning", "OSVI did not say whether 2 other chats are closed."),
         ],
     )
     def test_what_osvi_lists_is_told_from_what_is_only_known_here(
@@ -173,9 +182,9 @@ class TestLookUp:
         look_up()
         html = html_of(operator.get(page_of(session)))
         assert "closed by OSVI" in html
-        assert "OSVI does not list it as active any more" in html
+        assert "OSVI no longer lists it as active" in html
         attempt = CloseAttempt.objects.get()
-        assert (str(attempt.requested_by), attempt.door) == ("jo", "admin")
+        assert (str(attempt.requested_by), attempt.via) == ("jo", "admin")
 
     def test_a_look_alone_asks_nobody(self, operator, osvi_sandbox):
         session = ChatSessionFactory(customer_id=CUSTOMER)
@@ -188,7 +197,7 @@ class TestLookUp:
     @pytest.mark.parametrize("customer", ["", "a\0b", "x" * 256, "."])
     def test_what_is_no_id_is_said_beside_it(self, look_up, osvi_sandbox, customer):
         response = look_up(customer)
-        assert (response.status_code, response.redirect_chain) == (200, [])
+        assert [status for _url, status in response.redirect_chain] == [302]
         assert len(response.context["form"].errors["customer_id"]) == 1
         assert osvi_sandbox.requests == []
 
@@ -198,8 +207,8 @@ class TestLookUp:
             (Status(401, error="No."), "OSVI refused this site&#x27;s API token"),
             (Status(422, errors=["<i>No.</i>"]), "OSVI said: “&lt;i&gt;No.&lt;/i&gt;”"),
             (Status(429), "OSVI is busy"),
-            (Drop(), "OSVI did not answer, and nothing was done there"),
-            (Junk(), "this page shows what was known before"),
+            (Drop(), "OSVI did not answer. Nothing has changed there."),
+            (Junk(), "this page shows only what was known before"),
         ],
         ids=repr,
     )
@@ -209,7 +218,7 @@ class TestLookUp:
         session = ChatSessionFactory(customer_id=CUSTOMER)
         osvi_sandbox.script(None, fault)
         response = look_up()
-        assert response.redirect_chain == []
+        assert [status for _url, status in response.redirect_chain] == [302]
         assert words in html_of(response)
         assert session.session_id in html_of(response)
 
@@ -237,11 +246,11 @@ class TestLookUp:
         assert osvi_sandbox.requests == []
         osvi_sandbox.add_session(customer_id=CUSTOMER)
         response = look_up(account="other")
-        assert "it lists 1 chat session" in html_of(response)
+        assert "OSVI has 1 active chat" in html_of(response)
         assert ChatAgent.objects.get().account == "other"
         # The same customer of another account is another one.
         html = html_of(operator.get(LOOKUP, {"customer_id": CUSTOMER, "account": "default"}))
-        assert "This site knows no chat session" in html
+        assert "No chats found for" in html
 
     @pytest.mark.parametrize(("number", "is_cut"), [(2, False), (3, True)])
     def test_it_is_bounded(self, operator, monkeypatch, number, is_cut):
@@ -249,7 +258,7 @@ class TestLookUp:
         ChatSessionFactory.create_batch(number, customer_id=CUSTOMER)
         html = html_of(operator.get(LOOKUP, {"customer_id": CUSTOMER}))
         assert html.count('<th scope="row">') == 2
-        assert ("Earlier ones are not shown." in html) == is_cut
+        assert ("Older entries are not shown." in html) == is_cut
 
     def test_however_many_they_are_it_takes_the_same_queries(
         self, operator, django_assert_max_num_queries
@@ -274,7 +283,11 @@ class TestStart:
         known = ChatAgentFactory(name="<Maya>")
         ChatAgentFactory(uuid=None, number=42, name="Nameless")
         html = html_of(operator.get(START))
-        assert "OSVI closes the chat session that the customer has open with this agent" in html
+        assert (
+            "If the customer already has an open chat with this agent, no new chat is started"
+            in html
+        )
+        assert "Close the open chat first" not in html  # who may not close is not offered it
         assert f'<option value="{known.pk}">&lt;Maya&gt;</option>' in html
         assert "Nameless" not in html
         assert osvi_sandbox.requests == []
@@ -283,12 +296,12 @@ class TestStart:
         response = start(input_fields='{"first_name": "Al<ex>"}', context=" One \r\n\r\n Two \r\n")
         session = ChatSession.objects.get()
         assert response.redirect_chain == [(page_of(session), 302)]
-        assert told(response) == [("success", "The chat session is started.")]
+        assert told(response) == [("success", "The chat session was started.")]
         there = osvi_sandbox.sessions[session.session_id]
         assert (there.agent_uuid, there.customer_id) == ("agent_new", CUSTOMER)
         assert there.input_fields == {"first_name": "Al<ex>"}
         assert there.context == ["One", "Two"]
-        assert LogEntry.objects.get().get_change_message() == "The chat session is started."
+        assert LogEntry.objects.get().get_change_message() == "The chat session was started."
 
     def test_with_an_agent_from_the_list(self, start, osvi_sandbox, two_accounts):
         agent = ChatAgentFactory(account="other", name="Maya")
@@ -301,34 +314,63 @@ class TestStart:
         ChatAgentFactory(account="other", name="Maya")
         html = html_of(operator.get(START))
         assert "Maya (other)" in html
-        assert "Of the agent whose UUID you wrote." in html
+        assert "The account of the agent whose UUID you entered." in html
 
-    def test_the_earlier_one_is_closed_and_its_page_says_why(self, operator, start):
+    def test_where_one_is_open_it_is_refused_and_led_to(self, start, told, osvi_sandbox):
         start()
-        start()
-        statuses = ChatSession.objects.order_by("pk").values_list("status", flat=True)
-        assert list(statuses) == ["closed", "active"]
-        html = html_of(operator.get(page_of(ChatSession.objects.first())))
-        assert "closed by OSVI" not in html
-        html = html_of(operator.get(page_of(ChatSession.objects.last())))
-        assert "closed by OSVI" in html
-        assert "OSVI closed it when the customer&#x27;s next chat with this agent" in html
+        response = start(context="Keep <me>", replace="on")
+        session = ChatSession.objects.get()
+        assert response.redirect_chain == [(START, 302)]
+        html = html_of(response)
+        assert f"The customer already has the chat {session} open with this agent" in html
+        assert f'This chat is open: <a href="{page_of(session)}">{session}</a>' in html
+        assert "Keep &lt;me&gt;</textarea>" in html
+        assert not osvi_sandbox.sessions[session.session_id].is_closed
+
+    def test_the_open_one_is_closed_first_for_whoever_may_close(self, closer, osvi_sandbox):
+        closer()
+        first = ChatSession.objects.get()
+        offered = closer()
+        assert "Close the open chat first" in html_of(offered)
+        closer(replace="on")
+        assert ChatSession.objects.count() == 2
         attempt = CloseAttempt.objects.get()
-        assert (str(attempt.requested_by), attempt.door) == ("jo", "admin")
+        assert (attempt.session, attempt.kind, attempt.via) == (first, "close", "admin")
+        assert str(attempt.requested_by) == "jo"
+        assert first.attempts.get().session.summary.text == attempt.session.summary.text
+        assert SessionSummary.objects.get().text == osvi_sandbox.sessions[first.session_id].summary
+
+    @pytest.mark.parametrize("fault", [Drop(), Status(422), Junk()], ids=repr)
+    def test_if_the_open_one_cannot_be_closed_nothing_is_started(self, closer, osvi_sandbox, fault):
+        closer()
+        first = ChatSession.objects.get()
+        osvi_sandbox.script(first.session_id, fault)
+        response = closer(replace="on", context="Keep <me>")
+        assert response.redirect_chain == [(START, 302)]
+        assert "Keep &lt;me&gt;</textarea>" in html_of(response)
+        assert ChatSession.objects.count() == len(osvi_sandbox.sessions) == 1
+
+    @pytest.mark.parametrize("fault", [Drop(), Junk(), Status(500)], ids=repr)
+    def test_if_osvi_does_not_say_what_is_open_nothing_is_started(self, start, osvi_sandbox, fault):
+        osvi_sandbox.script(None, fault)
+        response = start(context="Keep <me>")
+        assert response.redirect_chain == [(START, 302)]
+        assert "so no chat was started. Try again in a moment." in html_of(response)
+        assert [each.method for each in osvi_sandbox.requests] == ["GET"]
 
     def test_who_started_it_is_in_its_thread(self, operator, start):
         start()
         html = html_of(operator.get(page_of(ChatSession.objects.get())))
         assert "<strong>jo</strong> started the chat" in html
         action = ChatSession.objects.get().actions.get()
-        assert (str(action.requested_by), action.door) == ("jo", "admin")
+        assert (str(action.requested_by), action.via) == ("jo", "admin")
 
     @pytest.mark.parametrize("is_chosen", [True, False])
     def test_both_or_no_agent_is_a_mistake(self, start, osvi_sandbox, is_chosen):
         chosen = {"agent": ChatAgentFactory().pk} if is_chosen else {"agent_uuid": ""}
         response = start(**chosen, input_fields='{"a": 1}', context="Keep <me>")
         assert response.context["form"].errors["agent"] == [
-            "Choose an agent from the list, or write the UUID of another one."
+            "Choose an agent from the list, or enter the UUID of another agent."
         ]
         assert "Keep &lt;me&gt;</textarea>" in html_of(response)
         assert osvi_sandbox.requests == []
@@ -361,7 +403,7 @@ class TestStart:
     ):
         osvi_sandbox.script(None, fault)
         response = start(context="Keep <me>")
-        assert (response.status_code, response.redirect_chain) == (200, [])
+        assert response.redirect_chain == [(START, 302)]
         assert words in html_of(response)
         assert "Keep &lt;me&gt;</textarea>" in html_of(response)
         assert not ChatSession.objects.exists()
@@ -370,13 +412,13 @@ class TestStart:
     def test_what_nobody_knows_leads_to_where_it_can_be_found_out(
         self, start, look_up, told, osvi_sandbox, fault
     ):
-        osvi_sandbox.script(None, fault)
+        at_the_start(osvi_sandbox, fault)
         response = start()
         assert response.redirect_chain[0][0].startswith(f"{LOOKUP}?customer_id=%2B1555")
         [(level, sentence)] = told(response)
         assert level == "warning"
-        assert "Look the customer up here" in sentence
-        assert "it lists 1 chat session" in html_of(look_up())
+        assert "Look up the customer here" in sentence
+        assert "OSVI has 1 active chat" in html_of(look_up())
 
     @pytest.mark.parametrize(
         ("setting", "value", "words"),
@@ -402,4 +444,4 @@ class TestStart:
 def test_hosts_with_atomic_requests_can_look_up_and_start(start, look_up, settings):
     assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
     start()
-    assert "it lists 1 chat session" in html_of(look_up())
+    assert "OSVI has 1 active chat" in html_of(look_up())

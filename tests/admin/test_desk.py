@@ -78,24 +78,27 @@ class TestActs:
         response = act(session, "takeover")
         assert response.redirect_chain == [(page_of(session), 302)]
         assert told(response) == [
-            ("success", "You have taken over: the agent is silent until somebody hands back.")
+            (
+                "success",
+                "You have taken over. The AI agent does not reply until someone hands back.",
+            )
         ]
         html = html_of(response)
-        assert "<strong>Support operator</strong> has taken over" in html
+        assert "<strong>Support operator</strong> has taken over (since " in html
         assert "Hand back" in html
         assert 'value="takeover"' not in html
         response = act(session, "end")
         assert told(response)[0][1].startswith("You have handed back")
-        assert "answers the customer." in html_of(response)
+        assert "replies to the customer." in html_of(response)
         assert [name for name, _body in commands(osvi_sandbox)] == ["takeover", "end"]
 
     @pytest.mark.parametrize(
         ("name", "sentence"),
         [
             ("message", "Your message was sent to the customer."),
-            ("tell", "The agent has answered the customer: its words are below."),
-            ("whisper", "The agent keeps it in mind for when the customer writes next."),
-            ("context", "The agent knows this now."),
+            ("tell", "The agent has replied to the customer. You find its reply below."),
+            ("whisper", "The agent will use this in its next reply."),
+            ("context", "The fact was added. The agent knows it from now on."),
         ],
     )
     def test_what_takes_words(self, act, mirrored, told, osvi_sandbox, name, sentence):
@@ -107,7 +110,7 @@ class TestActs:
         [(_command, body)] = commands(osvi_sandbox)
         assert body["context" if name == "context" else "message"] == f"{WORDS[name]}\nSo."
         action = SupportAction.objects.get()
-        assert (action.requested_by.username, action.door) == ("jo", "admin")
+        assert (action.requested_by.username, action.via) == ("jo", "admin")
         html = html_of(response)
         assert WORDS[name] not in html
         assert "So." in html
@@ -119,7 +122,7 @@ class TestActs:
         answer = body.replace(b"%s", session.session_id.encode())
         osvi_sandbox.script(session.session_id, Junk(answer, "application/json"))
         [(_level, sentence)] = told(act(session, "tell", "Say hello."))
-        assert sentence == "The agent was told, and OSVI has sent no words of its answer."
+        assert sentence == "The agent received your instruction, but OSVI did not return its reply."
 
     def test_what_was_typed_elsewhere_outlasts_taking_over(self, act, mirrored, told):
         response = act(mirrored(), "takeover", message="Half a <sentence")
@@ -153,7 +156,7 @@ class TestRefusals:
         session = mirrored()
         osvi_sandbox.script(session.session_id, fault)
         response = act(session, name, WORDS[name])
-        assert (response.status_code, response.redirect_chain) == (200, [])
+        assert response.redirect_chain == [(desk_of(session), 302)]
         [error] = response.context["desk"].errors[name]
         html = html_of(response)
         assert words in html
@@ -167,28 +170,34 @@ class TestRefusals:
         response = act(session, "takeover", whisper="Wait")
         [error] = response.context["desk"].non_field_errors()
         assert error == (
-            "OSVI refused this, so nothing was done. OSVI said: “command takeover is switched off”"
+            "OSVI refused the request. Nothing has changed. OSVI said: “command takeover is "
+            "switched off”"
         )
         assert "Wait</textarea>" in html_of(response)
 
     def test_a_message_before_taking_over(self, act, mirrored, osvi_sandbox):
         html = html_of(act(mirrored(), "message", "Hello"))
-        assert "so nothing was sent: take over first." in html
+        assert "you can write to the customer only after you take over." in html
         assert "Hello</textarea>" in html
+        assert "Take over to write to the customer yourself." in html
+        assert "Send to the customer" not in html
         assert osvi_sandbox.requests == []
 
     def test_one_that_is_closed_meanwhile(self, act, mirrored, osvi_sandbox):
         session = mirrored()
         ChatSession.objects.update(status="closed")
         html = html_of(act(session, "tell", "Say hello."))
-        assert "This chat session is closed, or being closed, so nothing was sent." in html
+        assert "This chat session is closed or is being closed, so nothing was sent." in html
         assert "Say hello.</textarea>" in html
+        assert "so nothing can be sent now" in html
+        for offered in ("Take over", "Send instruction", "The AI agent", "replies to the customer"):
+            assert offered not in html
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("text", ["", "  \r\n ", None])
     def test_nothing_is_not_sent(self, act, mirrored, osvi_sandbox, text):
         response = act(mirrored(), "tell", **({} if text is None else {"text": text}))
-        assert response.context["desk"].errors == {"tell": ["Write something first."]}
+        assert response.context["desk"].errors == {"tell": ["Enter a text first."]}
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize(
@@ -203,7 +212,7 @@ class TestRefusals:
     def test_osvi_being_down(self, act, mirrored, settings):
         settings.OSVI["default"]["BASE_URL"] = "http://127.0.0.1:1"
         html = html_of(act(mirrored(), "tell", "Say hello."))
-        assert "OSVI could not be reached, so nothing was sent." in html
+        assert "OSVI could not be reached. Nothing was sent." in html
         assert "Say hello.</textarea>" in html
 
     def test_a_broken_setting(self, act, mirrored, settings):
@@ -212,9 +221,11 @@ class TestRefusals:
         assert "OSVI is not set up on this site" in html_of(act(session, "takeover"))
 
     @pytest.mark.parametrize("name", ["", "close", "receive"])
-    def test_an_unknown_act_does_nothing(self, act, mirrored, osvi_sandbox, name):
-        html = html_of(act(mirrored(), name, whisper="Wait"))
-        assert "Wait</textarea>" in html
+    def test_an_unknown_act_does_nothing_and_says_so(self, act, mirrored, told, osvi_sandbox, name):
+        response = act(mirrored(), name, whisper="Wait")
+        [(level, sentence)] = told(response)
+        assert (level, sentence.partition(":")[0]) == ("warning", "Nothing was done")
+        assert "Wait</textarea>" in html_of(response)
         assert osvi_sandbox.requests == []
 
 
@@ -230,9 +241,9 @@ class TestUnanswered:
         assert self.response.redirect_chain == [(page_of(lost), 302)]
         [(level, sentence)] = told(self.response)
         assert level == "warning"
-        assert sentence.startswith("OSVI may have done this; its answer was lost on the way")
+        assert sentence.startswith("OSVI did not answer, so this may or may not have been done")
         html = html_of(self.response)
-        assert "sent, no answer" in html
+        assert "no answer" in html
         assert "Say hello.</blockquote>" in html
         assert "Say hello.</textarea>" not in html
 
@@ -241,13 +252,13 @@ class TestUnanswered:
         osvi_sandbox.script(session.session_id, Junk())
         response = act(session, "whisper", "They are new.")
         assert told(response)[0][0] == "warning"
-        assert "answer not understood" in html_of(response)
+        assert "unreadable answer" in html_of(response)
 
     def test_the_same_once_more_is_asked_about_first(self, act, lost, osvi_sandbox):
         response = act(lost, "tell", " Say hello. ")
         html = html_of(response)
-        assert "These words were sent already" in html
-        assert "Send it again all the same" in html
+        assert "You already sent this text" in html
+        assert "Send again anyway" in html
         assert "Say hello." in html[html.index("<textarea") :]
         assert len(osvi_sandbox.requests) == 1
 
@@ -266,10 +277,10 @@ class TestUnanswered:
     def test_so_is_what_another_door_has_under_way(self, act, mirrored, said, osvi_sandbox, name):
         session = mirrored(mode="support")
         hour = timezone.now() - timedelta(hours=1)
-        said(session, name, text="Hello.", outcome="started", door="rest", started_at=hour)
+        said(session, name, text="Hello.", outcome="started", via="rest", started_at=hour)
         response = act(session, name, "Hello.")
         [error] = response.context["desk"].errors[name]
-        assert error.startswith("These words were sent already")
+        assert error.startswith("You already sent this text")
         assert f'name="again" value="{name}"' in html_of(response)
         assert osvi_sandbox.requests == []
 
@@ -282,7 +293,7 @@ class TestUnanswered:
         said(session, "whisper", text="They are new.", started_at=started)
         response = act(session, "whisper", "They are new.")
         assert len(osvi_sandbox.requests) == requests
-        assert ("Send it again all the same" in html_of(response)) == (not requests)
+        assert ("Send again anyway" in html_of(response)) == (not requests)
         act(session, "whisper", "they are new.")
         assert len(osvi_sandbox.requests) == requests + 1
 
@@ -355,14 +366,14 @@ class TestThread:
         now = timezone.now()
         said(session, "takeover", requested_by=user, started_at=now - timedelta(minutes=1))
         said(session, "inbound", text="Help <me>!", reply="How?", started_at=now - timedelta(1))
-        said(session, "end", door="code", started_at=now)
+        said(session, "end", via="code", started_at=now)
         html = html_of(operator.get(page_of(session)))
         places = [
             html.index(words)
             for words in (
                 "<strong>The customer</strong> wrote",
                 "Help &lt;me&gt;!",
-                "The agent answered:",
+                "The agent replied:",
                 "How?",
                 "<strong>jo</strong> took over",
                 "<strong>This site</strong> handed back",
@@ -373,9 +384,14 @@ class TestThread:
     @pytest.mark.parametrize(
         ("outcome", "code", "trouble", "advice"),
         [
-            ("started", "", "under way", "If it stays so, whoever sent it did not come back."),
-            ("no_answer", "unconfirmed", "sent, no answer", "Look at the conversation at OSVI"),
-            ("bad_answer", "", "answer not understood", "Look at the conversation at OSVI"),
+            (
+                "started",
+                "",
+                "in progress",
+                "If this does not change, the process that sent it has stopped.",
+            ),
+            ("no_answer", "unconfirmed", "no answer", "Check the chat in OSVI&#x27;s dashboard"),
+            ("bad_answer", "", "unreadable answer", "Check the chat in OSVI&#x27;s dashboard"),
             ("rejected", "rejected", "refused by OSVI", "OSVI said: “&lt;No&gt;”"),
             ("not_sent", "unreachable", "not sent", "Try again in a moment."),
             ("not_sent", "", "not sent", ""),
@@ -393,11 +409,11 @@ class TestThread:
 
     def test_texts_that_are_forgotten_are_said_to_be(self, operator, said):
         session = ChatSessionFactory()
-        said(session, forgotten_at=timezone.now())
+        said(session, redacted_at=timezone.now())
         for wordless in ("start", "takeover", "end"):
-            said(session, wordless, text="", forgotten_at=timezone.now())
+            said(session, wordless, text="", redacted_at=timezone.now())
         html = html_of(operator.get(page_of(session)))
-        assert html.count("What was said is not kept any longer.") == 1
+        assert html.count("The text was removed because it was too old.") == 1
 
     @pytest.mark.parametrize(
         ("permission", "reads"),
@@ -412,8 +428,8 @@ class TestThread:
         said(session, "tell", text="Confidential", reply="Confident")
         html = html_of(log_in("view_chatsession", permission).get(page_of(session)))
         assert ("Confident" in html) == reads
-        assert ("You do not have the permission to read what was said." in html) != reads
-        assert "told the agent" in html
+        assert ("You do not have permission to read the texts." in html) != reads
+        assert "instructed the agent" in html
 
     @pytest.mark.parametrize(("number", "is_cut"), [(50, False), (51, True)])
     def test_it_is_bounded(self, operator, said, number, is_cut):
@@ -422,7 +438,7 @@ class TestThread:
         for age in range(number):
             said(session, text=f"Number {age}.", started_at=now - timedelta(minutes=age))
         html = html_of(operator.get(page_of(session)))
-        assert ("Earlier ones are not shown." in html) == is_cut
+        assert ("Older entries are not shown." in html) == is_cut
         assert "Number 0." in html
         assert ("Number 50." in html) is False
 
@@ -452,20 +468,20 @@ class TestThread:
 class TestPage:
     def test_before_taking_over_it_says_that_one_cannot_write(self, operator):
         html = html_of(operator.get(page_of(ChatSessionFactory(help_requested=True))))
-        assert "Take over first" in html
+        assert "Take over to write to the customer yourself." in html
         assert 'name="message"' not in html
-        assert html.count("Help is requested.") == 2
+        assert html.count("The customer needs a person.") == 2
 
     def test_after_taking_over_one_can(self, operator):
         session = ChatSessionFactory(mode="support", active_human="<Kim>")
         html = html_of(operator.get(page_of(session)))
         assert 'name="message"' in html
-        assert "<strong>&lt;Kim&gt;</strong> has taken over" in html
+        assert "<strong>&lt;Kim&gt;</strong> has taken over. " in html
         assert "support staff (&lt;Kim&gt;)" in html
 
     def test_a_human_without_a_name(self, operator):
         html = html_of(operator.get(page_of(ChatSessionFactory(mode="support"))))
-        assert "Somebody has taken over" in html
+        assert "A colleague has taken over" in html
 
     def test_every_field_has_its_label_and_its_help(self, operator):
         html = html_of(operator.get(page_of(ChatSessionFactory(mode="support"))))

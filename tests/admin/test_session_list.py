@@ -11,6 +11,7 @@ from osvi_django.testing.factories import (
     ChatSessionFactory,
     ClosedSessionFactory,
 )
+from tests.moments import stored
 
 pytestmark = pytest.mark.django_db
 
@@ -30,9 +31,12 @@ class TestList:
         assert "Refund &lt;b&gt;given&lt;/b&gt;. More of it." in html
         assert "More of it. " * 20 not in html
 
+    def test_title_names_what_is_listed(self, desk):
+        assert "<h1>Chat sessions</h1>" in desk.get(LIST).text
+
     def test_newest_first(self, desk):
-        old = ChatSessionFactory(started_at="2026-01-01T00:00Z")
-        new = ChatSessionFactory(started_at="2026-01-02T00:00Z")
+        old = ChatSessionFactory(started_at=stored("2026-01-01T00:00:00Z"))
+        new = ChatSessionFactory(started_at=stored("2026-01-02T00:00:00Z"))
         assert ids_listed(desk.get(LIST)) == [new.session_id, old.session_id]
 
     def test_words_of_summaries_are_for_those_who_may_read_them(
@@ -46,7 +50,8 @@ class TestList:
     def test_the_cost_does_not_grow_with_the_rows(self, desk, django_assert_num_queries):
         # Who is asking and what they may (4), then agents to filter by, the count, and the rows.
         for _ in range(2):
-            ClosedSessionFactory.create_batch(20)
+            ClosedSessionFactory.create_batch(10)
+            ChatSessionFactory.create_batch(10)  # of which there are no summaries
             with django_assert_num_queries(7):
                 desk.get(LIST)
 
@@ -73,9 +78,19 @@ class TestList:
         ChatSessionFactory.create_batch(5)
         html = desk.get(LIST).content.decode()
         assert "Only the first 3 are listed" in html
-        assert "To select all is to select the others as well." in html
+        assert "“Select all” also selects the others." in html
         monkeypatch.setattr(ChatSessionAdmin.paginator, "cap", 6)
         assert "Only the first" not in desk.get(LIST).content.decode()
+
+    def test_it_is_not_sorted_by_the_names_of_agents(self, desk, monkeypatch):
+        ChatSessionFactory()
+        html = desk.get(LIST).content.decode()
+        assert 'class="sortable column-mode' in html
+        assert 'class="column-agent' in html
+        monkeypatch.setattr(ChatSessionAdmin, "sortable_by", ("agent",))  # as a host may have it
+        html = desk.get(LIST).content.decode()
+        assert 'class="column-mode' in html
+        assert 'class="sortable column-agent' in html
 
 
 class TestAgents:

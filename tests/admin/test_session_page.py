@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.urls import reverse
 from django.utils import timezone
 
+from osvi_django.database import DatabaseNow
 from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.services import close_session
 from osvi_django.testing import Drop, OddSummary, Status
@@ -78,8 +81,8 @@ class TestFacts:
     @pytest.mark.parametrize(
         ("status", "words"),
         [
-            ("unconfirmed", "OSVI may have closed this session; its answer was lost on the way."),
-            ("closing", "being closed right now"),
+            ("unconfirmed", "We do not know whether this chat is closed: OSVI did not answer."),
+            ("closing", "is being closed."),
         ],
     )
     def test_states_that_need_a_word_get_one(self, desk, status, words):
@@ -88,14 +91,17 @@ class TestFacts:
 
     @pytest.mark.parametrize(
         ("summary_status", "words"),
-        [("not_provided", "OSVI provided none"), ("lost", "lost on the way")],
+        [
+            ("not_provided", "OSVI sent no summary"),
+            ("lost", "The summary was lost: OSVI closed the chat"),
+        ],
     )
     def test_where_there_is_no_summary_the_reason_stands(self, desk, summary_status, words):
         session = ChatSessionFactory(status="closed", summary_status=summary_status)
         assert words in desk.get(page_of(session)).content.decode()
 
     def test_a_summary_of_this_site_is_said_to_be(self, desk):
-        words = "Written by this site, as OSVI provided none."
+        words = "Written by this site, because OSVI sent no summary."
         theirs = ClosedSessionFactory()
         assert words not in desk.get(page_of(theirs)).content.decode()
         ours = ClosedSessionFactory(summary__source="host")
@@ -106,25 +112,48 @@ class TestFacts:
             status="closed", summary_status="not_provided", summarizer_error="Odd<Error>"
         )
         html = desk.get(page_of(session)).content.decode()
-        assert "OSVI provided none" in html
-        assert "This site&#x27;s summarizer failed: Odd&lt;Error&gt;" in html
+        assert "OSVI sent no summary" in html
+        assert "This site&#x27;s own summary failed: Odd&lt;Error&gt;" in html
 
     def test_one_that_this_site_owes_is_said_to_be_owed(self, desk, settings):
         settings.OSVI = {"default": {"API_TOKEN": "t", "SUMMARIZER": lambda _session: None}}
         owed = ChatSessionFactory(status="closed", summary_status="not_provided")
-        assert "This site has yet to write one" in desk.get(page_of(owed)).text
+        assert "This site will write one" in desk.get(page_of(owed)).text
         asked = ChatSessionFactory(
             status="closed", summary_status="not_provided", summarized_at=timezone.now()
         )
         for session in (asked, ChatSessionFactory()):
-            assert "This site has yet to write one" not in desk.get(page_of(session)).text
+            assert "This site will write one" not in desk.get(page_of(session)).text
 
     def test_an_answer_that_was_not_understood_is_not_said_to_be_lost(self, desk):
         session = ChatSessionFactory(status="unconfirmed")
         CloseAttemptFactory(session=session, outcome="bad_answer", error_code="bad_answer")
         html = desk.get(page_of(session)).text
-        assert "answer could not be understood, so this session may or may not be closed" in html
-        assert "lost on the way" not in html
+        assert "answer was unreadable, so we do not know whether this chat is closed." in html
+        assert "Press “Try again”: it checks first and cannot close twice." in html
+        assert "did not answer" not in html
+        assert "press “Review" not in html
+
+    def test_what_cannot_be_pressed_is_not_named(self, log_in):
+        session = ChatSessionFactory(status="unconfirmed")
+        html = log_in("view_chatsession").get(page_of(session)).text
+        assert "We do not know whether this chat is closed: OSVI did not answer." in html
+        assert "Try again" not in html
+
+    def test_the_judging_of_an_answer_is_named_where_it_can_be_judged(
+        self, desk, mirrored, osvi_sandbox
+    ):
+        session = mirrored()
+        osvi_sandbox.script(session.session_id, OddSummary(42))
+        html = desk.post(close_url(session), {"post": "yes"}, follow=True).text
+        assert ("press “Review OSVI&#x27;s answer”" in html) == (
+            ">Review OSVI&#x27;s answer<" in html
+        )
+        assert ">Review OSVI&#x27;s answer<" in html
+
+    def test_before_the_close_there_is_no_summary_yet(self, desk):
+        for status in ("active", "unconfirmed"):
+            assert "no summary yet" in desk.get(page_of(ChatSessionFactory(status=status))).text
 
     def test_the_summary_is_withheld_from_those_who_may_not_read_it(self, log_in):
         client = log_in("view_chatsession")
@@ -132,7 +161,7 @@ class TestFacts:
         CloseAttemptFactory(session=session, answer="Confidential words.")
         html = client.get(page_of(session)).content.decode()
         assert "Confidential" not in html
-        assert "You do not have the permission to read summaries." in html
+        assert "You do not have permission to read summaries." in html
 
     def test_a_page_of_nothing_leads_back(self, desk):
         response = desk.get(
@@ -144,17 +173,19 @@ class TestFacts:
 class TestButton:
     @pytest.mark.parametrize("status", ChatSession.Status.values)
     def test_it_is_there_while_the_session_is_open(self, desk, status):
-        session = ChatSessionFactory(status=status)
+        later = DatabaseNow() + timedelta(minutes=1)
+        session = ChatSessionFactory(status=status, lease_until=later)
         html = desk.get(page_of(session)).content.decode()
         assert ("Close this chat session" in html) == (status in {"active", "dormant"})
         assert ("Try again" in html) == (status == "unconfirmed")
         assert ("Mark as closed" in html) == (status == "unconfirmed")
 
-    def test_one_whose_closer_died_can_be_tried_again(self, desk):
-        session = ChatSessionFactory(status="closing", lease_until="2026-01-01T00:00Z")
+    @pytest.mark.parametrize("lease_until", [DatabaseNow() - timedelta(minutes=1), None])
+    def test_one_whose_closer_died_can_be_tried_again(self, desk, lease_until):
+        session = ChatSessionFactory(status="closing", lease_until=lease_until)
         html = desk.get(page_of(session)).content.decode()
         assert "Try again" in html
-        assert "may have closed this session" in html
+        assert "We do not know whether this chat is closed" in html
 
     def test_it_is_not_there_without_the_permission(self, log_in):
         session = ChatSessionFactory()
@@ -166,10 +197,10 @@ class TestConfirmation:
     @pytest.mark.parametrize(
         ("account", "words"),
         [
-            ({}, "OSVI&#x27;s AI then writes the summary"),
-            ({"CLOSE_WITH": "v1"}, "only where OSVI has one already"),
-            ({"CLOSE_WITH": "v1", "SUMMARIZER": "some.function"}, "this site then writes one"),
-            ({"CLOSE_WITH": "v3"}, "OSVI&#x27;s AI then writes the summary"),
+            ({}, "OSVI writes the summary now"),
+            ({"CLOSE_WITH": "v1"}, "only if OSVI already has one"),
+            ({"CLOSE_WITH": "v1", "SUMMARIZER": "some.function"}, "this site writes one now"),
+            ({"CLOSE_WITH": "v3"}, "OSVI writes the summary now"),
         ],
     )
     def test_it_says_where_the_summary_comes_from(self, desk, mirrored, settings, account, words):
@@ -190,13 +221,14 @@ class TestConfirmation:
 
     def test_a_post_without_the_confirmation_only_asks(self, desk, mirrored, osvi_sandbox):
         session = mirrored()
-        response = desk.post(close_url(session), {"note": "x"})
+        response = desk.post(close_url(session), {"note": "x"}, follow=True)
         assert 'name="post" value="yes"' in response.content.decode()
         assert osvi_sandbox.requests == []
 
     def test_a_note_that_is_too_long_is_said_and_kept(self, desk, mirrored, osvi_sandbox):
         note = "long " * 300
-        response = desk.post(close_url(mirrored()), {"post": "yes", "note": note})
+        data = {"post": "yes", "note": note}
+        response = desk.post(close_url(mirrored()), data, follow=True)
         html = response.content.decode()
         assert "at most 1000 characters" in html
         assert note.strip() in html
@@ -226,6 +258,17 @@ class TestConfirmation:
         assert level == "warning"
         assert "There is no chat session" in sentence
 
+    @pytest.mark.parametrize("name", ["close", "mark"])
+    def test_a_closed_one_is_not_asked_about(self, desk, told, osvi_sandbox, name):
+        session = ClosedSessionFactory()
+        url = reverse(f"admin:osvi_django_chatsession_{name}", args=[session.pk])
+        response = desk.get(url, follow=True)
+        assert response.redirect_chain == [(page_of(session), 302)]
+        assert told(response) == [
+            ("info", "This chat session is already closed. Nothing was sent.")
+        ]
+        assert osvi_sandbox.requests == []
+
 
 class TestClose:
     def close(self, client, session, note=""):
@@ -236,23 +279,22 @@ class TestClose:
         session = mirrored()
         response = self.close(desk, session, "They left.")
         assert response.redirect_chain == [(page_of(session), 302)]
-        assert told(response) == [
-            ("success", "The chat session is closed and its summary is stored.")
-        ]
+        assert told(response) == [("success", "The chat is closed and its summary is stored.")]
         assert "asked for a refund.<br>" in response.content.decode()
 
     def test_the_journal_names_staff_and_door(self, desk, mirrored, staff):
         self.close(desk, mirrored(), "They left.")
         attempt = CloseAttempt.objects.get()
-        assert (attempt.requested_by, attempt.door) == (staff, "admin")
+        assert (attempt.requested_by, attempt.via) == (staff, "admin")
         assert attempt.note == "They left."
 
     @pytest.mark.parametrize(
-        ("door", "label"), [("rest", "REST"), ("code", "this site&#x27;s code"), ("kiosk", "kiosk")]
+        ("via", "label"),
+        [("rest", "API"), ("code", "this site&#x27;s own code"), ("kiosk", "kiosk")],
     )
-    def test_a_door_is_called_as_staff_call_it(self, desk, mirrored, door, label):
+    def test_a_door_is_called_as_staff_call_it(self, desk, mirrored, via, label):
         session = mirrored()
-        close_session(session, door=door)
+        close_session(session, via=via)
         html = desk.get(page_of(session)).content.decode()
         assert f"<p>{label}</p>" in html
 
@@ -292,14 +334,15 @@ class TestClose:
         session = mirrored()
         self.close(desk, session)
         [(level, sentence)] = told(self.close(desk, session))
-        assert (level, "closed already" in sentence) == ("info", True)
+        assert (level, "already closed" in sentence) == ("info", True)
         assert osvi_sandbox.close_requests(session.session_id) == 1
 
     def test_a_double_click_is_told_that_it_is_under_way(self, desk, mirrored, told):
         session = mirrored()
-        ChatSession.objects.update(status="closing", lease_until="2999-01-01T00:00Z")
+        later = DatabaseNow() + timedelta(minutes=1)
+        ChatSession.objects.update(status="closing", lease_until=later)
         [(level, sentence)] = told(self.close(desk, session))
-        assert (level, "right now" in sentence) == ("warning", True)
+        assert (level, "is being closed" in sentence) == ("warning", True)
         assert not LogEntry.objects.exists()
 
     @pytest.mark.parametrize(
@@ -308,9 +351,13 @@ class TestClose:
             (Status(401, error="<i>Invalid</i>"), "error", "refused this site's API token"),
             (Status(422, errors=["<i>No.</i>"]), "error", "OSVI said: “<i>No.</i>”"),
             (Status(429, retry_after=3), "error", "OSVI is busy"),
-            (Status(500), "warning", "may have closed this session"),
-            (Drop(after_closing=True), "warning", "may have closed this session"),
-            (OddSummary(42), "error", "could not be understood"),
+            (Status(500), "warning", "Press “Try again”: it checks first"),
+            (Drop(after_closing=True), "warning", "OSVI did not answer. Press “Try again”"),
+            (
+                OddSummary(42),
+                "error",
+                "was unreadable, so we do not know whether this chat is closed",
+            ),
         ],
         ids=repr,
     )
@@ -331,7 +378,7 @@ class TestClose:
         settings.OSVI["default"]["BASE_URL"] = "http://127.0.0.1:1"
         [(level, sentence)] = told(self.close(desk, mirrored()))
         assert level == "error"
-        assert sentence.startswith("OSVI could not be reached, so nothing was sent")
+        assert sentence.startswith("OSVI could not be reached. Nothing was sent")
 
     def test_a_broken_setting_is_a_sentence(self, desk, mirrored, told, settings):
         session = mirrored()
@@ -348,7 +395,7 @@ class TestClose:
     def test_a_permission_that_the_service_denies_is_a_403(
         self, desk, mirrored, settings, osvi_sandbox
     ):
-        # Given on the whole and taken for this very request: the service does not trust the door.
+        # Given on the whole and taken for this very request: the service does not trust the view.
         settings.AUTHENTICATION_BACKENDS = [f"{__name__}.{FirstLookOnly.__name__}"]
         FirstLookOnly.looks = 0
         session = mirrored()
@@ -358,7 +405,7 @@ class TestClose:
 
 
 class FirstLookOnly:
-    """A backend that changes its mind about the close after the door has asked."""
+    """A backend that changes its mind about the close after the view has asked."""
 
     looks = 0
 

@@ -25,9 +25,7 @@ def test_from_the_list_to_the_summary(browse, live_server, session):
     follow(driver, "a.osvi-close-link")
     driver.find_element(By.NAME, "note").send_keys("They said goodbye.")
     follow(driver, "#content input[type=submit]")
-    assert text_of(driver, ".messagelist") == (
-        "The chat session is closed and its summary is stored."
-    )
+    assert text_of(driver, ".messagelist") == "The chat is closed and its summary is stored."
     assert text_of(driver, ".osvi-summary") == session_summary()
     assert "They said goodbye." in text_of(driver, "#attempts-group")
     assert "osvi-close-link" not in driver.page_source

@@ -7,8 +7,7 @@ from selenium.webdriver.common.by import By
 
 from osvi_django.admin import ChatSessionAdmin
 from osvi_django.models import ChatSession, CloseJob
-from osvi_django.services import ledger
-from osvi_django.services.jobs import create_close_job
+from osvi_django.services.jobs import create_close_job, store
 from osvi_django.testing import Status
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
 from tests.browser.steps import (
@@ -36,7 +35,7 @@ def job(staff, settings):
     agent = ChatAgentFactory()
     sessions = ChatSessionFactory.create_batch(4, agent=agent)
     job = create_close_job(sessions, requested_by=staff, start=False)
-    ledger.begin(job)
+    store.begin(job)
     return job
 
 
@@ -49,9 +48,9 @@ def settle(job, outcome, number, **fields):
     """Let so many of its sessions come to this end."""
     keys = list(job.items.filter(outcome="waiting").values_list("pk", flat=True)[:number])
     job.items.filter(pk__in=keys).update(outcome=outcome, **fields)
-    counter = ledger.COUNTERS[outcome]
+    counter = store.COUNTERS[outcome]
     CloseJob.objects.update(**{counter: number})
-    ledger.finish(job)
+    store.finish(job)
 
 
 def test_all_that_match_are_closed_while_one_watches(
@@ -72,12 +71,12 @@ def test_all_that_match_are_closed_while_one_watches(
     assert text_of(driver, "#content form p") == "Close 5 chat sessions?"
     driver.find_element(By.NAME, "note").send_keys("They said goodbye.")
     follow(driver, "#content input[type=submit]")
-    wait_for(driver, STATUS, "completed, with failures")
+    wait_for(driver, STATUS, "finished, 1 needs attention")
     assert text_of(driver, DONE) == "5 of 5 done (100 %)"
     wait_for(driver, ".osvi-failures", "OSVI said: “<b>No.</b>”")
     assert ChatSession.objects.filter(status="closed").count() == 4
     follow(driver, "#content input[value^='Retry failed']")
-    wait_for(driver, STATUS, "completed")
+    wait_for(driver, STATUS, "finished")
     assert text_of(driver, DONE) == "1 of 1 done (100 %)"
 
 
@@ -90,7 +89,7 @@ def test_a_selection_without_javascript(browse, live_server, osvi_sandbox, setti
     choose(driver, "select[name=action] option[value=close_selected]")
     follow(driver, "button[name=index]")
     follow(driver, "#content input[type=submit]")
-    assert text_of(driver, STATUS) == "completed"
+    assert text_of(driver, STATUS) == "finished"
     assert text_of(driver, DONE) == "1 of 1 done (100 %)"
     assert ChatSession.objects.get().status == "closed"
 
@@ -121,7 +120,7 @@ def test_numbers_that_are_old_are_said_to_be(browse, page, job):
     assert not driver.find_element(By.CSS_SELECTOR, STALE).is_displayed()
     cookie = driver.get_cookie("sessionid")
     driver.delete_cookie("sessionid")
-    wait_for(driver, STALE, "not up to date")
+    wait_for(driver, STALE, "numbers are old")
     driver.add_cookie(cookie)  # somebody has logged in again, in another tab
     settle(job, "closed", 1)
     wait_for(driver, DONE, "1 of 4 done")
@@ -133,7 +132,7 @@ def test_without_javascript_the_page_reloads_itself(browse, page, job):
     driver.get(page)
     assert text_of(driver, DONE) == "0 of 4 done (0 %)"
     settle(job, "closed", 4)
-    wait_for(driver, STATUS, "completed")
+    wait_for(driver, STATUS, "finished")
     assert text_of(driver, DONE) == "4 of 4 done (100 %)"
 
 

@@ -47,14 +47,14 @@ def test_from_a_customers_name_to_a_word_with_them(browse, live_server, there):
     assert text_of(driver, ".messagelist") == "Your message was sent to the customer."
     write(driver, "message", "Hello, this is Sam.")
     assert driver.switch_to.active_element.get_attribute("name") == "message"
-    assert "These words were sent already" in text_of(driver, ".osvi-words .errorlist")
+    assert "You already sent this text" in text_of(driver, ".osvi-words .errorlist")
     follow(driver, ".closelink")
     write(driver, "tell", "Say goodbye.")
     follow(driver, "button[value=end]")
     assert there.mode == "ai"
     assert [author for author, _words in there.messages] == ["operator", "guidance", "agent"]
     thread = text_of(driver, ".osvi-thread")
-    for words in ("Hello, this is Sam.", "sam told the agent", there.messages[-1][1]):
+    for words in ("Hello, this is Sam.", "sam instructed the agent", there.messages[-1][1]):
         assert words in thread
 
 
@@ -64,7 +64,7 @@ def test_a_session_is_started(browse, live_server, osvi_sandbox):
     driver.find_element(By.NAME, "agent_uuid").send_keys("agent_new")
     driver.find_element(By.NAME, "customer_id").send_keys(CUSTOMER)
     follow(driver, "#content input[type=submit]")
-    assert text_of(driver, ".messagelist") == "The chat session is started."
+    assert text_of(driver, ".messagelist") == "The chat session was started."
     [session] = osvi_sandbox.sessions.values()
     assert session.id in text_of(driver, "#content")
 

@@ -35,10 +35,10 @@ def osvi():
 
 @pytest.fixture
 def make_client():
-    """A client of a server, by its URL; a call of it is over within half a second."""
+    """A client of a server, by its URL; a call of it is over within two seconds."""
 
     def _make(url, **options):
-        defaults = {"token": TOKEN, "connect_timeout": 0.5, "read_timeout": 0.5, "deadline": 0.5}
+        defaults = {"token": TOKEN, "connect_timeout": 0.5, "read_timeout": 0.5, "deadline": 2}
         return OSVIClient(**{**defaults, "base_url": url, **options})
 
     return _make

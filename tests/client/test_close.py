@@ -13,10 +13,11 @@ from django.test import override_settings
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from osvi_django.answers import ClosedSession, storable
 from osvi_django.client import OSVIClient
+from osvi_django.client.responses import ClosedSession
 from osvi_django.exceptions import InvalidInput, OSVINotConfigured
 from osvi_django.testing import MISSING, OddSummary
+from osvi_django.validation import storable
 from tests.client.conftest import TOKEN
 from tests.wire import RawServer, closed
 
@@ -181,8 +182,8 @@ def test_an_unusable_account_is_not_configured():
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"base_url": "http://api.osvi.ai"}, "base_url is not https"),
-        ({"base_url": None}, "base_url is not the text"),
+        ({"base_url": "http://api.osvi.ai"}, "base_url does not use https"),
+        ({"base_url": None}, "base_url is not a URL"),
         ({"close_with": "v2"}, "close_with"),
         *(
             ({name: value}, "positive number of seconds")
@@ -203,7 +204,7 @@ def test_values_that_cannot_be_used_are_refused_at_once(options, problem):
         ("", "is empty"),
         (b"bytes", "is not text"),
         (16, "is not text"),
-        ("two words", "a character that no token has"),
+        ("two words", "a character that a token cannot have"),
         (lambda: None, "is missing"),
     ],
 )
@@ -245,7 +246,7 @@ def test_a_bare_python_shell_is_enough(osvi, chat):
     assert shell.stderr == ""
     summary, refused, invalid, not_configured = shell.stdout.strip().splitlines()
     assert summary == "Wanted a refund."
-    assert refused.startswith("OSVI refused to close this session")
+    assert refused.startswith("OSVI did not close this chat session")
     assert refused.endswith("OSVI said: “Session not found”")
-    assert invalid.startswith("session_id is not an id that can be sent: use ")
+    assert invalid.startswith("session_id: This is not a valid id: use ")
     assert not_configured.startswith("OSVI is not set up on this site")

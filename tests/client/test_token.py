@@ -10,7 +10,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from osvi_django.client import MAX_BODY, OSVIClient
+from osvi_django.client import OSVIClient
+from osvi_django.client.transport import MAX_BODY
 from osvi_django.exceptions import (
     OSVIBadAnswer,
     OSVIError,
@@ -84,7 +85,7 @@ def test_a_certificate_error_does_not_show_it(fails, tls):
 )
 def test_a_token_that_cannot_be_sent_is_not_shown(osvi, token, fails, odd):
     raised = fails(osvi.url, OSVINotConfigured, token=odd.format(token))
-    assert "a character that no token has" in str(raised)
+    assert "a character that a token cannot have" in str(raised)
     assert osvi.requests == []
 
 

@@ -78,23 +78,32 @@ def without_tqdm():
 
 
 @pytest.fixture
-def manage(osvi_sandbox):
+def manage(osvi_sandbox, tmp_path):
     """Run a command in a process of its own, on the database of the test."""
 
     @contextmanager
-    def _manage(*arguments, stderr=subprocess.PIPE, **environment):
+    def _manage(
+        *arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        closed=False,
+        **environment,
+    ):
+        program = [sys.executable, str(MANAGE), *arguments]
         with subprocess.Popen(
-            [sys.executable, MANAGE, *arguments],
+            ["sh", "-c", '"$@" >&- 2>&-', "sh", *program] if closed else program,
             env={
                 **os.environ,
                 "DATABASE_URL": database_url(),
+                "TMPDIR": str(tmp_path),  # what it leaves in its spool goes with the test
                 "OSVI_BASE_URL": osvi_sandbox.url,
                 "OSVI_API_TOKEN": osvi_sandbox.token,
                 **environment,
             },
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=stderr,
-            text=True,
+            encoding=encoding,
         ) as process:
             try:
                 yield process

@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from io import StringIO
 
 import pytest
@@ -26,6 +26,7 @@ from osvi_django.testing.factories import (
 )
 from tests.commands.conftest import Terminal, kill_at_the_fifth_close, was_said
 from tests.mirroring import SUMMARY
+from tests.moments import stored
 from tests.outside import noticed, refused
 
 pytestmark = pytest.mark.django_db
@@ -67,9 +68,17 @@ class TestClosing:
             "0 cancelled\n"
             "        2  closed\n"
         )
-        assert (job.door, job.note, job.requested_by) == ("command", "Spring cleaning", None)
+        assert (job.via, job.note, job.requested_by) == ("command", "Spring cleaning", None)
         assert ChatSession.objects.filter(status="closed").count() == 2
         assert SUMMARY not in said.out
+
+    def test_one_of_a_status_that_is_not_known_is_not_waited_for(self, call, chats, osvi_sandbox):
+        odd, known = chats(2)
+        ChatSession.objects.filter(pk=odd.pk).update(status="archived")
+        said = call("osvi_close", odd.session_id, known.session_id)
+        assert said.code == 1
+        assert "completed_with_errors, 2 of 2 done: 1 closed, 1 failed" in said.out
+        assert osvi_sandbox.close_requests(odd.session_id) == 0
 
     def test_by_a_filter(self, call, chats):
         chats(2, customer_id="+49")
@@ -90,16 +99,18 @@ class TestClosing:
         assert (said.code, said.error) == (1, "Not closed: 3 of 5.")
         assert "completed_with_errors, 5 of 5 done: 2 closed, 2 failed, 1 unconfirmed" in said.out
         for number, outcome in (
-            *((1, "closed"), (1, "closed already"), (1, "refused by OSVI")),
-            *((1, "unconfirmed"), (1, "not known here")),
+            *((1, "closed"), (1, "already closed"), (1, "refused by OSVI")),
+            *((1, "unconfirmed"), (1, "not found on this site")),
         ):
             assert f"{number:>9}  {outcome}\n" in said.out
         assert (
-            f"'{refused.session_id}': refused by OSVI. OSVI refused to close this session, so it "
-            "is as it was. OSVI said: “Not yours.”\n"
+            f"'{refused.session_id}': refused by OSVI. OSVI did not close this chat session. It "
+            "is still open. OSVI said: “Not yours.”\n"
         ) in said.out
         assert f"'{lost.session_id}': unconfirmed. OSVI may have closed" in said.out
-        assert r"'two\nlines': not known here. There is no such chat session here." in said.out
+        assert (
+            "'two\\nlines': not found on this site. This site has no such chat session." in said.out
+        )
         assert f"'{closed.session_id}'" not in said.out
 
     def test_of_many_failures_twenty_are_said(self, call, osvi_sandbox):
@@ -122,8 +133,8 @@ class TestClosing:
         job = CloseJob.objects.get()
         assert (said.code, job.status) == (75, "paused")
         assert said.error == (
-            f"Paused: close job {job.pk} waits, and osvi_work goes on with it. OSVI refuses this "
-            "site's API token. Ask whoever runs this site to check the token."
+            f"Paused. Close job {job.pk} waits, and osvi_worker continues it. OSVI refuses this "
+            "site's API token. Ask your administrator to check the token."
         )
         assert "        3  waiting\n" in said.out
 
@@ -136,7 +147,8 @@ class TestClosing:
         job = CloseJob.objects.get()
         assert (said.code, job.status) == (75, "queued")
         assert said.error == (
-            f"The database is away ({error.__name__}): osvi_work goes on with close job {job.pk}."
+            f"The database is unavailable ({error.__name__}). "
+            f"osvi_worker continues close job {job.pk}."
         )
 
     def test_one_that_somebody_cancels_is_not_all_closed(self, call, chats, settings):
@@ -216,7 +228,7 @@ class TestSelecting:
         longer, shorter = (ChatSessionFactory(started_at=timezone.now()) for _number in range(2))
         for session, ago in ((longer, seconds + 10), (shorter, seconds - 10)):
             then = timezone.now() - timedelta(seconds=ago)
-            ChatSession.objects.filter(pk=session.pk).update(updated_at=then)
+            ChatSession.objects.filter(pk=session.pk).update(last_activity_at=then)
         assert selected("--idle-for", text) == {longer.session_id}
 
     @pytest.mark.parametrize(
@@ -231,13 +243,13 @@ class TestSelecting:
     )
     def test_by_when_it_began_here_or_elsewhere(self, selected, settings, text, ago):
         settings.TIME_ZONE = "Europe/Berlin"  # an hour ahead of UTC in January
-        moment = datetime(2026, 1, 31, tzinfo=UTC) + ago
+        moment = stored("2026-01-31T00:00:00Z") + ago
         ChatSessionFactory(started_at=moment)
         before = ChatSessionFactory(started_at=moment - timedelta(seconds=1))
         assert selected("--started-before", text) == {before.session_id}
 
     def test_all_of_it_must_be_so(self, selected):
-        old = {"started_at": datetime(2026, 1, 1, tzinfo=UTC)}
+        old = {"started_at": stored("2026-01-01T00:00:00Z")}
         wanted = ChatSessionFactory(customer_id="+49", **old)
         ChatSessionFactory(**old)
         ChatSessionFactory(customer_id="+49")
@@ -254,7 +266,7 @@ class TestDryRun:
         first, *lines = said.out.splitlines()
         assert said.code == 0
         assert first == (
-            "Selected: 12. Would be closed: 12. Closed already: 0. Not known here: 0. "
+            "Selected: 12. Would be closed: 12. Already closed: 0. Not found on this site: 0. "
             "Nothing was sent or written."
         )
         assert len(lines) == 10
@@ -267,12 +279,12 @@ class TestDryRun:
         said = call("osvi_close", known, closed, "no\nbody", known, "--dry-run")
         first, *lines = said.out.splitlines()
         assert first.startswith(
-            "Selected: 3. Would be closed: 1. Closed already: 1. Not known here: 1. "
+            "Selected: 3. Would be closed: 1. Already closed: 1. Not found on this site: 1. "
         )
         assert [line.split("  ")[:2] for line in lines] == [
             [f"'{known}'", "active"],
             [f"'{closed}'", "closed"],
-            [r"'no\nbody'", "not known here"],
+            [r"'no\nbody'", "not found on this site"],
         ]
 
     def test_it_costs_the_same_for_many(self, call, django_assert_num_queries):
@@ -290,28 +302,28 @@ class TestWrongArguments:
             ((), "ids or at least one filter"),
             (("--dry-run",), "ids or at least one filter"),
             (("--note", "x"), "ids or at least one filter"),
-            (("x", "--customer", "y"), "not both"),
-            (("x", "--status", "active", "--dry-run"), "not both"),
-            (("x" * 256,), "ID is not an id"),
-            (("x", ""), "ID is not an id"),
-            (("a\udcff",), "ID is not an id"),
-            (("", "--dry-run"), "ID is not an id"),
-            (("--customer", ""), "customer_id is not an id"),
-            (("--agent", ""), "agent_uuid is not an id"),
-            (("--agent", "x" * 256), "agent_uuid is not an id"),
+            (("x", "--customer", "y"), "either"),
+            (("x", "--status", "active", "--dry-run"), "either"),
+            (("x" * 256,), "ID: This is not a valid id"),
+            (("x", ""), "ID: This is not a valid id"),
+            (("a\udcff",), "ID: This is not a valid id"),
+            (("", "--dry-run"), "ID: This is not a valid id"),
+            (("--customer", ""), "customer_id: This is not a valid id"),
+            (("--agent", ""), "agent_uuid: This is not a valid id"),
+            (("--agent", "x" * 256), "agent_uuid: This is not a valid id"),
             (("x", "--note", "x" * 1001), "note"),
             *(
-                (("--idle-for", text), "--idle-for takes")
+                (("--idle-for", text), "--idle-for needs")
                 for text in ("", "7", "d", "0d", "7 d", "1.5h", "7D", "7d12h", "1y", "７d")  # noqa: RUF001
             ),
-            (("--idle-for", "999999999w"), "--idle-for takes"),
-            (("--idle-for", "999999d"), "--idle-for takes"),
+            (("--idle-for", "999999999w"), "--idle-for needs"),
+            (("--idle-for", "999999d"), "--idle-for needs"),
             *(
-                (("--started-before", text), "--started-before takes")
+                (("--started-before", text), "--started-before needs")
                 for text in ("", "yesterday", "2026-13-01", "2026-01-32T00:00", "12:00", "5\x00")
             ),
-            (("--started-before", "9999-12-31T23:59:59-10:00"), "--started-before takes"),
-            (("--started-before", "0001-01-01T00:00Z"), "started_before is too far away"),
+            (("--started-before", "9999-12-31T23:59:59-10:00"), "--started-before needs"),
+            (("--started-before", "0001-01-01T00:00Z"), "started_before is too far in the past"),
         ],
     )
     def test_they_are_named(self, call, arguments, told):
@@ -372,9 +384,9 @@ class TestSignals:
         job = CloseJob.objects.get()
         assert (said.code, said.error) == (
             130,
-            f"Stopped: close job {job.pk} waits, and osvi_work goes on with it.",
+            f"Stopped. Close job {job.pk} waits, and osvi_worker continues it.",
         )
-        assert said.err.startswith("Stopping: what is under way is brought home.")
+        assert said.err.startswith("Stopping after the requests in progress.")
         assert 0 < job.succeeded == closed_at(osvi_sandbox) < 50
         assert not ChatSession.objects.filter(status__in=("closing", "unconfirmed")).exists()
 
@@ -399,7 +411,7 @@ class TestSignals:
         assert call("osvi_close", "--status", "active", stderr=err).code == 130
         assert seen == [True, f"killed: {signal.SIGINT}", signal.SIG_DFL]
         assert err.getvalue() == (
-            "Stopping: what is under way is brought home. Another Ctrl-C kills.\n"
+            "Stopping after the requests in progress. Press Ctrl-C again to quit now.\n"
         )
         assert signal.getsignal(signal.SIGINT) == before
 

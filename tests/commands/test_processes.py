@@ -18,7 +18,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 PATIENCE = 60  # seconds for a command to end
-STOPPING = "Stopping: what is under way is brought home. Another Ctrl-C kills."
+STOPPING = "Stopping after the requests in progress. Press Ctrl-C again to quit now."
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ class TestExitCodes:
         chats(2)
         code, out, err = run("osvi_close", "--status", "active", OSVI_API_TOKEN="another-token-16")
         assert code == 75
-        assert "\nCommandError: Paused: close job " in err
+        assert "\nCommandError: Paused. Close job " in err
         assert "        2  waiting\n" in out
 
     def test_they_are_documented(self, run):
@@ -113,14 +113,14 @@ class TestSignals:
         assert process.returncode == 130
         assert err.splitlines() == [
             STOPPING,
-            f"CommandError: Stopped: close job {job.pk} waits, and osvi_work goes on with it.",
+            f"CommandError: Stopped. Close job {job.pk} waits, and osvi_worker continues it.",
         ]
         assert not job.is_finished
         assert 0 < job.succeeded < 40
         assert job.succeeded == ChatSession.objects.filter(status="closed").count()
         assert not ChatSession.objects.filter(status__in=("closing", "unconfirmed")).exists()
         osvi_sandbox.latency = 0
-        code, out, err = run("osvi_work")
+        code, out, err = run("osvi_worker")
         assert (code, err) == (0, "")
         assert f"Close job {job.pk}: completed, 40 of 40 done: 40 closed" in out
         assert all(osvi_sandbox.close_requests(each) == 1 for each in osvi_sandbox.sessions)
@@ -136,7 +136,7 @@ class TestSignals:
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_one_that_watches_does_what_a_door_left_and_ends_in_peace(self, manage, chats, number):
-        with manage("osvi_work", "--watch", "0.1") as process:
+        with manage("osvi_worker", "--watch", "0.1") as process:
             for _time in range(2):
                 job = create_close_job(chats(2))
                 done = f"Close job {job.pk}: completed, 2 of 2 done"
@@ -148,11 +148,11 @@ class TestSignals:
 
     def test_one_that_joins_shares_a_job_that_another_runs(self, manage, chats, osvi_sandbox):
         """A process has sixteen closes under way at the most, so that more are two processes."""
-        osvi_sandbox.latency = latency = AtOnce(0.5)
+        osvi_sandbox.latency = latency = AtOnce(0.5, number=17)
         job = create_close_job(chats(120))
         with (
-            manage("osvi_work", "--join") as first,
-            manage("osvi_work", "--join") as second,
+            manage("osvi_worker", "--join") as first,
+            manage("osvi_worker", "--join") as second,
         ):
             said = [each.communicate(timeout=PATIENCE)[0] for each in (first, second)]
         assert 16 < latency.most <= 32
@@ -161,7 +161,7 @@ class TestSignals:
 
     def test_watch_alone_looks_every_few_seconds(self, manage, chats):
         job = create_close_job(chats(1))
-        with manage("osvi_work", "--watch") as process:
+        with manage("osvi_worker", "--watch") as process:
             assert process.stdout.readline().startswith(f"Close job {job.pk}: completed")
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE) == 0

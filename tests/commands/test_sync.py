@@ -1,4 +1,4 @@
-"""``manage.py osvi_sync``, ``osvi_summarize`` and ``osvi_forget``."""
+"""``manage.py osvi_sync``, ``osvi_summarize`` and ``osvi_purge``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from django.core.management import CommandError, call_command
 from django.db import InterfaceError, OperationalError, connection
 from django.utils import timezone
 
+from osvi_django.client import throttle
 from osvi_django.models import ChatSession, SupportAction
-from osvi_django.services import pace
 from osvi_django.testing import Status
 from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
 from tests.commands.conftest import Terminal
@@ -50,12 +50,12 @@ class TestSync:
         osvi_sandbox.sessions[session.session_id].change(status="closed")
         assert run("osvi_sync", *args)[2] == 0
         attempt = session.attempts.get()
-        assert (attempt.kind, attempt.door) == ("mirrored", "command")
+        assert (attempt.kind, attempt.via) == ("mirrored", "command")
 
     def test_one_that_fails_does_not_stop_the_others(self, osvi_sandbox):
         osvi_sandbox.script(None, Status(422, errors=["No"]))
         out, err, code = run("osvi_sync", "--customer", "+1", "+2")
-        assert "'+1': OSVI refused this, so nothing was done. OSVI said: “No”" in err
+        assert "'+1': OSVI refused the request. Nothing has changed. OSVI said: “No”" in err
         assert err.endswith("1 of 2 customers could not be looked up.")
         assert ("0 open" in out, code) == (True, 1)
 
@@ -70,7 +70,7 @@ class TestSync:
             mirrored()
         ChatSessionFactory(customer_id="")
         out, err, code = run("osvi_sync", "--open")
-        said = "3 of 3 customers looked up, 0 failed, 0 left; 1 sessions have no customer to ask by"
+        said = "3 of 3 customers looked up, 0 failed, 0 left; 1 sessions have no customer id"
         assert (out, err, code) == (f"{said}\n", "", 0)
         assert run("osvi_sync", "--open", "--older-than", "2h")[0].startswith("0 of 0 customers")
 
@@ -79,11 +79,11 @@ class TestSync:
         osvi_sandbox.script(None, Status(422))
         out, err, code = run("osvi_sync", "--open")
         assert ("1 failed, 0 left" in out, code) == (True, 1)
-        assert err == "Not all could be looked up: the log says why."
+        assert err == "Some customers could not be looked up. See the log for details."
         osvi_sandbox.script(None, Status(401))
         out, err, code = run("osvi_sync", "--open")
         assert ("0 failed, 1 left" in out, code) == (True, 1)
-        assert "default: OSVI refused this site's API token, so nothing was done." in err
+        assert "default: OSVI refused this site's API token. Nothing has changed." in err
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_a_signal_ends_it_early(self, mirrored, osvi_sandbox, settings, number):
@@ -95,8 +95,8 @@ class TestSync:
         before = signal.getsignal(number)
         out, err, code = run("osvi_sync", "--open")
         assert code == 130
-        assert err.startswith("Stopping: what is under way is brought home.")
-        assert err.endswith("Stopped: run it again, with --older-than.")
+        assert err.startswith("Stopping after the requests in progress.")
+        assert err.endswith("Stopped. To continue, run it again with --older-than.")
         assert 5 <= len(osvi_sandbox.requests) < 60
         assert out.startswith(f"{len(osvi_sandbox.requests)} of 60 customers looked up, 0 failed")
         assert signal.getsignal(number) == before
@@ -119,7 +119,7 @@ class TestSync:
     def test_a_database_that_is_away_is_said(self, osvi_sandbox, error):
         with refused(lambda *_query: True, error("a secret")):
             said = run("osvi_sync", "--open")
-        assert said == ("", f"The database is away: {error.__name__}", 1)
+        assert said == ("", f"The database is unavailable: {error.__name__}", 1)
 
     @pytest.mark.parametrize(
         "args",
@@ -207,11 +207,11 @@ class TestSummarize:
         out, err, code = run("osvi_summarize")
         assert "failed (ValueError)" in out
         assert "secret" not in out + err
-        assert (err, code) == ("1 failed: the next run tries these again.", 1)
+        assert (err, code) == ("1 failed. The next run tries them again.", 1)
 
     def test_settings_that_cannot_be_used_are_said(self, settings):
         settings.OSVI = {}
-        assert run("osvi_summarize")[1:] == ("The setting OSVI is missing or names no account.", 1)
+        assert run("osvi_summarize")[1:] == ("The setting OSVI is missing or has no account.", 1)
 
 
 @pytest.mark.django_db
@@ -221,14 +221,14 @@ class TestForget:
         SupportAction.objects.create(
             session=ChatSessionFactory(), kind="tell", text="x", started_at=ago, finished_at=ago
         )
-        assert run("osvi_forget") == ("1 texts removed\n", "", 0)
-        assert run("osvi_forget") == ("0 texts removed\n", "", 0)
+        assert run("osvi_purge") == ("1 texts removed\n", "", 0)
+        assert run("osvi_purge") == ("0 texts removed\n", "", 0)
 
     def test_settings_that_cannot_be_used_are_said(self, osvi_sandbox, settings):
-        settings.OSVI["default"]["KEEP_TEXTS"] = "x"
-        assert run("osvi_forget")[2] == 1
+        settings.OSVI["default"]["TEXT_RETENTION_DAYS"] = "x"
+        assert run("osvi_purge")[2] == 1
 
 
 @pytest.fixture(autouse=True)
 def _little_patience(monkeypatch):
-    monkeypatch.setattr(pace, "PAUSES", (0.05, 0.1, 0.15))
+    monkeypatch.setattr(throttle, "PAUSES", (0.05, 0.1, 0.15))

@@ -8,14 +8,14 @@ import pytest
 
 from osvi_django import executors
 from osvi_django.models import CloseJob
-from osvi_django.services.jobs import create_close_job
+from osvi_django.services.jobs import create_close_job, runner
 from tests.mirroring import mirror
 from tests.waiting import PATIENCE
 
 
 def job_threads():
     """The threads of this process that run jobs just now."""
-    return [each for each in threading.enumerate() if each.name.startswith("osvi-job-")]
+    return [each for each in threading.enumerate() if each.name == "osvi-runner"]
 
 
 @pytest.fixture
@@ -30,10 +30,13 @@ def job_of(osvi_sandbox, transactional_db):
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left():
+def no_thread_is_left(request):
     """Whatever a test started is ended before its database goes."""
+    # What is set up first goes last.
+    for name in {"transactional_db", "osvi_sandbox"} & set(request.fixturenames):
+        request.getfixturevalue(name)
     yield
-    executors._end_threads()
+    runner.stop()
     assert not job_threads()
 
 
@@ -42,7 +45,7 @@ def run_through():
     """Have a job run by threads, and wait for them."""
 
     def _run_through(job):
-        executors.thread(job.pk)
+        executors.thread(str(job.uuid))
         for each in job_threads():
             each.join(PATIENCE)
         return CloseJob.objects.get(pk=job.pk)

@@ -212,7 +212,7 @@ def _plan(number: int) -> Plan:
         when_closed="again",
         latency=LATENCY,
         faults=(NO_FAULT,),
-        doors=(),
+        entry_points=(),
     )
 
 
@@ -221,7 +221,7 @@ def _started_at(attempt: Attempt) -> float:
 
 
 def _is_fetched(page: Page) -> bool:
-    return page.text is not None and any(attempt.kind == "fetch" for attempt in page.attempts)
+    return page.text is not None and any(attempt.kind == "reclose" for attempt in page.attempts)
 
 
 def _model(name: str) -> Any:

@@ -17,13 +17,14 @@ OSVI = {
         "CONNECT_TIMEOUT": 1,
         "READ_TIMEOUT": 1.9,
         "DEADLINE": 2,
-        "LEASE": 6.5,
+        "LEASE_TIMEOUT": 6.5,
         "CONCURRENCY": 2,
         "SPOOL_DIR": os.environ["DRILL_SPOOL_DIR"],
     }
 }
 
-DATABASES["default"]["TEST"] = {"NAME": os.environ["DRILL_DATABASE"]}
+# A copy: a test imports this module beside the example project's own settings.
+DATABASES = {"default": {**DATABASES["default"], "TEST": {"NAME": os.environ["DRILL_DATABASE"]}}}
 
 TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
 

@@ -1,4 +1,4 @@
-"""What docs/executors.md tells people to write is what the tests of this package run."""
+"""What docs/jobs.md tells people to write is what the tests of this package run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from osvi_django import executors
 from tests.executors import drill
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "executors.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 RECIPE = (ROOT / "tests" / "executors" / "support" / "tasks.py").read_text(encoding="utf-8")
-SETTINGS = [
-    code for language, code in FENCED.findall(PAGE) if language == "python" and code != RECIPE
-]
+SETTINGS = [code for _language, code in FENCED.findall(PAGE) if "OSVI_EXECUTOR =" in code]
 
 
 @pytest.fixture
@@ -60,6 +58,6 @@ def test_the_executors_of_the_table_are_there():
 
 def test_the_numbers_are_those_of_the_code(drilled):
     assert f"a task for each {executors.SESSIONS_PER_TASK} sessions, four at" in PAGE
-    assert (executors.MOST_TASKS, executors.TURN) == (4, 20)
+    assert (executors.MOST_TASKS, executors.TIME_SLICE) == (4, 20)
     prefetch = drilled.CELERY_WORKER_PREFETCH_MULTIPLIER
     assert f"`CELERY_WORKER_PREFETCH_MULTIPLIER = {prefetch}`" in PAGE

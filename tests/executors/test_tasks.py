@@ -47,7 +47,7 @@ def kept(settings):
 class TestAtOnce:
     def test_a_job_is_run(self, job_of):
         job = job_of(5)
-        executors.django_tasks(job.pk)
+        executors.django_tasks(str(job.uuid))
         job.refresh_from_db()
         assert (job.status, job.succeeded) == ("completed", 5)
 
@@ -60,20 +60,20 @@ class TestAtOnce:
     def test_a_paused_job_is_left_to_the_command(self, job_of, osvi_sandbox, caplog):
         osvi_sandbox.token = "another"
         job = job_of(1)
-        executors.django_tasks(job.pk)
+        executors.django_tasks(str(job.uuid))
         job.refresh_from_db()
         assert job.status == "paused"
-        assert f"close job {job.pk} is not finished, and waits for manage.py" in caplog.text
+        assert f"close job {job.uuid} is not finished, and waits for manage.py" in caplog.text
 
     def test_its_result_says_nothing(self, job_of):
-        result = tasks.close_sessions.enqueue(job_of(1).pk)
+        result = tasks.close_sessions.enqueue(str(job_of(1).uuid))
         assert result.return_value is None
 
     def test_nothing_that_was_said_is_kept(self, job_of):
         job = job_of(1)
         with refused(lambda _sql, params: "running" in params, ValueError(SECRET)):
-            [error] = tasks.close_sessions.enqueue(job.pk).errors
-        assert f"JobFailed: Close job {job.pk} failed with ValueError" in error.traceback
+            [error] = tasks.close_sessions.enqueue(str(job.uuid)).errors
+        assert f"JobFailed: Close job {job.uuid} failed with ValueError" in error.traceback
         assert SECRET not in error.traceback
 
 
@@ -82,8 +82,8 @@ class TestLater:
     def test_several_tasks_share_a_job(self, job_of, monkeypatch):
         monkeypatch.setattr(executors, "SESSIONS_PER_TASK", 2)
         job = job_of(5)
-        executors.django_tasks(job.pk)
-        assert [result.args for result in queue().results] == [[job.pk]] * 3
+        executors.django_tasks(str(job.uuid))
+        assert [result.args for result in queue().results] == [[str(job.uuid)]] * 3
         assert {result.task.queue_name for result in queue().results} == {"default"}
         assert work_off() == 3
         job.refresh_from_db()
@@ -93,24 +93,24 @@ class TestLater:
     def test_after_a_turn_the_next_waits_behind_the_others(
         self, job_of, osvi_sandbox, settings, monkeypatch
     ):
-        monkeypatch.setattr(executors, "TURN", 0.3)
+        monkeypatch.setattr(executors, "TIME_SLICE", 0.3)
         settings.OSVI["default"]["CONCURRENCY"] = 1
         osvi_sandbox.latency = 0.2
         job = job_of(4)
-        tasks.close_sessions.using(queue_name="slow", priority=7).enqueue(job.pk)
+        tasks.close_sessions.using(queue_name="slow", priority=7).enqueue(str(job.uuid))
         assert work_off() == 1
         [result] = queue().results
-        assert result.args == [job.pk]
+        assert result.args == [str(job.uuid)]
         assert (result.task.queue_name, result.task.priority) == ("slow", 7)
         assert result.task.run_after is None
-        monkeypatch.setattr(executors, "TURN", 60)
+        monkeypatch.setattr(executors, "TIME_SLICE", 60)
         assert work_off() == 1
         assert CloseJob.objects.get(pk=job.pk).status == "completed"
 
     def test_the_turn_after_a_pause_waits_for_its_end(self, job_of, osvi_sandbox):
         right, osvi_sandbox.token = osvi_sandbox.token, "another"
         job = job_of(1)
-        executors.django_tasks(job.pk)
+        executors.django_tasks(str(job.uuid))
         work_off()
         [result] = queue().results
         job.refresh_from_db()
@@ -123,9 +123,9 @@ class TestLater:
 
     def test_tasks_of_a_finished_job_do_nothing(self, job_of, osvi_sandbox):
         job = job_of(1)
-        executors.immediate(job.pk)
+        executors.immediate(str(job.uuid))
         asked = len(osvi_sandbox.requests)
-        executors.django_tasks(job.pk)
+        executors.django_tasks(str(job.uuid))
         assert work_off() == 1
         assert queue().results == []
         assert len(osvi_sandbox.requests) == asked

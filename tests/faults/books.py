@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from osvi_django.answers import storable
+from osvi_django.validation import storable
 from tests.faults import timing
 from tests.faults.clients import Told
 from tests.faults.osvi import Ask
@@ -41,7 +41,7 @@ class Attempt:
     finished_at: float | None = None
     kept: bool = False
     """Whether it holds an answer."""
-    door: str = "rest"
+    via: str = "rest"
 
 
 def attempt_of(row: Any) -> Attempt:
@@ -53,7 +53,7 @@ def attempt_of(row: Any) -> Attempt:
         started_at=row.started_at.timestamp(),
         finished_at=row.finished_at.timestamp() if row.finished_at else None,
         kept=row.answered_at is not None,
-        door=row.door,
+        via=row.via,
     )
 
 
@@ -165,7 +165,7 @@ def closed_twice(page: Page, books: Books) -> bool:
 
 def _is_blind(ask: Ask, page: Page) -> bool:
     attempt = page.attempt_of(ask)
-    if not ask.found_closed or attempt is None or attempt.kind == "fetch":
+    if not ask.found_closed or attempt is None or attempt.kind == "reclose":
         return False
     earlier = page.asks[: page.asks.index(ask)]
     return not any(each.fault in LIES for each in earlier)
@@ -189,7 +189,7 @@ def _requests_have_attempts(page: Page, books: Books) -> Iterator[str]:
     if len(page.asks) > len(sent):
         yield f"{len(page.asks)} close requests came of {len(sent)} attempts"
     fetches = [
-        each for each in sent if each.kind == "fetch" and each.error_code not in _NOT_LOOKED_AT
+        each for each in sent if each.kind == "reclose" and each.error_code not in _NOT_LOOKED_AT
     ]
     if len(fetches) > 1:
         yield f"its summary was fetched {len(fetches)} times"
@@ -254,7 +254,7 @@ def _may_be_lost(page: Page, books: Books) -> bool:
     """Whether the fetch could not bring it, or something came between."""
     if page.plan.when_closed in _REFUSES_TO_TELL or _was_not_provided(page):
         return True
-    fetches = [each for each in page.attempts if each.kind == "fetch"]
+    fetches = [each for each in page.attempts if each.kind == "reclose"]
     return bool(fetches) and any(_was_disturbed(each, page, books) for each in fetches)
 
 
@@ -285,7 +285,7 @@ def _no_page_breaks(page: Page, books: Books) -> Iterator[str]:
             for begin, end in books.outages
         )
         if told.status == 500 and not away:
-            yield f"the {told.door} answered 500 while the database was there"
+            yield f"the {told.via} answered 500 while the database was there"
 
 
 RULES: dict[str, Callable[[Page, Books], Iterator[str]]] = {

@@ -160,7 +160,7 @@ class Campaign:
 
     def __init__(self, options: argparse.Namespace, folder: Path, database: Database) -> None:
         counts = {name: getattr(options, name) for name in ("closes", "kills", "outages")}
-        self.plans = draw(options.seed, **counts, patience=timing.DATABASE_PATIENCE)
+        self.plans = draw(options.seed, **counts, patience=timing.DATABASE_RETRY_TIMEOUT)
         self.database = database
         self.spool = folder / "spool"
         self.deaths = Deaths(folder / "deaths")
@@ -248,7 +248,7 @@ class Campaign:
     def _trouble(self, crowd: Crowd) -> None:
         self.osvi.on_moment = self.strikes.on_moment
         self.strikes.watch()
-        wishes = [(plan, door) for plan in self.plans for door in plan.doors]
+        wishes = [(plan, via) for plan in self.plans for via in plan.entry_points]
         crowd.close(wishes, self.strikes.before)
         self.outages.cease()
         self.osvi.plays = False
@@ -267,7 +267,7 @@ class Campaign:
             self._expect_success(self.recoveries.wait(_SWEEP))
             self.recoveries.stop()
             if self._is_unsettled():
-                time.sleep(timing.LEASE / 3)
+                time.sleep(timing.LEASE_TIMEOUT / 3)
 
     def _expect_success(self, codes: list[int]) -> None:
         """A recovery ends well, or was killed."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import requests
 
-from tests.faults.plan import Door, Plan
+from tests.faults.plan import EntryPoint, Plan
 
 APP, STAFF, PASSWORD = "app", "staff", "faults"
 TRIES = 3
@@ -24,7 +24,7 @@ class Told:
 
     session_id: str
     at: float
-    door: str
+    via: str
     status: int
     """HTTP's; 0 where no answer came."""
     words: str
@@ -35,33 +35,33 @@ class Told:
 
 
 class Client:
-    """Closes sessions through both doors; one for each thread."""
+    """Closes sessions via both entry points; one for each thread."""
 
     def __init__(self, url: str, keys: dict[str, int]) -> None:
         self.url = url
         self.keys = keys
         self.browser = _session()
 
-    def close(self, plan: Plan, door: Door, tell: Callable[[Told], None]) -> None:
+    def close(self, plan: Plan, via: EntryPoint, tell: Callable[[Told], None]) -> None:
         """Ask for it, a few times where that may help."""
         for _ in range(TRIES):
-            told = self._try(plan, door)
+            told = self._try(plan, via)
             tell(told)
             if told.status == 200 or (told.words and told.words not in _AGAIN and told.status):
                 return
             time.sleep(_PAUSE)
 
-    def _try(self, plan: Plan, door: Door) -> Told:
+    def _try(self, plan: Plan, via: EntryPoint) -> Told:
         at = time.time()
         try:
-            status, words, found = self._through_rest(plan) if door == "rest" else self._admin(plan)
+            status, words, found = self._through_rest(plan) if via == "rest" else self._admin(plan)
         except requests.RequestException as error:
             status, words, found = 0, type(error).__name__, {}
         return Told(
             session_id=plan.session_id,
             at=at,
             until=time.time(),
-            door=door,
+            via=via,
             status=status,
             words=words,
             changed=bool(found.get("changed")),
@@ -106,7 +106,7 @@ class Crowd:
         self._lock = threading.Lock()
         self._errors: list[Exception] = []
 
-    def close(self, wishes: list[tuple[Plan, Door]], before: Callable[[Plan], None]) -> None:
+    def close(self, wishes: list[tuple[Plan, EntryPoint]], before: Callable[[Plan], None]) -> None:
         """Have all of these closed. ``before`` is called by whoever begins with a session."""
         waiting = iter(wishes)
         threads = [
@@ -120,14 +120,16 @@ class Crowd:
         if self._errors:
             raise self._errors[0]
 
-    def _work(self, waiting: Iterator[tuple[Plan, Door]], before: Callable[[Plan], None]) -> None:
+    def _work(
+        self, waiting: Iterator[tuple[Plan, EntryPoint]], before: Callable[[Plan], None]
+    ) -> None:
         try:
             self._take_turns(waiting, before)
         except Exception as error:  # noqa: BLE001 - raised where everybody is waited for
             self._errors.append(error)
 
     def _take_turns(
-        self, waiting: Iterator[tuple[Plan, Door]], before: Callable[[Plan], None]
+        self, waiting: Iterator[tuple[Plan, EntryPoint]], before: Callable[[Plan], None]
     ) -> None:
         client = Client(self.url, self.keys)
         while True:
@@ -135,9 +137,9 @@ class Crowd:
                 wish = next(waiting, None)
             if wish is None:
                 return
-            plan, door = wish
+            plan, via = wish
             before(plan)
-            client.close(plan, door, self._note)
+            client.close(plan, via, self._note)
 
     def _note(self, told: Told) -> None:
         with self._lock:

@@ -20,7 +20,7 @@ from osvi_django.testing import (
 )
 from osvi_django.testing.account import WhenClosed
 
-Door = Literal["rest", "admin"]
+EntryPoint = Literal["rest", "admin"]
 OutageMoment = Literal["before", "closed", "answered"]
 Moment = Literal["asked", "closed", "answered", "anytime", "master"]
 
@@ -89,7 +89,7 @@ class Plan:
     when_closed: WhenClosed
     latency: float
     faults: tuple[str, ...]
-    doors: tuple[Door, ...]
+    entry_points: tuple[EntryPoint, ...]
     kill: Kill | None = None
     outage: Outage | None = None
 
@@ -128,13 +128,13 @@ def _plan(
         when_closed=random.choice(("again", "again", "again", "without", 404, 409, 422)),
         latency=random.choice((0.0, random.uniform(0, 0.4))),
         faults=(fault, again),
-        doors=tuple(_doors(random)),
+        entry_points=tuple(_entry_points(random)),
         kill=kill,
         outage=outage,
     )
 
 
-def _doors(random: Random) -> Iterator[Door]:
+def _entry_points(random: Random) -> Iterator[EntryPoint]:
     """Who wants it closed: often two or three at once."""
     for _ in range(random.choice((1, 1, 2, 2, 3))):
         yield "admin" if random.random() < 0.3 else "rest"

@@ -12,8 +12,8 @@ OSVI = {
         "CONNECT_TIMEOUT": timing.CONNECT_TIMEOUT,
         "READ_TIMEOUT": timing.READ_TIMEOUT,
         "DEADLINE": timing.DEADLINE,
-        "LEASE": timing.LEASE,
-        "DATABASE_PATIENCE": timing.DATABASE_PATIENCE,
+        "LEASE_TIMEOUT": timing.LEASE_TIMEOUT,
+        "DATABASE_RETRY_TIMEOUT": timing.DATABASE_RETRY_TIMEOUT,
         "SPOOL_DIR": os.environ["FAULTS_SPOOL_DIR"],
     }
 }

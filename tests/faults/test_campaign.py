@@ -25,7 +25,7 @@ from tests.faults.processes import Death
 from tests.faults.table import report
 
 BASE = Path(__file__).resolve().parent.parent.parent
-SHORT = ("--closes", "60", "--kills", "8", "--outages", "2", "--limit", "110")
+SHORT = ("--closes", "60", "--kills", "8", "--outages", "2", "--limit", "240")
 TEXT = "The customer was helped."
 WORKER = 4711
 
@@ -69,7 +69,7 @@ def run(*arguments):
         text=True,
     ) as campaign:
         try:
-            output, _ = campaign.communicate(timeout=150)
+            output, _ = campaign.communicate(timeout=280)
         except BaseException:  # Ctrl-C too: it ends what it started
             campaign.send_signal(signal.SIGTERM)
             raise
@@ -85,7 +85,7 @@ PLAN = Plan(
     when_closed="again",
     latency=0.0,
     faults=(NO_FAULT,),
-    doors=("rest",),
+    entry_points=("rest",),
 )
 
 
@@ -114,7 +114,7 @@ GOOD = Page(
         Told(
             session_id="chat-0",
             at=99.8,
-            door="rest",
+            via="rest",
             status=200,
             words="",
             changed=True,
@@ -124,7 +124,7 @@ GOOD = Page(
 )
 LOST = replace(GOOD, text=None, summary_status="lost", attempts=(attempt(**NO_ANSWER),), told=())
 KILLED = Death(at=100.2, pid=WORKER, why="killed when it had answered")
-FETCH = {"kind": "fetch", "started_at": 110.0}
+RECLOSE = {"kind": "reclose", "started_at": 110.0}
 
 
 def rules(page, **others):
@@ -160,7 +160,7 @@ class TestBooks:
 
     def test_it_may_be_lost_where_the_fetch_met_a_fault(self):
         asks = (ask(), ask(110.1, fault="drop", found_closed=True, answered_at=None, summary=None))
-        attempts = (attempt(**NO_ANSWER), attempt(**FETCH | NO_ANSWER))
+        attempts = (attempt(**NO_ANSWER), attempt(**RECLOSE | NO_ANSWER))
         page = replace(LOST, asks=asks, attempts=attempts)
         assert rules(page, deaths=(KILLED,)) == set()
 
@@ -172,7 +172,7 @@ class TestBooks:
         assert rules(page) == found
 
     def test_it_may_be_lost_where_a_recovery_was_killed_before_it_asked(self):
-        page = replace(LOST, attempts=(attempt(**NO_ANSWER), attempt(**FETCH | NO_ANSWER)))
+        page = replace(LOST, attempts=(attempt(**NO_ANSWER), attempt(**RECLOSE | NO_ANSWER)))
         recovery = Death(at=110.1, pid=1, why="a recovery was killed")
         assert rules(page, deaths=(KILLED, recovery)) == set()
         worker = replace(recovery, why="killed at any time")
@@ -191,12 +191,12 @@ class TestBooks:
 
     def test_a_fetch_is_no_blind_close(self):
         asks = (ask(fault="drop, closed", summary=None), ask(110.1, found_closed=True))
-        attempts = (attempt(**NO_ANSWER), attempt(**FETCH))
+        attempts = (attempt(**NO_ANSWER), attempt(**RECLOSE))
         assert rules(replace(GOOD, asks=asks, attempts=attempts)) == set()
 
     def test_a_second_fetch_is_found(self):
         asks = (ask(), ask(110.1, found_closed=True), ask(120.1, found_closed=True))
-        attempts = (attempt(), attempt(**FETCH), attempt(**FETCH | {"started_at": 120.0}))
+        attempts = (attempt(), attempt(**RECLOSE), attempt(**RECLOSE | {"started_at": 120.0}))
         page = replace(GOOD, asks=asks, attempts=attempts)
         assert rules(page) == {"each request has its attempt"}
 

@@ -7,7 +7,7 @@ from typing import Final
 CONNECT_TIMEOUT: Final = 1  # seconds, as all of these
 READ_TIMEOUT: Final = 1.5
 DEADLINE: Final = 2
-LEASE: Final = 7
+LEASE_TIMEOUT: Final = 7
 # Some outages are longer, and gunicorn ends some workers while they wait.
-DATABASE_PATIENCE: Final = 6
+DATABASE_RETRY_TIMEOUT: Final = 6
 GUNICORN_TIMEOUT: Final = 5

@@ -39,4 +39,4 @@ def close_all(osvi_sandbox):
 @pytest.fixture
 def outcomes():
     """The outcome of each item of a job, by session id."""
-    return lambda job: dict(job.items.values_list("asked_id", "outcome"))
+    return lambda job: dict(job.items.values_list("requested_session_id", "outcome"))

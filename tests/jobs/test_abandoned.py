@@ -8,10 +8,9 @@ import pytest
 from django.db import OperationalError
 from django.db.backends.signals import connection_created
 
-from osvi_django.client import OSVIClient
+from osvi_django.client import OSVIClient, throttle
 from osvi_django.models import ChatSession, SessionSummary
-from osvi_django.services import engine, pace
-from osvi_django.services.jobs import create_close_job, run_close_job
+from osvi_django.services.jobs import create_close_job, rescuer, run_close_job, worker
 from osvi_django.testing import Drop, Status
 from tests.outside import AtOnce
 
@@ -25,14 +24,14 @@ def in_doubt(unconfirmed, osvi_sandbox):
 
 
 def finders():
-    return [each for each in threading.enumerate() if each.name == "osvi-finder"]
+    return [each for each in threading.enumerate() if each.name == "osvi-rescuer"]
 
 
 def test_as_many_as_the_account_may_have_under_way(
     in_doubt, close_all, outcomes, osvi_sandbox, settings
 ):
     settings.OSVI["default"]["CONCURRENCY"] = 4
-    osvi_sandbox.latency = latency = AtOnce(0.3)
+    osvi_sandbox.latency = latency = AtOnce(0.3, number=4)
     sessions = in_doubt(10)
     job = close_all()
     assert set(outcomes(job).values()) == {"closed"}
@@ -61,7 +60,7 @@ def test_their_connections_are_closed(in_doubt, close_all):
     opened = []
 
     def note(connection, **_named):
-        if threading.current_thread().name == "osvi-finder":
+        if threading.current_thread().name == "osvi-rescuer":
             opened.append(connection)
 
     in_doubt(3)
@@ -70,8 +69,9 @@ def test_their_connections_are_closed(in_doubt, close_all):
         assert close_all().succeeded == 3
     finally:
         connection_created.disconnect(note)
-    assert len(opened) == 3
-    assert [each.connection for each in opened] == [None] * 3
+    # Each thread gives its connection back while OSVI is asked, and so opens more than one.
+    assert len(opened) >= 3
+    assert {each.connection for each in opened} == {None}
 
 
 def test_osvi_in_trouble_pauses_the_job(in_doubt, close_all, osvi_sandbox, settings, outcomes):
@@ -89,7 +89,7 @@ def test_without_a_thread_for_it_the_run_does_it_itself(in_doubt, close_all, mon
     start = threading.Thread.start
 
     def no_finder(thread):
-        if thread.name == "osvi-finder":
+        if thread.name == "osvi-rescuer":
             raise RuntimeError("can't start new thread")
         start(thread)
 
@@ -101,12 +101,12 @@ def test_without_a_thread_for_it_the_run_does_it_itself(in_doubt, close_all, mon
 def test_a_database_that_goes_away_from_one_thread_is_asked_again(
     in_doubt, settings, monkeypatch, caplog
 ):
-    monkeypatch.setattr(engine, "LOOK_AGAIN_AFTER", 0.2)
-    settings.OSVI["default"] |= {"DEADLINE": 0.3, "CONNECT_TIMEOUT": 0.3, "LEASE": 1}
+    monkeypatch.setattr(rescuer, "LOOK_AGAIN_AFTER", 0.2)
+    settings.OSVI["default"] |= {"DEADLINE": 0.3, "CONNECT_TIMEOUT": 0.3, "LEASE_TIMEOUT": 1}
     failed = []
 
     def fail(execute, sql, params, many, context):
-        if threading.current_thread().name == "osvi-finder" and len(failed) < 2:
+        if threading.current_thread().name == "osvi-rescuer" and len(failed) < 2:
             failed.append(sql)
             raise OperationalError("a secret")
         return execute(sql, params, many, context)
@@ -138,10 +138,26 @@ def test_what_is_asked_while_osvi_throttles_waits_for_better_times(
     assert set(outcomes(job).values()) == {"waiting"}
 
 
-def test_those_whom_osvi_cannot_be_asked_about_slow_nothing_down(unconfirmed, close_all, chats):
+def test_those_whom_osvi_does_not_know_slow_nothing_down(unconfirmed, close_all, osvi_sandbox):
     for _number in range(4):
-        unconfirmed(Drop(), customer_id="")
-    assert (close_all().unconfirmed, pace.pace_of(*default()).limit) == (4, 16)
+        session = unconfirmed(Drop(), customer_id="")
+        del osvi_sandbox.sessions[session.session_id]
+    assert (close_all().unconfirmed, throttle.throttle_for(*default()).limit) == (4, 16)
+
+
+def test_job_of_unconfirmed_sessions_without_customers_pauses_if_osvi_is_away(
+    unconfirmed, osvi_sandbox, monkeypatch
+):
+    monkeypatch.setattr(throttle, "PAUSES", (0.05, 0.05, 0.05))
+    monkeypatch.setattr(rescuer, "LOOK_AGAIN_AFTER", 0.05)
+    unconfirmed(Drop(), customer_id="")
+    osvi_sandbox.stop()
+    stop = threading.Event()
+    watch = threading.Timer(20, stop.set)
+    watch.start()
+    job = run_close_job(create_close_job(ChatSession.objects.all(), start=False).pk, stop=stop)
+    watch.cancel()
+    assert (stop.is_set(), job.status, job.paused_by) == (False, "paused", "unreachable")
 
 
 def default():
@@ -151,7 +167,7 @@ def default():
 
 def test_whose_owner_goes_meanwhile_are_not_allowed(in_doubt, settings, monkeypatch, staff):
     settings.OSVI["default"] |= {"CONCURRENCY": 1}
-    monkeypatch.setattr(engine, "_ASK_EVERY", 0)
+    monkeypatch.setattr(worker, "_REQUESTER_INTERVAL", 0)
     in_doubt(3)
     job = create_close_job(ChatSession.objects.all(), requested_by=staff, start=False)
 

@@ -25,8 +25,8 @@ SUMMARIES = ("osvi_django_sessionsummary", "text")
 @pytest.fixture(autouse=True)
 def impatient(settings, osvi_sandbox, tmp_path):
     """Leases that end within the test, a spool of its own, and four closes at once."""
-    settings.OSVI["default"] |= {"CONNECT_TIMEOUT": 0.5, "DEADLINE": 0.5, "LEASE": 2}
-    settings.OSVI["default"] |= {"DATABASE_PATIENCE": 0.3, "CONCURRENCY": 4}
+    settings.OSVI["default"] |= {"CONNECT_TIMEOUT": 0.5, "DEADLINE": 0.5, "LEASE_TIMEOUT": 2}
+    settings.OSVI["default"] |= {"DATABASE_RETRY_TIMEOUT": 0.3, "CONCURRENCY": 4}
     settings.OSVI["default"] |= {"SPOOL_DIR": tmp_path / "spool"}
 
 
@@ -166,7 +166,7 @@ def test_it_is_away_when_osvi_has_said_that_nothing_is_open(chats, osvi_sandbox,
 
 
 def run_patiently(job):
-    """Run a job again where the database ended it, as ``osvi_work --watch`` does."""
+    """Run a job again where the database ended it, as ``osvi_worker --watch`` does."""
     ends_at = time.monotonic() + 20
     while not job.is_finished and time.monotonic() < ends_at:
         with suppress(DatabaseError):

@@ -11,6 +11,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.db import connection, transaction
 from django.utils import timezone
 
+from osvi_django.database import DatabaseNow
 from osvi_django.exceptions import CloseInProgress, InsideTransaction, InvalidInput, NotAllowed
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob
 from osvi_django.services import close_session
@@ -19,12 +20,11 @@ from osvi_django.services.jobs import (
     create_close_job,
     due_jobs,
     progress_of,
+    resume_stalled,
     retry_close_job,
     run_close_job,
-    take_up,
 )
 from osvi_django.services.permissions import visible_jobs
-from osvi_django.services.steps import DatabaseNow
 from osvi_django.testing import Drop, Status
 from tests.waiting import until
 
@@ -85,9 +85,16 @@ class TestCancelling:
         """Slow closes, and as many claimed ahead of them as there are threads."""
         settings.OSVI["default"] |= {"CONCURRENCY": 8}
         chats(60)
-        osvi_sandbox.latency = 0.6
+        cancelled = threading.Event()
+        osvi_sandbox.latency = lambda _chat: 0.6 if cancelled.wait(20) else 20.0
         job = create_close_job(ChatSession.objects.all(), start=False)
-        thread = threading.Timer(0.3, cancel_elsewhere, [job])
+
+        def cancel():
+            until(lambda: len(osvi_sandbox.requests) == 8)
+            cancel_elsewhere(job)
+            cancelled.set()
+
+        thread = threading.Thread(target=cancel)
         thread.start()
         ended = run_close_job(job.pk)
         thread.join()
@@ -152,10 +159,10 @@ class TestRetrying:
         osvi_sandbox.script(refused.session_id, Status(400))
         osvi_sandbox.script(lost.session_id, Drop())
         job = close_all([refused, lost, fine, "unknown"], requested_by=staff, note="Why")
-        again = retry_close_job(job, requested_by=staff, door="rest")
+        again = retry_close_job(job, requested_by=staff, via="rest")
         assert again.retry_of == job
-        assert (again.note, again.door, again.requested_by) == ("Why", "rest", staff)
-        assert dict(again.items.values_list("asked_id", "outcome")) == {
+        assert (again.note, again.via, again.requested_by) == ("Why", "rest", staff)
+        assert dict(again.items.values_list("requested_session_id", "outcome")) == {
             refused.session_id: "waiting",
             "unknown": "not_found",
         }
@@ -164,7 +171,7 @@ class TestRetrying:
     def test_it_is_done_once_whoever_asks_and_however_often(self, close_all, db):
         job = close_all(["unknown"])
         again = retry_close_job(job)
-        assert retry_close_job(job, door="rest") == again
+        assert retry_close_job(job, via="rest") == again
         assert CloseJob.objects.count() == 2
 
     @pytest.mark.django_db(transaction=True)
@@ -199,28 +206,30 @@ class TestRetrying:
 
 class TestTakingUp:
     def test_a_job_without_a_sign_of_life_is_taken_up_once(self, waiting, told):
-        assert not take_up(waiting)
-        CloseJob.objects.update(seen_at=timezone.now() - timedelta(seconds=40), status="running")
-        assert take_up(waiting)
-        assert not take_up(waiting)
-        assert told == [waiting.pk]
+        assert not resume_stalled(waiting)
+        CloseJob.objects.update(
+            heartbeat_at=timezone.now() - timedelta(seconds=40), status="running"
+        )
+        assert resume_stalled(waiting)
+        assert not resume_stalled(waiting)
+        assert told == [str(waiting.uuid)]
 
     def test_a_paused_one_when_its_time_has_come(self, waiting, told):
-        silent = {"seen_at": timezone.now() - timedelta(seconds=40), "status": "paused"}
+        silent = {"heartbeat_at": timezone.now() - timedelta(seconds=40), "status": "paused"}
         CloseJob.objects.update(**silent, resume_at=timezone.now() + timedelta(seconds=60))
-        assert not take_up(waiting)
+        assert not resume_stalled(waiting)
         assert due_jobs() == []
         CloseJob.objects.update(**silent, resume_at=timezone.now())
         assert due_jobs() == [waiting]
-        assert take_up(waiting)
+        assert resume_stalled(waiting)
 
     def test_a_finished_one_and_a_draft_are_not(self, chats, close_all, told):
         chats(1)
         draft = create_close_job(ChatSession.objects.all(), draft=True)
         done = close_all()
-        CloseJob.objects.update(seen_at=timezone.now() - timedelta(days=1))
-        assert not take_up(done)
-        assert not take_up(draft)
+        CloseJob.objects.update(heartbeat_at=timezone.now() - timedelta(days=1))
+        assert not resume_stalled(done)
+        assert not resume_stalled(draft)
         assert due_jobs() == []
 
     def test_the_oldest_that_waits_is_due_first(self, waiting):

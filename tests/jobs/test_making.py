@@ -13,12 +13,8 @@ from django.utils import timezone
 
 from osvi_django.exceptions import InvalidInput, NotAllowed
 from osvi_django.models import ChatSession, CloseJob
-from osvi_django.services.jobs import (
-    confirm_close_job,
-    create_close_job,
-    discard_drafts,
-    run_close_job,
-)
+from osvi_django.services.jobs import confirm_close_job, create_close_job, run_close_job
+from osvi_django.services.jobs.lifecycle import delete_stale_drafts
 from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
 
 TOLD = []
@@ -42,7 +38,7 @@ def told(settings):
 
 
 def asked_ids(job):
-    return list(job.items.values_list("asked_id", flat=True))
+    return list(job.items.values_list("requested_session_id", flat=True))
 
 
 class TestWhatItIsMadeOf:
@@ -71,7 +67,7 @@ class TestWhatItIsMadeOf:
     def test_sessions_and_ids_each_once(self, agent):
         one, two = ChatSessionFactory.create_batch(2, agent=agent)
         job = create_close_job([one, two.session_id, one.session_id, two, "nobody's"])
-        found = dict(job.items.values_list("asked_id", "outcome"))
+        found = dict(job.items.values_list("requested_session_id", "outcome"))
         assert found == {
             one.session_id: "waiting",
             two.session_id: "waiting",
@@ -100,8 +96,8 @@ class TestWhatItIsMadeOf:
         [
             ({"note": "x" * 1001}, "note"),
             ({"note": None}, "note"),
-            ({"door": "x" * 33}, "door"),
-            ({"door": 7}, "door"),
+            ({"via": "x" * 33}, "via"),
+            ({"via": 7}, "via"),
         ],
     )
     def test_a_note_or_door_that_is_too_long_or_no_text(self, db, named, field):
@@ -111,7 +107,7 @@ class TestWhatItIsMadeOf:
 
     @pytest.mark.parametrize("wanted", ["v-003", 5, None])
     def test_one_text_is_no_list_of_ids(self, db, wanted):
-        with pytest.raises(InvalidInput, match="put the ids in one") as caught:
+        with pytest.raises(InvalidInput, match="must be a list of ids") as caught:
             create_close_job(wanted)
         assert caught.value.field == "session_ids"
 
@@ -125,7 +121,7 @@ class TestWhatItIsMadeOf:
         assert run_close_job(job.pk).finished_at == job.finished_at
 
     def test_a_large_one_costs_queries_by_the_chunk(self, agent, django_assert_max_num_queries):
-        new = (ChatSessionFactory.build(agent=agent) for _number in range(2_500))
+        new = (ChatSession(session_id=f"s-{number}", agent=agent) for number in range(2_500))
         ChatSession.objects.bulk_create(new)
         with django_assert_max_num_queries(60):
             job = create_close_job(ChatSession.objects.all())
@@ -152,7 +148,7 @@ class TestWhoMay:
         vip = ChatSessionFactory(agent=agent, customer_id="vip")
         other = ChatSessionFactory(agent=agent)
         job = create_close_job(iter([vip, other, "unknown"]), requested_by=user)
-        assert dict(job.items.values_list("asked_id", "outcome")) == {
+        assert dict(job.items.values_list("requested_session_id", "outcome")) == {
             vip.session_id: "waiting",
             other.session_id: "not_allowed",
             "unknown": "not_allowed",  # whether it is there is none of their business
@@ -177,7 +173,7 @@ class TestTheExecutor:
         with django_capture_on_commit_callbacks(execute=True):
             job = create_close_job(ChatSession.objects.all())
             assert told == []
-        assert told == [job.pk]
+        assert told == [str(job.uuid)]
 
     @pytest.mark.django_db(transaction=True)
     def test_it_is_not_told_of_what_is_rolled_back(self, told):
@@ -192,7 +188,7 @@ class TestTheExecutor:
     def test_without_a_transaction_it_is_told_at_once(self, told):
         ChatSessionFactory()
         job = create_close_job(ChatSession.objects.all())
-        assert told == [job.pk]
+        assert told == [str(job.uuid)]
 
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.parametrize("path", ["tests.jobs.test_making.broken", "no.such.place"])
@@ -220,7 +216,11 @@ class TestADraft:
         assert run_close_job(job.pk).status == "draft"
         with django_capture_on_commit_callbacks(execute=True):
             confirmed = confirm_close_job(job, note=" Season's end ")
-        assert (confirmed.status, confirmed.note, told) == ("queued", "Season's end", [job.pk])
+        assert (confirmed.status, confirmed.note, told) == (
+            "queued",
+            "Season's end",
+            [str(job.uuid)],
+        )
 
     def test_it_can_be_confirmed_once(self, agent, told):
         ChatSessionFactory(agent=agent)
@@ -244,6 +244,6 @@ class TestADraft:
         begun = create_close_job(ChatSession.objects.all())
         long_ago = timezone.now() - timedelta(hours=25)
         CloseJob.objects.exclude(pk=new.pk).update(created_at=long_ago)
-        discard_drafts()
+        delete_stale_drafts()
         assert set(CloseJob.objects.all()) == {new, begun}
         assert not old.items.exists()

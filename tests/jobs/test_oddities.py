@@ -8,9 +8,9 @@ import pytest
 from django.db import DataError, ProgrammingError, connection
 from django.db.models.signals import pre_init
 
-from osvi_django.exceptions import OSVINoAnswer, describe
+from osvi_django.exceptions import OSVINoAnswer, message_for_code
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob, SupportAction
-from osvi_django.services import steps
+from osvi_django.services.attempts import claims, notifications, types
 from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.services.recovery import Settled, recover_session
 from osvi_django.signals import session_close_failed, session_closed
@@ -63,8 +63,10 @@ def test_of_one_that_is_gone_nobody_is_told(chats, close_all, osvi_sandbox, sign
 
 def test_one_that_is_gone_by_then_is_in_the_log(db, caplog):
     attempts = [CloseAttemptFactory() for _number in range(2)]
-    closed = [steps.Closed(session=each.session, attempt=each, text=None) for each in attempts]
-    failed = steps.Failed(session=attempts[1].session, attempt=attempts[1], error=OSVINoAnswer())
+    closed = [types.Settlement(session=each.session, attempt=each, text=None) for each in attempts]
+    failed = types.Failure(
+        session=attempts[1].session, attempt=attempts[1], error=OSVINoAnswer(), is_open=False
+    )
     told = []
 
     def note(session, **_named):
@@ -74,8 +76,8 @@ def test_one_that_is_gone_by_then_is_in_the_log(db, caplog):
     for signal in (session_closed, session_close_failed):
         signal.connect(note)
     try:
-        steps.tell_closed(closed)
-        steps.tell_failed([failed])
+        notifications.notify_closed(closed)
+        notifications.notify_failed([failed])
     finally:
         for signal in (session_closed, session_close_failed):
             signal.disconnect(note)
@@ -105,7 +107,7 @@ def test_rows_say_what_they_are():
     session = ChatSessionFactory(session_id="s-1")
     action = SupportAction.objects.create(session=session, kind="tell")
     job = create_close_job([session], start=False)
-    assert str(action) == "s-1: told the agent"
+    assert str(action) == "s-1: instructed the agent"
     assert str(job.items.get()) == "s-1"
 
 
@@ -119,15 +121,17 @@ def test_why_one_that_cannot_even_be_asked_for_was_not_closed(osvi_sandbox, outc
     session = ChatSessionFactory(agent__uuid=None, agent__number=7)
     job = run_close_job(create_close_job([session], start=False).pk)
     item = job.items.get()
-    assert (item.outcome, item.error_code) == ("rejected", "invalid")
-    assert describe(item.error_code, item.error_reason).startswith("agent_uuid is missing: name")
+    assert (item.outcome, item.error_code) == ("not_sent", "invalid")
+    assert message_for_code(item.error_code, item.error_reason).startswith(
+        "agent_uuid is required: give"
+    )
     assert osvi_sandbox.requests == []
 
 
 def test_of_several_only_the_deleted_is_said_to_be(caplog):
     kept, gone = CloseAttemptFactory.create_batch(2)
     CloseAttempt.objects.filter(pk=gone.pk).delete()
-    steps.update_attempts([kept, gone], note="why")
+    claims.update_attempts([kept, gone], note="why")
     assert f"attempt {gone.pk} was deleted" in caplog.text
     assert f"attempt {kept.pk} was deleted" not in caplog.text
 
@@ -204,7 +208,7 @@ def test_a_bug_over_one_answer_leaves_that_to_recovery(chats, osvi_sandbox, capl
 def test_a_finders_word_that_cannot_be_stored_leaves_its_item_to_its_lease(
     unconfirmed, settings, caplog
 ):
-    settings.OSVI["default"] |= {"DEADLINE": 0.3, "CONNECT_TIMEOUT": 0.3, "LEASE": 1}
+    settings.OSVI["default"] |= {"DEADLINE": 0.3, "CONNECT_TIMEOUT": 0.3, "LEASE_TIMEOUT": 1}
     unconfirmed(Drop())
     job = create_close_job(ChatSession.objects.all(), start=False)
     failed = []

@@ -10,8 +10,7 @@ import pytest
 from django.db import connection
 
 from osvi_django.models import ChatSession, SessionSummary
-from osvi_django.services import engine
-from osvi_django.services.jobs import create_close_job, run_close_job
+from osvi_django.services.jobs import create_close_job, run_close_job, worker
 from osvi_django.testing import Drop, Status
 from tests.waiting import until
 
@@ -59,9 +58,8 @@ class TestBesideTheJob:
         closed, at_once = [], []
 
         def write(_session):
-            at_once.append(len(writers()))
-            while len(osvi_sandbox.requests) < 12:
-                time.sleep(0.01)
+            until(lambda: at_once.append(len(writers())) or max(at_once) == 4)
+            until(lambda: len(osvi_sandbox.requests) == 12)
             closed.append(len(osvi_sandbox.requests))
             return "Ours."
 
@@ -93,6 +91,7 @@ class TestBesideTheJob:
 
         def write(_session):
             stop.set()
+            time.sleep(0.3)  # the run looks more often than that
             return "Ours."
 
         use(write)
@@ -124,7 +123,7 @@ class TestBesideTheJob:
             end.wait(20)
             return "Ours."
 
-        monkeypatch.setattr(engine, "_PATIENCE", 0.3)
+        monkeypatch.setattr(worker, "_SUMMARY_TIMEOUT", 0.3)
         use(hang)
         chats(1, summary=None)
         job = create_close_job(ChatSession.objects.all(), start=False)

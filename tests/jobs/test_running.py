@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from uuid import UUID
 
 import pytest
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
-from osvi_django.exceptions import InsideTransaction, InvalidInput, describe
+from osvi_django.database import DatabaseNow
+from osvi_django.exceptions import InsideTransaction, InvalidInput, message_for_code
 from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
-from osvi_django.services import engine
-from osvi_django.services.jobs import create_close_job, progress_of, run_close_job
-from osvi_django.services.steps import DatabaseNow
+from osvi_django.services.jobs import create_close_job, progress_of, run_close_job, worker
 from osvi_django.signals import session_close_failed, session_closed
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import ClosedSessionFactory
@@ -46,7 +46,7 @@ class TestAllGoesWell:
         self, chats, close_all, osvi_sandbox, staff
     ):
         sessions = chats(60)
-        job = close_all(requested_by=staff, door="admin", note="Season's end")
+        job = close_all(requested_by=staff, via="admin", note="Season's end")
         assert (job.status, job.total, job.succeeded, job.failed) == ("completed", 60, 60, 0)
         assert job.started_at <= job.finished_at
         assert {osvi_sandbox.close_requests(each.session_id) for each in sessions} == {1}
@@ -54,7 +54,7 @@ class TestAllGoesWell:
         assert closed.filter(claim=None, lease_until=None, closed_at__isnull=False).count() == 60
         assert set(SessionSummary.objects.values_list("text", flat=True)) == {SUMMARY}
         for attempt in CloseAttempt.objects.all():
-            assert (attempt.requested_by, attempt.door) == (staff, "admin")
+            assert (attempt.requested_by, attempt.via) == (staff, "admin")
             assert (attempt.note, attempt.outcome) == ("Season's end", "closed")
             assert (attempt.http_status, SUMMARY[:20] in attempt.answer) == (200, True)
             assert attempt.started_at <= attempt.answered_at <= attempt.finished_at
@@ -102,7 +102,7 @@ class TestAllGoesWell:
     def test_whoever_listens_is_told(self, chats, close_all, heard):
         one, two, _three = chats(3)
         job = close_all([one, two])
-        attempts = {item.asked_id: item.attempt_id for item in job.items.all()}
+        attempts = {item.requested_session_id: item.attempt_id for item in job.items.all()}
         assert sorted(heard) == sorted(
             (each.session_id, "closed", SUMMARY, attempts[each.session_id]) for each in (one, two)
         )
@@ -141,6 +141,27 @@ class TestWhereItCannotRun:
         assert osvi_sandbox.requests == []
         assert run_close_job(job.pk).succeeded == 1
 
+    @pytest.mark.parametrize("spelled", [str, UUID, lambda text: UUID(text).hex])
+    def test_run_close_job_given_the_uuid_runs_that_job(self, chats, spelled):
+        chats(1)
+        job = create_close_job(ChatSession.objects.all(), start=False)
+        assert run_close_job(spelled(str(job.uuid))).succeeded == 1
+
+    def test_run_close_job_given_the_number_as_a_text_finds_no_job(self, chats, osvi_sandbox):
+        chats(1)
+        job = create_close_job(ChatSession.objects.all(), start=False)
+        with pytest.raises(InvalidInput, match="no close job"):
+            run_close_job(str(job.pk))
+        assert osvi_sandbox.requests == []
+
+    def test_run_close_job_of_a_draft_sends_nothing(self, chats, osvi_sandbox):
+        chats(1)
+        job = create_close_job(ChatSession.objects.all(), draft=True)
+        for named in (job.pk, job.uuid, str(job.uuid)):
+            assert run_close_job(named).status == "draft"
+        job.refresh_from_db()
+        assert (job.heartbeat_at, job.started_at, osvi_sandbox.requests) == (None, None, [])
+
     def test_there_is_no_such_job(self, db):
         with pytest.raises(InvalidInput, match="no close job 7") as caught:
             run_close_job(7)
@@ -177,7 +198,7 @@ class TestEachEnd:
             "rejected",
             "Not today",
         )
-        assert "“Not today”" in describe(item.error_code, item.error_reason)
+        assert "“Not today”" in message_for_code(item.error_code, item.error_reason)
         session.refresh_from_db()
         assert (session.status, session.claim) == ("active", None)
         assert (session.session_id, "rejected", item.attempt_id) in heard
@@ -214,8 +235,8 @@ class TestEachEnd:
         session, _other = chats(2)
         ChatSession.objects.filter(pk=session.pk).update(session_id="..")
         job = close_all()
-        item = job.items.get(asked_id="..")
-        assert (item.outcome, item.error_code) == ("rejected", "invalid")
+        item = job.items.get(requested_session_id="..")
+        assert (item.outcome, item.error_code) == ("not_sent", "invalid")
         assert job.succeeded == 1
 
     def test_a_dormant_one_that_osvi_refuses_stays(self, chats, close_all, outcomes, osvi_sandbox):
@@ -234,7 +255,7 @@ class TestOfWhomItIsTheWish:
     ):
         """Whoever asked is looked at anew now and then, and where they were deleted."""
         settings.OSVI["default"] |= {"CONCURRENCY": 1}
-        monkeypatch.setattr(engine, "_ASK_EVERY", looks_every)
+        monkeypatch.setattr(worker, "_REQUESTER_INTERVAL", looks_every)
         chats(20)
         osvi_sandbox.latency = 0.02
         job = create_close_job(ChatSession.objects.all(), requested_by=staff, start=False)
@@ -268,22 +289,31 @@ class TestOfWhomItIsTheWish:
 
 class TestOnesThatNobodyKnowsOf:
     def test_osvi_is_asked_first(self, unconfirmed, close_all, outcomes, osvi_sandbox):
-        still_open = unconfirmed(Drop())
+        is_listed_open = unconfirmed(Drop())
         was_closed = unconfirmed(Drop(after_closing=True))
         job = close_all()
         assert outcomes(job) == dict.fromkeys(
-            (still_open.session_id, was_closed.session_id), "closed"
+            (is_listed_open.session_id, was_closed.session_id), "closed"
         )
-        assert osvi_sandbox.closes(still_open.session_id) == 1
+        assert osvi_sandbox.closes(is_listed_open.session_id) == 1
         assert osvi_sandbox.closes(was_closed.session_id) == 1
         assert SessionSummary.objects.count() == 2
 
     def test_where_osvi_cannot_tell_it_stays_so(self, unconfirmed, close_all, osvi_sandbox):
         session = unconfirmed(Drop(), customer_id="")
+        del osvi_sandbox.sessions[session.session_id]
         job = close_all()
         assert (job.unconfirmed, job.items.get().error_code) == (1, "unconfirmed")
         session.refresh_from_db()
         assert session.status == "unconfirmed"
+
+    def test_what_has_a_lease_without_an_end_is_taken_up(self, chats, outcomes):
+        (session,) = chats(1)
+        job = create_close_job([session], start=False)
+        job.items.update(outcome="closing")
+        ChatSession.objects.update(status="closing", previous_status="active")
+        assert run_close_job(job.pk).succeeded == 1
+        assert outcomes(job) == {session.session_id: "closed"}
 
     def test_what_a_dead_process_had_is_taken_up(self, chats, outcomes, osvi_sandbox):
         """One was not sent, of one the answer was lost, and of one recovery found the answer."""
@@ -305,7 +335,7 @@ def die_with(job, osvi, closed):
         attempt = CloseAttempt.objects.create(session=session, claim=f"{session.pk:032}")
         held = {"claim": attempt.claim, "lease_until": DatabaseNow()}
         ChatSession.objects.filter(pk=session.pk).update(
-            status="closing", status_before="active", **held
+            status="closing", previous_status="active", **held
         )
         job.items.filter(session=session).update(outcome="closing", **held)
     osvi.sessions[closed.session_id].status = "closed"

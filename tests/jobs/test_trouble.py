@@ -13,12 +13,13 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
+from osvi_django.client import throttle
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob
-from osvi_django.services import pace
 from osvi_django.services.jobs import create_close_job, due_jobs, progress_of, run_close_job
 from osvi_django.testing import Fault, OSVISandbox, Status
 from osvi_django.testing.factories import ChatAgentFactory
 from tests.mirroring import mirror
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ class TestABusyOSVI:
         """Two runs at once: what OSVI tells the one of them holds for both."""
         osvi_sandbox.latency = 0.05
         jobs = [create_close_job(chats(30), start=False) for _number in range(2)]
-        throttled = jobs[0].items.first().asked_id
+        throttled = jobs[0].items.first().requested_session_id
         osvi_sandbox.script(throttled, Status(429, retry_after=1))
         threads = [threading.Thread(target=run_elsewhere, args=[job]) for job in jobs]
         for thread in threads:
@@ -87,10 +88,16 @@ class TestABusyOSVI:
         osvi_sandbox.script(session.session_id, Status(429, retry_after=20))
         job = create_close_job(ChatSession.objects.all(), start=False)
         stop = threading.Event()
-        timer = threading.Timer(0.5, stop.set)
-        timer.start()
+
+        def stop_soon():
+            until(lambda: osvi_sandbox.requests)
+            time.sleep(0.5)
+            stop.set()
+
+        thread = threading.Thread(target=stop_soon)
+        thread.start()
         job = run_close_job(job.pk, stop=stop)
-        timer.join()
+        thread.join()
         assert (job.status, job.paused_by) == ("paused", "throttled")
         assert 18 < (job.resume_at - timezone.now()).total_seconds() < 20
 
@@ -153,7 +160,9 @@ class TestAnOSVIThatIsAway:
     ):
         """However many do, one after the other with some that go well in between."""
         settings.OSVI["default"]["CONCURRENCY"] = 1
-        monkeypatch.setattr(pace, "PAUSES", (600.0,) * 3)  # whoever slowed down would pause the job
+        monkeypatch.setattr(
+            throttle, "PAUSES", (600.0,) * 3
+        )  # whoever slowed down would pause the job
         every_eighth = EveryEighth(count(1))
         for session in chats(40):
             osvi_sandbox.script(session.session_id, every_eighth)
@@ -184,7 +193,8 @@ class TestAMistakeInTheSettings:
         assert run_close_job(job.pk).succeeded == 9
 
     @pytest.mark.parametrize(
-        "wrong", [{"BASE_URL": "ftp://x"}, {"CONCURRENCY": 0}, {"LEASE": 1}, {"API_TOKEN": ""}]
+        "wrong",
+        [{"BASE_URL": "ftp://x"}, {"CONCURRENCY": 0}, {"LEASE_TIMEOUT": 0.5}, {"API_TOKEN": ""}],
     )
     def test_settings_that_cannot_be_used_pause_it(
         self, chats, close_all, osvi_sandbox, settings, wrong, caplog
@@ -286,7 +296,7 @@ class TestEndingEarly:
         job = create_close_job(ChatSession.objects.all(), start=False)
         CloseJob.objects.update(status="running")
         assert due_jobs() == []
-        CloseJob.objects.update(seen_at=timezone.now() - timedelta(seconds=40))
+        CloseJob.objects.update(heartbeat_at=timezone.now() - timedelta(seconds=40))
         assert due_jobs() == [job]
 
 
@@ -310,7 +320,7 @@ class TestASystemWithoutThreads:
         start, started = threading.Thread.start, []
 
         def one_alone(thread):
-            if thread.name.startswith("osvi-lane"):
+            if thread.name.startswith("osvi-call"):
                 if started:
                     raise RuntimeError("can't start new thread")
                 started.append(thread)
@@ -320,19 +330,3 @@ class TestASystemWithoutThreads:
         job = create_close_job(ChatSession.objects.all(), start=False)
         monkeypatch.setattr(threading.Thread, "start", one_alone)
         assert run_close_job(job.pk).succeeded == 5
-
-
-class TestAClaimThatComesTooLate:
-    def test_nothing_is_sent_when_the_lease_would_not_last(
-        self, chats, osvi_sandbox, settings, close_all
-    ):
-        """One close at a time, each slower than what the lease leaves to those that wait."""
-        settings.OSVI["default"] |= {"CONCURRENCY": 1, "DEADLINE": 1, "CONNECT_TIMEOUT": 1}
-        settings.OSVI["default"] |= {"LEASE": 3.2}
-        chats(4)
-        osvi_sandbox.latency = 0.4
-        began = time.monotonic()
-        job = close_all()
-        assert time.monotonic() - began < 10
-        assert (job.status, job.succeeded) == ("completed", 4)
-        assert nothing_is_left(osvi_sandbox)

@@ -194,17 +194,20 @@ def test_a_site_that_ends_by_itself_is_reported(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("change", "door"),
+    ("change", "via"),
     [
         ("demo.LATENCY = lambda chat: 1 / 0", "Python"),
         ("demo.PERMISSIONS = ('view_chatsession',)", "REST"),
-        ("demo.PERMISSIONS = ('view_chatsession',); demo.DOORS = demo.DOORS[::-1]", "Admin"),
+        (
+            "demo.PERMISSIONS = ('view_chatsession',); demo.ENTRY_POINTS = demo.ENTRY_POINTS[::-1]",
+            "Admin",
+        ),
     ],
 )
-def test_a_door_that_does_not_open_is_reported(monkeypatch, change, door):
+def test_a_close_that_fails_is_reported(monkeypatch, change, via):
     code, err = run_with(monkeypatch, change)
     assert code == 1
-    assert f"The demo failed. This door did not close the chat: {door}" in err
+    assert f"The demo failed. The chat was not closed via {via}" in err
 
 
 def test_the_preferred_port_is_taken_where_it_is_free():

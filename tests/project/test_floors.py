@@ -11,15 +11,29 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LINT_IMPORTS = Path(sysconfig.get_path("scripts")) / "lint-imports"
-FLOORS = "A file imports only from floors below its own"
-WIRE = "Only client.py imports requests"
+FLOORS = "A module imports only from layers below its own"
+WIRE = "Only the transport imports requests"
 ROOMS = (
     "urls",
-    *("admin", "rest", "management", "executors", "tasks", "services"),
-    *("client", "models", "checks", "transactions", "spool"),
-    "answers",
-    *("conf", "exceptions", "signals"),
+    *("admin", "rest", "management", "executors", "tasks"),
+    "environment_checks",
+    *("models", "checks", "spool", "database", "contexts", "validation"),
+    *("clock", "conf", "exceptions", "signals"),
+    *("display", "network", "redaction"),
 )
+
+PACKAGES = {
+    "client": (
+        *("pool", "api", "transport", "connections", "validation", "responses"),
+        *("throttle", "threads", "bodies"),
+    ),
+    "services": (
+        *("by_id", "jobs", "starting", "recovery", "closing", "support", "mirroring", "summaries"),
+        *("start_locks", "attempts", "permissions", "selectors"),
+    ),
+}
+SERVICES = "A service imports only from services below its own"
+CLIENT = "The client knows no models"
 
 
 def lint(folder):
@@ -36,7 +50,12 @@ def house(tmp_path):
     (tmp_path / "house" / "__init__.py").touch()
     for room in ROOMS:
         (tmp_path / "house" / f"{room}.py").touch()
-    (tmp_path / "house" / "client.py").write_text("import requests\nimport urllib3\n")
+    for package, rooms in PACKAGES.items():
+        (tmp_path / "house" / package).mkdir()
+        for room in ("__init__", *rooms):
+            (tmp_path / "house" / package / f"{room}.py").touch()
+    for room in ("transport", "connections"):
+        (tmp_path / "house" / "client" / f"{room}.py").write_text("import requests, urllib3\n")
     return tmp_path
 
 
@@ -57,18 +76,22 @@ def test_a_house_that_follows_the_contracts_passes(house):
     [
         ("conf", "house.client", FLOORS),
         ("models", "house.services", FLOORS),
-        ("client", "house.models", FLOORS),
-        ("services", "house.rest", FLOORS),
-        ("services", "house.executors", FLOORS),
+        ("client.api", "house.models", FLOORS),
+        ("services.closing", "house.rest", FLOORS),
+        ("services.jobs", "house.executors", FLOORS),
         ("executors", "house.management", FLOORS),
         ("rest", "house.admin", FLOORS),
         ("admin", "house.rest", FLOORS),
-        ("services", "requests", WIRE),
+        ("services.closing", "requests", WIRE),
+        ("client.api", "requests", WIRE),
+        ("services.closing", "house.services.jobs", SERVICES),
+        ("services.attempts", "house.services.mirroring", SERVICES),
+        ("client.transport", "house.client.api", CLIENT),
         ("models", "urllib3", WIRE),
     ],
 )
 def test_a_forbidden_import_breaks_a_contract(house, room, imported, broken):
-    with (house / "house" / f"{room}.py").open("a") as source:
+    with (house / "house" / f"{room.replace('.', '/')}.py").open("a") as source:
         source.write(f"import {imported}\n")
     result = lint(house)
     assert result.returncode == 1
@@ -107,3 +130,19 @@ def test_no_import_hides_in_a_function():
 )
 def test_a_hidden_import_is_found(source, lines):
     assert hidden_imports(source) == lines
+
+
+def test_only_one_module_makes_the_clients_of_services():
+    """What it makes holds no connection of the database while OSVI is asked."""
+    made = [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "osvi_django").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and _makes_a_client(node.func)
+    ]
+    assert made == ["osvi_django/services/attempts/clients.py"]
+
+
+def _makes_a_client(called):
+    names = {each.id for each in ast.walk(called) if isinstance(each, ast.Name)}
+    return "OSVIClient" in names

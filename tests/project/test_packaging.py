@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import email
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -16,25 +18,49 @@ from osvi_django import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 # What setuptools might look at; a copy, so that no build folder of an earlier build gets in.
-SOURCES = ("example_project", "osvi_django", "tests")
-FILES = ("LICENSE", "README.md", "manage.py", "pyproject.toml", "setup.cfg")
+SOURCES = ("docs", "example_project", "osvi_django", "tests")
+FILES = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "MANIFEST.in",
+    "README.md",
+    "SECURITY.md",
+    "manage.py",
+    "pyproject.toml",
+    "setup.cfg",
+    "setup.py",
+)
 LEFT_BEHIND = ("__pycache__", "*.pyc")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The opened wheel, built from a copy of the project and without a network."""
+def built(tmp_path_factory):
+    """The folder of sdist and wheel, built from a copy of the project and without a network."""
     project = tmp_path_factory.mktemp("project")
     for name in SOURCES:
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns(*LEFT_BEHIND))
     for name in FILES:
         shutil.copy(ROOT / name, project)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "."]
+    command = [sys.executable, "-m", "build", "--no-isolation", "."]
     result = subprocess.run(command, cwd=project, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
-    (built,) = (project / "dist").iterdir()
-    with zipfile.ZipFile(built) as opened:
+    return project / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    (path,) = built.glob("*.whl")
+    with zipfile.ZipFile(path) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def sdist(built):
+    """The names of the files in the source distribution, below its one folder."""
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as opened:
+        return {name.partition("/")[2] for name in opened.getnames()}
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +104,23 @@ def test_a_host_gets_four_requirements_and_no_more(metadata):
 def test_pytest_finds_the_plugin(wheel):
     (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt")]
     assert "osvi_django = osvi_django.testing.plugin" in wheel.read(name).decode()
+
+
+def test_the_description_has_no_picture_or_link_of_a_checkout(metadata):
+    description = metadata.get_payload()
+    assert "# osvi_django" in description
+    targets = re.findall(r"\]\(([^)]*)\)", description)
+    assert targets
+    assert [each for each in targets if not each.startswith("https://")] == []
+
+
+def test_the_description_is_markdown_and_the_metadata_has_links(metadata):
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_all("Project-URL") == ["OSVI's chat API, https://docs.osvi.ai"]
+
+
+def test_the_sdist_has_docs_and_changelog_and_no_tests(sdist):
+    docs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").iterdir()}
+    pages = {path.name for path in ROOT.glob("*.md")}
+    assert {*docs, *pages, "LICENSE", "setup.py"} <= sdist
+    assert [name for name in sdist if name.startswith("tests")] == []

@@ -35,18 +35,10 @@ def somebody(django_user_model, grant):
 
 
 @pytest.fixture
-def operator(staff, grant):
-    """A client of a member of the support staff who may also operate sessions."""
-    client = APIClient()
-    client.force_authenticate(grant(staff, "operate_chatsession"))
-    return client
-
-
-@pytest.fixture
 def job(osvi_sandbox, staff):
     """A job of the member of the support staff, of three sessions, that waits."""
     sessions = [mirror(osvi_sandbox, summary="All is well.") for _number in range(3)]
-    return create_close_job(sessions, requested_by=staff, door="rest", note="Goodbye")
+    return create_close_job(sessions, requested_by=staff, via="rest", note="Goodbye")
 
 
 @pytest.fixture

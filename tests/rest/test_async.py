@@ -10,6 +10,7 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from osvi_django.models import ChatSession, CloseJob
+from osvi_django.testing import Drop
 from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
 from tests.mirroring import mirror
 
@@ -40,7 +41,7 @@ def test_it_is_a_202_and_a_job_of_one(api, session, osvi_sandbox, run):
     assert response["Location"] == f"http://testserver/api/osvi/close-jobs/{body['id']}/"
     assert response["Retry-After"] == "5"
     assert (body["status"], body["total"], body["note"]) == ("queued", 1, "done")
-    assert (body["created_by"], CloseJob.objects.get().door) == ("sam", "rest")
+    assert (body["created_by"], CloseJob.objects.get().via) == ("sam", "rest")
     assert osvi_sandbox.requests == []
     run(body)
     assert api.get(response["Location"]).json()["status"] == "completed"
@@ -108,12 +109,21 @@ def test_one_that_is_closed_is_a_job_as_well(api, run):
     assert api.get(body["results"]).json()["results"][0]["outcome"] == "already_closed"
 
 
+def test_unconfirmed_session_is_a_job_that_asks_osvi_first(api, run, unconfirmed, osvi_sandbox):
+    session = unconfirmed(Drop(after_closing=True))
+    response = close(api, session.session_id)
+    assert response.status_code == 202
+    run(response.json())
+    session.refresh_from_db()
+    assert (session.status, osvi_sandbox.closes(session.session_id)) == ("closed", 1)
+
+
 class TestErrors:
-    @pytest.mark.parametrize("status", ["unconfirmed", "closing"])
-    def test_where_it_cannot_be_closed_just_now(self, api, osvi_sandbox, status):
-        session = ChatSessionFactory(status=status, lease_until=timezone.now() + timedelta(hours=1))
+    def test_where_it_cannot_be_closed_just_now(self, api, osvi_sandbox):
+        lease_until = timezone.now() + timedelta(hours=1)
+        session = ChatSessionFactory(status="closing", lease_until=lease_until)
         at_once, later = (close(api, session.session_id, prefer=each) for each in (None, ASYNC))
-        assert later.status_code == at_once.status_code in {409, 504}
+        assert later.status_code == at_once.status_code == 409
         assert later.json() == at_once.json()
         assert not CloseJob.objects.exists()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from unittest.mock import ANY
 
 import pytest
@@ -18,6 +18,7 @@ from osvi_django.testing.factories import (
     ClosedSessionFactory,
 )
 from tests.mirroring import mirror
+from tests.moments import stored
 
 pytestmark = pytest.mark.django_db
 
@@ -33,7 +34,7 @@ def asked(response):
     """The ids that the job of this answer has."""
     assert response.status_code == 202, response.content
     items = CloseJobItem.objects.filter(job=response.json()["id"])
-    return set(items.values_list("asked_id", flat=True))
+    return set(items.values_list("requested_session_id", flat=True))
 
 
 class TestById:
@@ -56,6 +57,7 @@ class TestById:
             "succeeded": 0,
             "failed": 0,
             "unconfirmed": 0,
+            "left_out": 0,
             "cancelled": 0,
             "created_by": "sam",
             "created_at": ANY,
@@ -67,12 +69,12 @@ class TestById:
             "results": f"{url}results/",
         }
         assert osvi_sandbox.requests == []
-        assert CloseJob.objects.get().door == "rest"
+        assert CloseJob.objects.get().via == "rest"
         run(body)
         seen = api.get(url).json()
         assert (seen["status"], seen["done"], seen["succeeded"]) == ("completed", 2, 2)
         attempt = sessions[0].attempts.get()
-        assert (attempt.requested_by, attempt.door, attempt.note) == (
+        assert (attempt.requested_by, attempt.via, attempt.note) == (
             staff,
             "rest",
             "Spring cleaning",
@@ -80,17 +82,16 @@ class TestById:
 
     def test_ids_that_are_not_known_are_results(self, api, run):
         known = ClosedSessionFactory()
-        body = post(api, session_ids=["nobody's", known.session_id, "sessions/close", "."]).json()
-        assert (body["total"], body["failed"]) == (4, 3)
+        body = post(api, session_ids=["nobody's", known.session_id, "sessions/close"]).json()
+        assert (body["total"], body["failed"]) == (3, 2)
         run(body)
         results = api.get(body["results"]).json()["results"]
         assert {each["session_id"]: (each["outcome"], each["code"]) for each in results} == {
             "nobody's": ("not_found", "not_found"),
             known.session_id: ("already_closed", ""),
             "sessions/close": ("not_found", "not_found"),
-            ".": ("not_found", "not_found"),
         }
-        assert results[0]["detail"] == "There is no such chat session here."
+        assert results[0]["detail"] == "This site has no such chat session."
         assert results[1]["detail"] == ""
 
     def test_where_none_is_known_it_is_finished_at_once(self, api):
@@ -116,7 +117,7 @@ class TestById:
 class TestByFilter:
     def test_those_for_which_all_of_it_is_so(self, api):
         agent = ChatAgentFactory(uuid="agent_x")
-        old, new = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
+        old, new = stored("2026-01-01T00:00:00Z"), stored("2026-02-01T00:00:00Z")
         wanted = {"agent": agent, "customer_id": "+49", "status": "dormant", "started_at": old}
         session = ChatSessionFactory(**wanted)
         for other in (
@@ -140,7 +141,11 @@ class TestByFilter:
     @pytest.mark.parametrize("key", ["agent_uuid", "customer_id", "started_before"])
     def test_without_a_status_those_that_are_not_closed(self, api, key):
         agent = ChatAgentFactory(uuid="agent_x")
-        wanted = {"agent": agent, "customer_id": "+49", "started_at": "2026-01-01T00:00Z"}
+        wanted = {
+            "agent": agent,
+            "customer_id": "+49",
+            "started_at": stored("2026-01-01T00:00:00Z"),
+        }
         sessions = {
             status: ChatSessionFactory(status=status, **wanted).session_id
             for status in ChatSession.Status.values
@@ -244,22 +249,22 @@ class TestInput:
             ({"session_ids": [True]}, ["session_ids"], "session_ids[0]: "),
             ({"session_ids": [None]}, ["session_ids"], "session_ids[0]: "),
             ({"session_ids": [["x"]]}, ["session_ids"], "session_ids[0]: "),
-            ({"session_ids": ["x"], "notes": "y"}, ["non_field_errors"], "'notes' is not known"),
-            ({"session_id": ["x"]}, ["non_field_errors"], "'session_id' is not known"),
-            ({"ids": 1, "\ud800": 2}, ["non_field_errors"], r"'ids', '\ud800' is not known"),
+            ({"session_ids": ["x"], "notes": "y"}, ["non_field_errors"], "'notes' is unknown"),
+            ({"session_id": ["x"]}, ["non_field_errors"], "'session_id' is unknown"),
+            ({"ids": 1, "\ud800": 2}, ["non_field_errors"], r"'ids', '\ud800' are unknown"),
             ({"session_ids": ["x"], "note": "x" * 1001}, ["note"], "note: "),
             ({"session_ids": ["x"], "note": "a\x00b"}, ["note"], "note: "),
             ({"session_ids": ["x"], "note": "\ud800"}, ["note"], "note: "),
             ({"session_ids": ["x"], "note": None}, ["note"], "note: "),
-            ({"filter": {}}, ["filter"], "filter: Name one of status, agent_uuid, "),
+            ({"filter": {}}, ["filter"], "filter: Give at least one of status, agent_uuid, "),
             ({"filter": None}, ["filter"], "filter: "),
             ({"filter": []}, ["filter"], "filter: "),
             ({"filter": "status"}, ["filter"], "filter: "),
-            ({"filter": {"stauts": "active"}}, ["filter"], "filter: 'stauts' is not known"),
+            ({"filter": {"stauts": "active"}}, ["filter"], "filter: 'stauts' is unknown"),
             (
                 {"filter": {"status": "active", "agent": "x"}},
                 ["filter"],
-                "filter: 'agent' is not known here: use status, agent_uuid, ",
+                "filter: 'agent' is unknown: use status, agent_uuid, ",
             ),
             ({"filter": {"status": "open"}}, ["filter"], "filter.status: This is not a status"),
             ({"filter": {"status": "\ud800"}}, ["filter"], "filter.status: "),
@@ -313,7 +318,7 @@ class TestInput:
     def test_a_moment_that_is_none_elsewhere(self, api, year):
         response = post(api, filter={"started_before": f"{year}-06-30T00:00:00Z"})
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
-        assert response.json()["detail"] == "started_before is too far away."
+        assert response.json()["detail"] == "started_before is too far in the past or future."
 
     def test_a_host_without_time_zones(self, api, settings):
         settings.USE_TZ = False
@@ -380,7 +385,7 @@ class TestPermission:
         client = somebody("close_chatsession")
         response = post(client, filter={"customer_id": "x"})
         assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
-        assert "by id" in response.json()["detail"]
+        assert "give the ids" in response.json()["detail"]
         assert post(client, session_ids=["x"]).status_code == 202
 
     def test_one_may_not_even_count(self, somebody, settings):

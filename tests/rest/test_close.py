@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from urllib.parse import quote
 
 import pytest
@@ -9,6 +10,8 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.test import APIClient
 
+from osvi_django.database import DatabaseNow
+from osvi_django.exceptions import OSVIError
 from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, SessionSummary
 from osvi_django.testing import Drop, Junk, OddSummary, OSVISandbox, Redirect, Status
 from osvi_django.testing.factories import (
@@ -17,6 +20,7 @@ from osvi_django.testing.factories import (
     CloseAttemptFactory,
 )
 from tests.mirroring import mirror
+from tests.moments import shown
 
 pytestmark = pytest.mark.django_db
 
@@ -47,8 +51,8 @@ class TestSuccess:
             "mode": "ai",
             "help_requested": False,
             "active_human": "",
-            "started_at": stored.started_at.isoformat().replace("+00:00", "Z"),
-            "closed_at": stored.closed_at.isoformat().replace("+00:00", "Z"),
+            "started_at": shown(stored.started_at),
+            "closed_at": shown(stored.closed_at),
             "summary": "All is well.",
             "summary_status": "stored",
             "summary_source": "osvi",
@@ -56,7 +60,7 @@ class TestSuccess:
             "changed": True,
         }
         attempt = CloseAttempt.objects.get()
-        assert (attempt.requested_by, attempt.door, attempt.note) == (staff, "rest", "done")
+        assert (attempt.requested_by, attempt.via, attempt.note) == (staff, "rest", "done")
 
     def test_again_is_the_same_without_a_change(self, api, session, osvi_sandbox):
         first = api.post(close_url(session.session_id)).json()
@@ -75,18 +79,6 @@ class TestSuccess:
         assert (response.status_code, response.json()["summary"]) == (200, "Hello.")
         assert ChatSession.objects.get().agent.uuid == "agent_new"
 
-    def test_a_form_is_as_good_as_json(self, api, session):
-        response = api.post(close_url(session.session_id), {"note": "form"}, format="multipart")
-        assert response.status_code == 200
-        assert CloseAttempt.objects.get().note == "form"
-
-    def test_so_is_one_with_a_csrf_token_and_nothing_else(self, api, session):
-        url, asked = close_url(session.session_id), {"csrfmiddlewaretoken": "x"}
-        refused = api.post(url, asked | {"notte": "form"}, format="multipart")
-        assert (refused.status_code, "'notte'" in refused.json()["detail"]) == (400, True)
-        empty = asked | {"note": "", "agent_uuid": ""}
-        assert api.post(url, empty, format="multipart").status_code == 200
-
     @pytest.mark.parametrize(
         "odd", ["a/b", "a/close", "ä ö?#%2F", "-", "%00", "emoji 😀", "a..b", "two\nlines"]
     )
@@ -100,6 +92,31 @@ class TestSuccess:
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         assert api.post(close_url(session.session_id)).status_code == 200
         assert ChatSession.objects.get().summary.text == "All is well."
+
+
+class TestUnconfirmed:
+    def test_session_that_is_open_at_osvi_is_closed(self, api, unconfirmed, osvi_sandbox):
+        session = unconfirmed(Drop())
+        response = api.post(close_url(session.session_id))
+        assert (response.status_code, response.json()["changed"]) == (200, True)
+        assert response.json()["status"] == "closed"
+        assert osvi_sandbox.closes(session.session_id) == 1
+
+    def test_session_that_is_closed_at_osvi_is_settled(self, api, unconfirmed, osvi_sandbox):
+        session = unconfirmed(Drop(after_closing=True))
+        response = api.post(close_url(session.session_id))
+        assert (response.status_code, response.json()["changed"]) == (200, True)
+        assert osvi_sandbox.closes(session.session_id) == 1
+
+    def test_session_that_osvi_does_not_tell_of_stays(self, api, unconfirmed, osvi_sandbox):
+        session = unconfirmed(Drop(after_closing=True))
+        osvi_sandbox.script(None, Status(500))
+        response = api.post(close_url(session.session_id))
+        assert (response.status_code, response.json()["code"]) == (504, "unconfirmed")
+        assert (response.json()["retryable"], "attempt" in response.json()) == (False, True)
+        session.refresh_from_db()
+        assert session.status == "unconfirmed"
+        assert osvi_sandbox.close_requests(session.session_id) == 1
 
 
 class TestErrors:
@@ -148,12 +165,13 @@ class TestErrors:
         assert not response.json()["retryable"]
 
     def test_under_way(self, api, session):
-        ChatSession.objects.update(status="closing", lease_until="2999-01-01T00:00Z")
-        attempt = CloseAttemptFactory(session=session, door="admin")
+        later = DatabaseNow() + timedelta(minutes=1)
+        ChatSession.objects.update(status="closing", lease_until=later)
+        attempt = CloseAttemptFactory(session=session, via="admin")
         response = api.post(close_url(session.session_id))
         assert (response.status_code, response["Retry-After"]) == (409, "5")
         seen = api.get(response.json()["attempt"]).json()
-        assert (seen["id"], seen["outcome"], seen["door"]) == (attempt.pk, "started", "admin")
+        assert (seen["id"], seen["outcome"], seen["via"]) == (attempt.pk, "started", "admin")
         assert (response.json()["code"], response.json()["retryable"]) == (
             "close_in_progress",
             True,
@@ -189,10 +207,10 @@ class TestPermission:
         client = APIClient()
         client.force_authenticate(grant(user, "view_chatsession", "change_chatsession"))
         url = close_url(session.session_id if known else "unknown")
-        response = client.post(url, {"agent_uuid": session.agent.uuid})
+        response = client.post(url, {"agent_uuid": session.agent.uuid}, format="json")
         assert response.status_code == 403
         assert response.json() == {
-            "detail": "You do not have the permission to close this chat session.",
+            "detail": "You do not have permission to close this chat session.",
             "code": "permission_denied",
             "retryable": False,
         }
@@ -250,7 +268,7 @@ class TestInput:
             ({"agent_uuid": "another"}, "agent_uuid"),
             ({"agent_uuid": 5}, "agent_uuid"),
             ({"agent_uuid": None}, "agent_uuid"),
-            ({"notte": "done"}, "'notte' is not known here: use agent_uuid, account, note."),
+            ({"notte": "done"}, "'notte' is unknown: use agent_uuid, account, note."),
             ({"csrfmiddlewaretoken": "x"}, "csrfmiddlewaretoken"),
             ([1, 2], "dictionary"),
             ("text", "dictionary"),
@@ -264,6 +282,7 @@ class TestInput:
         assert response.json()["code"] == "invalid"
         assert response.json()["retryable"] is False
         assert named in response.json()["detail"]
+        assert response.json()["errors"]
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize(
@@ -294,7 +313,7 @@ class TestInput:
 
 
 @pytest.mark.parametrize("prefer", [{}, {"Prefer": "respond-async"}], ids=["wait", "async"])
-@pytest.mark.parametrize("door", ["close", "support"])
+@pytest.mark.parametrize("via", ["close", "support"])
 class TestAccounts:
     """The account is that of the agent, and one that is named must be one of this site's."""
 
@@ -306,10 +325,10 @@ class TestAccounts:
             yield osvi_sandbox, there
 
     @pytest.fixture
-    def close(self, door, prefer, run):
+    def close(self, via, prefer, run):
         def _close(client, session_id, **body):
-            body = {"command": "close", **body} if door == "support" else body
-            url = close_url(session_id).replace("/close/", f"/{door}/")
+            body = {"command": "close", **body} if via == "support" else body
+            url = close_url(session_id).replace("/close/", f"/{via}/")
             response = client.post(url, body, format="json", headers=prefer)
             if response.status_code == 202:
                 run(response.json())
@@ -361,7 +380,7 @@ class TestHostsSettings:
         assert api.post(close_url("unknown")).json()["code"] == "not_found"
 
     def test_a_hosts_throttle_is_a_429_that_may_be_retried(self, api, monkeypatch, osvi_sandbox):
-        from osvi_django.rest.views import SessionCloseView  # noqa: PLC0415
+        from osvi_django.rest.views.closing import SessionCloseView  # noqa: PLC0415
 
         monkeypatch.setattr(SessionCloseView, "throttle_classes", [Never])
         response = api.post(close_url("unknown"))
@@ -372,7 +391,7 @@ class TestHostsSettings:
     def test_a_hosts_own_authentication_may_say_anything(
         self, api, monkeypatch, osvi_sandbox, detail
     ):
-        from osvi_django.rest.views import SessionCloseView  # noqa: PLC0415
+        from osvi_django.rest.views.closing import SessionCloseView  # noqa: PLC0415
 
         monkeypatch.setattr(Odd, "detail", detail)
         monkeypatch.setattr(SessionCloseView, "authentication_classes", [Odd])
@@ -391,11 +410,31 @@ class TestHostsSettings:
         assert api.post(f"{url}recover/").json()["settled"] == "reopened"
 
     def test_a_bug_of_the_host_stays_one(self, api, monkeypatch, osvi_sandbox):
-        from osvi_django.rest.views import SessionCloseView  # noqa: PLC0415
+        from osvi_django.rest.views.closing import SessionCloseView  # noqa: PLC0415
 
         monkeypatch.setattr(SessionCloseView, "throttle_classes", [Buggy])
         with pytest.raises(ZeroDivisionError):
             api.post(close_url("unknown"))
+
+    @pytest.mark.parametrize(("was_sent", "status"), [(None, 502), (False, 503)])
+    def test_error_with_a_code_of_the_hosts_own_has_a_status(
+        self, api, monkeypatch, osvi_sandbox, was_sent, status
+    ):
+        from osvi_django.rest.views.closing import SessionCloseView  # noqa: PLC0415
+
+        monkeypatch.setattr(SessionCloseView, "throttle_classes", [Unheard])
+        monkeypatch.setattr(OutOfHours, "was_sent", was_sent)
+        response = api.post(close_url("unknown"))
+        assert (response.status_code, response.json()["code"]) == (status, "out_of_hours")
+
+
+class OutOfHours(OSVIError):
+    code = "out_of_hours"
+
+
+class Unheard:
+    def allow_request(self, request, view):
+        raise OutOfHours
 
 
 class Odd(BaseAuthentication):

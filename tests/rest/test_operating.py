@@ -12,10 +12,13 @@ from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob, SupportAction
+from osvi_django.services.attempts.leases import Terms
+from osvi_django.services.start_locks import held_start
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.calls import REPLY
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory, ClosedSessionFactory
-from tests.mirroring import mirror
+from tests.mirroring import at_the_start, mirror
+from tests.moments import shown
 from tests.outside import Meanwhile
 
 pytestmark = pytest.mark.django_db
@@ -91,7 +94,7 @@ class TestStart:
             "mode": "ai",
             "help_requested": False,
             "active_human": "",
-            "started_at": session.started_at.isoformat().replace("+00:00", "Z"),
+            "started_at": shown(session.started_at),
             "closed_at": None,
             "summary": None,
             "summary_status": "pending",
@@ -104,17 +107,10 @@ class TestStart:
         assert chat.input_fields == known["input_fields"]
         assert chat.context == known["context"]
 
-    def test_what_the_customer_had_open_with_this_agent_is_closed(self, operator, osvi_sandbox):
-        first = post(operator, BASE, START).json()
-        second = post(operator, BASE, START | {"account": "default"}).json()
-        assert first["session_id"] != second["session_id"]
-        seen = operator.get(f"{BASE}{first['session_id']}/").json()
-        assert (seen["status"], seen["summary_status"]) == ("closed", "not_provided")
-
     @pytest.mark.parametrize("odd", ["a/b", "ä ö?#%2F", "two\nlines", "emoji 😀"])
     def test_an_id_of_any_kind_has_an_address(self, operator, osvi_sandbox, odd):
         told = {"id": odd, "status": "active", "customer_id": "+4917"}
-        osvi_sandbox.script(None, said(told))
+        at_the_start(osvi_sandbox, said(told))
         response = post(operator, BASE, START)
         assert operator.get(response["Location"]).json()["session_id"] == odd
 
@@ -122,7 +118,7 @@ class TestStart:
         "told", [{}, {"id": "x"}, {"id": "..", "status": "active"}, {"id": "x", "status": "active"}]
     )
     def test_what_osvi_tells_may_make_no_sense(self, operator, osvi_sandbox, told):
-        osvi_sandbox.script(None, said(told))
+        at_the_start(osvi_sandbox, said(told))
         response = post(operator, BASE, START)
         assert (response.status_code, response.json()["code"]) == (502, "bad_answer")
         assert not ChatSession.objects.exists()
@@ -131,7 +127,7 @@ class TestStart:
         settings.OSVI = {"bank": settings.OSVI["default"], "shop": {"API_TOKEN": "x"}}
         response = post(operator, f"{BASE}sync/", {"customer_id": "+1"})
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
-        assert "name one of bank, shop" in response.json()["detail"]
+        assert "use one of bank, shop" in response.json()["detail"]
         named = post(operator, f"{BASE}sync/", {"customer_id": "+1", "account": "bank"})
         assert named.status_code == 200
 
@@ -175,6 +171,9 @@ class TestStart:
             ({"account": "\ud800"}, "account"),
             ({"account": "nobody's"}, "account"),
             ({"account": ["default"]}, "account"),
+            ({"replace": "true"}, "replace"),
+            ({"replace": 1}, "replace"),
+            ({"replace": None}, "replace"),
         ],
         ids=repr,
     )
@@ -194,7 +193,7 @@ class TestStart:
     def test_ids_that_no_url_can_name(self, operator, osvi_sandbox, missing):
         response = post(operator, BASE, START | {missing: ".."})
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
-        assert response.json()["detail"].startswith(f"{missing} ")
+        assert response.json()["detail"].startswith(f"{missing}: This is not a valid id")
         assert osvi_sandbox.requests == []
 
     def test_each_text_of_the_context_is_looked_at(self, operator, osvi_sandbox):
@@ -231,7 +230,14 @@ class TestStart:
 
     def test_options_say_what_is_asked(self, operator):
         asked = operator.options(BASE).json()["actions"]["POST"]
-        assert list(asked) == ["agent_uuid", "customer_id", "input_fields", "context", "account"]
+        assert list(asked) == [
+            "agent_uuid",
+            "customer_id",
+            "input_fields",
+            "context",
+            "account",
+            "replace",
+        ]
 
     def test_the_browsable_api_shows_the_list(self, operator):
         ChatSessionFactory()
@@ -256,11 +262,11 @@ class TestSync:
         assert found[0] == operator.get(f"{BASE}{found[0]['session_id']}/").json()
         statuses = dict(ChatSession.objects.values_list("session_id", "status"))
         assert (statuses[gone.session_id], statuses[other.session_id]) == ("closed", "active")
-        assert (gone.attempts.get().kind, gone.attempts.get().door) == ("mirrored", "rest")
+        assert (gone.attempts.get().kind, gone.attempts.get().via) == ("mirrored", "rest")
         address = f"{BASE}{gone.session_id}/attempts/{gone.attempts.get().pk}/"
-        assert operator.get(address).json()["note"] == (
-            "OSVI lists a later chat of the customer with this agent."
-        )
+        told = operator.get(address).json()
+        assert (told["reason"], told["note"]) == ("later_chat", "")
+        assert told["reason_display"] == "OSVI lists a later chat of this customer with this agent."
 
     def test_a_customer_without_any(self, operator, osvi_sandbox):
         response = post(operator, SYNC, {"customer_id": "+49", "account": "default"})
@@ -313,7 +319,7 @@ class TestSupport:
         seen = operator.get(f"{BASE}{session.session_id}/").json()
         assert response.json() == seen | {"reply": None, "action": action.pk}
         assert (seen["mode"], seen["active_human"]) == ("support", "Support operator")
-        assert (action.kind, action.requested_by, action.door) == ("takeover", staff, "rest")
+        assert (action.kind, action.requested_by, action.via) == ("takeover", staff, "rest")
         assert (action.outcome, action.text) == ("done", "")
 
     def test_hand_back(self, operator, session):
@@ -345,7 +351,7 @@ class TestSupport:
     def test_the_customer_is_written_to_by_who_has_taken_over(self, operator, osvi_sandbox):
         response = do(operator, mirror(osvi_sandbox), "message")
         assert (response.status_code, response.json()["code"]) == (409, "wrong_mode")
-        assert response.json()["detail"].endswith("take over first.")
+        assert response.json()["detail"].endswith("Take over first.")
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize(
@@ -405,7 +411,7 @@ class TestClose:
         assert (response.status_code, response.json()["changed"]) == (200, True)
         assert response.json()["summary"] == "All is well."
         attempt = CloseAttempt.objects.get()
-        assert (attempt.requested_by, attempt.door, attempt.note) == (staff, "rest", "bye")
+        assert (attempt.requested_by, attempt.via, attempt.note) == (staff, "rest", "bye")
         again = operator.post(url_of(session.session_id, "close")).json()
         assert again == response.json() | {"changed": False}
         assert self.close(operator, session.session_id).json() == again
@@ -531,7 +537,7 @@ class TestSentBefore:
             assert (response.status_code, "Retry-After" in response) == (409, False)
             assert set(body) == {"detail", "code", "retryable", "action"}
             assert (body["code"], body["retryable"]) == ("sent_before", False)
-            assert body["detail"].startswith("The same words were sent before")
+            assert body["detail"].startswith("This text was already sent")
             assert body["action"] == first
         assert len(osvi_sandbox.requests) == 1
 
@@ -598,7 +604,24 @@ class TestErrors:
         response = post(operator, url, asked)
         assert (response.status_code, response.json()["code"]) == (status, code)
         assert set(response.json()) == {"detail", "code", "retryable"}
+        assert [each.method for each in osvi_sandbox.requests] == ["GET"]
         assert "clos" not in response.json()["detail"]
+        assert not ChatSession.objects.exists()
+
+    @pytest.mark.parametrize(
+        ("fault", "status", "code"),
+        [
+            (Status(422, errors=["No such agent"]), 502, "rejected"),
+            (Status(500), 504, "unconfirmed"),
+            (Drop(after_closing=True), 504, "unconfirmed"),
+            (Junk(), 502, "bad_answer"),
+        ],
+        ids=repr,
+    )
+    def test_osvis_troubles_with_a_start(self, operator, osvi_sandbox, fault, status, code):
+        at_the_start(osvi_sandbox, fault)
+        response = post(operator, BASE, START)
+        assert (response.status_code, response.json()["code"]) == (status, code)
         assert not ChatSession.objects.exists()
 
     @pytest.mark.parametrize("kind", [*ACTS, "start", "sync"])
@@ -720,7 +743,7 @@ class TestPermission:
         response = post(client, url.format(id=session.session_id if known else "unknown"), body)
         assert response.status_code == 403
         assert response.json() == {
-            "detail": "You do not have the permission to operate chat sessions.",
+            "detail": "You do not have permission to operate chat sessions.",
             "code": "permission_denied",
             "retryable": False,
         }
@@ -768,3 +791,87 @@ class TestCost:
                 assert do(client, session, kind).status_code == 200
             spent.append(len(queries))
         assert spent[0] == spent[1] < 35
+
+
+class TestStartWhereOneIsOpen:
+    @pytest.fixture
+    def old(self, osvi_sandbox):
+        return mirror(
+            osvi_sandbox, agent__uuid="agent_a", customer_id="+4917", summary="Said before."
+        )
+
+    def test_it_is_a_409_that_says_where_it_is(self, operator, old, osvi_sandbox):
+        response = post(operator, BASE, START)
+        assert response.status_code == 409
+        body = response.json()
+        assert (body["code"], body["retryable"]) == ("already_open", False)
+        assert body["session_id"] == old.session_id
+        assert old.session_id in body["detail"]
+        assert operator.get(body["session"]).json()["session_id"] == old.session_id
+        assert not osvi_sandbox.sessions[old.session_id].is_closed
+
+    def test_false_is_as_if_it_were_not_there(self, operator, old):
+        assert post(operator, BASE, START | {"replace": False}).status_code == 409
+
+    def test_it_is_closed_first_if_that_is_asked_for(self, operator, old, osvi_sandbox, staff):
+        response = post(operator, BASE, START | {"replace": True})
+        assert response.status_code == 201
+        assert response.json()["session_id"] != old.session_id
+        seen = operator.get(f"{BASE}{old.session_id}/").json()
+        assert (seen["status"], seen["summary"]) == ("closed", "Said before.")
+        attempt = old.attempts.get()
+        assert (attempt.kind, attempt.via, attempt.requested_by) == ("close", "rest", staff)
+
+    def test_that_takes_the_permission_to_close(self, blind, old, osvi_sandbox):
+        response = post(blind, BASE, START | {"replace": True})
+        assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
+        assert not osvi_sandbox.sessions[old.session_id].is_closed
+        assert len(osvi_sandbox.sessions) == 1
+
+    def test_if_that_fails_it_is_the_error_of_the_close(self, operator, old, osvi_sandbox):
+        osvi_sandbox.script(old.session_id, Drop())
+        response = post(operator, BASE, START | {"replace": True})
+        assert (response.status_code, response.json()["code"]) == (504, "unconfirmed")
+        assert operator.get(response.json()["attempt"]).json()["outcome"] == "no_answer"
+        assert len(osvi_sandbox.sessions) == 1
+
+    def test_while_one_is_being_started_it_is_a_409_without_a_session(self, operator, osvi_sandbox):
+        with held_start("default", "agent_a", "+4917", terms=Terms(seconds=60, longest=60)):
+            response = post(operator, BASE, START)
+        assert response.status_code == 409
+        assert set(response.json()) == {"detail", "code", "retryable"}
+        assert response.json()["code"] == "already_open"
+
+
+@pytest.mark.django_db
+class TestIdsInBodies:
+    """What is wrong with an id is said of that id."""
+
+    @pytest.mark.parametrize(
+        ("customer", "words"),
+        [
+            ("", "customer_id: This field is required."),
+            ("x" * 256, "customer_id: This is not a valid id: use a text of 1 to 255 "),
+            ("a\0b", "customer_id: This is not a valid id: it contains U+0000 or half of "),
+        ],
+        ids=["empty", "long", "nul"],
+    )
+    def test_of_a_customer(self, operator, osvi_sandbox, customer, words):
+        for path in ("sessions/sync/", "sessions/"):
+            body = {"customer_id": customer}
+            response = operator.post(f"/api/osvi/{path}", body, format="json")
+            assert response.status_code == 400
+            assert words in response.json()["detail"]
+        assert osvi_sandbox.requests == []
+
+    def test_of_a_session_in_the_address(self, api, osvi_sandbox):
+        body = {"agent_uuid": "agent_1"}
+        response = api.post("/api/osvi/sessions/a%00b/close/", body, format="json")
+        assert response.status_code == 400
+        assert response.json()["detail"].startswith("session_id: This is not a valid id")
+        assert "U+0000" in response.json()["detail"]
+
+    def test_of_keys_that_are_not_known(self, operator):
+        body = {"customer_id": "+1", "unknown": 1, "u2": 2}
+        told = operator.post("/api/osvi/sessions/sync/", body, format="json").json()["detail"]
+        assert told == "'unknown', 'u2' are unknown: use customer_id, account."

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from rest_framework.test import APIClient
 
+from osvi_django.database import DatabaseNow
 from osvi_django.models import ChatSession
 from osvi_django.testing import Drop, Status
 from osvi_django.testing.factories import (
@@ -36,22 +39,22 @@ class TestRecover:
         assert (body["settled"], body["detail"]) == ("stored", "")
         assert (body["status"], body["summary"]) == ("closed", "All is well.")
         fetch = ChatSession.objects.get().attempts.first()
-        assert (fetch.requested_by, fetch.door) == (staff, "rest")
+        assert (fetch.requested_by, fetch.via) == (staff, "rest")
 
     def test_what_cannot_be_settled_is_left_and_said(self, api, lost, osvi_sandbox):
         osvi_sandbox.script(None, Status(500))
         body = recover(api, lost).json()
-        assert (body["settled"], body["status"]) == ("left", "unconfirmed")
+        assert (body["settled"], body["status"]) == ("unchanged", "unconfirmed")
         assert body["detail"].startswith("OSVI")
 
     def test_a_closed_one_is_left(self, api, osvi_sandbox):
-        assert recover(api, ClosedSessionFactory()).json()["settled"] == "left"
+        assert recover(api, ClosedSessionFactory()).json()["settled"] == "unchanged"
 
     def test_a_body_that_asks_for_more_is_a_400(self, api, lost, osvi_sandbox):
         asked = len(osvi_sandbox.requests)
         response = api.post(f"{BASE}{lost.session_id}/recover/", {"again": True}, format="json")
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
-        assert response.json()["detail"] == "'again' is not known here: leave it out."
+        assert response.json()["detail"] == "'again' is unknown: leave it out."
         assert len(osvi_sandbox.requests) == asked
 
     def test_whoever_may_not_see_sessions_learns_what_became_of_it(self, lost, somebody):
@@ -66,7 +69,7 @@ class TestRecover:
         }
 
     def test_one_under_way_is_a_409(self, api, lost):
-        ChatSession.objects.update(status="closing", lease_until="2999-01-01T00:00Z")
+        ChatSession.objects.update(status="closing", lease_until=DatabaseNow() + timedelta(hours=1))
         response = recover(api, lost)
         assert (response.status_code, response.json()["code"]) == (409, "close_in_progress")
         assert "attempt" in response.json()
@@ -105,19 +108,25 @@ class TestAttempt:
         url = f"{BASE}{attempt.session.session_id}/attempts/{attempt.pk}/"
         assert api.get(url).json()["requested_by"] is None
 
-    @pytest.mark.parametrize("of", ["another", "unknown"])
-    def test_one_of_another_session_is_a_404(self, api, of):
+    @pytest.mark.parametrize(
+        ("of", "told"),
+        [
+            ("another", "This chat session has no such attempt."),
+            ("unknown", "This site has no such chat session."),
+        ],
+    )
+    def test_one_of_another_session_is_a_404(self, api, of, told):
         ChatSessionFactory(session_id="another")
         response = api.get(f"{BASE}{of}/attempts/{CloseAttemptFactory().pk}/")
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
-        assert response.json()["detail"].startswith("There is no such ")
+        assert response.json()["detail"] == told
 
     @pytest.mark.parametrize("odd", [0, 10**30])
     def test_one_that_is_not_there_is_said_in_a_sentence(self, api, odd):
         response = api.get(f"{BASE}{ChatSessionFactory().session_id}/attempts/{odd}/")
         assert response.status_code == 404
         assert response.json() == {
-            "detail": "There is no such attempt to close this chat session here.",
+            "detail": "This chat session has no such attempt.",
             "code": "not_found",
             "retryable": False,
         }

@@ -10,10 +10,12 @@ from django.db import connection, connections
 
 from osvi_django.exceptions import InvalidInput, OSVIError, OSVINoAnswer, OSVINotConfigured
 from osvi_django.models import ChatAgent, ChatSession
-from osvi_django.services import close_session, close_session_by_id
+from osvi_django.services import close_again, close_session, close_session_by_id
 from osvi_django.services.jobs import create_close_job, run_close_job
-from osvi_django.services.mirroring import mirror_session, start_session, sync_customer
-from osvi_django.services.recovery import close_again, recover_all, recover_session
+from osvi_django.services.mirroring import mirror_by_id, mirror_session, sync_customer
+from osvi_django.services.mirroring.sync import sync_open
+from osvi_django.services.recovery import recover_all, recover_session
+from osvi_django.services.starting import start_session
 from osvi_django.services.support import (
     hand_back,
     inject_context,
@@ -23,7 +25,6 @@ from osvi_django.services.support import (
     tell,
     whisper,
 )
-from osvi_django.services.syncing import sync_open
 from osvi_django.testing import Drop, OSVISandbox, Status
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory, CloseAttemptFactory
 from tests.mirroring import mirror
@@ -261,7 +262,7 @@ class TestAnAgentThatIsKnown:
         for named in ({}, {"agent_uuid": "agent_a"}):
             self.refused(
                 lambda named=named: close_session_by_id("known", account="other", **named),
-                "account names another one",
+                "account is not the account",
             )
 
     @pytest.mark.parametrize("account", ["default", "third"])
@@ -295,7 +296,9 @@ class TestAnAgentThatIsKnown:
         summaries_are_their_own()
 
     def test_a_corrected_agent_stays_with_the_account_that_was_named(self, chat):
-        with pytest.raises(OSVIError, match="refused"):
+        mirror_by_id(chat.id, agent_uuid="mistyped", account="other")
+        self.osvis["other"].script(chat.id, Status(422))
+        with pytest.raises(OSVIError, match="did not close"):
             close_session_by_id(chat.id, agent_uuid="mistyped", account="other")
         ChatAgent.objects.filter(uuid="agent_b").delete()
         assert close_session_by_id(chat.id, agent_uuid="agent_b").changed
@@ -344,7 +347,7 @@ class TestAnAccountThatIsNotThere:
         settings.OSVI["other"] = settings.OSVI["default"]
         session = ChatSessionFactory(agent__uuid="a")
         payload = {"id": session.session_id, "status": "active", "customer_id": "+1"}
-        with pytest.raises(InvalidInput, match="account names another one"):
+        with pytest.raises(InvalidInput, match="account is not the account"):
             mirror_session(payload, account="other")
 
     @pytest.mark.parametrize("token", [None, "", "two words"])

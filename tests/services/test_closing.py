@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import timedelta
 
@@ -11,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.utils import timezone
 
+from osvi_django.database import DatabaseNow
 from osvi_django.exceptions import (
     CloseInProgress,
     InvalidInput,
@@ -26,7 +28,6 @@ from osvi_django.exceptions import (
 )
 from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services import close_session, close_session_by_id
-from osvi_django.services.steps import DatabaseNow
 from osvi_django.signals import session_close_failed, session_closed
 from osvi_django.testing import (
     MISSING,
@@ -92,10 +93,10 @@ class TestSuccess:
 
     def test_the_journal_says_who_when_through_which_door_and_what_came(self, session, staff):
         before = timezone.now()
-        result = close_session(session, requested_by=staff, door="desk", note=" Bye. ")
+        result = close_session(session, requested_by=staff, via="desk", note=" Bye. ")
         attempt = CloseAttempt.objects.get()
         assert result.attempt == attempt
-        assert (attempt.requested_by, attempt.door, attempt.note) == (staff, "desk", "Bye.")
+        assert (attempt.requested_by, attempt.via, attempt.note) == (staff, "desk", "Bye.")
         assert (attempt.outcome, attempt.http_status) == (Outcome.CLOSED, 200)
         assert '"summary": "The customer asked' in attempt.answer
         assert before < attempt.started_at < attempt.answered_at < attempt.finished_at
@@ -220,8 +221,13 @@ class TestFailure:
         attempt = CloseAttempt.objects.get()
         assert (attempt.outcome, attempt.error_code) == (Outcome.REJECTED, code)
         assert (attempt.http_status, attempt.finished_at is not None) == (fault.code, True)
-        # And it can be closed by the next try.
-        assert close_session(session).changed
+        # And it can be closed by the next try, when OSVI may be asked again.
+        if fault.retry_after:
+            with pytest.raises(OSVIThrottled, match="asked this site to wait"):
+                close_session(session)
+            assert CloseAttempt.objects.count() == 1
+        else:
+            assert close_session(session).changed
 
     def test_osvis_own_words_are_kept_short(self, session, osvi_sandbox):
         osvi_sandbox.script(session.session_id, Status(422, errors=["no " * 500]))
@@ -260,8 +266,10 @@ class TestFailure:
             close_session(session)
         assert (session.status, session.summary_status) == ("unconfirmed", "pending")
         assert CloseAttempt.objects.get().outcome == Outcome.NO_ANSWER
-        with pytest.raises(OSVINoAnswer):
+        osvi_sandbox.script(None, Status(500))  # nor does OSVI say whether it is open
+        with pytest.raises(OSVINoAnswer) as caught:
             close_session(session)
+        assert caught.value.attempt == CloseAttempt.objects.get()
         assert osvi_sandbox.close_requests(session.session_id) == 1
         assert CloseAttempt.objects.count() == 1
 
@@ -391,7 +399,7 @@ class OwnersOnly:
 
 
 class TestInput:
-    @pytest.mark.parametrize(("field", "length"), [("note", 1_000), ("door", 32)])
+    @pytest.mark.parametrize(("field", "length"), [("note", 1_000), ("via", 32)])
     def test_what_is_too_long_is_named(self, session, field, length):
         with pytest.raises(InvalidInput, match=str(length)) as caught:
             close_session(session, **{field: "x" * (length + 1)})
@@ -477,13 +485,14 @@ class TestById:
         chat = osvi_sandbox.add_session(agent_uuid="agent_1", summary="All is well.")
         numbered = ChatAgentFactory(uuid=None, number=chat.chat_agent_id)
         ChatSessionFactory(session_id=chat.id, customer_id=chat.customer_id, agent=numbered)
-        with pytest.raises(InvalidInput, match="agent_uuid is missing: name"):
+        with pytest.raises(InvalidInput, match="agent_uuid is required: give"):
             close_session_by_id(chat.id)
         result = close_session_by_id(chat.id, agent_uuid="agent_1")
         assert (result.changed, result.session.agent.uuid) == (True, "agent_1")
 
     def test_a_mistyped_agent_can_be_corrected(self, osvi_sandbox):
         chat = osvi_sandbox.add_session(agent_uuid="agent_right", summary="All is well.")
+        osvi_sandbox.script(chat.id, Status(422, errors=["Wrong agent"]))
         with pytest.raises(OSVIRejected):
             close_session_by_id(chat.id, agent_uuid="agent_wrong")
         result = close_session_by_id(chat.id, agent_uuid="agent_right")
@@ -514,7 +523,7 @@ class TestById:
             close_session_by_id("SESSION-A")
         # MariaDB cannot hold both; whatever it is, it must not be the other one that is closed.
         for ids in ({"agent_uuid": agent.uuid}, {"agent_uuid": agent.uuid.upper()}):
-            with pytest.raises((InvalidInput, OSVIRejected)):
+            with pytest.raises((InvalidInput, SessionNotFound)):
                 close_session_by_id("SESSION-A", **ids)
         assert osvi_sandbox.close_requests("session-a") == 0
         assert ChatSession.objects.get(session_id__exact="session-a").status == "active"
@@ -564,22 +573,43 @@ class TestOthersAtIt:
         assert osvi_sandbox.requests == []
         assert not CloseAttempt.objects.exists()
 
+    def test_unconfirmed_session_that_is_open_at_osvi_is_closed(self, session, osvi_sandbox):
+        osvi_sandbox.script(session.session_id, Drop())
+        with pytest.raises(OSVINoAnswer):
+            close_session(session)
+        result = close_session(session, note="again")
+        assert (result.changed, result.attempt.note) == (True, "again")
+        assert osvi_sandbox.closes(session.session_id) == 1
+
+    def test_unconfirmed_session_that_is_closed_at_osvi_is_settled(self, session, osvi_sandbox):
+        osvi_sandbox.script(session.session_id, Drop(after_closing=True))
+        with pytest.raises(OSVINoAnswer):
+            close_session(session)
+        assert close_session(session).changed
+        assert osvi_sandbox.closes(session.session_id) == 1
+        assert not close_session(session).changed
+
     def test_one_whose_process_died_is_unconfirmed(self, session, osvi_sandbox):
         attempt = claim_as_if_elsewhere(session, ends_in=-1)
+        osvi_sandbox.script(None, Status(500))
         with pytest.raises(OSVINoAnswer):
             close_session(session)
         assert session.status == "unconfirmed"
         assert session.lease_until is None
         attempt.refresh_from_db()
         assert (attempt.outcome, attempt.error_code) == (Outcome.NO_ANSWER, "unconfirmed")
-        assert osvi_sandbox.requests == []
+        assert osvi_sandbox.close_requests(session.session_id) == 0
 
-    def test_an_answer_that_a_dead_process_kept_stays_to_be_read(self, session):
-        attempt = claim_as_if_elsewhere(session, ends_in=-1, outcome=Outcome.ANSWERED, answer="{}")
-        with pytest.raises(OSVINoAnswer):
-            close_session(session)
+    def test_answer_that_a_dead_process_kept_is_read_without_asking(self, session, osvi_sandbox):
+        data = {"session_id": session.session_id, "summary": "Kept."}
+        answer = json.dumps({"success": True, "data": data})
+        kept = {"outcome": Outcome.ANSWERED, "http_status": 200, "answer": answer}
+        attempt = claim_as_if_elsewhere(session, ends_in=-1, **kept)
+        result = close_session(session)
+        assert (result.changed, result.summary.text) == (True, "Kept.")
         attempt.refresh_from_db()
-        assert (attempt.outcome, attempt.answer) == (Outcome.ANSWERED, "{}")
+        assert attempt.outcome == Outcome.CLOSED
+        assert osvi_sandbox.requests == []
 
 
 def claim_as_if_elsewhere(session, *, ends_in, **fields):
@@ -587,8 +617,15 @@ def claim_as_if_elsewhere(session, *, ends_in, **fields):
     attempt = CloseAttemptFactory(session=session, **fields)
     ChatSession.objects.update(
         status="closing",
-        status_before="active",
+        previous_status="active",
         claim=attempt.claim,
         lease_until=DatabaseNow() + timedelta(seconds=ends_in),
     )
     return attempt
+
+
+@pytest.mark.django_db
+def test_an_id_in_the_place_of_a_session_is_told_where_it_belongs(osvi_sandbox):
+    with pytest.raises(TypeError, match="use close_session_by_id"):
+        close_session("nope")
+    assert osvi_sandbox.requests == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -13,34 +15,46 @@ from django.utils import timezone
 
 from osvi_django.client import OSVIClient
 from osvi_django.exceptions import (
+    AlreadyOpen,
     InsideTransaction,
     InvalidInput,
     NotAllowed,
     OSVIBadAnswer,
+    OSVIGatewayRefused,
     OSVINoAnswer,
     OSVINotConfigured,
     OSVIRejected,
     OSVIUnauthorized,
 )
-from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, SupportAction
-from osvi_django.services import close_session, quiet
+from osvi_django.models import (
+    ChatAgent,
+    ChatSession,
+    CloseAttempt,
+    SessionSummary,
+    StartLock,
+    SupportAction,
+)
+from osvi_django.services import close_session
 from osvi_django.services.mirroring import (
     look_up_customer,
     mirror_session,
     mirror_started,
-    start_session,
+    probing,
     sync_customer,
 )
 from osvi_django.services.recovery import mark_closed
+from osvi_django.services.starting import start_session
 from osvi_django.services.support import context_of, forget_texts
 from osvi_django.signals import session_closed
-from osvi_django.testing import Drip, Drop, Junk, OSVISandbox, Status
+from osvi_django.testing import Drip, Drop, Fault, Junk, OSVISandbox, Status
 from osvi_django.testing.factories import (
     ChatAgentFactory,
     ChatSessionFactory,
     ClosedSessionFactory,
 )
-from tests.outside import ignored, noticed
+from tests.mirroring import at_the_start
+from tests.moments import stored
+from tests.outside import Meanwhile, ignored, noticed
 
 BEFORE = "2026-06-04T11:40:25.690486Z"
 AFTER = "2026-06-04T11:50:00Z"
@@ -70,7 +84,8 @@ def why_closed(session):
     attempt = session.attempts.get()
     assert (attempt.kind, attempt.outcome) == ("mirrored", "closed")
     assert None not in (attempt.claim, attempt.finished_at)
-    return attempt.door, attempt.requested_by, attempt.note
+    assert attempt.note == ""  # a code is stored, and translated when it is shown
+    return attempt.via, attempt.requested_by, attempt.reason
 
 
 def seen(session_id="s-1"):
@@ -107,7 +122,7 @@ class TestMirror:
         agent = ChatAgent.objects.get()
         assert (agent.uuid, agent.number, agent.account) == ("agent_1", 42, "default")
         assert session.metadata == told()
-        assert session.started_at == datetime(2026, 6, 4, 11, 40, 25, 690486, tzinfo=UTC)
+        assert session.started_at == stored(BEFORE)
         assert session.osvi_updated_at == session.started_at
         assert seen() == ("active", "ai", "", False)
         assert session.summary_status == "pending"
@@ -138,7 +153,7 @@ class TestMirror:
 
     def test_a_time_in_the_future_does_not_outlast_all_news(self):
         mirror_session(told(updated_at="2999-01-01T00:00:00Z"), agent_uuid="agent_1")
-        soon = (timezone.now() + timedelta(seconds=5)).isoformat()
+        soon = (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
         mirror_session(told(mode="support", updated_at=soon))
         assert seen() == ("active", "support", "", False)
 
@@ -165,7 +180,7 @@ class TestMirror:
         assert (session.status, session.summary_status) == ("closed", "not_provided")
         assert session.closed_at is not None
         assert closed == ["s-1"]
-        assert why_closed(session) == ("code", None, "OSVI said so.")
+        assert why_closed(session) == ("code", None, "said_so")
 
     def test_words_of_osvi_that_nobody_knows_change_nothing(self):
         mirror_session(told(status="archived", mode="hybrid"), agent_uuid="agent_1")
@@ -191,6 +206,15 @@ class TestMirror:
         here = mirror_session(told())
         there = mirror_session(told(id="s-2"), account="other")
         assert here.agent != there.agent
+
+    def test_account_that_is_not_named_is_the_one_of_the_agent(self):
+        ChatAgentFactory(uuid="agent_1", account="other")
+        session = mirror_session(told(), agent_uuid="agent_1")
+        assert session.agent.account == "other"
+        assert mirror_session(told(updated_at=AFTER)) == session
+
+    def test_account_that_is_not_named_is_default_for_an_unknown_agent(self):
+        assert mirror_session(told(), agent_uuid="agent_9").agent.account == "default"
 
     def test_a_number_that_another_agent_has_is_left_to_it(self):
         ChatAgentFactory(uuid="agent_2", number=42)
@@ -250,13 +274,13 @@ class TestMirror:
 
     @pytest.mark.parametrize("account", ["nobody", "x" * 100, ""])
     def test_an_account_that_is_not_there_is_said(self, account):
-        with pytest.raises(OSVINotConfigured, match="OSVI has no account"):
+        with pytest.raises(OSVINotConfigured, match="no account"):
             mirror_session(told(), account=account)
         assert not ChatAgent.objects.exists()
 
     def test_settings_that_are_not_there_are_said(self, settings):
         settings.OSVI = {}
-        with pytest.raises(OSVINotConfigured, match="names no account"):
+        with pytest.raises(OSVINotConfigured, match="has no account"):
             mirror_session(told())
 
     @pytest.mark.parametrize("agent_uuid", ["", "agent_1", "agent_2"])
@@ -321,15 +345,47 @@ class TestAHostWithoutTimeZones:
 @pytest.mark.django_db(transaction=True)
 class TestStartAtOnce:
     @pytest.mark.parametrize("number", [2, 4])
-    def test_only_the_last_stays_open_here_as_at_osvi(self, osvi_sandbox, number):
-        """A second click, say: OSVI closes each with the next."""
-        osvi_sandbox.script(None, *[Drip("headers", interval=0.002)] * number)
-        start = partial(start_session, agent_uuid="agent_1", customer_id="+1555")
-        assert together(*[start] * number) == []
-        theirs = [each.id for each in osvi_sandbox.sessions.values() if each.status == "active"]
-        ours = ChatSession.objects.filter(status="active").values_list("session_id", flat=True)
-        assert (list(ours), ChatSession.objects.count()) == (theirs, number)
-        assert CloseAttempt.objects.filter(kind="mirrored").count() == number - 1
+    @pytest.mark.parametrize("replace", [True, False])
+    def test_one_is_started_and_ends_no_other(self, osvi_sandbox, number, replace):
+        """A second click, say: OSVI would close each with the next."""
+        osvi_sandbox.script(None, *[Drip("headers", interval=0.002)] * 2)
+        start = partial(start_session, agent_uuid="agent_1", customer_id="+1555", replace=replace)
+        errors = together(*[start] * number)
+        chats = list(osvi_sandbox.sessions.values())
+        assert {type(error) for error in errors} == {AlreadyOpen}
+        if not replace:
+            assert (len(chats), len(errors)) == (1, number - 1)
+        assert [chat.status for chat in chats][-1] == "active"
+        for chat in chats[:-1]:  # one that was faster than the next looked is closed with a summary
+            assert SessionSummary.objects.get(session__session_id=chat.id).text == chat.summary
+        assert not CloseAttempt.objects.filter(kind="mirrored").exists()
+        assert not StartLock.objects.exists()
+
+    def test_what_others_started_meanwhile_is_closed_here_as_at_osvi(self, osvi_sandbox):
+        def meanwhile():
+            chat = osvi_sandbox.add_session(agent_uuid="agent_1", customer_id="+1555")
+            mirror_session(chat.as_json(), agent_uuid="agent_1")
+
+        osvi_sandbox.script(None, Meanwhile(lambda: None), Meanwhile(meanwhile))
+        started = start_session(agent_uuid="agent_1", customer_id="+1555")
+        statuses = dict(ChatSession.objects.values_list("session_id", "status"))
+        assert statuses.pop(started.session_id) == "active"
+        assert list(statuses.values()) == ["closed"]
+        assert CloseAttempt.objects.get().kind == "mirrored"
+
+    def test_one_that_others_started_after_it_is_the_open_one(self, osvi_sandbox):
+        def later(exchange):
+            answer = exchange.carry_out()
+            moment = datetime.now(UTC) + timedelta(seconds=1)
+            news = told(id="later", customer_id="+1555", created_at=moment.isoformat())
+            mirror_session(news, agent_uuid="agent_1")
+            connection.close()
+            exchange.send(answer)
+
+        osvi_sandbox.script(None, Meanwhile(lambda: None), Played(later))
+        started = start_session(agent_uuid="agent_1", customer_id="+1555")
+        assert started.status == "closed"
+        assert ChatSession.objects.get(session_id="later").status == "active"
 
 
 @pytest.mark.django_db(transaction=True)
@@ -435,7 +491,7 @@ class TestStartedBefore:
     def test_the_answer_becomes_a_session(self):
         session = mirror_started(STARTED, agent_uuid="agent_1")
         assert (session.session_id, session.customer_id, session.status) == ("s-1", "", "active")
-        assert session.started_at == datetime(2026, 6, 4, 11, 40, 25, 690486, tzinfo=UTC)
+        assert session.started_at == stored(BEFORE)
         agent = ChatAgent.objects.get()
         assert session.agent == agent
         assert (agent.uuid, agent.name, agent.account) == ("agent_1", "Maya", "default")
@@ -470,7 +526,7 @@ class TestStartedBefore:
         ChatAgentFactory(account="other", uuid="agent_1")
         assert mirror_started(STARTED, agent_uuid="agent_1").agent.account == "other"
         ChatAgentFactory(account="third", uuid="agent_1")
-        with pytest.raises(InvalidInput, match="name one of them in account, “other”") as caught:
+        with pytest.raises(InvalidInput, match="Give one of them in account: “other”") as caught:
             mirror_started(STARTED, agent_uuid="agent_1")
         assert caught.value.field == "account"
 
@@ -515,14 +571,14 @@ class TestStart:
     def test_who_started_it_is_written_down(self, osvi_sandbox, staff, grant):
         user = grant(staff, "operate_chatsession")
         session = start_session(
-            agent_uuid="agent_1", customer_id="+1555", requested_by=user, door="desk"
+            agent_uuid="agent_1", customer_id="+1555", requested_by=user, via="desk"
         )
         action = session.actions.get()
-        assert (action.kind, action.requested_by, action.door) == ("start", user, "desk")
+        assert (action.kind, action.requested_by, action.via) == ("start", user, "desk")
         assert (action.outcome, action.text, action.reply) == ("done", "", "")
         assert action.started_at < action.finished_at
         by_code = start_session(agent_uuid="agent_2", customer_id="+1555").actions.get()
-        assert (by_code.requested_by, by_code.door) == (None, "code")
+        assert (by_code.requested_by, by_code.via) == (None, "code")
 
     def test_what_it_is_given_to_know_is_written_down_and_forgotten_as_any_context(
         self, osvi_sandbox, staff, grant
@@ -533,11 +589,11 @@ class TestStart:
             customer_id="+1555",
             context=["A guest.", "Pays late."],
             requested_by=user,
-            door="desk",
+            via="desk",
         )
         given = session.actions.filter(kind="context").order_by("pk")
         assert [each.text for each in given] == context_of(session) == ["A guest.", "Pays late."]
-        assert {(each.requested_by, each.door, each.outcome) for each in given} == {
+        assert {(each.requested_by, each.via, each.outcome) for each in given} == {
             (user, "desk", "done")
         }
         long_ago = timezone.now() - timedelta(days=100)
@@ -547,53 +603,28 @@ class TestStart:
         assert context_of(session) == []
         assert forget_texts() == 0
 
-    def test_the_earlier_one_is_closed_here_as_osvi_does(
-        self, osvi_sandbox, closed, staff, grant, django_capture_on_commit_callbacks
-    ):
-        user = grant(staff, "operate_chatsession")
-        first = start_session(agent_uuid="agent_1", customer_id="+1555")
-        others = [
-            start_session(agent_uuid="agent_2", customer_id="+1555"),
-            start_session(agent_uuid="agent_1", customer_id="+1666"),
-            ChatSessionFactory(agent=first.agent, customer_id="+1555", status="dormant"),
-            ChatSessionFactory(agent=first.agent, customer_id="+1555", status="unconfirmed"),
-        ]
-        statuses = [each.status for each in others]
-        with django_capture_on_commit_callbacks(execute=True):
-            second = start_session(
-                agent_uuid="agent_1", customer_id="+1555", requested_by=user, door="desk"
-            )
-        first.refresh_from_db()
-        why = "OSVI closed it when the customer's next chat with this agent was started."
-        assert why_closed(first) == ("desk", user, why)
-        assert (first.status, first.summary_status) == ("closed", "not_provided")
-        assert closed == [first.session_id]
-        assert osvi_sandbox.sessions[first.session_id].is_closed
-        assert second.status == "active"
-        for each in others:
-            each.refresh_from_db()
-        assert [each.status for each in others] == statuses
-
     @pytest.mark.parametrize(
         ("fault", "error", "words"),
         [
-            (Status(422, errors=["Unknown agent"]), OSVIRejected, "OSVI refused this"),
-            (Status(401), OSVIUnauthorized, "so nothing was done"),
-            (Drop(after_closing=True), OSVINoAnswer, "OSVI may have done this"),
+            (Status(422, errors=["Unknown agent"]), OSVIRejected, "OSVI refused the request"),
+            (Status(401), OSVIUnauthorized, "Nothing has changed"),
+            (Drop(after_closing=True), OSVINoAnswer, "may or may not have been done"),
             (Status(200), OSVIBadAnswer, "“id” is missing"),
         ],
     )
     def test_a_failure_leaves_ours_as_it_was(self, osvi_sandbox, fault, error, words):
-        first = start_session(agent_uuid="agent_1", customer_id="+1555")
-        osvi_sandbox.script(None, fault)
-        with pytest.raises(error, match=words):
+        first = start_session(agent_uuid="agent_1", customer_id="+1666")
+        at_the_start(osvi_sandbox, fault)
+        with pytest.raises(error, match=words) as caught:
             start_session(agent_uuid="agent_1", customer_id="+1555")
+        assert not caught.value.asks_only
         assert seen(first.session_id)[0] == "active"
         assert ChatSession.objects.count() == 1
+        assert not StartLock.objects.exists()
 
     def test_an_answer_that_cannot_be_mirrored_is_a_bad_one(self, osvi_sandbox):
         osvi_sandbox._number_of = lambda _uuid: 1
-        osvi_sandbox.script(None, LongId())
+        at_the_start(osvi_sandbox, LongId())
         with pytest.raises(OSVIBadAnswer, match="“session_id”"):
             start_session(agent_uuid="agent_1", customer_id="+1555")
 
@@ -607,7 +638,7 @@ class TestStart:
             ({"input_fields": {"x": {1}}}, "input_fields"),
             ({"context": "text"}, "context"),
             ({"context": 5}, "context"),
-            ({"door": "x" * 33}, "door"),
+            ({"via": "x" * 33}, "via"),
         ],
     )
     def test_what_cannot_be_used_is_named_before_osvi_is_asked(self, osvi_sandbox, named, field):
@@ -630,9 +661,22 @@ class TestStart:
             lambda: start_session(agent_uuid="a", customer_id="+1"),
             lambda: sync_customer("+1"),
         ):
-            with transaction.atomic(), pytest.raises(InsideTransaction, match="OSVI is not asked"):
+            with (
+                transaction.atomic(),
+                pytest.raises(InsideTransaction, match="OSVI cannot be called"),
+            ):
                 ask()
         assert osvi_sandbox.requests == []
+
+
+@dataclass(frozen=True)
+class Played(Fault):
+    """Whatever a test does with an exchange."""
+
+    do: Callable
+
+    def play(self, exchange):
+        self.do(exchange)
 
 
 class LongId(Status):
@@ -668,7 +712,7 @@ class TestSync:
         session.refresh_from_db()
         assert (session.status, session.summary_status) == ("closed", "not_provided")
         assert closed == [session.session_id]
-        why = "OSVI lists a later chat of the customer with this agent."
+        why = "later_chat"
         assert why_closed(session) == ("code", None, why)
 
     def test_one_that_went_quiet_is_not_closed_and_keeps_its_summary(self, osvi_sandbox, mirrored):
@@ -684,8 +728,8 @@ class TestSync:
         sessions = [mirrored(customer_id="+1555") for _number in range(2)]
         for session in sessions:
             osvi_sandbox.sessions[session.session_id].change(status="closed")
-        assert sync_customer("+1555", requested_by=user, door="desk") == []
-        why = "OSVI does not list it as active any more, and refuses to pause what is closed."
+        assert sync_customer("+1555", requested_by=user, via="desk") == []
+        why = "not_listed"
         for session in sessions:
             session.refresh_from_db()
             assert (session.status, session.summary_status) == ("closed", "not_provided")
@@ -772,7 +816,7 @@ class TestSync:
         sync_customer("+1555")
         paused = [each.session_id for each in osvi_sandbox.requests if each.method == "POST"]
         assert paused == [sessions[number].session_id for number in (1, 2, 0)]
-        monkeypatch.setattr(quiet, "_PATIENCE", -1)
+        monkeypatch.setattr(probing, "_PATIENCE", -1)
         assert len(sync_customer("+1555")) == 3
         assert len(osvi_sandbox.requests) == 5
 
@@ -786,7 +830,7 @@ class TestSync:
         for each in gone_quiet:
             osvi_sandbox.sessions[each.session_id].change(status="dormant")
         found = look_up_customer("+1555")
-        assert (found.listed, found.quiet, found.untold) == (1, 3, 1)
+        assert (found.listed, found.dormant, found.unknown) == (1, 3, 1)
         assert len(found.sessions) == 5
 
     @pytest.mark.parametrize("status", ["active", "dormant"])
@@ -837,7 +881,7 @@ class TestSync:
     @pytest.mark.parametrize(
         ("fault", "error"),
         [
-            (Status(404, body=b"<h1>Not found</h1>"), OSVIRejected),
+            (Status(404, body=b"<h1>Not found</h1>"), OSVIGatewayRefused),
             (Status(401), OSVIUnauthorized),
             (Status(500), OSVINoAnswer),
             (Status(200, body=b'{"success": true, "data": {"a": 7}}'), OSVIBadAnswer),
@@ -865,8 +909,8 @@ class TestSync:
         assert [each.status for each in sync_customer("+1555")] == ["dormant"]
 
     def test_a_door_that_is_too_long_is_refused(self, osvi_sandbox):
-        with pytest.raises(InvalidInput, match="door is too long"):
-            sync_customer("+1555", door="x" * 33)
+        with pytest.raises(InvalidInput, match="via is too long"):
+            sync_customer("+1555", via="x" * 33)
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("customer_id", ["", ".", None, "x" * 256, "a\x00"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import uuid
@@ -15,6 +14,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.db.models.signals import pre_init
 
+from osvi_django.database import DatabaseNow
 from osvi_django.exceptions import (
     CloseInProgress,
     InsideTransaction,
@@ -27,16 +27,14 @@ from osvi_django.exceptions import (
     SessionNotFound,
 )
 from osvi_django.models import ChatAgent, ChatSession, CloseAttempt
-from osvi_django.services import close_session
+from osvi_django.services import close_again, close_session
 from osvi_django.services.recovery import (
     Settled,
-    close_again,
     is_refused,
     mark_closed,
     recover_all,
     recover_session,
 )
-from osvi_django.services.steps import DatabaseNow
 from osvi_django.signals import session_closed
 from osvi_django.testing import Drop, Fault, Junk, OddSummary, Status
 from osvi_django.testing.factories import (
@@ -45,6 +43,7 @@ from osvi_django.testing.factories import (
     ClosedSessionFactory,
 )
 from tests.mirroring import SUMMARY
+from tests.outside import StopsAfter
 
 pytestmark = pytest.mark.django_db
 
@@ -69,7 +68,7 @@ def dead(session, **fields):
     attempt = CloseAttemptFactory(session=session, **fields)
     ChatSession.objects.filter(pk=session.pk).update(
         status="closing",
-        status_before="active",
+        previous_status="active",
         claim=attempt.claim,
         lease_until=DatabaseNow() - timedelta(seconds=1),
     )
@@ -93,14 +92,14 @@ class TestAsking:
     def test_one_that_osvi_closed_is_closed_once_more_for_its_summary(
         self, closed_there, osvi_sandbox, staff
     ):
-        result = recover_session(closed_there, requested_by=staff, door="desk")
+        result = recover_session(closed_there, requested_by=staff, via="desk")
         assert (result.settled, closed_there.status) == (Settled.STORED, "closed")
         assert closed_there.summary.text == SUMMARY
         assert osvi_sandbox.close_requests(closed_there.session_id) == 2
         assert osvi_sandbox.closes(closed_there.session_id) == 1
         fetch, lost = closed_there.attempts.all()
-        assert (fetch.kind, fetch.outcome) == (Kind.FETCH, Outcome.CLOSED)
-        assert (fetch.requested_by, fetch.door) == (staff, "desk")
+        assert (fetch.kind, fetch.outcome) == (Kind.RECLOSE, Outcome.CLOSED)
+        assert (fetch.requested_by, fetch.via) == (staff, "desk")
         assert (lost.kind, lost.outcome) == (Kind.CLOSE, Outcome.NO_ANSWER)
 
     @pytest.mark.parametrize("variant", ["without", 404, 409, 422])
@@ -115,7 +114,7 @@ class TestAsking:
     def test_it_is_sent_once_whatever_comes_of_it(self, closed_there, osvi_sandbox, fault):
         osvi_sandbox.script(closed_there.session_id, fault)
         assert recover_session(closed_there).settled is Settled.LOST
-        assert recover_session(closed_there).settled is Settled.LEFT
+        assert recover_session(closed_there).settled is Settled.UNCHANGED
         assert osvi_sandbox.close_requests(closed_there.session_id) == 2
 
     def test_it_is_sent_in_the_legacy_way_whatever_the_account_uses(
@@ -137,7 +136,7 @@ class TestAsking:
     ):
         osvi_sandbox.script(closed_there.session_id, fault)
         result = recover_session(closed_there)
-        assert (result.settled, closed_there.status) == (Settled.LEFT, "unconfirmed")
+        assert (result.settled, closed_there.status) == (Settled.UNCHANGED, "unconfirmed")
         assert result.detail.startswith("OSVI ")
         assert recover_session(closed_there).settled is Settled.STORED
 
@@ -154,7 +153,7 @@ class TestLeftAlone:
     def test_osvi_being_down(self, closed_there, settings):
         settings.OSVI["default"]["BASE_URL"] = "http://127.0.0.1:1"
         result = recover_session(closed_there)
-        assert (result.settled, closed_there.status) == (Settled.LEFT, "unconfirmed")
+        assert (result.settled, closed_there.status) == (Settled.UNCHANGED, "unconfirmed")
         assert "could not be reached" in result.detail
         assert closed_there.claim is None
 
@@ -173,20 +172,61 @@ class TestLeftAlone:
     def test_an_answer_that_makes_no_sense(self, closed_there, osvi_sandbox, fault):
         osvi_sandbox.script(None, fault)
         result = recover_session(closed_there)
-        assert (result.settled, closed_there.status) == (Settled.LEFT, "unconfirmed")
+        assert (result.settled, closed_there.status) == (Settled.UNCHANGED, "unconfirmed")
         assert result.detail
         assert osvi_sandbox.close_requests(closed_there.session_id) == 1
 
-    def test_one_without_a_customer(self, unconfirmed):
+    def test_session_without_customer_that_is_closed_gets_its_summary(
+        self, unconfirmed, osvi_sandbox
+    ):
+        session = unconfirmed(Drop(after_closing=True), customer_id="")
+        assert recover_session(session).settled is Settled.STORED
+        assert session.summary.text == SUMMARY
+        assert osvi_sandbox.close_requests(session.session_id) == 2
+
+    def test_session_without_customer_that_is_open_is_paused_and_open_again(
+        self, unconfirmed, osvi_sandbox
+    ):
         session = unconfirmed(Drop(), customer_id="")
+        assert recover_session(session).settled is Settled.REOPENED
+        assert session.status == osvi_sandbox.sessions[session.session_id].status == "dormant"
+        assert close_session(session).summary.text == SUMMARY
+
+    def test_session_without_customer_that_osvi_does_not_know_stays_and_says_what_to_do(
+        self, unconfirmed, osvi_sandbox
+    ):
+        session = unconfirmed(Drop(), customer_id="")
+        del osvi_sandbox.sessions[session.session_id]
         result = recover_session(session)
-        assert (result.settled, session.status) == (Settled.LEFT, "unconfirmed")
-        assert "customer" in result.detail
+        assert (result.settled, session.status) == (Settled.UNCHANGED, "unconfirmed")
+        assert "does not know this chat session" in result.detail
+        assert osvi_sandbox.close_requests(session.session_id) == 1
+
+    @pytest.mark.parametrize("status", [403, 429, 500])
+    def test_session_without_customer_stays_if_osvi_does_not_say(
+        self, unconfirmed, osvi_sandbox, status
+    ):
+        session = unconfirmed(Drop(after_closing=True), customer_id="")
+        osvi_sandbox.script(session.session_id, Status(status))
+        result = recover_session(session)
+        assert (result.settled, session.status) == (Settled.UNCHANGED, "unconfirmed")
+        assert result.detail
+        assert osvi_sandbox.close_requests(session.session_id) == 1
+
+    def test_session_without_customer_and_agent_uuid_stays_and_says_what_to_do(
+        self, unconfirmed, osvi_sandbox
+    ):
+        session = unconfirmed(Drop(), customer_id="")
+        ChatAgent.objects.update(uuid=None)
+        result = recover_session(ChatSession.objects.get())
+        assert result.settled is Settled.UNCHANGED
+        assert "cannot be asked about this chat session" in result.detail
+        assert osvi_sandbox.close_requests(session.session_id) == 1
 
     @pytest.mark.parametrize("status", ["active", "dormant", "closed"])
     def test_one_that_is_not_unconfirmed(self, osvi_sandbox, status):
         session = ChatSessionFactory(status=status)
-        assert recover_session(session).settled is Settled.LEFT
+        assert recover_session(session).settled is Settled.UNCHANGED
         assert session.status == status
         assert osvi_sandbox.requests == []
 
@@ -256,8 +296,10 @@ class TestDeadProcess:
 
     def test_it_died_with_a_refusal(self, mirrored, osvi_sandbox):
         session = mirrored(status="dormant")
-        attempt = dead(session, outcome=Outcome.ANSWERED, http_status=403, answer="{}")
-        ChatSession.objects.update(status_before="dormant")
+        attempt = dead(
+            session, outcome=Outcome.ANSWERED, http_status=403, answer='{"success": false}'
+        )
+        ChatSession.objects.update(previous_status="dormant")
         assert recover_session(session).settled is Settled.REOPENED
         assert session.status == "dormant"
         attempt.refresh_from_db()
@@ -294,7 +336,7 @@ class TestDeadProcess:
         status = 200 if answer is None else 409
         dead(
             closed_there,
-            kind=Kind.FETCH,
+            kind=Kind.RECLOSE,
             outcome=Outcome.ANSWERED,
             http_status=status,
             answer=answer or answer_of(closed_there),
@@ -303,9 +345,19 @@ class TestDeadProcess:
         assert osvi_sandbox.close_requests(closed_there.session_id) == 1
 
     def test_it_died_while_nobody_had_answered_the_fetch(self, closed_there, osvi_sandbox):
-        dead(closed_there, kind=Kind.FETCH)
+        dead(closed_there, kind=Kind.RECLOSE)
         assert recover_session(closed_there).settled is Settled.LOST
         assert osvi_sandbox.close_requests(closed_there.session_id) == 1
+
+    @pytest.mark.parametrize("claim", [uuid.uuid4(), None])
+    def test_a_lease_without_an_end_is_over(self, mirrored, claim):
+        """Another program, or a copy of the table, may have left such a row."""
+        first, second = mirrored(), mirrored()
+        rows = ChatSession.objects.filter(pk__in=[first.pk, second.pk])
+        rows.update(status="closing", previous_status="active", claim=claim, lease_until=None)
+        assert close_session(first).changed
+        assert {found.settled for found in recover_all()} == {Settled.REOPENED}
+        assert set(rows.values_list("status", "claim")) == {("active", None), ("closed", None)}
 
 
 class TestClosedBehindOurBack:
@@ -440,12 +492,12 @@ def refused(mirrored, osvi_sandbox):
 
 class TestMarkClosed:
     def test_somebodys_word_is_taken_and_written_down(self, closed_there, osvi_sandbox, staff):
-        result = mark_closed(closed_there, requested_by=staff, door="desk", note=" Seen. ")
+        result = mark_closed(closed_there, requested_by=staff, via="desk", note=" Seen. ")
         assert (result.changed, result.session.status) == (True, "closed")
         assert result.session.summary_status == "lost"
         attempt = closed_there.attempts.first()
         assert (attempt.kind, attempt.outcome) == (Kind.MARK, Outcome.CLOSED)
-        assert (attempt.requested_by, attempt.door, attempt.note) == (staff, "desk", "Seen.")
+        assert (attempt.requested_by, attempt.via, attempt.note) == (staff, "desk", "Seen.")
         assert len(osvi_sandbox.requests) == 1
 
     def test_a_word_is_wanted(self, closed_there):
@@ -457,7 +509,7 @@ class TestMarkClosed:
     @pytest.mark.parametrize("status", ["active", "dormant", "closed"])
     def test_one_of_which_all_is_known_cannot_be_marked(self, status):
         session = ChatSessionFactory(status=status)
-        with pytest.raises(InvalidInput, match="Only a chat session that is unconfirmed"):
+        with pytest.raises(InvalidInput, match="only if it is unconfirmed"):
             mark_closed(session, note="Seen.")
         assert session.status == status
 
@@ -467,13 +519,13 @@ class TestMarkClosed:
         assert is_refused(session)
         with pytest.raises(InvalidInput):
             mark_closed(session, requested_by=staff, note="")
-        result = mark_closed(session, requested_by=staff, door="desk", note="Seen.")
+        result = mark_closed(session, requested_by=staff, via="desk", note="Seen.")
         assert (result.changed, session.status) == (True, "closed")
         assert session.summary_status == "not_provided"
         assert (session.claim, session.lease_until) == (None, None)
         attempt = session.attempts.first()
         assert (attempt.kind, attempt.outcome) == (Kind.MARK, Outcome.CLOSED)
-        assert (attempt.requested_by, attempt.door, attempt.note) == (staff, "desk", "Seen.")
+        assert (attempt.requested_by, attempt.via, attempt.note) == (staff, "desk", "Seen.")
         assert not is_refused(session)
 
     def test_its_summary_is_lost_where_a_close_of_it_went_unanswered(self, open_there, refused):
@@ -534,26 +586,27 @@ class TestMarkClosed:
     def test_so_is_one_that_says_that_nothing_was_closed(self, mirrored):
         session = mirrored()
         dead(session, outcome=Outcome.ANSWERED, http_status=401, answer='{"error": "No"}')
-        with pytest.raises(InvalidInput, match="refused to close it") as caught:
+        with pytest.raises(InvalidInput, match="OSVI did not close this chat") as caught:
             mark_closed(session, note="Seen.")
         assert (caught.value.field, session.status) == ("status", "active")
         assert not session.attempts.filter(kind=Kind.MARK).exists()
 
 
 class TestSweep:
-    def test_it_settles_each_that_it_can(self, unconfirmed, mirrored, settings):
+    def test_it_settles_each_that_it_can(self, unconfirmed, mirrored, osvi_sandbox):
         lost = unconfirmed(Drop(after_closing=True))
         never = unconfirmed(Drop())
         died = mirrored()
         dead(died)
         untold = unconfirmed(Drop(), customer_id="")
+        osvi_sandbox.script(untold.session_id, Status(500), Status(500))
         active = mirrored()
         found = {result.session: result.settled for result in recover_all()}
         assert found == {
             lost: Settled.STORED,
             never: Settled.REOPENED,
             died: Settled.REOPENED,
-            untold: Settled.LEFT,
+            untold: Settled.UNCHANGED,
         }
         assert ChatSession.objects.get(pk=active.pk).status == "active"
         assert [result.session for result in recover_all()] == [untold]
@@ -594,32 +647,30 @@ class TestSweep:
         session = unconfirmed(Drop())
         settings.OSVI = {"emea": settings.OSVI["default"]}
         [result] = recover_all()
-        assert (result.session, result.settled) == (session, Settled.LEFT)
+        assert (result.session, result.settled) == (session, Settled.UNCHANGED)
 
     def test_the_command_says_what_became_of_each(self, unconfirmed, capsys):
         session = unconfirmed(Drop(after_closing=True))
         call_command("osvi_recover")
         said = capsys.readouterr().out
         assert f"'{session.session_id}': stored" in said
-        assert "1 stored, 0 not_provided, 0 lost, 0 reopened, 0 left, 0 failed" in said
+        assert "1 stored, 0 not_provided, 0 lost, 0 reopened, 0 unchanged, 0 failed" in said
         assert SUMMARY not in said
 
     @pytest.mark.django_db(transaction=True)
-    def test_the_command_watches_until_it_is_stopped(self, unconfirmed, capsys):
+    def test_the_command_watches_until_it_is_stopped(self, unconfirmed):
         first = unconfirmed(Drop())
         began = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        call_command("osvi_recover", watch=0.1)
-        said = capsys.readouterr().out
-        assert f"'{first.session_id}': reopened" in said
-        assert said.count("0 failed") > 1
+        out = StopsAfter("0 failed", times=2)
+        call_command("osvi_recover", watch=0.1, stdout=out)
+        assert f"'{first.session_id}': reopened" in out.getvalue()
         assert {number: signal.getsignal(number) for number in began} == began
 
     def test_a_lease_that_is_too_short_is_said(self, unconfirmed, settings):
         session = unconfirmed(Drop())
-        settings.OSVI["default"]["LEASE"] = 1
+        settings.OSVI["default"]["LEASE_TIMEOUT"] = 0.5
         for call in (recover_session, close_again):
-            with pytest.raises(OSVINotConfigured, match="LEASE"):
+            with pytest.raises(OSVINotConfigured, match="LEASE_TIMEOUT"):
                 call(session)
 
     def test_the_command_wants_seconds(self):
@@ -656,5 +707,31 @@ class TakenOver(Fault):
 @pytest.mark.django_db(transaction=True)
 def test_a_recovery_whose_lease_ran_out_decides_nothing(closed_there, osvi_sandbox):
     osvi_sandbox.script(closed_there.session_id, TakenOver())
-    assert recover_session(closed_there).settled is Settled.LEFT
+    assert recover_session(closed_there).settled is Settled.UNCHANGED
     assert (closed_there.status, closed_there.summary_status) == ("closing", "pending")
+
+
+def test_sweep_over_many_has_a_page_of_them_in_memory_and_looks_into_each_once():
+    agent = ChatSessionFactory().agent
+    ChatAgent.objects.update(uuid=None)  # so that OSVI is not asked
+    ChatSession.objects.bulk_create(
+        ChatSession(agent=agent, session_id=f"s{number}", customer_id="", status="unconfirmed")
+        for number in range(450)
+    )
+    read = []
+
+    def count(**_kwargs):
+        read.append(1)
+
+    pre_init.connect(count, sender=ChatSession)
+    try:
+        sweep = recover_all()
+        first = next(sweep)
+        assert len(read) < 250
+        found = [first, *sweep]
+    finally:
+        pre_init.disconnect(count, sender=ChatSession)
+    assert {result.settled for result in found} == {Settled.UNCHANGED}
+    assert sorted(result.session.session_id for result in found) == sorted(
+        f"s{number}" for number in range(450)
+    )

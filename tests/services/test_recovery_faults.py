@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def spool_dir(settings, osvi_sandbox, tmp_path):
     """A spool of the test's own."""
     directory = tmp_path / "spool"
-    settings.OSVI["default"] |= {"SPOOL_DIR": directory, "DATABASE_PATIENCE": 10}
+    settings.OSVI["default"] |= {"SPOOL_DIR": directory, "DATABASE_RETRY_TIMEOUT": 10}
     return directory
 
 
@@ -72,12 +73,13 @@ def test_an_answer_is_in_the_spool_while_its_closer_waits_for_the_database(
 
 
 def test_a_spool_that_cannot_be_used_does_not_end_the_wait(
-    mirrored, away, settings, tmp_path, caplog
+    mirrored, away, settings, tmp_path, caplog, monkeypatch
 ):
     (tmp_path / "file").write_text("")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
     settings.OSVI["default"]["SPOOL_DIR"] = tmp_path / "file" / "spool"
     session = mirrored()
-    watcher = Watcher(lambda: "cannot be put in the spool" in caplog.text, away)
+    watcher = Watcher(lambda: "cannot be put in a spool" in caplog.text, away)
     watcher.start()
     result = close_session(session)
     watcher.join()

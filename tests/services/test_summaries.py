@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 from django.db import OperationalError, connection, transaction
 
+from osvi_django import database
 from osvi_django.conf import Account, InvalidSetting
 from osvi_django.exceptions import InsideTransaction
 from osvi_django.models import ChatSession, SessionSummary
-from osvi_django.services import close_session, close_session_by_id, steps, summaries
-from osvi_django.services.recovery import close_again, mark_closed, recover_session
+from osvi_django.services import close_again, close_session, close_session_by_id, summaries
+from osvi_django.services.attempts import settlement, types
+from osvi_django.services.recovery import mark_closed, recover_session
 from osvi_django.services.summaries import summarize, summarize_missing
 from osvi_django.testing import MISSING, Drop, OddSummary
 from osvi_django.testing.factories import (
@@ -153,14 +155,16 @@ class TestRealCommits:
     def test_inside_a_transaction_it_is_refused(self, use, called):
         use("Ours.")
         session = without_text()
-        with transaction.atomic(), pytest.raises(InsideTransaction, match="OSVI is not asked"):
+        with transaction.atomic(), pytest.raises(InsideTransaction, match="OSVI cannot be called"):
             summarize(session)
         assert called == []
 
     def test_osvis_that_comes_meanwhile_is_kept(self, use):
         def osvi_is_faster(session):
             with transaction.atomic():
-                steps.write_closed([steps.Closed(session=session, attempt=None, text="OSVI's.")])
+                settlement.write_closed(
+                    [types.Settlement(session=session, attempt=None, text="OSVI's.")]
+                )
             return "Ours."
 
         use(osvi_is_faster)
@@ -174,15 +178,17 @@ class TestRealCommits:
         osvi_sandbox.script(session.session_id, OddSummary(MISSING))
         assert close_session(session).summary.text == "Ours."
         with transaction.atomic():
-            steps.write_closed([steps.Closed(session=session, attempt=None, text="OSVI's.")])
+            settlement.write_closed(
+                [types.Settlement(session=session, attempt=None, text="OSVI's.")]
+            )
         summary = SessionSummary.objects.get()
         assert (summary.text, summary.source) == ("OSVI's.", "osvi")
         with transaction.atomic():
-            steps.write_closed([steps.Closed(session=session, attempt=None, text=None)])
+            settlement.write_closed([types.Settlement(session=session, attempt=None, text=None)])
         assert SessionSummary.objects.get().text == "OSVI's."
 
     def test_a_database_that_is_away_does_not_undo_the_close(self, mirrored, use, monkeypatch):
-        monkeypatch.setattr(steps, "PATIENCE_BEFORE", 0.1)
+        monkeypatch.setattr(database, "PATIENCE_BEFORE", 0.1)
         use("Ours.")
         session = mirrored(summary=None)
         with refused(lambda _sql, params: "Ours." in params, OperationalError("a secret")):
@@ -292,15 +298,15 @@ def test_what_cannot_be_called_is_no_summarizer(settings, source):
 
 @pytest.mark.parametrize("days", [-1, "90", True, float("nan"), float("inf"), 10**9])
 def test_what_is_no_number_of_days_cannot_be_kept_for(settings, days):
-    settings.OSVI = {"default": {"KEEP_TEXTS": days}}
+    settings.OSVI = {"default": {"TEXT_RETENTION_DAYS": days}}
     with pytest.raises(InvalidSetting) as caught:
         _found = Account().keep_texts
-    assert caught.value.key == "KEEP_TEXTS"
+    assert caught.value.key == "TEXT_RETENTION_DAYS"
 
 
 @pytest.mark.parametrize("days", [None, 0, 0.5, 90, 36_500])
 def test_days_to_keep_texts_for(settings, days):
-    settings.OSVI = {"default": {"KEEP_TEXTS": days}}
+    settings.OSVI = {"default": {"TEXT_RETENTION_DAYS": days}}
     assert Account().keep_texts == days
     settings.OSVI = {"default": {}}
     assert Account().keep_texts == 90

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,11 +28,12 @@ from osvi_django.exceptions import (
     SentBefore,
     SessionClosed,
     SessionNotFound,
+    UnknownStatus,
     WrongMode,
-    describe,
+    message_for_code,
 )
 from osvi_django.models import ChatSession, SupportAction
-from osvi_django.services import close_session, support
+from osvi_django.services import close_session
 from osvi_django.services.mirroring import mirror_session
 from osvi_django.services.support import (
     TEXT_MAX_LENGTH,
@@ -40,6 +42,7 @@ from osvi_django.services.support import (
     hand_back,
     inject_context,
     receive_message,
+    retention,
     send_message,
     take_over,
     tell,
@@ -49,6 +52,7 @@ from osvi_django.testing import Drop, Fault, Junk, Status
 from osvi_django.testing.calls import REPLY
 from osvi_django.testing.factories import ChatSessionFactory
 from tests.mirroring import mirror
+from tests.moments import shown
 from tests.outside import Meanwhile, noticed, refused
 
 # Each function as a thing to do with a session, and what OSVI gets for it.
@@ -93,7 +97,7 @@ class TestEach:
         self, session, osvi_sandbox, kind, staff, grant
     ):
         user = grant(staff, "operate_chatsession")
-        result = act(kind, session, "  Offer 10%\n", requested_by=user, door="admin")
+        result = act(kind, session, "  Offer 10%\n", requested_by=user, via="admin")
         [request] = osvi_sandbox.requests
         _function, path, body = ACTS[kind]
         if kind == "inbound":
@@ -102,7 +106,7 @@ class TestEach:
         assert (request.path, request.body) == (path.format(id=session.session_id), body)
         action = journal()
         assert result.action == action
-        assert (action.kind, action.outcome, action.door) == (kind, "done", "admin")
+        assert (action.kind, action.outcome, action.via) == (kind, "done", "admin")
         assert (action.requested_by, action.http_status) == (user, 200)
         assert action.text == ("" if kind in WORDLESS else "Offer 10%")
         assert '"success": true' in action.answer
@@ -126,14 +130,14 @@ class TestEach:
         assert (osvi_sandbox.requests, SupportAction.objects.count()) == ([], 0)
 
     def test_inside_a_transaction_it_is_refused(self, session, kind, osvi_sandbox):
-        with transaction.atomic(), pytest.raises(InsideTransaction, match="OSVI is not asked"):
+        with transaction.atomic(), pytest.raises(InsideTransaction, match="OSVI cannot be called"):
             act(kind, session)
         assert (osvi_sandbox.requests, SupportAction.objects.count()) == ([], 0)
 
     @pytest.mark.parametrize("status", ["closed", "closing"])
     def test_nothing_is_done_in_a_closed_session(self, session, kind, status, osvi_sandbox):
         ChatSession.objects.update(status=status)
-        with pytest.raises(SessionClosed, match="closed, or being closed"):
+        with pytest.raises(SessionClosed, match="closed or is being closed"):
             act(kind, session)
         assert (osvi_sandbox.requests, SupportAction.objects.count()) == ([], 0)
 
@@ -145,8 +149,8 @@ class TestEach:
 
     def test_a_door_that_is_too_long_is_refused(self, session, kind, osvi_sandbox):
         with pytest.raises(InvalidInput) as caught:
-            act(kind, session, door="x" * 33)
-        assert caught.value.field == "door"
+            act(kind, session, via="x" * 33)
+        assert caught.value.field == "via"
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("text", ["", "  \n", None, 7, "x" * (TEXT_MAX_LENGTH + 1)])
@@ -173,17 +177,22 @@ class TestEach:
     @pytest.mark.parametrize(
         ("fault", "error", "outcome", "words"),
         [
-            (Status(401), OSVIUnauthorized, "rejected", "so nothing was done"),
-            (Status(404), OSVIRejected, "rejected", "OSVI refused this, so nothing was done"),
+            (Status(401), OSVIUnauthorized, "rejected", "Nothing has changed"),
+            (
+                Status(404),
+                OSVIRejected,
+                "rejected",
+                "OSVI refused the request. Nothing has changed",
+            ),
             (Status(422, errors=["No such thing"]), OSVIRejected, "rejected", "No such thing"),
             (
                 Status(429, retry_after=3),
                 OSVIThrottled,
                 "rejected",
-                "did not take the request. Try",
+                "did not accept the request. Try",
             ),
-            (Status(500), OSVINoAnswer, "no_answer", "OSVI may have done this"),
-            (Drop(after_closing=True), OSVINoAnswer, "no_answer", "OSVI may have done this"),
+            (Status(500), OSVINoAnswer, "no_answer", "may or may not have been done"),
+            (Drop(after_closing=True), OSVINoAnswer, "no_answer", "may or may not have been done"),
             (Junk(), OSVIBadAnswer, "bad_answer", "may or may not have been done"),
         ],
     )
@@ -201,13 +210,13 @@ class TestEach:
         assert len(osvi_sandbox.requests) == 1
         session.refresh_from_db()
         assert (session.mode, session.metadata) == ("support", before)
-        said = describe(action.error_code, action.error_reason, is_close=False)
+        said = message_for_code(action.error_code, action.error_reason, is_close=False)
         assert said == str(caught.value)
         assert "close" not in said
 
     def test_osvi_being_down_is_not_sent(self, session, kind, osvi_sandbox):
         osvi_sandbox.stop()
-        with pytest.raises(OSVIUnreachable, match=r"so nothing was sent\. Try"):
+        with pytest.raises(OSVIUnreachable, match=r"Nothing was sent\. Try"):
             act(kind, session)
         assert journal().outcome == "not_sent"
 
@@ -219,6 +228,13 @@ class TestEach:
             act(kind, session, "a secret")
         ours = [each.getMessage() for each in caplog.records if "osvi" in each.name]
         assert "secret" not in "".join(ours)
+
+    def test_in_a_session_of_an_unknown_status_nothing_is_sent(self, session, osvi_sandbox, kind):
+        ChatSession.objects.update(status="archived")
+        with pytest.raises(UnknownStatus, match="same version"):
+            act(kind, session)
+        assert osvi_sandbox.requests == []
+        assert not SupportAction.objects.exists()
 
 
 class TestSentBefore:
@@ -244,7 +260,7 @@ class TestSentBefore:
     @pytest.mark.parametrize("fault", [Drop(), Drop(after_closing=True), Status(500), Junk()])
     def test_it_is_refused_and_not_written_down(self, session, osvi_sandbox, kind, lost, fault):
         first = lost(kind, fault=fault)
-        with pytest.raises(SentBefore, match="nobody knows whether they arrived") as caught:
+        with pytest.raises(SentBefore, match="we do not know whether it arrived") as caught:
             act(kind, session, "\nOffer 10%  ")
         assert (caught.value.code, caught.value.retryable) == ("sent_before", False)
         assert caught.value.action == first
@@ -312,7 +328,7 @@ class TestSentBefore:
         whisper(session, character * (TEXT_MAX_LENGTH - 1))
 
     def test_what_is_forgotten_refuses_nobody(self, session, osvi_sandbox, kind, lost, settings):
-        settings.OSVI["default"]["KEEP_TEXTS"] = 0
+        settings.OSVI["default"]["TEXT_RETENTION_DAYS"] = 0
         lost(kind)
         assert forget_texts() == 1
         act(kind, session)
@@ -330,6 +346,58 @@ class TestSentBefore:
                 act(kind, session)
             act(kind, session)
         assert len(osvi_sandbox.requests) == 4
+
+
+class TestFormKey:
+    """One key sends once, whoever asks."""
+
+    @pytest.fixture
+    def key(self):
+        return uuid.uuid4()
+
+    def test_of_two_calls_one_is_sent(self, session, osvi_sandbox, kind, key):
+        first = act(kind, session, form_key=key).action
+        assert first.form_key == key
+        again = {} if kind in WORDLESS else {"again": True}
+        with pytest.raises(SentBefore, match="You already sent this form") as caught:
+            act(kind, session, form_key=key, **again)
+        assert caught.value.action == first
+        assert (len(osvi_sandbox.requests), journal()) == (1, first)
+
+    def test_whatever_it_says(self, session, osvi_sandbox, kind, key):
+        whisper(session, "Be kind", form_key=key)
+        with pytest.raises(SentBefore):
+            act(kind, session, form_key=key)
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_nothing_is_said_of_another_session(self, session, mirrored, osvi_sandbox, key):
+        whisper(session, "Be kind", form_key=key)
+        with pytest.raises(SentBefore) as caught:
+            whisper(mirrored(), "Be kind", form_key=key)
+        assert caught.value.action is None
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_other_keys_and_none_are_each_sent(self, session, osvi_sandbox, kind):
+        for key in (uuid.uuid4(), uuid.uuid4(), None, None):
+            act(kind, session, form_key=key)
+        assert len(osvi_sandbox.requests) == 4
+
+    @pytest.mark.parametrize("fault", [Drop(), Status(500), Junk()])
+    def test_what_may_have_been_done_has_spent_it(self, session, osvi_sandbox, kind, key, fault):
+        osvi_sandbox.script(session.session_id, fault)
+        with pytest.raises((OSVINoAnswer, OSVIBadAnswer)):
+            act(kind, session, form_key=key)
+        with pytest.raises(SentBefore, match="You already sent this form") as caught:
+            act(kind, session, form_key=key)
+        assert caught.value.action.outcome in {"no_answer", "bad_answer"}
+        assert len(osvi_sandbox.requests) == 1
+
+    @pytest.mark.parametrize("fault", [Status(422), Status(429), Status(401)])
+    def test_what_was_not_done_has_not(self, session, osvi_sandbox, kind, key, fault):
+        osvi_sandbox.script(session.session_id, fault)
+        with pytest.raises(OSVIRejected):
+            act(kind, session, form_key=key)
+        assert act(kind, session, form_key=key).action.outcome == "done"
 
 
 @dataclass(frozen=True)
@@ -422,7 +490,7 @@ class TestWhatItChanges:
         assert said[:2] == [("customer", "Hello?"), ("operator", "I am Sam.")]
 
     def test_only_who_has_taken_over_writes_to_the_customer(self, mirrored, osvi_sandbox):
-        with pytest.raises(WrongMode, match="take over first"):
+        with pytest.raises(WrongMode, match="Take over first"):
             send_message(mirrored(), "I am Sam.")
         assert osvi_sandbox.requests == []
 
@@ -474,7 +542,7 @@ class TestWhatItChanges:
                 "customer_id": session.customer_id,
                 "help_requested": True,
                 "metadata": told,
-                "updated_at": moment.isoformat(),
+                "updated_at": shown(moment),
             }
         )
 
@@ -518,14 +586,15 @@ class TestWhatItChanges:
         with pytest.raises(OSVIRejected) as caught:
             whisper(session, "Be kind")
         assert str(caught.value) == (
-            "OSVI refused this, so nothing was done. OSVI said: “command whisper is switched off”"
+            "OSVI refused the request. Nothing has changed. OSVI said: “command whisper is "
+            "switched off”"
         )
         assert journal().error_reason == "command whisper is switched off"
 
     @pytest.mark.parametrize("fields", [{"agent__uuid": None}, {"customer_id": ""}])
     def test_a_customers_message_needs_agent_and_customer(self, osvi_sandbox, fields):
         session = ChatSessionFactory(**fields)
-        with pytest.raises(InvalidInput, match="look the customer up first") as caught:
+        with pytest.raises(InvalidInput, match="Look up the customer first") as caught:
             receive_message(session, "Hello?")
         assert caught.value.field == "customer_id"
         assert (osvi_sandbox.requests, SupportAction.objects.count()) == ([], 0)
@@ -545,7 +614,7 @@ class TestWhatItChanges:
 class TestTheDatabaseGoesAway:
     @pytest.fixture(autouse=True)
     def little_patience(self, monkeypatch):
-        monkeypatch.setattr(support.steps, "PATIENCE_BEFORE", 0.1)
+        monkeypatch.setattr("osvi_django.database.PATIENCE_BEFORE", 0.1)
 
     @pytest.fixture
     def broken(self, osvi_sandbox):
@@ -580,6 +649,20 @@ class TestTheDatabaseGoesAway:
         assert take_over(session).action.outcome == "done"
         assert "could not be mirrored: SessionNotFound" in caplog.text
 
+    @pytest.mark.parametrize("kind", ["takeover", "tell"])
+    def test_one_that_is_deleted_before_it_is_written_down_is_not_found(
+        self, mirrored, osvi_sandbox, kind
+    ):
+        session, looked = mirrored(), []
+
+        def is_first_look(sql, _params):
+            return "chatsession" in sql and not looked and not looked.append(sql)
+
+        gone = noticed(is_first_look, ChatSession.objects.all().delete)
+        with gone, pytest.raises(SessionNotFound):
+            act(kind, session)
+        assert osvi_sandbox.requests == []
+
     def test_before_anything_is_sent_it_is_an_error(self, mirrored, osvi_sandbox):
         session = mirrored()
         gone = refused(lambda sql, _params: sql.startswith("INSERT"), OperationalError())
@@ -592,7 +675,7 @@ class TestTheDatabaseGoesAway:
 class TestForget:
     @pytest.fixture(autouse=True)
     def _few_at_a_time(self, monkeypatch, osvi_sandbox):
-        monkeypatch.setattr(support, "_CHUNK", 2)
+        monkeypatch.setattr(retention, "_CHUNK", 2)
 
     def add(self, days, *, number=1, **fields):
         session = ChatSessionFactory(**{f"agent__{k}": v for k, v in fields.items()})
@@ -613,14 +696,14 @@ class TestForget:
         assert forget_texts() == 5
         assert forget_texts() == 0
         assert self.left() == 2
-        gone = SupportAction.objects.filter(forgotten_at__isnull=False)
+        gone = SupportAction.objects.filter(redacted_at__isnull=False)
         assert set(gone.values_list("text", "reply", "answer", "kind")) == {("", "", "", "tell")}
 
     def test_each_account_has_its_own_time(self, settings):
         account = settings.OSVI["default"]
         settings.OSVI = {
-            "default": {**account, "KEEP_TEXTS": None},
-            "short": {**account, "KEEP_TEXTS": 0.5},
+            "default": {**account, "TEXT_RETENTION_DAYS": None},
+            "short": {**account, "TEXT_RETENTION_DAYS": 0.5},
         }
         self.add(1_000, account="default")
         self.add(1, account="short")
@@ -631,7 +714,7 @@ class TestForget:
         assert self.left() == 3
 
     def test_what_is_under_way_keeps_its_text(self, settings):
-        settings.OSVI["default"]["KEEP_TEXTS"] = 0
+        settings.OSVI["default"]["TEXT_RETENTION_DAYS"] = 0
         for days in (0.001, 3):
             ago = timezone.now() - timedelta(days=days)
             action = SupportAction(session=ChatSessionFactory(), kind="tell", started_at=ago)
@@ -641,7 +724,7 @@ class TestForget:
         assert self.left() == 1
 
     def test_a_setting_that_cannot_be_used_forgets_nothing(self, settings):
-        settings.OSVI["default"]["KEEP_TEXTS"] = "90"
+        settings.OSVI["default"]["TEXT_RETENTION_DAYS"] = "90"
         self.add(1_000)
         with pytest.raises(InvalidSetting):
             forget_texts()
@@ -697,7 +780,7 @@ class TestForgetContext:
         assert forget_texts() == 1
         session.refresh_from_db()
         assert context_of(session) == ["told by OSVI", "a", "a"]
-        settings.OSVI["default"]["KEEP_TEXTS"] = 5
+        settings.OSVI["default"]["TEXT_RETENTION_DAYS"] = 5
         assert forget_texts() == 1
         session.refresh_from_db()
         assert context_of(session) == ["told by OSVI"]
@@ -712,7 +795,7 @@ class TestForgetContext:
     def test_each_session_is_read_alone_however_many_they_are(
         self, mirrored, monkeypatch, django_assert_max_num_queries
     ):
-        monkeypatch.setattr(support, "_CHUNK", 10)
+        monkeypatch.setattr(retention, "_CHUNK", 10)
         sessions = [mirrored(customer_id=f"+{number}") for number in range(25)]
         for session in sessions:
             inject_context(session, "a")

@@ -1,8 +1,22 @@
-"""The fixture points the default account at a running sandbox, for one test."""
+"""What the plugin does for tests: a sandbox for one of them, and no call to other machines."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 import requests
 from django.conf import settings as django_settings
+
+from osvi_django.client import OSVIClient
+from osvi_django.client.connections import NetworkRefused
+from osvi_django.exceptions import OSVIError, OSVINotConfigured
+from osvi_django.models import ChatSession, CloseAttempt
+from osvi_django.network import refusals
+from osvi_django.services import close_session
+from osvi_django.services.jobs import create_close_job, run_close_job
+from osvi_django.testing.factories import ChatSessionFactory
+from tests.wire import RawServer, closed
 
 pytest_plugins = ["pytester"]
 
@@ -25,14 +39,14 @@ def configured(settings):
 
 
 def test_what_else_is_configured_stays(configured, osvi_sandbox, settings):
-    assert {
-        "default": {
-            "API_TOKEN": osvi_sandbox.token,
-            "BASE_URL": osvi_sandbox.url,
-            "READ_TIMEOUT": 2,
-        },
-        "second": {"API_TOKEN": "token-of-another"},
-    } == settings.OSVI
+    default = dict(settings.OSVI["default"])
+    assert not default.pop("SPOOL_DIR").exists()
+    assert default == {
+        "API_TOKEN": osvi_sandbox.token,
+        "BASE_URL": osvi_sandbox.url,
+        "READ_TIMEOUT": 2,
+    }
+    assert settings.OSVI["second"] == {"API_TOKEN": "token-of-another"}
     assert osvi_sandbox.token == "sandbox-token-16"
 
 
@@ -76,4 +90,208 @@ def test_the_sandbox_ends_with_its_test(pytester):
         """
     )
     result = pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:django")
+    result.assert_outcomes(passed=2)
+
+
+# 192.0.2.0/24 is for documentation: no packet to it arrives anywhere.
+CLIENT = """
+    import threading
+    from contextlib import suppress
+    import pytest
+    from osvi_django.client import NetworkRefused, OSVIClient
+    from osvi_django.exceptions import OSVIUnreachable
+
+    URL = "https://192.0.2.1"
+
+    def close(url=URL):
+        client = OSVIClient(token="a" * 16, base_url=url, connect_timeout=0.05, deadline=0.2)
+        return client.close_session("s-1", agent_uuid="agent_1")
+"""
+
+
+@pytest.fixture
+def run(pytester):
+    """Run tests with a pytest of their own, with the plugin found by its entry point."""
+
+    def _run(tests, ini=""):
+        pytester.makepyfile(CLIENT + tests)
+        pytester.makefile(".ini", pytest=f"[pytest]\n{ini}")
+        return pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:django")
+
+    return _run
+
+
+@pytest.mark.parametrize(
+    "url", ["https://192.0.2.1", "https://api.osvi.ai", "https://[2001:db8::1]"]
+)
+def test_a_call_to_another_machine_fails_the_test_and_says_how_to_allow_it(run, url):
+    result = run(
+        f"""
+    def test_one():
+        close("{url}")
+    """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*nothing was sent*@pytest.mark.osvi_allow_network*"])
+    result.stdout.fnmatch_lines(["*osvi_allow_network = true*"])
+
+
+def test_a_call_that_is_made_by_a_fixture_is_refused(run):
+    result = run(
+        """
+    @pytest.fixture
+    def closed():
+        return close()
+
+    def test_one(closed):
+        pass
+    """
+    )
+    result.assert_outcomes(errors=1)
+
+
+ALLOWED = """
+    def test_one():
+        with pytest.raises(OSVIUnreachable):
+            close()
+"""
+
+
+MARK = "\n    @pytest.mark.osvi_allow_network"
+
+
+def test_a_test_that_is_marked_may_call(run):
+    run(
+        "\n    @pytest.mark.osvi_allow_network" + ALLOWED, "addopts = --strict-markers"
+    ).assert_outcomes(passed=1)
+
+
+def test_the_mark_of_one_test_is_not_that_of_the_next(run):
+    run(MARK + ALLOWED + ALLOWED.replace("test_one", "test_two")).assert_outcomes(
+        passed=1, failed=1
+    )
+
+
+def test_the_option_allows_all_tests(run):
+    run(ALLOWED, "osvi_allow_network = true").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        # As a view or a sweep does.
+        """
+    import contextlib
+
+    def test_one():
+        exec(compile("with suppress(Exception): close()", "host.py", "exec"))
+    """,
+        """
+    def test_one():
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+
+    exec(compile("def run():\\n with suppress(Exception): close()", "host.py", "exec"))
+    """,
+    ],
+    ids=["handled", "thread"],
+)
+def test_a_refusal_that_other_code_handles_fails_the_test(run, tests):
+    result = run(tests)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*osvi_allow_network*"])
+
+
+def test_a_refusal_that_the_test_expects_is_no_failure(run):
+    expected = ALLOWED.replace("OSVIUnreachable", "Exception")
+    run(expected).assert_outcomes(passed=1)
+
+
+def test_a_run_inside_a_run_leaves_the_outer_limit_in_place(run):
+    run(ALLOWED, "osvi_allow_network = true").assert_outcomes(passed=1)
+    assert os.environ["OSVI_LOOPBACK_ONLY"] == "1"
+    with pytest.raises(NetworkRefused):
+        refused_call()
+
+
+def refused_call(**options):
+    options = {"base_url": "https://192.0.2.1", **options}
+    return OSVIClient(token="a" * 16, **options).close_session("s-1", agent_uuid="agent_1")
+
+
+def test_a_program_that_a_test_starts_is_refused_other_machines_too():
+    program = (
+        "from osvi_django.client import OSVIClient\n"
+        "client = OSVIClient(token='a' * 16, base_url='https://192.0.2.1')\n"
+        "client.close_session('s-1', agent_uuid='agent_1')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "nothing was sent" in result.stderr
+    assert "Unset the environment variable OSVI_LOOPBACK_ONLY" in result.stderr
+
+
+def test_a_proxy_on_this_machine_leads_to_no_other_machine(monkeypatch):
+    with RawServer(closed()) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        with pytest.raises(NetworkRefused, match=r"192\.0\.2\.1"):
+            refused_call()
+        assert proxy.connections == 0
+
+
+def test_a_proxy_elsewhere_is_not_asked(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://192.0.2.7:3128")
+    with pytest.raises(NetworkRefused, match=r"192\.0\.2\.7"):
+        refused_call(base_url="https://osvi.invalid")
+
+
+@pytest.fixture
+def session(settings, db):
+    settings.OSVI = {"default": {"API_TOKEN": "token-of-the-host", "BASE_URL": "https://192.0.2.1"}}
+    return ChatSessionFactory(session_id="s-1", agent__uuid="agent_1", customer_id="+15551112222")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_session_whose_close_is_refused_is_as_it_was(session):
+    with pytest.raises(NetworkRefused) as caught:
+        close_session(session)
+    session.refresh_from_db()
+    assert (session.status, session.claim) == (ChatSession.Status.ACTIVE, None)
+    assert session.attempts.get().outcome == CloseAttempt.Outcome.NOT_SENT
+    assert isinstance(caught.value, OSVINotConfigured)
+    assert not isinstance(caught.value, OSVIError)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_job_whose_closes_are_refused_pauses_with_its_sessions_as_they_were(session):
+    job = create_close_job([session], start=False)
+    job = run_close_job(job.pk)
+    refusals.clear()  # else this test would fail by them, as it should
+    session.refresh_from_db()
+    assert (session.status, job.succeeded, job.is_finished) == ("active", 0, False)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_view_that_is_refused_answers_so_and_is_noticed(session, api):
+    response = api.post("/api/osvi/sessions/s-1/close/", {}, format="json")
+    assert response.status_code == 503
+    assert [error.host for error in refusals] == ["192.0.2.1"]
+    refusals.clear()
+
+
+def test_a_wait_that_osvi_asks_for_ends_with_the_test(run):
+    result = run(
+        """
+    from osvi_django.exceptions import OSVIThrottled
+    from osvi_django.client.throttle import throttle_for
+
+    @pytest.mark.parametrize("again", [False, True])
+    def test_one(again):
+        throttle = throttle_for("default", URL, 1)
+        assert throttle.seconds_of_retry_after == 0
+        throttle.record_failure(1e12, OSVIThrottled("Busy.", retry_after=300))
+        assert throttle.seconds_of_retry_after > 0
+    """
+    )
     result.assert_outcomes(passed=2)

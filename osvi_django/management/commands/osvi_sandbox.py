@@ -1,4 +1,4 @@
-"""``manage.py osvi_sandbox``: an OSVI to try things on, with no account and no network."""
+"""``manage.py osvi_sandbox``: a test server for OSVI, without an account or a network."""
 
 from __future__ import annotations
 
@@ -7,38 +7,43 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils.translation import gettext as _
 
+from osvi_django.management.output import OSVICommand
 from osvi_django.testing.sandbox import OSVISandbox
 from osvi_django.testing.sessions import SandboxSession
 
 
-class Command(BaseCommand):
+class Command(OSVICommand):
     """Serve a sandbox OSVI until Ctrl-C."""
 
-    help = _("Serve a sandbox OSVI on this machine until Ctrl-C.")
-    # It needs neither a database nor a valid OSVI setting: it is where these are tried out.
+    help = _("Run a sandbox OSVI on this machine until you press Ctrl-C.")
+    # It needs neither a database nor a valid OSVI setting: it is used to try these out.
     requires_system_checks: list[str] = []
+    must_be_read = True
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         parser.add_argument("--host", default="127.0.0.1", help=_("Default: 127.0.0.1."))
         parser.add_argument(
-            "--port", type=int, default=8800, help=_("Default: 8800; 0 takes any free port.")
+            "--port", type=int, default=8800, help=_("Default: 8800. 0 picks a free port.")
         )
         parser.add_argument(
-            "--token", default="sandbox-token-16", help=_("The API token that it accepts.")
+            "--token", default="sandbox-token-16", help=_("The API token that the sandbox accepts.")
         )
         parser.add_argument(
-            "--latency", type=float, default=0.0, help=_("Seconds that a close takes.")
+            "--latency", type=float, default=0.0, help=_("How many seconds a close takes.")
         )
         parser.add_argument(
-            "--sessions", type=int, default=24, help=_("How many chat sessions to begin with.")
+            "--sessions",
+            type=int,
+            default=24,
+            help=_("How many chat sessions to create at the start."),
         )
 
     def handle(self, **options: Any) -> None:
-        """Start, say where, and wait."""
+        """Start the server, print its address, and wait."""
         check_host(options["host"])
         osvi = OSVISandbox(**{name: options[name] for name in ("host", "port", "token", "latency")})
         sessions = osvi.seed(max(options["sessions"], 0))
@@ -53,20 +58,22 @@ class Command(BaseCommand):
         try:
             osvi.start()
         except (OSError, OverflowError) as error:  # the latter for a port above 65535
-            message = _("Port %(port)s cannot be used (%(error)s). Name another, or any: --port 0")
+            message = _(
+                "Port %(port)s cannot be used (%(error)s). Use another port, or --port 0 for any "
+                "free port."
+            )
             raise CommandError(message % {"port": osvi.port, "error": error}) from error
 
     def _introduce(self, osvi: OSVISandbox, sessions: Iterable[SandboxSession]) -> None:
-        self.stdout.write(_("OSVI sandbox at %(url)s") % {"url": osvi.url})
-        self.stdout.write(_("API token: %(token)s") % {"token": osvi.token})
+        self.say(_("OSVI sandbox at %(url)s") % {"url": osvi.url})
+        self.say(_("API token: %(token)s") % {"token": osvi.token})
         for chat in sessions:
-            self.stdout.write(f"{chat.id}  {chat.agent_uuid}  {chat.customer_id}  {chat.status}")
-        self.stdout.write(_("Ctrl-C stops it."))
-        self.stdout.flush()  # who reads this through a pipe waits for it
+            self.say(f"{chat.id}  {chat.agent_uuid}  {chat.customer_id}  {chat.status}")
+        self.say(_("Press Ctrl-C to stop."))
 
 
 def wait_for_interrupt() -> None:
-    """Return on Ctrl-C."""
+    """Wait for Ctrl-C."""
     try:
         while True:
             time.sleep(3600)
@@ -75,11 +82,11 @@ def wait_for_interrupt() -> None:
 
 
 def check_host(host: str) -> None:
-    """Refuse an address that others can reach: the sandbox is no server for a network."""
+    """Refuse an address that others can reach: the sandbox is not meant for a network."""
     try:
         local = host == "localhost" or IPv4Address(host).is_loopback
     except ValueError:
         local = False
     if not local:
-        message = _("The sandbox serves this machine only, not %(host)s: use --host 127.0.0.1")
+        message = _("The sandbox can serve only this machine, not %(host)s: use --host 127.0.0.1")
         raise CommandError(message % {"host": host})

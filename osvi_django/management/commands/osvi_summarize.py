@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils.translation import gettext as _
 
 from osvi_django.conf import InvalidSetting
+from osvi_django.management.output import OSVICommand
 from osvi_django.services.summaries import Summarized, summarize_missing
 
 
-class Command(BaseCommand):
-    """For cron, and once after ``SUMMARIZER`` was set."""
+class Command(OSVICommand):
+    """Write missing summaries: from cron, and once after ``SUMMARIZER`` was set."""
 
-    help = _("Have the setting SUMMARIZER write the summaries that closed chat sessions lack.")
+    help = _("Write the missing summaries of closed chat sessions with the setting SUMMARIZER.")
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Whether to ask for once more what the function had nothing to say of."""
+        """Declare whether to ask again for sessions for which the function returned nothing."""
         parser.add_argument(
             "--again",
             action="store_true",
-            help=_("Also sessions of which SUMMARIZER had nothing to say before."),
+            help=_("Include sessions for which SUMMARIZER returned no text before."),
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Summarize all, and fail where some failed."""
+        """Summarize all, and fail if some failed."""
         counts: Counter[str] = Counter()
         try:
             for found in summarize_missing(again=options["again"]):
@@ -34,17 +35,17 @@ class Command(BaseCommand):
                 self._tell(found)
         except InvalidSetting as error:
             raise CommandError(str(error)) from None
-        self.stdout.write(
+        self.say(
             _("%(stored)d stored, %(none)d without a text, %(failed)d failed")
             % {name: counts[name] for name in ("stored", "none", "failed")}
         )
         if counts["failed"]:
-            problem = _("%(failed)d failed: the next run tries these again.")
+            problem = _("%(failed)d failed. The next run tries them again.")
             raise CommandError(problem % {"failed": counts["failed"]})
 
     def _tell(self, found: Summarized) -> None:
         line = f"{found.session.session_id!r}: {_kind(found)}"
-        self.stdout.write(f"{line} ({found.error})" if found.error else line)
+        self.say(f"{line} ({found.error})" if found.error else line)
 
 
 def _kind(found: Summarized) -> str:

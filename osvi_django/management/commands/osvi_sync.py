@@ -1,4 +1,4 @@
-"""``manage.py osvi_sync (--customer ID ... | --open)``: look up at OSVI what is open there."""
+"""``manage.py osvi_sync (--customer ID ... | --open)``: look up open sessions at OSVI."""
 
 from __future__ import annotations
 
@@ -8,60 +8,67 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import InterfaceError, OperationalError
 from django.utils.translation import gettext as _
 
-from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, account_aliases
-from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, describe
-from osvi_django.management.periods import read_period
+from osvi_django.conf import DEFAULT_ACCOUNT
+from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, message_for_code
+from osvi_django.management.durations import read_period
+from osvi_django.management.loop import STOPPED, stop_on_signals
+from osvi_django.management.output import OSVICommand
 from osvi_django.management.progress import progress
-from osvi_django.management.watching import STOPPED, stop_on_signals
-from osvi_django.services.mirroring import is_storable_id, sync_customer
-from osvi_django.services.syncing import SyncProgress, sync_open
+from osvi_django.services.mirroring import look_up_customer
+from osvi_django.services.mirroring.sync import SyncProgress, sync_open
+from osvi_django.validation import account_problem, id_problem
 
 SOME_FAILED: Final = 1
 WRONG_ARGUMENTS: Final = 2
 
 
-class Command(BaseCommand):
-    """With ``--open`` for cron: OSVI tells of no change by itself."""
+class Command(OSVICommand):
+    """Look up sessions, from cron with ``--open``: OSVI does not notify us of changes."""
 
-    help = _("Look up at OSVI which chat sessions are open, and mirror them.")
+    help = _("Look up at OSVI which chat sessions are open, and store them here.")
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Declare whom to ask about."""
+        """Declare the arguments for whom to look up."""
         parser.epilog = _(
-            "Exit codes: 0, all were looked up. 1, some were not. 2, the arguments are wrong. "
-            "130, stopped by Ctrl-C or SIGTERM."
+            "Exit codes: 0, all were looked up. 1, some could not be looked up. 2, the arguments "
+            "are wrong. 130, stopped by Ctrl-C or SIGTERM."
         )
         parser.add_argument(
             "--customer",
             nargs="+",
             action="extend",
             metavar="ID",
-            help=_("What these customers have open."),
+            help=_("Look up the open sessions of these customers."),
         )
         parser.add_argument(
-            "--account", help=_("The account to ask, with --customer. Default: default.")
+            "--account", help=_("With --customer: the OSVI account. Default: default.")
         )
         parser.add_argument(
-            "--open", action="store_true", help=_("All that is believed open here, by customer.")
+            "--open",
+            action="store_true",
+            help=_("Look up the customers of all sessions that are open on this site."),
         )
         parser.add_argument(
             "--older-than",
             metavar="TIME",
-            help=_("With --open: what was not looked up for 30s, 90m, 12h, 7d or 2w."),
+            help=_(
+                "With --open: only sessions not looked up for this long, for example 30s, 90m, "
+                "12h, 7d or 2w."
+            ),
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Look up, and fail where something could not be."""
+        """Look up the sessions, and fail if some could not be looked up."""
         if bool(options["customer"]) == options["open"]:
-            raise _wrong(_("Name customers, or use --open, and not both: see --help."))
+            raise _wrong(_("Give either customers or --open. See --help."))
         if options["older_than"] is not None and not options["open"]:
-            raise _wrong(_("--older-than goes with --open."))
+            raise _wrong(_("--older-than can be used only with --open."))
         if options["account"] is not None and options["open"]:
-            raise _wrong(_("--account goes with --customer."))
+            raise _wrong(_("--account can be used only with --customer."))
         if options["open"]:
             self._sync_open(options["older_than"])
         else:
@@ -73,47 +80,45 @@ class Command(BaseCommand):
         failed = sum(not self._sync_customer(customer, account) for customer in asked)
         if failed:
             problem = _("%(failed)d of %(total)d customers could not be looked up.")
-            told = {"failed": failed, "total": len(asked)}
-            raise CommandError(problem % told, returncode=SOME_FAILED)
+            values = {"failed": failed, "total": len(asked)}
+            raise CommandError(problem % values, returncode=SOME_FAILED)
 
     def _sync_customer(self, customer: str, account: str) -> bool:
         try:
-            sessions = sync_customer(customer, account=account, door="command")
+            sessions = look_up_customer(customer, account=account, via="command").sessions
         except (OSVIError, OSVINotConfigured) as error:
-            self.stderr.write(f"{customer!r}: {error}")
+            self.complain(f"{str(customer)!r}: {error}")
             return False
         for session in sessions:
-            self.stdout.write(f"{session.session_id!r}  {session.status}  {session.mode}")
-        self.stdout.write(_("%(number)d open") % {"number": len(sessions)})
+            self.say(f"{session.session_id!r}  {session.status}  {session.mode}")
+        self.say(_("%(number)d open") % {"number": len(sessions)})
         return True
 
     def _sync_open(self, older_than: str | None) -> None:
         period = None if older_than is None else _period(older_than)
         with stop_on_signals(self.stderr) as stopped:
             done = self._run(period, stopped)
-        self.stdout.write(_line(done))
+        self.say(_line(done))
         for account, code in done.troubles.items():
-            self.stderr.write(f"{account}: {describe(code, is_close=False)}")
+            self.complain(f"{account}: {message_for_code(code, is_close=False)}")
         _fail_unless_done(done, is_stopped=stopped.is_set())
 
     def _run(self, period: timedelta | None, stopped: threading.Event) -> SyncProgress:
         begun, unit = SyncProgress(), _("customers")
         try:
             with progress(begun, self.stderr, line=_line, unit=unit, beside=["failed"]) as report:
-                return sync_open(
-                    older_than=period, stop=stopped, on_progress=report, door="command"
-                )
+                return sync_open(older_than=period, stop=stopped, on_progress=report, via="command")
         except InvalidInput as error:
             raise _wrong(str(error)) from None
         except (OperationalError, InterfaceError) as error:
-            problem = _("The database is away: %(kind)s") % {"kind": type(error).__name__}
+            problem = _("The database is unavailable: %(kind)s") % {"kind": type(error).__name__}
             raise CommandError(problem, returncode=SOME_FAILED) from error
 
 
 def _line(done: SyncProgress) -> str:
     return _(
         "%(looked_up)d of %(total)d customers looked up, %(failed)d failed, %(left)d left; "
-        "%(without_customer)d sessions have no customer to ask by"
+        "%(without_customer)d sessions have no customer id"
     ) % {
         "looked_up": done.looked_up,
         "total": done.total,
@@ -124,26 +129,28 @@ def _line(done: SyncProgress) -> str:
 
 
 def _require(customers: list[str], account: str) -> None:
-    """Refuse what cannot be asked about, before anything is asked."""
+    """Raise an error for invalid arguments before OSVI is asked."""
     for customer in customers:
-        if not is_storable_id(customer):
-            raise _wrong(_("--customer %(id)r is no id of a customer.") % {"id": customer})
-    with suppress(InvalidSetting):  # which the service tells
-        if account not in account_aliases():
-            raise _wrong(_('OSVI has no account "%(account)s".') % {"account": account})
+        if problem := id_problem(customer):
+            raise _wrong(f"--customer {str(customer)!r}: {problem}")
+    with suppress(OSVINotConfigured):  # the service reports it
+        if problem := account_problem(account):
+            raise _wrong(problem)
 
 
 def _period(text: str) -> timedelta:
     if found := read_period(text):
         return found
-    raise _wrong(_("--older-than takes a time such as 30s, 90m, 12h, 7d or 2w, above zero."))
+    raise _wrong(_("--older-than needs a duration above zero, such as 30s, 90m, 12h, 7d or 2w."))
 
 
 def _fail_unless_done(done: SyncProgress, *, is_stopped: bool) -> None:
     if is_stopped and done.left:
-        raise CommandError(_("Stopped: run it again, with --older-than."), returncode=STOPPED)
+        raise CommandError(
+            _("Stopped. To continue, run it again with --older-than."), returncode=STOPPED
+        )
     if done.failed or done.left:
-        problem = _("Not all could be looked up: the log says why.")
+        problem = _("Some customers could not be looked up. See the log for details.")
         raise CommandError(problem, returncode=SOME_FAILED)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 
-TURN = 3.0  # seconds
+TIME_SLICE = 3.0  # seconds
 
 
 class SupportConfig(AppConfig):
@@ -16,4 +16,4 @@ class SupportConfig(AppConfig):
         """Nothing of this package can be imported before."""
         from osvi_django import executors  # noqa: PLC0415
 
-        executors.TURN = TURN
+        executors.TIME_SLICE = TIME_SLICE

@@ -1,11 +1,11 @@
 from celery import shared_task
 
-from osvi_django.executors import take_turn, tasks_for
+from osvi_django.executors import run_for, tasks_for
 
 
 @shared_task(ignore_result=True, acks_late=True, reject_on_worker_lost=True)
 def close_sessions(job_id):
-    wait = take_turn(job_id)
+    wait = run_for(job_id)
     if wait is not None:
         close_sessions.apply_async((job_id,), countdown=wait)
 

@@ -1,0 +1,152 @@
+"""The attempts and the activity of a session, in pages."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from django.contrib import admin
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponseBase
+from django.urls import URLPattern
+from django.utils.translation import gettext_lazy as _
+
+from osvi_django.admin.activity import thread_of
+from osvi_django.admin.base import AskingViews
+from osvi_django.admin.bounded import BoundedAdmin
+from osvi_django.admin.mixins import ReadOnlyRows
+from osvi_django.admin.pages import Way
+from osvi_django.admin.pagination import CappedPaginator
+from osvi_django.admin.sources import DoorShown
+from osvi_django.models import ChatSession, CloseAttempt
+from osvi_django.services.permissions import may_operate, may_read_summary
+from osvi_django.services.selectors import attempts
+
+ATTEMPTS_SHOWN: Final = 20
+
+
+def without_answers(journal: QuerySet[CloseAttempt]) -> QuerySet[CloseAttempt]:
+    """Return these without their raw answers, each of which may be a megabyte.
+
+    These also hold what only readers of summaries may see.
+    """
+    # Each row's name includes its session, which is the same one for all of them.
+    rows = journal.select_related("requested_by", "session")
+    return rows.defer("answer", "answer_bytes", "session__metadata")
+
+
+class AttemptColumns(DoorShown):
+    """The columns of an attempt."""
+
+    columns = ("started_at", "kind", "asker", "via_shown", "outcome", "error_reason", "note_shown")
+
+    @admin.display(description=_("closed by"))
+    def asker(self, attempt: CloseAttempt) -> str | None:
+        """Return the name of the user, without a link to their page, which few may see."""
+        name = attempt.requested_by or attempt.requester
+        return str(name) if name else None
+
+    @admin.display(description=_("note"), ordering="note")
+    def note_shown(self, attempt: CloseAttempt) -> str:
+        """Return the note, or why OSVI closed the session without being asked to."""
+        return attempt.note or attempt.get_reason_display()
+
+
+class CloseAttempts(ReadOnlyRows, AttemptColumns, BoundedAdmin):
+    """The list of one session's attempts; ``ChatSessionAdmin`` makes one for each request.
+
+    It is not registered: users who may see the session may see its attempts.
+    """
+
+    list_display = AttemptColumns.columns
+    list_display_links = None
+    list_per_page = 50
+    actions = None
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    paginator = CappedPaginator
+    change_list_template = "admin/osvi_django/session_rows.html"
+
+    class Media:
+        css = {"all": ("osvi_django/admin.css",)}
+
+    def __init__(self, session: ChatSession, site: admin.AdminSite) -> None:
+        super().__init__(CloseAttempt, site)
+        self.session = session
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return True: the page of the session shows these, and has checked the permission."""
+        return True
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[CloseAttempt]:
+        """Return the attempts of this session only."""
+        return without_answers(attempts(self.session))
+
+
+class HistoryViews(AskingViews):
+    """The pages of ``ChatSessionAdmin`` for data that is too long for the page of a session."""
+
+    def own_urls(self) -> list[URLPattern]:
+        """Return the URLs of these pages and of the base classes."""
+        return [
+            self._path("<path:object_id>/attempts", self.attempts_view),
+            self._path("<path:object_id>/thread", self.thread_view),
+            *super().own_urls(),
+        ]
+
+    def attempts_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        """List all attempts to close a session."""
+        session = self._seen(request, object_id)
+        if session is None:
+            return self._say_gone(request, object_id)
+        context = {
+            "title": _("Attempts to close %(session)s") % {"session": session},
+            "original": session,
+            "opts": self.opts,
+        }
+        return CloseAttempts(session, self.admin_site).changelist_view(request, context)
+
+    def thread_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        """Show the messages and actions in a session before the action that ``before`` names."""
+        session = self._seen(request, object_id)
+        if session is None:
+            return self._say_gone(request, object_id)
+        user = request.user
+        is_readable = may_operate(user, session) or may_read_summary(user, session)
+        before = request.GET.get("before", "")
+        return self._page(
+            request,
+            "chatsession/thread_page.html",
+            title=_("Activity in %(session)s") % {"session": session},
+            original=session,
+            thread=thread_of(session, is_readable=is_readable, before=before),
+            back=self._page_after(request, session),
+        )
+
+    def get_formset_kwargs(
+        self, request: HttpRequest, obj: Any, inline: Any, prefix: str
+    ) -> dict[str, Any]:
+        """Limit the attempts on the page of a session to the newest ones."""
+        kwargs: dict[str, Any] = super().get_formset_kwargs(request, obj, inline, prefix)
+        if inline.model is CloseAttempt and obj.pk is not None:
+            newest = attempts(obj).values_list("pk", flat=True)[:ATTEMPTS_SHOWN]
+            kwargs["queryset"] = kwargs["queryset"].filter(pk__in=list(newest))
+        return kwargs
+
+    def way_to_attempts(self, session: ChatSession) -> list[Way]:
+        """Return the link to all attempts, if the page of the session does not have all of them."""
+        if not attempts(session).order_by()[ATTEMPTS_SHOWN : ATTEMPTS_SHOWN + 1].exists():
+            return []
+        return [
+            Way(label=_("All attempts to close this chat"), url=self.url_to("attempts", session.pk))
+        ]
+
+    def _seen(self, request: HttpRequest, object_id: str) -> ChatSession | None:
+        """Return the session, if it exists and this user may see or operate it."""
+        session: ChatSession | None = self.get_object(request, unquote(object_id))
+        if self.has_view_permission(request, session):
+            return session
+        if self.has_operate_permission(request, session):
+            return session
+        raise PermissionDenied

@@ -1,0 +1,53 @@
+"""What the views of ``ChatSessionAdmin`` that call OSVI have in common."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
+from django.urls import URLPattern
+from django.utils.text import Truncator
+from django.utils.translation import gettext_lazy as _
+
+from osvi_django.admin.pages import OwnPages
+from osvi_django.database import non_atomic
+from osvi_django.models import ChatSession
+from osvi_django.services.permissions import may_operate
+from osvi_django.validation import ID_MAX_LENGTH
+
+# The views that call OSVI, by the ends of their names.
+_ASKING: Final = ("_close", "_mark", "_review", "_changelist", "_desk", "_lookup", "_start")
+
+
+class AskingViews(OwnPages):
+    """Views in addition to the admin's own, outside any transaction."""
+
+    def get_urls(self) -> list[URLPattern]:
+        """Return the admin's URLs and ours; those that call OSVI run outside any transaction."""
+        urls = super().get_urls()
+        for pattern in urls:
+            if pattern.name and pattern.name.endswith(_ASKING):
+                pattern.callback = non_atomic(pattern.callback)
+        return urls
+
+    def has_operate_permission(self, request: HttpRequest, obj: ChatSession | None = None) -> bool:
+        """Return whether to offer to look up, start and operate; the services check again."""
+        return may_operate(request.user, obj)
+
+    def _page_after(self, request: HttpRequest, session: ChatSession) -> str:
+        if self.has_view_permission(request, session):
+            return self.url_to("change", session.pk)
+        if self.has_operate_permission(request, session):
+            return self.url_to("desk", session.pk)
+        return self.url_of_index()
+
+    def _key_of(self, name: str, session: ChatSession | None = None) -> str:
+        """Return the key under which the texts typed into one of these pages are stored."""
+        return f"{self.opts.label_lower}:{name}:{session.pk if session else ''}"
+
+    def _say_gone(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        sentence = _("There is no chat session “%(key)s”. It may have been deleted.")
+        shown = Truncator(object_id).chars(ID_MAX_LENGTH)
+        self.message_user(request, sentence % {"key": shown}, messages.WARNING)
+        return HttpResponseRedirect(self.url_of_index())

@@ -1,0 +1,145 @@
+"""Review unreliable answers: staff read one, and may use its text as the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, Final
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern
+from django.utils.html import format_html
+from django.utils.text import Truncator
+from django.utils.translation import gettext_lazy as _
+
+from osvi_django.admin.closing import CloseViews
+from osvi_django.admin.deletion import redirect_to_itself
+from osvi_django.admin.forms import ReviewForm
+from osvi_django.admin.kept import drop, keep, keep_words, posted, take
+from osvi_django.admin.messages import StaffMessage, told_of_review
+from osvi_django.admin.pages import Way, admin_of
+from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
+from osvi_django.services import selectors
+from osvi_django.services.recovery.reviewing import (
+    can_take_summary,
+    is_reviewable,
+    review_of,
+    reviewable_attempts,
+    take_reviewed_summary,
+)
+
+CHARACTERS_SHOWN: Final = 100_000
+
+LABEL: Final = _("Review OSVI's answer")
+
+
+class ReviewViews(CloseViews):
+    """The page of ``ChatSessionAdmin`` for one stored answer."""
+
+    def own_urls(self) -> list[URLPattern]:
+        """Return the URL of this page and those of the base classes."""
+        route = "<path:object_id>/attempts/<int:attempt_id>/review"
+        return [self._path(route, self.review_view), *super().own_urls()]
+
+    def review_view(
+        self, request: HttpRequest, object_id: str, attempt_id: int
+    ) -> HttpResponseBase:
+        """Show a stored answer (GET), and take the summary from it (POST)."""
+        session = self.get_object(request, unquote(object_id))
+        if not self.has_close_permission(request, session):
+            raise PermissionDenied
+        if session is None:
+            return self._say_gone(request, object_id)
+        attempt = selectors.attempts(session).filter(pk=attempt_id).first()
+        if attempt is None or not is_reviewable(attempt):
+            sentence = _("This attempt has no answer to review.")
+            self.message_user(request, sentence, messages.WARNING)
+            return HttpResponseRedirect(self._page_after(request, session))
+        attempt.session = session
+        page = self._key_of(f"review-{attempt.pk}", session)
+        if request.method != "POST":
+            return self._review(request, attempt, page)
+        return self._take_summary(request, attempt, page)
+
+    def _review(self, request: HttpRequest, attempt: CloseAttempt, page: str) -> TemplateResponse:
+        review = review_of(attempt)
+        session = attempt.session
+        form = take(request, page).fill(ReviewForm(initial={"text": review.summary}))
+        return self._page(
+            request,
+            "chatsession/review.html",
+            title=_("OSVI's answer to review"),
+            form=form if can_take_summary(session) else None,
+            review=review,
+            shown=Truncator(review.text).chars(CHARACTERS_SHOWN),
+            attempt=attempt,
+            original=session,
+            is_unconfirmed=session.status != ChatSession.Status.CLOSED,
+            back=self._page_after(request, session),
+        )
+
+    def _take_summary(
+        self, request: HttpRequest, attempt: CloseAttempt, page: str
+    ) -> HttpResponseBase:
+        session = attempt.session
+        form = ReviewForm(posted(request))
+        if not (request.POST.get("post") and form.is_valid()):
+            keep(request, page, form)
+            return redirect_to_itself(request)
+        words = {"text": form.cleaned_data["text"], "note": form.cleaned_data["note"]}
+        act = partial(self._take_text, attempt, words["text"])
+        told = self._do(request, session, words["note"], act)
+        self.message_user(request, told.sentence, told.level)
+        if told.level == messages.ERROR:
+            keep_words(request, page, words)
+        else:
+            drop(request, page)
+        return HttpResponseRedirect(self._page_after(request, session))
+
+    def _take_text(
+        self, attempt: CloseAttempt, text: str, request: HttpRequest, _of: ChatSession, note: str
+    ) -> StaffMessage:
+        take_reviewed_summary(attempt, text=text, requested_by=request.user, via="admin", note=note)
+        return told_of_review()
+
+    def ways_to_review(self, session: ChatSession) -> Iterator[Way]:
+        """Yield the link to the newest answer to review, if its text may be used."""
+        if not can_take_summary(session):
+            return
+        for attempt in reviewable_attempts(session)[:1]:
+            url = self.url_to("review", session.pk, attempt.pk)
+            yield Way(label=LABEL, url=url)
+
+
+class AnswerLinked:
+    """A column for attempts: the link to an answer to review."""
+
+    admin_site: admin.AdminSite
+
+    @admin.display(description=_("answer"), empty_value="-")
+    def answer_linked(self, attempt: CloseAttempt) -> Any:
+        """Return the link, and whether the answer is complete."""
+        sessions = admin_of(self.admin_site, ChatSession, ReviewViews)
+        if sessions is None or not is_reviewable(attempt):
+            return "-"  # Django does not show empty_value in a column of an inline
+        label = _("Incomplete answer") if attempt.answer_incomplete else _("Answer")
+        url = sessions.url_to("review", attempt.session_id, attempt.pk)
+        return format_html('<a href="{}" class="osvi-review">{}</a>', url, label)
+
+
+_SOURCES: Final[Mapping[str, Any]] = {
+    SessionSummary.Source.HOST: _("Written by this site, because OSVI sent no summary."),
+    SessionSummary.Source.REVIEWED: _(
+        "Taken by a colleague from an unreliable answer of OSVI. The attempts below show who did "
+        "it."
+    ),
+}
+
+
+def words_of_source(source: str) -> str:
+    """Return where a summary comes from if not from OSVI; "" if from OSVI."""
+    return str(_SOURCES.get(source, ""))

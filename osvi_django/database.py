@@ -1,0 +1,184 @@
+"""Differences between databases: their clocks, and when two texts are equal; own transactions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partialmethod
+from typing import Any, Final, TypeVar
+
+from django.conf import settings
+from django.db import Error, InterfaceError, OperationalError, connections, transaction
+from django.db.models import Q
+from django.db.models.functions import Length, Now
+from django.db.models.lookups import Exact
+from django.utils import timezone
+
+from osvi_django import clock
+from osvi_django.conf import DEFAULTS, Account, InvalidSetting
+from osvi_django.exceptions import InsideTransaction
+
+
+class DatabaseNow(Now):
+    """The database's clock in UTC, so that no lease ends early because a host's clock is wrong."""
+
+    # NOW() is local time there, an hour off when summer time begins or ends.
+    as_mysql = partialmethod(Now.as_sql, template="UTC_TIMESTAMP(6)")
+
+
+def exact_match(field: str, value: str) -> Q:
+    """Return the condition that a field equals a value in every character.
+
+    The equality finds it by the index; on MariaDB it also finds what differs in case, accents or
+    trailing spaces, which is not meant. ``contains`` is LIKE BINARY there, and a text that contains
+    another and has the same length is equal to it.
+    """
+    same = Q(**{field: value, f"{field}__contains": value})
+    return same & Q(Exact(Length(field), len(value)))
+
+
+_View = TypeVar("_View", bound=Callable[..., Any])
+_Result = TypeVar("_Result")
+
+# The pauses between tries: from the first to the last, doubled each time.
+_FIRST_PAUSE: Final = 0.05  # seconds
+_LAST_PAUSE: Final = 2.0  # seconds
+
+
+def non_atomic(view: _View) -> _View:
+    """Exempt a view from ``ATOMIC_REQUESTS`` on every database, not on the default one alone."""
+    for alias in connections:
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
+
+
+def refuse_inside_transaction(using: str) -> None:
+    """Raise ``InsideTransaction`` if the caller has a transaction open on this database.
+
+    A durable block is the only check that tells a caller's transaction from that of ``TestCase``.
+    """
+    connection = connections[using]
+    if not connection.in_atomic_block:
+        # If autocommit was switched off by hand there is no block, and nothing of ours is
+        # committed.
+        inside = not connection.get_autocommit()
+    else:
+        inside = _is_callers_own(using)
+    if inside:
+        raise InsideTransaction
+
+
+def _is_callers_own(using: str) -> bool:
+    try:
+        with transaction.atomic(using=using, durable=True):
+            return False
+    except RuntimeError:
+        return True
+
+
+def release_connections() -> None:
+    """Close the connections of this thread that are not needed during a slow call.
+
+    Django opens them again for the next query. Those with a transaction open remain, such as that
+    of a ``TestCase``. Django itself never closes an SQLite database in memory.
+    """
+    for connection in connections.all(initialized_only=True):
+        is_open = connection.connection is not None
+        if is_open and not connection.in_atomic_block and connection.get_autocommit():
+            with suppress(Error):  # the connection is gone in any case
+                connection.close()
+
+
+def persist(work: Callable[[], _Result], *, using: str, patience: float) -> _Result:
+    """Run ``work`` in its own transaction, and retry it for up to ``patience`` seconds.
+
+    A deadlock, a lock or a restart of the database is soon over, so each try gets a new connection
+    if the old one cannot be used. ``work`` may run more than once. Raises the database's last
+    error.
+    """
+    ends_at = clock.monotonic() + patience
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            with transaction.atomic(using=using, durable=True):
+                return work()
+        except (OperationalError, InterfaceError):
+            connection = connections[using]
+            # Nothing can be retried in the transaction of a TestCase.
+            if connection.in_atomic_block or clock.monotonic() + pause > ends_at:
+                raise
+            connection.close()
+        time.sleep(pause)
+        pause = min(2 * pause, _LAST_PAUSE)
+
+
+def safe_error_name(error: BaseException) -> str:
+    """Return an error's name for a log: a database error's text may quote a row, or a summary."""
+    cause = error.__cause__
+    name = type(error).__name__
+    return f"{name}: {type(cause).__name__}" if cause is not None else name
+
+
+def to_db_datetime(moment: datetime) -> datetime:
+    """Return the moment as it is; without ``USE_TZ``, naive and in the site's time zone."""
+    if settings.USE_TZ or timezone.is_naive(moment):
+        return moment
+    return timezone.make_naive(moment, timezone.get_default_timezone())
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Return a stored moment with its time zone, which is UTC."""
+    zone = timezone.get_default_timezone()
+    aware = timezone.make_aware(moment, zone) if timezone.is_naive(moment) else moment
+    return aware.astimezone(UTC)
+
+
+def since(moment: datetime, *, using: str) -> timedelta:
+    """Return the time since a moment that was written as ``DatabaseNow`` and read by Django.
+
+    Without ``USE_TZ``, PostgreSQL returns it in the site's time zone, and the others in UTC.
+    """
+    if settings.USE_TZ or connections[using].vendor == "postgresql":
+        return timezone.now() - moment
+    return datetime.now(UTC).replace(tzinfo=None) - moment
+
+
+_T = TypeVar("_T")
+_Key = TypeVar("_Key", bound=Hashable)
+# How long to wait for an unavailable database while there is nothing to lose yet.
+PATIENCE_BEFORE: Final = 2  # seconds
+# How much to write in one statement: MariaDB takes 16 MB, including quotes and escapes.
+_PACKET: Final = 1_000_000  # characters
+
+
+def seconds_to_retry(account: str) -> float:
+    """Return for how many seconds to retry while an unstored answer of this account is here."""
+    try:
+        return Account(account).database_patience
+    except InvalidSetting:
+        # The answer is worth more than an invalid setting.
+        return float(DEFAULTS["DATABASE_RETRY_TIMEOUT"])
+
+
+def grouped(items: Iterable[_T], key: Callable[[_T], _Key]) -> Iterable[tuple[_Key, list[_T]]]:
+    """Return the items in groups by ``key``: one statement writes all that are alike."""
+    parts: dict[_Key, list[_T]] = {}
+    for each in items:
+        parts.setdefault(key(each), []).append(each)
+    return parts.items()
+
+
+def packets(texts: Iterable[tuple[_T, str]]) -> Iterator[list[tuple[_T, str]]]:
+    """Yield the texts in parts that can each be written in one statement."""
+    packet: list[tuple[_T, str]] = []
+    size = 0
+    for each in texts:
+        size += len(each[1])
+        if packet and size > _PACKET:
+            yield packet
+            packet, size = [], len(each[1])
+        packet.append(each)
+    if packet:
+        yield packet

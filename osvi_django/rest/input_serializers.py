@@ -1,0 +1,229 @@
+"""The bodies and query strings of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC
+from typing import Any, Final
+
+from django.http import QueryDict
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+from rest_framework import ISO_8601, serializers
+from rest_framework.settings import api_settings
+from rest_framework.versioning import QueryParameterVersioning
+
+from osvi_django.models import ChatSession, CloseJobItem
+from osvi_django.rest.fields import (
+    FIELDS_OF_COMMANDS,
+    AwareDateTimeField,
+    CommandField,
+    CustomerField,
+    IdField,
+    IdListField,
+    JSONObjectField,
+    MessageField,
+    NoteField,
+    StatusField,
+    StrictBooleanField,
+)
+from osvi_django.rest.pagination import ByKey
+
+# How many unknown keys an error names.
+_MOST_NAMED: Final = 5
+
+
+class StrictSerializer(serializers.Serializer[Any]):
+    """Refuse unknown fields: a misspelt one would be ignored silently."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Return the values, or raise errors."""
+        if isinstance(data, dict) and (unknown := [key for key in data if not self._knows(key)]):
+            problem = _not_known(unknown, self)
+            raise serializers.ValidationError({api_settings.NON_FIELD_ERRORS_KEY: [problem]})
+        return super().to_internal_value(data)
+
+    def known_keys(self) -> list[str]:
+        """Return the keys to name to a caller who uses another."""
+        return list(self.fields)
+
+    def _knows(self, key: object) -> bool:
+        return key in self.known_keys()
+
+
+class EmptySerializer(StrictSerializer):
+    """An empty body."""
+
+
+class CloseSerializer(StrictSerializer):
+    """The body of a close."""
+
+    agent_uuid = IdField(required=False)
+    account = IdField(required=False)
+    note = NoteField()
+
+
+class QuerySerializer(StrictSerializer):
+    """A query string without parameters of ours.
+
+    A key that is given more than once or without a value is an error and is never ignored:
+    otherwise a list of one customer's sessions would become a list of all sessions.
+    """
+
+    def to_internal_value(self, data: QueryDict) -> Any:
+        """Return the values, or raise errors."""
+        if problems := dict(_odd_keys(data)):
+            raise serializers.ValidationError(problems)
+        return super().to_internal_value(data)
+
+    def _knows(self, key: object) -> bool:
+        return super()._knows(key) or key in _taken_by_the_framework()
+
+
+class PageSerializer(QuerySerializer):
+    """A query string of a list that is not filtered."""
+
+    def known_keys(self) -> list[str]:
+        """Return also the keys of a page."""
+        return [*super().known_keys(), ByKey.page_size_query_param, ByKey.cursor_query_param]
+
+
+def _taken_by_the_framework() -> set[str]:
+    """Return the keys of a query string that REST framework itself reads."""
+    versioning: Any = api_settings.DEFAULT_VERSIONING_CLASS
+    by_query = bool(versioning) and issubclass(versioning, QueryParameterVersioning)
+    taken = [api_settings.URL_FORMAT_OVERRIDE, versioning.version_param if by_query else None]
+    return {key for key in taken if key}
+
+
+def _odd_keys(query: QueryDict) -> Iterator[tuple[str, list[Any]]]:
+    for key, values in query.lists():
+        if len(values) > 1:
+            yield key, [_("Give this parameter once.")]
+        elif not values[0].strip():
+            yield key, [_("This parameter has no value: give one or leave it out.")]
+
+
+class SessionFields(StrictSerializer):
+    """The fields of ``SessionFilter``, by which sessions are chosen."""
+
+    status = StatusField(choices=ChatSession.Status.choices, required=False)
+    agent_uuid = IdField(required=False)
+    customer_id = CustomerField(required=False)
+    started_before = AwareDateTimeField(
+        required=False, input_formats=[ISO_8601], default_timezone=UTC
+    )
+    idle_since = AwareDateTimeField(required=False, input_formats=[ISO_8601], default_timezone=UTC)
+
+
+class SessionFilterSerializer(SessionFields, PageSerializer):
+    """The filters of a list of sessions."""
+
+
+class ResultFilterSerializer(PageSerializer):
+    """The filters of the results of a job."""
+
+    outcome = serializers.ChoiceField(choices=CloseJobItem.Outcome.choices, required=False)
+
+
+class BulkFilterSerializer(SessionFields):
+    """A filter for the sessions to close, with at least one key."""
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Check that there is at least one key: an empty filter must not mean all."""
+        if not attrs:
+            raise serializers.ValidationError(_none_of(self))
+        return attrs
+
+
+class BulkCloseSerializer(StrictSerializer):
+    """The sessions to close, by ids or by a filter, and a note."""
+
+    session_ids = IdListField(allow_empty=False, required=False)
+    filter = BulkFilterSerializer(required=False)
+    note = NoteField()
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Check that exactly one of the two is given."""
+        if ("session_ids" in attrs) == ("filter" in attrs):
+            raise serializers.ValidationError(_("Give either session_ids or filter."))
+        return attrs
+
+
+class StartSerializer(StrictSerializer):
+    """The agent and customer of a new session, and what the agent should know."""
+
+    agent_uuid = IdField()
+    customer_id = CustomerField()
+    input_fields = JSONObjectField(required=False)
+    # REST framework removes fields from the class, so this does not hide a property.
+    context = serializers.ListField(child=MessageField(), required=False)  # type: ignore[assignment]
+    account = IdField(required=False)
+    replace = StrictBooleanField()
+
+
+class SyncSerializer(StrictSerializer):
+    """The customer to look up."""
+
+    customer_id = CustomerField()
+    account = IdField(required=False)
+
+
+class SupportSerializer(StrictSerializer):
+    """A command with its fields, or a message for the customer."""
+
+    command = CommandField(required=False)
+    message = MessageField(required=False, allow_blank=True)
+    note = NoteField()
+    agent_uuid = IdField(required=False)
+    account = IdField(required=False)
+    again = StrictBooleanField()
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Check that every field fits the command, and that a message is there if needed."""
+        taken = FIELDS_OF_COMMANDS[attrs.get("command", "")]
+        for name in ("message", "note", "agent_uuid", "account", "again"):
+            if attrs.get(name) and name not in taken:
+                problem = _("This field cannot be used with this command: leave it out.")
+                raise serializers.ValidationError({name: [problem]})
+        if "message" in taken and not attrs.get("message"):
+            problem = _("This field is required.")
+            raise serializers.ValidationError({"message": [problem]})
+        return attrs
+
+
+class ContextSerializer(StrictSerializer):
+    """A fact that the agent should know from now on."""
+
+    context = MessageField()  # type: ignore[assignment]
+    again = StrictBooleanField()
+
+
+class MessageSerializer(StrictSerializer):
+    """What the customer wrote."""
+
+    content = MessageField()
+    again = StrictBooleanField()
+
+
+def _not_known(unknown: Sequence[object], serializer: StrictSerializer) -> str:
+    # As repr() writes them: the keys may hold characters that no response can.
+    first = ", ".join(map(repr, unknown[:_MOST_NAMED]))
+    values = {"unknown": first, "known": ", ".join(serializer.known_keys())}
+    if not values["known"]:
+        problem = ngettext(
+            "%(unknown)s is unknown: leave it out.",
+            "%(unknown)s are unknown: leave them out.",
+            len(unknown),
+        )
+        return problem % values
+    problem = ngettext(
+        "%(unknown)s is unknown: use %(known)s.",
+        "%(unknown)s are unknown: use %(known)s.",
+        len(unknown),
+    )
+    return problem % values
+
+
+def _none_of(serializer: StrictSerializer) -> str:
+    return _("Give at least one of %(known)s.") % {"known": ", ".join(serializer.known_keys())}

@@ -1,0 +1,35 @@
+"""URLs of rows."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from rest_framework.request import Request
+from rest_framework.reverse import reverse
+
+from osvi_django.models import ChatSession, CloseAttempt, CloseJob
+
+# The parameters of our own routes; all others belong to the host.
+_OWN_NAMES: Final = ("session_id", "pk")
+
+
+def session_url(session: ChatSession, request: Request) -> str:
+    """Return the URL of a session."""
+    return _url("session-detail", request, session_id=session.session_id)
+
+
+def attempt_url(attempt: CloseAttempt, request: Request) -> str:
+    """Return the URL of an attempt."""
+    return _url("session-attempt", request, session_id=attempt.session.session_id, pk=attempt.pk)
+
+
+def job_url(name: str, job: CloseJob, request: Request) -> str:
+    """Return the URL of a job, or of a part of it."""
+    return _url(name, request, pk=job.pk)
+
+
+def _url(name: str, request: Request, **names: Any) -> str:
+    """Return a URL below the path at which the host includes our URLs."""
+    here: Any = request.resolver_match
+    hosts = {key: value for key, value in here.kwargs.items() if key not in _OWN_NAMES}
+    return reverse(f"{here.namespace}:{name}", kwargs=hosts | names, request=request)

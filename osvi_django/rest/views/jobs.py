@@ -1,0 +1,154 @@
+"""Close jobs over REST: create, show, cancel and retry them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import router
+from django.db.models import Max, Min, QuerySet
+from django.http import Http404
+from django.utils.translation import gettext as _
+from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.generics import ListAPIView, get_object_or_404
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from osvi_django.models import CloseJob, CloseJobItem
+from osvi_django.rest.fields import current_limit
+from osvi_django.rest.input_serializers import (
+    BulkCloseSerializer,
+    EmptySerializer,
+    PageSerializer,
+    ResultFilterSerializer,
+)
+from osvi_django.rest.output_serializers import JobSerializer, ResultSerializer
+from osvi_django.rest.pagination import ByKey, NewestByKey
+from osvi_django.rest.parsing import validated_body, validated_query
+from osvi_django.rest.responses import accepted, job_body, seconds_to_next_look
+from osvi_django.rest.views.base import OSVIAPIView
+from osvi_django.services.jobs import (
+    cancel_close_job,
+    create_close_job,
+    resume_stalled,
+    retry_close_job,
+    store,
+)
+from osvi_django.services.permissions import visible_jobs
+from osvi_django.services.selectors import SessionFilter, select_matching
+
+
+class BulkCloseView(OSVIAPIView):
+    """``POST sessions/close/`` with ``session_ids`` or ``filter``, and ``note``."""
+
+    permission_classes = (IsAuthenticated,)
+
+    def post(self, request: Request, **kwargs: Any) -> Response:
+        """Create the job: 202, the job, and its URL."""
+        wanted = validated_body(BulkCloseSerializer, request)
+        ids, note = wanted.get("session_ids"), wanted.get("note", "")
+        sessions = ids or self._selected(request, **wanted["filter"])
+        job = create_close_job(sessions, requested_by=request.user, via="rest", note=note)
+        return accepted(job, request)
+
+    def _selected(self, request: Request, **wanted: Any) -> SessionFilter:
+        chosen, limit = SessionFilter(**wanted), current_limit()
+        sessions = select_matching(chosen, requested_by=request.user)
+        if sessions.order_by()[: limit + 1].count() > limit:
+            problem = _(
+                "The filter matches more than %(limit)d chat sessions, the maximum per request."
+            )
+            raise ValidationError({"filter": [problem % {"limit": limit}]})
+        return chosen
+
+
+class JobListView(OSVIAPIView, ListAPIView[CloseJob]):
+    """``GET close-jobs/``: the jobs that the caller may see, newest first."""
+
+    permission_classes = (IsAuthenticated,)
+    pagination_class = NewestByKey
+    serializer_class = JobSerializer
+    query_serializer = PageSerializer
+    filter_backends = ()
+
+    def get_queryset(self) -> QuerySet[CloseJob]:
+        """Return the caller's jobs, or all jobs if the caller may see them."""
+        return _jobs_for(self.request)
+
+
+class JobView(OSVIAPIView):
+    """``GET close-jobs/{id}/``: the progress of a job."""
+
+    permission_classes = (IsAuthenticated,)
+
+    def get(self, request: Request, pk: str, **kwargs: Any) -> Response:
+        """Return the job, and resume it if it has stalled."""
+        job = _job_for(request, pk)
+        response = Response(job_body(job, request))
+        if not job.is_finished:
+            resume_stalled(job)
+            response["Retry-After"] = seconds_to_next_look(job)
+        return response
+
+
+class JobResultsView(OSVIAPIView, ListAPIView[CloseJobItem]):
+    """``GET close-jobs/{id}/results/``: its sessions, filtered by ``outcome``."""
+
+    permission_classes = (IsAuthenticated,)
+    pagination_class = ByKey
+    serializer_class = ResultSerializer
+    query_serializer = ResultFilterSerializer
+    filter_backends = ()
+
+    def get_queryset(self) -> QuerySet[CloseJobItem]:
+        """Return the sessions that match the query string."""
+        wanted = validated_query(ResultFilterSerializer, self.request)
+        items = store.items(_job_for(self.request, self.kwargs["pk"]))
+        return items.filter(pk__range=_ends(items), **wanted)
+
+
+class JobCancelView(OSVIAPIView):
+    """``POST close-jobs/{id}/cancel/``."""
+
+    permission_classes = (IsAuthenticated,)
+
+    def post(self, request: Request, pk: str, **kwargs: Any) -> Response:
+        """Cancel the job: 200 and the job, which may already have been finished."""
+        validated_body(EmptySerializer, request)
+        job = cancel_close_job(_job_for(request, pk), requested_by=request.user)
+        return Response(job_body(job, request))
+
+
+class JobRetryView(OSVIAPIView):
+    """``POST close-jobs/{id}/retry/``."""
+
+    permission_classes = (IsAuthenticated,)
+
+    def post(self, request: Request, pk: str, **kwargs: Any) -> Response:
+        """Create a job of the failed sessions: 202 and the new job."""
+        validated_body(EmptySerializer, request)
+        job = retry_close_job(_job_for(request, pk), requested_by=request.user, via="rest")
+        return accepted(job, request)
+
+
+def _jobs_for(request: Request) -> QuerySet[CloseJob]:
+    # Read from the database it is written to: the URL of a new job must work at once.
+    jobs = visible_jobs(request.user).using(router.db_for_write(CloseJob))
+    return jobs.exclude(status=CloseJob.Status.DRAFT).select_related("requested_by")
+
+
+def _job_for(request: Request, pk: str) -> CloseJob:
+    try:
+        return get_object_or_404(_jobs_for(request), pk=pk)
+    except Http404:
+        raise NotFound(_("This site has no such close job.")) from None
+
+
+def _ends(items: QuerySet[CloseJobItem]) -> tuple[int, int]:
+    """Return the first and the last key of a job's items; zeros if it has none.
+
+    They keep databases from reading the keys of other jobs to find a page.
+    """
+    # One after the other, as SQLite finds both at once only by reading each row.
+    first, last = (items.order_by().aggregate(end=end("pk"))["end"] for end in (Min, Max))
+    return first or 0, last or 0

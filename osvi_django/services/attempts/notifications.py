@@ -1,0 +1,84 @@
+"""Signals about closes, sent after the commit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from django.db import Error
+
+from osvi_django.database import (
+    safe_error_name,
+)
+from osvi_django.exceptions import (
+    OSVIError,
+    OSVINotConfigured,
+    SessionNotFound,
+)
+from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
+from osvi_django.services.attempts.types import Failure, Settlement, closed_result
+from osvi_django.services.selectors import reload
+from osvi_django.signals import session_close_failed, session_closed
+
+logger = logging.getLogger(__name__)
+
+
+def notify_closed(ends: Sequence[Settlement]) -> None:
+    """Send the signal, after the commit, for sessions that were closed together."""
+    listened = session_closed.has_listeners(ChatSession)
+    for end in ends:
+        if not listened:
+            logger.info("session %r is closed", end.session.session_id)
+            continue
+        with _skip_unreadable(end.session):
+            send_closed(end, closed_result(end.session).summary)
+
+
+def notify_failed(failures: Sequence[Failure]) -> None:
+    """Send the signal, after the commit, for sessions that were not closed."""
+    listened = session_close_failed.has_listeners(ChatSession)
+    for each in failures:
+        _log_failure(each.session, each.attempt, each.error)
+        if not listened:
+            continue
+        with _skip_unreadable(each.session):
+            reload(each.session)
+            session_close_failed.send_robust(
+                ChatSession, session=each.session, error=each.error, attempt=each.attempt
+            )
+
+
+def notify_removed(
+    session: ChatSession, attempt: CloseAttempt, error: OSVIError | OSVINotConfigured
+) -> None:
+    """Send the signal, after the commit, for a session that was not closed and was removed.
+
+    It is sent as it was last read: there is no row to read it from.
+    """
+    _log_failure(session, attempt, error)
+    session_close_failed.send_robust(ChatSession, session=session, error=error, attempt=attempt)
+
+
+def _log_failure(
+    session: ChatSession, attempt: CloseAttempt, error: OSVIError | OSVINotConfigured
+) -> None:
+    names = (session.session_id, attempt.pk, error.code)
+    logger.warning("session %r not closed by attempt %s: %s", *names)
+
+
+@contextmanager
+def _skip_unreadable(session: ChatSession) -> Iterator[None]:
+    """Log a session that can no longer be read: its signal is lost, and nothing else."""
+    try:
+        yield
+    except (SessionNotFound, Error) as error:
+        logger.warning(
+            "nobody is told of session %r: %s", session.session_id, safe_error_name(error)
+        )
+
+
+def send_closed(end: Settlement, summary: SessionSummary | None) -> None:
+    session = end.session
+    logger.info("session %r is closed: %s", session.session_id, session.summary_status)
+    session_closed.send_robust(ChatSession, session=session, summary=summary, attempt=end.attempt)

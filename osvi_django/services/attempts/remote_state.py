@@ -1,0 +1,93 @@
+"""What OSVI's answers say about a session that is not closed here."""
+
+from __future__ import annotations
+
+from typing import Final, TypeGuard
+
+from osvi_django.client import OSVIClient
+from osvi_django.client.responses import is_same_id
+from osvi_django.exceptions import (
+    OSVIError,
+    OSVINotConfigured,
+    OSVIRejected,
+)
+from osvi_django.models import ChatSession
+
+
+def may_be_closed_already(error: Exception, *, is_dormant: bool) -> TypeGuard[OSVIRejected]:
+    """Return whether OSVI may have refused because there is nothing left to close."""
+    if not isinstance(error, OSVIRejected) or error.status not in CLOSED_ALREADY:
+        return False
+    # OSVI may not count a dormant session as active, and a 422 may mean anything.
+    return not is_dormant or error.status != VALIDATION_FAILED
+
+
+def is_closed_already(client: OSVIClient, session: ChatSession, error: OSVIRejected) -> bool:
+    """Return whether the session is closed already, by asking OSVI and not the database."""
+    try:
+        gone = is_listed_open(client, session) is False
+        # If the address is wrong, every answer is a 404.
+        return gone and (error.status != NOT_FOUND or is_absent_everywhere(client, session))
+    except (OSVIError, OSVINotConfigured):
+        return False
+
+
+# What OSVI may answer if a session is closed; it does not document which.
+NOT_FOUND: Final = 404
+VALIDATION_FAILED: Final = 422
+CLOSED_ALREADY: Final = frozenset({NOT_FOUND, 409, VALIDATION_FAILED})
+
+
+def is_listed_open(client: OSVIClient, session: ChatSession) -> bool | None:
+    """Return whether OSVI lists this session as open; None if its customer is not known.
+
+    Raises what the client raises.
+    """
+    if not session.customer_id:
+        return None
+    if not session.agent.uuid:
+        return _is_listed(client, session)
+    active = client.active_session(session.customer_id, agent_uuid=session.agent.uuid)
+    return active is not None and is_same_id(active.session_id, session.session_id)
+
+
+def is_absent_everywhere(client: OSVIClient, session: ChatSession) -> bool:
+    """Return whether OSVI lists the customer's open sessions with any agent, but not this one.
+
+    A wrong agent or address is answered 404, as is a customer who has nothing open: only a list
+    tells these apart. Raises what the client raises.
+    """
+    return not _is_listed(client, session)
+
+
+def _is_listed(client: OSVIClient, session: ChatSession) -> bool:
+    listed = client.active_session_ids(session.customer_id)
+    return any(is_same_id(each, session.session_id) for each in listed)
+
+
+def is_closed(client: OSVIClient, session: ChatSession) -> bool:
+    """Return whether a session that OSVI no longer lists is closed; otherwise it is now dormant.
+
+    Asks OSVI and not the database. Raises what the client raises if OSVI does not say.
+    """
+    return is_closed_by_id(client, session) is not False
+
+
+def is_closed_by_id(client: OSVIClient, session: ChatSession) -> bool | None:
+    """Return whether a session is closed, by pausing it; None if OSVI has none with these ids.
+
+    OSVI does not say which id a 404 is about: the agent may be the wrong one. Raises what the
+    client raises if OSVI does not say.
+    """
+    try:
+        client.pause_legacy_session(session.session_id, agent_uuid=session.agent.uuid or "")
+    except OSVIRejected as error:
+        if error.status not in CLOSED_ALREADY or _is_wordless(error):
+            raise
+        return None if error.status == NOT_FOUND else True
+    return False
+
+
+def _is_wordless(error: OSVIRejected) -> bool:
+    """Return whether it is a 404 without OSVI's text: a wrong address, or a removed endpoint."""
+    return error.status == NOT_FOUND and error.reason == f"HTTP {error.status}"

@@ -1,0 +1,184 @@
+"""Close a session by OSVI's id, even if it is not in this database."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from django.db import Error, router
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
+
+from osvi_django.database import refuse_inside_transaction
+from osvi_django.exceptions import (
+    CloseInProgress,
+    InvalidInput,
+    OSVIError,
+    OSVINotConfigured,
+    OSVIRejected,
+    SessionNotFound,
+)
+from osvi_django.models import ChatSession, CloseJob
+from osvi_django.redaction import hides
+from osvi_django.services import selectors
+from osvi_django.services.attempts.types import AttemptOutcome, CloseResult, RequestOrigin, User
+from osvi_django.services.closing import (
+    LOOK_AGAIN_AFTER,
+    close,
+    is_not_found,
+    require_closable,
+)
+from osvi_django.services.jobs.lifecycle import create_close_job
+from osvi_django.services.mirroring.agents import account_of, move_to_agent
+from osvi_django.services.mirroring.sessions import mirror_by_id, remove_unknown
+from osvi_django.services.permissions import require_close
+from osvi_django.services.selectors import find_session
+
+logger = logging.getLogger(__name__)
+
+_UNKNOWN_TO_OSVI: Final = _lazy(
+    "OSVI does not know this chat session either, so nothing was closed. Check session_id, and "
+    "that agent_uuid and account name the agent that it belongs to. If OSVI's dashboard shows it "
+    "as closed, there is nothing left to do."
+)
+
+
+@hides("note")
+def close_session_by_id(
+    session_id: str,
+    *,
+    agent_uuid: str = "",
+    account: str | None = None,
+    requested_by: User | None = None,
+    via: str = "code",
+    note: str = "",
+) -> CloseResult:
+    """Close a session by OSVI's id, even if it is not in this database.
+
+    A new session requires ``agent_uuid``. ``account`` is the one that the agent belongs to; by
+    default the one that knows the agent, and "default" for a new agent. For a known session both
+    are stored, and different values are an error.
+
+    Raises what ``close_session`` raises, and ``SessionNotFound`` if OSVI does not know the session
+    either. If a new session was not closed, for any reason, nothing is left of it here.
+    """
+    refuse_inside_transaction(router.db_for_write(ChatSession))
+    RequestOrigin(requested_by=requested_by, via=via, note=note)  # raise before a row is created
+    session = session_to_close(
+        session_id, agent_uuid=agent_uuid, account=account, requested_by=requested_by
+    )
+    remove = remove_unknown if session.is_unverified else None
+    try:
+        with _left_out(session, remove):
+            return close(session, requested_by=requested_by, via=via, note=note, remove=remove)
+    except SessionNotFound:
+        if not agent_uuid or session.customer_id:
+            raise
+        # Another caller, whose close was refused in the meantime, had it removed.
+        raise CloseInProgress(retry_after=LOOK_AGAIN_AFTER) from None
+    except OSVIRejected as error:
+        if not session.is_unverified or not is_not_found(error):
+            raise
+        reason = error.reason
+    logger.warning("session %r is not known at OSVI, and is not kept here", session_id)
+    raise SessionNotFound(_UNKNOWN_TO_OSVI, reason=reason)
+
+
+@hides("note")
+def create_close_job_by_id(
+    session_id: str,
+    *,
+    agent_uuid: str = "",
+    account: str | None = None,
+    requested_by: User | None = None,
+    via: str = "code",
+    note: str = "",
+) -> CloseJob:
+    """Create a job that does what ``close_session_by_id`` does.
+
+    If a new session is not closed, the job says why, and nothing else is left of it. Raises what
+    ``close_session_by_id`` raises before OSVI is asked.
+    """
+    refuse_inside_transaction(router.db_for_write(ChatSession))
+    RequestOrigin(requested_by=requested_by, via=via, note=note)  # raise before a row is created
+    session = session_to_close(
+        session_id, agent_uuid=agent_uuid, account=account, requested_by=requested_by
+    )
+    remove = remove_unknown if session.is_unverified else None
+    with _left_out(session, remove):
+        require_closable(session)
+        return create_close_job([session], requested_by=requested_by, via=via, note=note)
+
+
+@contextmanager
+def _left_out(session: ChatSession, remove: Callable[[ChatSession], bool] | None) -> Iterator[None]:
+    """Call ``remove`` with the session if the block fails before the close starts."""
+    try:
+        yield
+    except (OSVIError, OSVINotConfigured, Error):
+        if remove is not None:
+            remove(session)
+        raise
+
+
+def session_to_close(
+    session_id: str,
+    *,
+    agent_uuid: str = "",
+    account: str | None = None,
+    requested_by: User | None = None,
+) -> ChatSession:
+    """Return the session of this id, mirrored first if it is not in this database.
+
+    Raises ``NotAllowed``, ``SessionNotFound`` or ``InvalidInput``, as ``close_session_by_id`` does.
+    """
+    session = find_session(session_id)
+    require_close(requested_by, session)
+    if session is None:
+        return _mirror_unknown(session_id, agent_uuid=agent_uuid, account=account)
+    is_same = agent_uuid in {"", session.agent.uuid}
+    if not is_same or account not in {None, session.agent.account}:
+        _reassign_agent(session, agent_uuid=agent_uuid, account=account)
+    return session
+
+
+def _mirror_unknown(session_id: str, *, agent_uuid: str, account: str | None) -> ChatSession:
+    if not agent_uuid:
+        raise SessionNotFound(
+            _(
+                "This site has no such chat session. To close one that only OSVI knows, give its "
+                "agent in agent_uuid."
+            )
+        )
+    account = account_of(agent_uuid, account)
+    return mirror_by_id(session_id, agent_uuid=agent_uuid, account=account, is_unverified=True)
+
+
+def _reassign_agent(session: ChatSession, *, agent_uuid: str, account: str | None) -> None:
+    """Change the agent of a session if only a caller has named its agent so far.
+
+    If only OSVI's number of the agent is known, the UUID is added to it.
+    """
+    own = session.agent
+    if agent_uuid and own.uuid is None and session.is_open and account in {None, own.account}:
+        move_to_agent(session, agent_uuid=agent_uuid, account=own.account)
+        return
+    is_hearsay = session.is_open and not session.customer_id and not _has_confirmed_attempt(session)
+    if agent_uuid and is_hearsay:
+        account = account_of(agent_uuid, account, otherwise=session.agent.account)
+        move_to_agent(session, agent_uuid=agent_uuid, account=account)
+        return
+    if agent_uuid in {"", session.agent.uuid}:
+        problem = _("account is not the account of this session's agent: leave it out.")
+        raise InvalidInput(problem, field="account")
+    problem = _("agent_uuid is not the agent that this session belongs to.")
+    raise InvalidInput(problem, field="agent_uuid")
+
+
+def _has_confirmed_attempt(session: ChatSession) -> bool:
+    """Return whether a close of it was, or may have been, answered with more than a refusal."""
+    refused = (AttemptOutcome.NOT_SENT, AttemptOutcome.REJECTED)
+    tried = selectors.attempts(session)
+    return not tried.exists() or tried.exclude(outcome__in=refused).exists()

@@ -1,0 +1,231 @@
+"""Close many sessions as a job: created at once, run by a worker, observable in the meantime.
+
+A job and its sessions are rows, and only these count: its worker, in a thread, a task queue or a
+command, is given the job's key and may die. ``worker.py`` runs the job.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final
+
+from django.db import router, transaction
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from osvi_django import database
+from osvi_django.conf import InvalidSetting, executor
+from osvi_django.database import DatabaseNow, persist, refuse_inside_transaction
+from osvi_django.exceptions import (
+    InvalidInput,
+    not_a_close,
+)
+from osvi_django.models import CloseJob, CloseJobItem
+from osvi_django.redaction import hides
+from osvi_django.services.attempts.types import RequestOrigin, User
+from osvi_django.services.jobs import store
+from osvi_django.services.jobs.items import chosen_sessions, insert_items, new_items, require_one
+from osvi_django.services.jobs.walking import (
+    CHUNK,
+    Wanted,
+)
+from osvi_django.services.jobs.worker import remove_not_closed
+from osvi_django.services.permissions import require_job, who
+from osvi_django.services.selectors import SessionFilter
+from osvi_django.validation import storable
+
+JobStatus = CloseJob.Status
+
+logger = logging.getLogger(__name__)
+
+# How long an unconfirmed draft is kept.
+_DRAFT_LASTS: Final = timedelta(days=1)
+
+
+@hides("note")
+def create_close_job(
+    sessions: Wanted | SessionFilter,
+    *,
+    requested_by: User | None = None,
+    via: str = "code",
+    note: str = "",
+    start: bool = True,
+    draft: bool = False,
+    retry_of: CloseJob | None = None,
+) -> CloseJob:
+    """Create a job that closes ``sessions``: a queryset, a filter, or sessions and OSVI's ids.
+
+    A filter is checked again when it is a session's turn, and a session that no longer matches is
+    skipped.
+
+    Each session is included once, in constant memory for a queryset. An unknown id, or a session
+    that ``requested_by`` may not close, is in the job with that outcome. If ``start``, the executor
+    is notified after the commit; a ``draft`` waits for ``confirm_close_job``.
+
+    May be called inside a transaction. Raises ``InvalidInput``, and ``NotAllowed`` if
+    ``requested_by`` may close none of the sessions.
+    """
+    request = RequestOrigin(requested_by=requested_by, via=via, note=note)
+    asker = who(requested_by)
+    job = CloseJob(
+        status=JobStatus.DRAFT if draft else JobStatus.QUEUED,
+        **asker,
+        has_requester=asker["requested_by"] is not None,
+        via=via,
+        note=storable(request.note),
+        retry_of=retry_of,
+        session_filter=_kept_filter(sessions, retry_of),
+    )
+    alias = router.db_for_write(CloseJob)
+    with transaction.atomic(using=alias):
+        chosen = chosen_sessions(sessions, requested_by)
+        require_one(chosen, requested_by)
+        job.save(using=alias)
+        insert_items(job, new_items(job, chosen, requested_by))
+        if not draft:
+            _enqueue(job, start=start)
+    return job
+
+
+@hides("note")
+def confirm_close_job(
+    job: CloseJob, *, requested_by: User | None = None, note: str = ""
+) -> CloseJob:
+    """Start a draft, with this note. Raises ``InvalidInput`` if it is no longer a draft."""
+    require_job(requested_by, job)
+    request = RequestOrigin(requested_by=requested_by, via=job.via, note=note)
+    with transaction.atomic(using=router.db_for_write(CloseJob, instance=job)):
+        drafts = store.rows(job).filter(status=JobStatus.DRAFT)
+        if not drafts.update(status=JobStatus.QUEUED, note=storable(request.note)):
+            raise InvalidInput(_("This close job has already started."), field="job")
+        _enqueue(job, start=True)
+    return store.find(job.pk)
+
+
+def cancel_close_job(job: CloseJob, *, requested_by: User | None = None) -> CloseJob:
+    """Cancel what has not been started; closes in progress finish. Ignore a finished job.
+
+    Raises ``NotAllowed`` and ``InsideTransaction``.
+    """
+    require_job(requested_by, job)
+    with not_a_close():
+        refuse_inside_transaction(router.db_for_write(CloseJob, instance=job))
+
+    def work() -> None:
+        unfinished = store.rows(job).filter(finished_at=None)
+        if unfinished.update(status=JobStatus.CANCELLED, paused_by="", resume_at=None):
+            store.cancel_waiting(job)
+            store.finish(job)
+
+    alias = router.db_for_write(CloseJob, instance=job)
+    persist(work, using=alias, patience=database.PATIENCE_BEFORE)
+    cancelled = store.find(job.pk)
+    remove_not_closed(cancelled)
+    return cancelled
+
+
+def retry_close_job(
+    job: CloseJob, *, requested_by: User | None = None, via: str = "code"
+) -> CloseJob:
+    """Create a job from the items that failed safely: not closed, and not unconfirmed.
+
+    If the job was retried before, return that retry, unless it was cancelled. Raises
+    ``InvalidInput`` if no item failed safely or the job is not finished, and ``NotAllowed``.
+    """
+    require_job(requested_by, job)
+    with transaction.atomic(using=router.db_for_write(CloseJob, instance=job)):
+        if not store.lock_if_finished(job):
+            problem = _(
+                "This close job is not finished. You can retry the failed chats when it is."
+            )
+            raise InvalidInput(problem, field="job")
+        if made := retry_of(job):
+            return made
+        failed = store.items(job).filter(outcome__in=CloseJobItem.FAILED)
+        if not failed.exists():
+            problem = _("No chat of this close job can be retried.")
+            raise InvalidInput(problem, field="job")
+        ids = failed.values_list("requested_session_id", flat=True).iterator(CHUNK)
+        return create_close_job(
+            ids, requested_by=requested_by, via=via, note=job.note, retry_of=job
+        )
+
+
+def retry_of(job: CloseJob) -> CloseJob | None:
+    """Return the job that retries the failed items of this one, if there is one."""
+    retries = _jobs().filter(retry_of=job).exclude(status=JobStatus.CANCELLED)
+    return retries.order_by("pk").first()
+
+
+def resume_stalled(job: CloseJob) -> bool:
+    """Pass a stalled job to the executor, if there is one; return whether it was passed on."""
+    with suppress(InvalidSetting):  # the error is in the log
+        if executor() is None:
+            return False
+    if not _unattended().filter(pk=job.pk).update(heartbeat_at=DatabaseNow()):
+        return False
+    _notify_executor(job)
+    return True
+
+
+def due_jobs(*, join: bool = False) -> list[CloseJob]:
+    """Return jobs that are waiting or stalled, or whose pause is over, oldest first.
+
+    ``join``: include those that another worker is running now.
+    """
+    statuses = [JobStatus.QUEUED, JobStatus.RUNNING] if join else [JobStatus.QUEUED]
+    waits = _jobs().filter(status__in=statuses)
+    return list((waits | _unattended()).order_by("pk"))
+
+
+def delete_stale_drafts() -> None:
+    """Delete drafts that were not confirmed in time."""
+    forgotten = timezone.now() - _DRAFT_LASTS
+    _jobs().filter(status=JobStatus.DRAFT, created_at__lt=forgotten).delete()
+
+
+def _kept_filter(
+    sessions: Wanted | SessionFilter, retry_of: CloseJob | None
+) -> dict[str, Any] | None:
+    """Return the filter to store with a job; a retry keeps the filter of the original job."""
+    if isinstance(sessions, SessionFilter):
+        return sessions.as_json()
+    return retry_of.session_filter if retry_of else None
+
+
+def _enqueue(job: CloseJob, *, start: bool) -> None:
+    """Queue a job for a worker; finish it at once if there is nothing to do in it."""
+    alias = router.db_for_write(CloseJob, instance=job)
+    store.heartbeat(job)
+    if not store.finish(job) and start:
+        transaction.on_commit(partial(_notify_executor, job), using=alias)
+    written = CloseJob.objects.using(alias).select_related("requested_by")
+    job.refresh_from_db(from_queryset=written)
+
+
+def _notify_executor(job: CloseJob) -> None:
+    """Pass a job to the executor; if that fails, the job waits and can be resumed later."""
+    try:
+        run = executor()
+        if run is not None:
+            run(str(job.uuid))
+    except Exception:
+        logger.exception("close job %s could not be started, and waits", job.pk)
+
+
+def _unattended() -> QuerySet[CloseJob]:
+    """Return jobs that are due but that no worker runs."""
+    begun = (
+        _jobs()
+        .filter(finished_at=None, heartbeat_at__lt=store.stalled_before())
+        .exclude(status=JobStatus.DRAFT)
+    )
+    return begun.filter(~Q(status=JobStatus.PAUSED) | Q(resume_at__lt=timezone.now()))
+
+
+def _jobs() -> QuerySet[CloseJob]:
+    return CloseJob.objects.using(router.db_for_write(CloseJob))

@@ -1,0 +1,195 @@
+"""Look up which sessions a customer has open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import router
+from django.db.models import (
+    F,
+    Q,
+    QuerySet,
+)
+from django.utils import timezone
+
+from osvi_django import clock
+from osvi_django.client.responses import (
+    RemoteSession,
+)
+from osvi_django.conf import DEFAULT_ACCOUNT
+from osvi_django.database import exact_match, refuse_inside_transaction
+from osvi_django.exceptions import (
+    not_a_close,
+)
+from osvi_django.models import (
+    ChatSession,
+)
+from osvi_django.redaction import hides
+from osvi_django.services.attempts.clients import client_of
+from osvi_django.services.attempts.heeding import heeding
+from osvi_django.services.attempts.sync_limit import waiting
+from osvi_django.services.attempts.types import (
+    RequestOrigin,
+    Status,
+    User,
+)
+from osvi_django.services.mirroring.probing import probe_sessions
+from osvi_django.services.mirroring.sessions import CloseReason, close_behind, ids_of, mirror_told
+from osvi_django.services.permissions import require_operate
+from osvi_django.validation import require_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookedUp:
+    """What a customer has open, newest first, after OSVI was asked.
+
+    ``listed``: how many OSVI lists as active; ``dormant``: how many others are still open there;
+    ``unknown``: how many others OSVI did not say anything about.
+    """
+
+    sessions: Sequence[ChatSession]
+    listed: int
+    dormant: int
+    unknown: int
+
+
+@hides("customer_id")
+def sync_customer(
+    customer_id: str,
+    *,
+    account: str | None = None,
+    requested_by: User | None = None,
+    via: str = "code",
+) -> list[ChatSession]:
+    """Return the ``sessions`` of ``look_up_customer``, as a list."""
+    found = look_up_customer(customer_id, account=account, requested_by=requested_by, via=via)
+    return list(found.sessions)
+
+
+def look_up_customer(
+    customer_id: str,
+    *,
+    account: str | None = None,
+    requested_by: User | None = None,
+    via: str = "code",
+) -> LookedUp:
+    """Mirror all that a customer has open at OSVI; return it with counts of what OSVI lists.
+
+    An open session that OSVI does not list is closed here, without a summary, if OSVI lists a later
+    one of the same agent or refuses to pause it. If it can be paused it is only dormant: it becomes
+    dormant here too, and closing it returns its summary. If OSVI does not say, it stays as it is.
+
+    If ``account`` is not named it is ``"default"``: a customer may have sessions in each account.
+    Raises the same as ``start_session``.
+    """
+    account = DEFAULT_ACCOUNT if account is None else account
+    with not_a_close(asks_only=True):
+        refuse_inside_transaction(router.db_for_write(ChatSession))
+        require_operate(requested_by)
+        by = RequestOrigin(requested_by=requested_by, via=via, note="")
+        require_id("customer_id", customer_id)
+        client = client_of(account)
+    with waiting(via), heeding(client, account) as throttle:
+        asked_at, sent_at = timezone.now(), clock.monotonic()
+        with not_a_close(asks_only=True):
+            remotes = client.active_sessions(customer_id)
+        throttle.record_success(sent_at)
+        told = probe_sessions(
+            client, sessions_to_probe(customer_id, remotes, account=account, asked_at=asked_at)
+        )
+    apply_active_sessions(
+        customer_id, remotes, account=account, asked_at=asked_at, told=told, by=by
+    )
+    ours = of_customer(customer_id, account).filter(status__in=ChatSession.OPEN)
+    return _looked_up(list(ours.order_by("-started_at", "-id")), remotes, told)
+
+
+def sessions_to_probe(
+    customer_id: str, remotes: Mapping[str, RemoteSession], *, account: str, asked_at: datetime
+) -> list[ChatSession]:
+    """Return the sessions that OSVI did not list, to check whether they are closed.
+
+    Those not checked for the longest time come first. The arguments are those of
+    ``apply_active_sessions``.
+    """
+    gone = no_longer_listed(customer_id, remotes, account, asked_at)
+    # A customer has at most one active session with an agent: an earlier one is surely closed.
+    followed = Q(status=Status.ACTIVE, agent__uuid__in=list(remotes))
+    askable = gone.exclude(followed).exclude(agent__uuid=None).defer("metadata")
+    return list(askable.order_by(F("synced_at").asc(nulls_first=True), "pk"))
+
+
+def apply_active_sessions(
+    customer_id: str,
+    remotes: Mapping[str, RemoteSession],
+    *,
+    account: str,
+    asked_at: datetime,
+    told: Mapping[int, bool],
+    by: RequestOrigin,
+) -> list[ChatSession]:
+    """Mirror what OSVI listed for a customer, by agents' UUIDs, when asked at ``asked_at``.
+
+    ``told``: for sessions that it did not list, by their keys, whether they are closed; ``by``: who
+    asked. Raises ``OSVIBadAnswer`` if something that it listed cannot be a session.
+    """
+    found = [
+        mirror_told(remote, account=account, agent_uuid=agent_uuid, by=by)
+        for agent_uuid, remote in remotes.items()
+    ]
+    gone = no_longer_listed(customer_id, remotes, account, asked_at)
+    followed = gone.filter(status=Status.ACTIVE, agent__in={each.agent_id for each in found})
+    close_behind(list(followed), by, CloseReason.LATER_CHAT)
+    store_told(gone, told, by)
+    unknown = gone.exclude(agent__uuid=None).exclude(pk__in=list(told))
+    ours = of_customer(customer_id, account).exclude(status=Status.CLOSED)
+    ours.exclude(pk__in=list(unknown.values_list("pk", flat=True))).update(synced_at=asked_at)
+    return found
+
+
+def store_told(gone: QuerySet[ChatSession], told: Mapping[int, bool], by: RequestOrigin) -> None:
+    """Close the sessions that OSVI said are closed, and make the others dormant."""
+    closed = {key for key, is_closed in told.items() if is_closed}
+    close_behind(list(gone.filter(pk__in=closed)), by, CloseReason.NOT_LISTED)
+    # OSVI cannot be asked about sessions of an agent without a UUID.
+    dormant = gone.filter(
+        Q(pk__in=told.keys() - closed) | Q(agent__uuid=None), status=Status.ACTIVE
+    )
+    dormant.update(status=Status.DORMANT, updated_at=timezone.now())
+
+
+def no_longer_listed(
+    customer_id: str, remotes: Mapping[str, RemoteSession], account: str, asked_at: datetime
+) -> QuerySet[ChatSession]:
+    """Return sessions that are open here and not listed, and unchanged since OSVI was asked."""
+    ours = of_customer(customer_id, account)
+    known = ours.filter(status__in=ChatSession.OPEN, updated_at__lt=asked_at)
+    return known.exclude(session_id__in=ids_of(remotes))
+
+
+def _looked_up(
+    sessions: Sequence[ChatSession],
+    remotes: Mapping[str, RemoteSession],
+    told: Mapping[int, bool],
+) -> LookedUp:
+    listed = ids_of(remotes)
+    others = [each for each in sessions if each.session_id not in listed]
+    dormant = [
+        each
+        for each in others
+        if each.status == Status.DORMANT and (each.pk in told or not each.agent.uuid)
+    ]
+    return LookedUp(
+        sessions=sessions,
+        listed=len(remotes),
+        dormant=len(dormant),
+        unknown=len(others) - len(dormant),
+    )
+
+
+def of_customer(customer_id: str, account: str) -> QuerySet[ChatSession]:
+    alias = router.db_for_write(ChatSession)
+    ours = ChatSession.objects.using(alias).select_related("agent", "summary")
+    return ours.filter(exact_match("customer_id", customer_id), agent__account=account)

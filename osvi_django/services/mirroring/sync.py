@@ -1,0 +1,308 @@
+"""Look up all sessions that are believed open, as OSVI does not report changes itself.
+
+For each account, threads that only send HTTP requests look up one customer after another, and then
+probe sessions that OSVI no longer lists; the calling thread stores the results. Each look-up stores
+its time, so that a run that ended early need not start again from the beginning.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, Final, TypeVar, cast
+
+from django.db import InterfaceError, OperationalError, router
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from osvi_django.client.pool import CallResult
+from osvi_django.client.responses import Answer, RemoteSession
+from osvi_django.client.throttle import is_account_wide, is_ambiguous, named
+from osvi_django.database import persist, refuse_inside_transaction, safe_error_name
+from osvi_django.exceptions import (
+    CallError,
+    InvalidInput,
+    OSVIError,
+    OSVINotConfigured,
+    not_a_close,
+)
+from osvi_django.models import ChatAgent, ChatSession
+from osvi_django.services.attempts.types import RequestOrigin
+from osvi_django.services.mirroring.customers import apply_active_sessions, sessions_to_probe
+from osvi_django.services.mirroring.probing import log_unknown
+from osvi_django.services.mirroring.sync_pool import Answered, Asked, LookUp, LookUps, Question
+
+_T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
+
+# How often to check whether an account with errors may be asked again.
+_POLL: Final = 0.1  # seconds
+# How long to wait for an unavailable database.
+_PATIENCE: Final = 20.0  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncProgress:
+    """The progress of a sync, in customers.
+
+    ``total``: to look up when it started; ``failed``: OSVI's answer could not be used;
+    ``troubles``: by account, the code of the error that stopped it; ``without_customer``: sessions
+    that OSVI cannot be asked about, as their customer is not known here.
+    """
+
+    total: int = 0
+    looked_up: int = 0
+    failed: int = 0
+    without_customer: int = 0
+    troubles: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        """Return how many were asked for, whether or not the answer could be used."""
+        return self.looked_up + self.failed
+
+    @property
+    def left(self) -> int:
+        """Return how many have not been asked for."""
+        return max(0, self.total - self.done)
+
+
+def sync_open(
+    *,
+    older_than: timedelta | None = None,
+    stop: threading.Event | None = None,
+    on_progress: Callable[[SyncProgress], None] | None = None,
+    via: str = "code",
+) -> SyncProgress:
+    """Look up all sessions that are believed open, by customer; each customer once per account.
+
+    ``older_than``: only those that were not looked up for so long. ``stop``, once set, ends it
+    early; ``on_progress`` is called after each customer. An account with errors is asked more
+    slowly, and then no longer. Raises ``InsideTransaction``, ``InvalidInput``, and the database's
+    own errors if it remains unavailable.
+    """
+    with not_a_close():
+        refuse_inside_transaction(router.db_for_write(ChatSession))
+    by = RequestOrigin(requested_by=None, via=via, note="")
+    report = on_progress or (lambda _progress: None)
+    return _Run(_due(older_than), stop or threading.Event(), report, by).work()
+
+
+class _Run:
+    def __init__(
+        self,
+        due: datetime,
+        stop: threading.Event,
+        on_progress: Callable[[SyncProgress], None],
+        by: RequestOrigin,
+    ) -> None:
+        self.by = by
+        self.due = due
+        self.stop = stop
+        self.on_progress = on_progress
+        self.progress = SyncProgress(without_customer=_open().filter(customer_id="").count())
+        self.arrived: SimpleQueue[CallResult[Asked]] = SimpleQueue()
+        self.lines: dict[str, LookUps] = {}
+        self.is_away = False
+
+    def work(self) -> SyncProgress:
+        """Ask and store until nothing is left that can be asked."""
+        accounts = ChatAgent.objects.using(router.db_for_write(ChatAgent)).order_by("account")
+        for account in accounts.values_list("account", flat=True).distinct():
+            self._open_line(account)
+        try:
+            while not self.stop.is_set() and any(line.goes_on for line in self.lines.values()):
+                for line in self.lines.values():
+                    line.hand_out()
+                self._collect(_POLL)
+        except (OperationalError, InterfaceError):
+            self.is_away = True
+            raise
+        finally:
+            self._bring_home()
+        return self.progress
+
+    def _open_line(self, account: str) -> None:
+        sessions = _to_look_up(account, self.due)
+        number = sessions.order_by().values("customer_id").distinct().count()
+        if not number:
+            return
+        self.progress = replace(self.progress, total=self.progress.total + number)
+        try:
+            self.lines[account] = LookUps(account, self.arrived, self.stop, sessions)
+        except OSVINotConfigured as error:
+            self._give_up(account, error)
+
+    def _bring_home(self) -> None:
+        """Start nothing more, and store what still comes back."""
+        for line in self.lines.values():
+            line.stop_accepting()
+        try:
+            while any(line.under_way for line in self.lines.values()):
+                self._collect(_POLL)
+        finally:
+            for line in self.lines.values():
+                line.shutdown()
+        self._store_unfinished()
+
+    def _collect(self, seconds: float) -> None:
+        try:
+            reply = self.arrived.get(timeout=seconds)
+        except Empty:
+            return
+        line, about = self.lines[reply.subject.account], reply.subject
+        line.task_done()
+        # Without a database nothing can be stored; the question can be asked again later.
+        if self.is_away:
+            return
+        if isinstance(about, Question):
+            self._hear(line, about, reply)
+        else:
+            self._read(line, about, reply)
+
+    def _read(self, line: LookUps, look_up: LookUp, reply: CallResult[Asked]) -> None:
+        """Read what OSVI lists for a customer, and probe the sessions that it does not list."""
+        if reply.found is None:  # it was not started
+            line.again.append(look_up)
+            return
+        try:
+            remotes = _remotes_of(line, reply)
+        except (OSVIError, OSVINotConfigured) as error:
+            self._judge(line, look_up, reply.sent_at, error)
+            return
+        line.throttle.record_success(reply.sent_at)
+        find = partial(
+            sessions_to_probe,
+            look_up.customer_id,
+            remotes,
+            account=look_up.account,
+            asked_at=look_up.asked_at,
+        )
+        sessions = self._persist(look_up, find)
+        if sessions is None:
+            return
+        answered = Answered(look_up=look_up, remotes=remotes)
+        if sessions:
+            line.ask_about(answered, *sessions)
+        else:
+            self._store(answered)
+
+    def _hear(self, line: LookUps, question: Question, reply: CallResult[Asked]) -> None:
+        """Record what OSVI said about a session that it did not list."""
+        answered, found = question.answered, reply.found
+        answered.under_way -= 1
+        if isinstance(found, bool):
+            answered.told[question.pk] = found
+            line.throttle.record_success(reply.sent_at)
+        elif found is None or is_account_wide(found):
+            line.ask_about(answered, question.session)
+        else:
+            answered.is_failed = True
+            log_unknown(question.session, cast("CallError", found))
+        if is_account_wide(found):
+            self._tell_line(line, reply.sent_at, found)
+        if not answered.under_way and not answered.to_ask:
+            self._store(answered)
+
+    def _store_unfinished(self) -> None:
+        """Store the results of customers whose sessions were not all probed; skip the rest."""
+        unfinished = [each for line in self.lines.values() for each in line.answered]
+        while unfinished and not self.is_away:
+            self._store(unfinished.pop())
+
+    def _store(self, answered: Answered) -> None:
+        look_up = answered.look_up
+        store = partial(
+            apply_active_sessions,
+            look_up.customer_id,
+            answered.remotes,
+            account=look_up.account,
+            asked_at=look_up.asked_at,
+            told=answered.told,
+            by=self.by,
+        )
+        if self._persist(look_up, store) is None:
+            return
+        if answered.is_failed:
+            self._report(failed=self.progress.failed + 1)
+        elif not answered.to_ask:
+            self._report(looked_up=self.progress.looked_up + 1)
+
+    def _persist(self, look_up: LookUp, work: Callable[[], _T]) -> _T | None:
+        """Return the result of one customer's work; None if it fails, as the others continue."""
+        try:
+            return persist(work, using=router.db_for_write(ChatSession), patience=_PATIENCE)
+        except (OperationalError, InterfaceError):
+            raise  # all of them need the database
+        except Exception as error:  # noqa: BLE001  # one customer must not stop the others
+            code = error.code if isinstance(error, OSVIError) else safe_error_name(error)
+        self._fail(look_up, code)
+        return None
+
+    def _judge(self, line: LookUps, look_up: LookUp, sent_at: float, error: CallError) -> None:
+        if is_account_wide(error):
+            line.again.append(look_up)
+        else:
+            self._fail(look_up, error.code)
+        self._tell_line(line, sent_at, error)
+
+    def _tell_line(self, line: LookUps, sent_at: float, error: CallError) -> None:
+        if is_account_wide(error) or is_ambiguous(error):
+            line.record_failure(sent_at, error)
+        else:
+            line.throttle.record_success(sent_at)
+        if line.error is None and line.throttle.is_open:
+            line.error = error
+            self._give_up(line.account, error)
+
+    def _give_up(self, account: str, error: CallError) -> None:
+        logger.error("account %r is looked up no more: %s", account, named(error))
+        troubles = {**self.progress.troubles, account: error.code}
+        self._report(troubles=troubles)
+
+    def _fail(self, look_up: LookUp, code: str) -> None:
+        # Do not log the customer: it may be a telephone number.
+        logger.warning("session %r could not be looked up: %s", look_up.session_id, code)
+        self._report(failed=self.progress.failed + 1)
+
+    def _report(self, **changes: Any) -> None:
+        self.progress = replace(self.progress, **changes)
+        self.on_progress(self.progress)
+
+
+def _remotes_of(line: LookUps, reply: CallResult[Asked]) -> dict[str, RemoteSession]:
+    """Return what a customer has open; raise the error if OSVI answered with one."""
+    if isinstance(reply.found, OSVIError | OSVINotConfigured):
+        raise reply.found
+    customer_id = cast("LookUp", reply.subject).customer_id
+    return line.client.read_active_sessions(cast("Answer", reply.found), customer_id)
+
+
+def _due(older_than: timedelta | None) -> datetime:
+    """Return the time since which a session must not have been looked up."""
+    period = older_than or timedelta()
+    try:
+        if period >= timedelta():
+            return timezone.now() - period
+    except OverflowError:
+        pass
+    problem = _("older_than must be a positive duration.")
+    raise InvalidInput(problem, field="older_than")
+
+
+def _open() -> QuerySet[ChatSession]:
+    sessions = ChatSession.objects.using(router.db_for_write(ChatSession))
+    return sessions.filter(status__in=ChatSession.OPEN)
+
+
+def _to_look_up(account: str, due: datetime) -> QuerySet[ChatSession]:
+    old = Q(synced_at=None) | Q(synced_at__lt=due)
+    wanted = _open().filter(old, agent__account=account).exclude(customer_id="")
+    return wanted.order_by("pk").only("session_id", "customer_id")

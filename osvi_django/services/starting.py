@@ -1,0 +1,240 @@
+"""Start a session with an agent."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import IntegrityError, router
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from osvi_django import clock, database
+from osvi_django.client import OSVIClient
+from osvi_django.client.validation import start_payload
+from osvi_django.database import exact_match, persist, refuse_inside_transaction
+from osvi_django.exceptions import (
+    AlreadyOpen,
+    OSVIBadAnswer,
+    OSVINoAnswer,
+    not_a_close,
+)
+from osvi_django.models import (
+    ChatSession,
+    SupportAction,
+)
+from osvi_django.redaction import hides
+from osvi_django.services import selectors
+from osvi_django.services.attempts import claims
+from osvi_django.services.attempts.heeding import heeding
+from osvi_django.services.attempts.sync_limit import waiting
+from osvi_django.services.attempts.types import (
+    RequestOrigin,
+    Status,
+    User,
+)
+from osvi_django.services.closing import close_session
+from osvi_django.services.mirroring.agents import account_of
+from osvi_django.services.mirroring.customers import no_longer_listed, of_customer, store_told
+from osvi_django.services.mirroring.probing import probe_sessions
+from osvi_django.services.mirroring.sessions import (
+    CloseReason,
+    close_behind,
+    mirror_told,
+    refuse_form_sent_before,
+)
+from osvi_django.services.permissions import require_operate, who
+from osvi_django.services.start_locks import held_start
+from osvi_django.validation import require_id, storable
+
+ActionKind = SupportAction.Kind
+
+
+@hides("customer_id", "input_fields", "context")
+def start_session(
+    *,
+    agent_uuid: str,
+    customer_id: str,
+    input_fields: Mapping[str, Any] | None = None,
+    context: Sequence[str] | None = None,
+    account: str | None = None,
+    replace: bool = False,
+    requested_by: User | None = None,
+    via: str = "code",
+    form_key: uuid.UUID | None = None,
+) -> ChatSession:
+    """Start a session at OSVI, mirror it, and write down who started it.
+
+    A start ends what the customer has open with this agent, so OSVI is asked about that first:
+    raises ``AlreadyOpen`` if there is such a chat. With ``replace`` it is closed before the start,
+    as by ``close_session``, which keeps its summary and requires the permission to close; if that
+    close fails, its error is raised and nothing is started.
+
+    Of all calls with the same ``form_key``, a UUID of the form or the task that asks, one starts a
+    session, so that a second one does not replace it: the others raise ``SentBefore``.
+
+    If ``account`` is not named it is the one that knows the agent, else ``"default"``. Raises
+    ``NotAllowed``, ``InvalidInput``, ``InsideTransaction``, ``Busy`` and what the client raises.
+    """
+    with not_a_close():
+        refuse_inside_transaction(router.db_for_write(ChatSession))
+        require_operate(requested_by)
+        by = RequestOrigin(requested_by=requested_by, via=via, note="")
+        require_id("agent_uuid", agent_uuid)
+        require_id("customer_id", customer_id)
+        account = account_of(agent_uuid, account)
+        client, terms = claims.prepare(account)
+        asked: dict[str, Any] = {"input_fields": input_fields, "context": context or ()}
+        start_payload(agent_uuid=agent_uuid, customer_id=customer_id, **asked)
+    start = _Start(client=client, account=account, agent_uuid=agent_uuid, customer_id=customer_id)
+    with (
+        waiting(via),
+        heeding(client, account) as throttle,
+        held_start(account, agent_uuid, customer_id, terms=terms) as lock,
+    ):
+        refuse_form_sent_before(form_key)
+        began = timezone.now()
+        if old := _open_session(start, by):
+            if not replace:
+                raise _already_open(old)
+            lock.renew()
+            close_session(old, requested_by=requested_by, via=via)
+            lock.renew()
+            _require_no_other(old, start, by)
+        lock.renew()
+        _settle_unlisted(start, by, began)
+        lock.renew()
+        sent_at = clock.monotonic()
+        with not_a_close():
+            remote = client.create_session(agent_uuid=agent_uuid, customer_id=customer_id, **asked)
+        throttle.record_success(sent_at)
+        session = mirror_told(remote, account=account, agent_uuid=agent_uuid, by=by)
+        _write_start(session, context or (), by, began, form_key)
+    _close_all_but_the_last(session, by, began)
+    return session
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """The customer and agent of the session to start, and who asks for it."""
+
+    client: OSVIClient
+    account: str
+    agent_uuid: str
+    customer_id: str
+
+
+def _open_session(start: _Start, by: RequestOrigin) -> ChatSession | None:
+    """Return the mirrored session that OSVI has open for the customer and agent, or None.
+
+    Raises what the client raises for a call that changes nothing.
+    """
+    with _before_a_start():
+        remote = start.client.active_session(start.customer_id, agent_uuid=start.agent_uuid)
+        if remote is None:
+            return None
+        return mirror_told(remote, account=start.account, agent_uuid=start.agent_uuid, by=by)
+
+
+def _require_no_other(old: ChatSession, start: _Start, by: RequestOrigin) -> None:
+    """Raise ``AlreadyOpen`` if another chat was started while the earlier one was being closed."""
+    another = _open_session(start, by)
+    # A session that is closed here cannot be closed again, whatever OSVI still lists.
+    if another is not None and another.pk != old.pk:
+        raise _already_open(another)
+
+
+def _settle_unlisted(start: _Start, by: RequestOrigin, asked_at: datetime) -> None:
+    """Find out whether sessions that are active here and not listed are closed or dormant.
+
+    The start does not end these; without this check, they would look as if it had.
+    """
+    gone = no_longer_listed(start.customer_id, {}, start.account, asked_at)
+    sessions_to_probe = gone.filter(
+        exact_match("agent__uuid", start.agent_uuid), status=Status.ACTIVE
+    )
+    if sessions := list(sessions_to_probe):
+        told = probe_sessions(start.client, sessions)
+        store_told(sessions_to_probe.filter(pk__in=list(told)), told, by)
+
+
+def _already_open(session: ChatSession) -> AlreadyOpen:
+    error = AlreadyOpen(AlreadyOpen.named % {"session": session.session_id})
+    error.session = session
+    return error
+
+
+@contextmanager
+def _before_a_start() -> Iterator[None]:
+    """Say in an error of the check before a start that nothing was started."""
+    try:
+        with not_a_close(asks_only=True):
+            yield
+    except (OSVINoAnswer, OSVIBadAnswer) as error:
+        sentence = _(
+            "OSVI did not give a usable answer about the customer's open chats, so no chat was "
+            "started. Try again in a moment."
+        )
+        error.args = (sentence,)
+        raise
+
+
+def _write_start(
+    session: ChatSession,
+    context: Sequence[str],
+    by: RequestOrigin,
+    began: datetime,
+    form_key: uuid.UUID | None,
+) -> None:
+    """Write who started it and the agent's context, as if the context came after the start."""
+    said = [(ActionKind.START, ""), *((ActionKind.CONTEXT, storable(each)) for each in context)]
+    actions = [
+        SupportAction(
+            session=session,
+            kind=kind,
+            text=text,
+            **who(by.requested_by),
+            via=by.via,
+            outcome=SupportAction.Outcome.DONE,
+            started_at=began,
+            finished_at=timezone.now(),
+        )
+        for kind, text in said
+    ]
+    journal = SupportAction.objects.using(selectors.using(session))
+
+    def work() -> None:
+        # An earlier try may have been committed without our learning of it.
+        if not journal.filter(session=session, kind=ActionKind.START, started_at=began).exists():
+            for action in actions:
+                action.pk = None
+            journal.bulk_create(actions)
+
+    actions[0].form_key = form_key
+    try:
+        persist(work, using=journal.db, patience=database.PATIENCE_BEFORE)
+    except IntegrityError:  # the key is another form's: the session is started anyway
+        actions[0].form_key = None
+        persist(work, using=journal.db, patience=database.PATIENCE_BEFORE)
+
+
+def _close_all_but_the_last(session: ChatSession, by: RequestOrigin, began: datetime) -> None:
+    """Close here what OSVI closed for a later chat of the customer with this agent.
+
+    Those are the sessions that others, who do not use this site, have started since OSVI was asked
+    what is open: all but the one that OSVI started last. ``session`` may be one of them.
+    """
+    rivals = of_customer(session.customer_id, session.agent.account)
+    rivals = rivals.filter(agent=session.agent, status=Status.ACTIVE, created_at__gte=began)
+    rivals = rivals.exclude(pk=session.pk)
+    followed = list(rivals.filter(started_at__lt=session.started_at))
+    if rivals.filter(started_at__gt=session.started_at).exists():
+        followed.append(session)
+    for each in followed:  # one at a time, as two processes that lock several may deadlock
+        close_behind([each], by, CloseReason.REPLACED)
+    if session in followed:
+        selectors.reload(session)

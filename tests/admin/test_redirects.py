@@ -1,0 +1,228 @@
+"""Every form of ours ends in a redirect: a reload sends nothing, and no typed word is lost."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.urls import reverse
+
+from osvi_django.admin import kept
+from osvi_django.models import ChatSession, CloseJob
+from osvi_django.services.jobs import create_close_job
+from osvi_django.services.support import take_over
+from osvi_django.testing import Drop, Status
+from osvi_django.testing.factories import ChatSessionFactory
+from tests.mirroring import at_the_start
+
+pytestmark = pytest.mark.django_db
+
+LIST = reverse("admin:osvi_django_chatsession_changelist")
+LOOKUP = reverse("admin:osvi_django_chatsession_lookup")
+START = reverse("admin:osvi_django_chatsession_start")
+TYPED = "Half a <sentence"
+SHOWN = "Half a &lt;sentence</textarea>"
+
+
+def page_of(session, name="change"):
+    return reverse(f"admin:osvi_django_chatsession_{name}", args=[session.pk])
+
+
+def token_in(html):
+    return re.search(r'name="once" value="(\w+)"', html)[1]
+
+
+@pytest.fixture(autouse=True)
+def nobody_runs_jobs(settings):
+    settings.OSVI_EXECUTOR = None
+
+
+@pytest.fixture
+def operator(log_in):
+    return log_in("view_chatsession", "operate_chatsession", "close_chatsession")
+
+
+class TestDesk:
+    def test_a_reload_after_handing_back_leaves_a_colleagues_take_over_alone(
+        self, operator, mirrored, osvi_sandbox
+    ):
+        session = mirrored(mode="support")
+        osvi_sandbox.sessions[session.session_id].mode = "support"
+        data = {"act": "end", "whisper": TYPED}
+        response = operator.post(page_of(session, "desk"), data, follow=True)
+        assert SHOWN in response.text
+        session.refresh_from_db()
+        take_over(session)
+        html = operator.get(response.redirect_chain[-1][0]).text
+        assert SHOWN in html
+        assert osvi_sandbox.sessions[session.session_id].mode == "support"
+        assert len(osvi_sandbox.requests) == 2
+
+    def test_a_reload_after_a_refusal_sends_nothing(self, operator, mirrored, osvi_sandbox):
+        session = mirrored()
+        osvi_sandbox.script(session.session_id, Status(422, errors=["No."]))
+        data = {"act": "tell", "tell": TYPED, "context": "A fact"}
+        response = operator.post(page_of(session, "desk"), data, follow=True)
+        [(url, _status)] = response.redirect_chain
+        assert "sentence" not in url
+        again = operator.get(url).text
+        assert ("errorlist" in response.text, "errorlist" in again) == (True, False)
+        for html in (response.text, again, operator.get(page_of(session)).text):
+            assert SHOWN in html
+            assert "A fact</textarea>" in html
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_words_that_were_sent_are_not_kept_and_those_beside_them_are(self, operator, mirrored):
+        session = mirrored()
+        data = {"act": "tell", "tell": "Say hello.", "whisper": TYPED}
+        html = operator.post(page_of(session, "desk"), data, follow=True).text
+        assert "Say hello.</textarea>" not in html
+        assert SHOWN in html
+        data = {"act": "whisper", "whisper": TYPED}
+        assert SHOWN not in operator.post(page_of(session, "desk"), data, follow=True).text
+
+    def test_words_are_kept_for_their_own_session_and_person(
+        self, client, operator, mirrored, log_in
+    ):
+        session, other = mirrored(), mirrored()
+        operator.post(page_of(session, "desk"), {"act": "", "tell": TYPED})
+        assert TYPED.replace("<", "&lt;") not in operator.get(page_of(other)).text
+        log_in("view_chatsession", "operate_chatsession", name="kim")
+        assert SHOWN not in client.get(page_of(session)).text
+
+    def test_words_are_kept_for_some_minutes(self, operator, mirrored, monkeypatch):
+        session = mirrored()
+        monkeypatch.setattr(kept, "KEPT_SECONDS", -1)
+        operator.post(page_of(session, "desk"), {"act": "", "tell": TYPED})
+        assert SHOWN not in operator.get(page_of(session)).text
+
+    def test_what_is_kept_is_bounded(self, operator, mirrored):
+        sessions = [mirrored() for _number in range(8)]
+        for session in sessions:
+            operator.post(page_of(session, "desk"), {"act": "", "tell": "x" * 100_000})
+        assert len(str(operator.session._session)) < 1_000_000
+        assert "xxx</textarea>" not in operator.get(page_of(sessions[0])).text
+        assert "xxx</textarea>" in operator.get(page_of(sessions[-1])).text
+
+    def test_one_rendered_form_acts_once(self, operator, mirrored, told, osvi_sandbox):
+        session = mirrored()
+        once = token_in(operator.get(page_of(session)).text)
+        operator.post(page_of(session, "desk"), {"act": "takeover", "once": once})
+        # From the history of the browser, with something else typed into it.
+        data = {"act": "end", "once": once, "whisper": TYPED}
+        html = operator.post(page_of(session, "desk"), data, follow=True).text
+        assert "You already sent this form, so nothing was done now." in html
+        assert SHOWN in html
+        assert len(osvi_sandbox.requests) == 1
+        data["once"] = token_in(html)
+        operator.post(page_of(session, "desk"), data)
+        assert len(osvi_sandbox.requests) == 2
+
+    def test_a_form_that_was_refused_can_be_sent_from_the_history(
+        self, operator, mirrored, osvi_sandbox
+    ):
+        session = mirrored()
+        osvi_sandbox.script(session.session_id, Status(422, errors=["No."]))
+        once = token_in(operator.get(page_of(session)).text)
+        for _time in range(2):
+            data = {"act": "tell", "tell": TYPED, "once": once}
+            operator.post(page_of(session, "desk"), data)
+        assert len(osvi_sandbox.requests) == 2
+
+    def test_an_error_about_a_closed_session_is_shown(self, operator, mirrored):
+        session = mirrored()
+        ChatSession.objects.update(status="closed")
+        data = {"act": "takeover"}
+        html = operator.post(page_of(session, "desk"), data, follow=True).text
+        assert "This chat session is closed or is being closed, so nothing was sent." in html
+
+
+class TestStart:
+    DATA = {"agent_uuid": "agent_new", "customer_id": "c", "context": TYPED}
+
+    @pytest.mark.parametrize("fields", [{"agent_uuid": ""}, {"input_fields": "{"}])
+    def test_a_mistake_keeps_what_was_typed(self, operator, osvi_sandbox, fields):
+        response = operator.post(START, {**self.DATA, **fields}, follow=True)
+        assert response.redirect_chain == [(START, 302)]
+        assert SHOWN in response.text
+        assert "errorlist" in response.text
+        assert "errorlist" not in operator.get(START).text
+        assert osvi_sandbox.requests == []
+
+    def test_nothing_is_kept_of_what_was_done(self, operator, osvi_sandbox):
+        operator.post(START, {**self.DATA, "agent_uuid": ""})
+        operator.post(START, self.DATA)
+        assert SHOWN not in operator.get(START).text
+
+    def test_one_rendered_form_starts_one(self, operator, osvi_sandbox, told):
+        data = {**self.DATA, "once": token_in(operator.get(START).text)}
+        operator.post(START, data)
+        level, sentence = told(operator.post(START, data, follow=True))[-1]
+        assert (level, "no chat session was started now" in sentence) == ("warning", True)
+        assert len(osvi_sandbox.sessions) == 1
+
+    def test_nor_does_one_start_two_if_its_answer_was_lost(self, operator, osvi_sandbox):
+        at_the_start(osvi_sandbox, Drop(after_closing=True))
+        data = {**self.DATA, "once": token_in(operator.get(START).text)}
+        operator.post(START, data)
+        operator.post(START, data)
+        assert [request.method for request in osvi_sandbox.requests] == ["GET", "POST"]
+
+
+class TestClose:
+    def test_the_note_outlasts_a_refusal(self, operator, mirrored, osvi_sandbox):
+        session = mirrored()
+        osvi_sandbox.script(session.session_id, Status(422, errors=["No."]))
+        data = {"post": "yes", "note": TYPED}
+        response = operator.post(page_of(session, "close"), data)
+        assert response["Location"] == page_of(session)
+        assert SHOWN in operator.get(page_of(session, "close")).text
+        operator.post(page_of(session, "close"), data)
+        assert SHOWN not in operator.get(page_of(session, "close")).text
+
+    def test_a_selection_is_asked_about_on_a_page_that_can_be_reloaded(
+        self, operator, unconfirmed, osvi_sandbox
+    ):
+        session = unconfirmed(Drop(after_closing=True))
+        data = {"action": "recover_selected", "_selected_action": [session.pk]}
+        response = operator.post(f"{LIST}?status__exact=unconfirmed", data)
+        assert response.status_code == 302
+        for _time in range(2):
+            html = operator.get(response["Location"]).text
+            assert f'name="_selected_action" value="{session.pk}"' in html
+            assert f'action="{LIST}?status__exact=unconfirmed"' in html
+        assert len(osvi_sandbox.requests) == 1
+        data = {**data, "index": "0", "post": "yes"}
+        response = operator.post(f"{LIST}?status__exact=unconfirmed", data)
+        assert response["Location"] == f"{LIST}?status__exact=unconfirmed"
+        session.refresh_from_db()
+        assert session.status == "closed"
+
+    def test_a_question_about_nothing_leads_back(self, operator):
+        html = operator.get(reverse("admin:osvi_django_chatsession_recover")).text
+        assert "No chat session is selected any more" in html
+        assert f'href="{LIST}"' in html
+
+    def test_the_question_is_for_those_who_may_close(self, log_in):
+        client = log_in("view_chatsession")
+        url = reverse("admin:osvi_django_chatsession_recover")
+        assert client.get(url).status_code == 403
+
+    def test_a_refused_job_and_a_mistake_in_its_note_redirect(self, operator, django_user_model):
+        user = django_user_model.objects.get(username="jo")
+        job = create_close_job([ChatSessionFactory()], requested_by=user, via="admin", draft=True)
+        url = reverse("admin:osvi_django_closejob_confirm", args=[job.pk])
+        response = operator.post(f"{url}?_changelist_filters=a%3Db", {"note": "x" * 1001})
+        assert response["Location"] == f"{url}?_changelist_filters=a%3Db"
+        assert "at most 1000" in operator.get(response["Location"]).text
+        CloseJob.objects.update(status="completed", finished_at=job.created_at + timedelta(1))
+        for _note in ("x" * 1001, "x"):
+            response = operator.post(url, {"note": _note})
+            assert response["Location"].endswith(f"/{job.pk}/change/")
+
+
+def test_looking_up_nothing_redirects(operator, osvi_sandbox):
+    response = operator.post(LOOKUP, {"customer_id": ""})
+    assert response["Location"] == LOOKUP
+    assert "This field is required." in operator.get(LOOKUP).text

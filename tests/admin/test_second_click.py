@@ -1,0 +1,403 @@
+"""The same form of a desk, sent twice: by a second click, a browser's history, or a lost word."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+from django.db import OperationalError, connection
+from django.test import Client
+from django.urls import reverse
+
+from osvi_django.models import SupportAction
+from osvi_django.services.starting import start_session
+from osvi_django.testing import Drop, Junk, Status
+from osvi_django.testing.factories import ChatSessionFactory
+from tests.outside import Meanwhile, in_another_thread, noticed
+from tests.waiting import PATIENCE
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+START = reverse("admin:osvi_django_chatsession_start")
+WORDS = "Hello, this is Sam."
+SHOWN = f"{WORDS}</textarea>"
+SENT_BEFORE = "You already sent this form, so nothing was done now."
+UNDER_WAY = "This form is already being sent"
+
+
+def page_of(session):
+    return reverse("admin:osvi_django_chatsession_change", args=[session.pk])
+
+
+def desk_of(session):
+    return reverse("admin:osvi_django_chatsession_desk", args=[session.pk])
+
+
+def key_in(response):
+    return response.text.partition('name="once" value="')[2].partition('"')[0]
+
+
+@pytest.fixture
+def operator(log_in):
+    return log_in("view_chatsession", "operate_chatsession")
+
+
+@pytest.fixture
+def session(mirrored, osvi_sandbox):
+    """A session that somebody has taken over, so that everything may be done in it."""
+    made = mirrored(mode="support")
+    osvi_sandbox.sessions[made.session_id].mode = "support"
+    return made
+
+
+@pytest.fixture
+def form(operator, session):
+    """What a browser sends of a form that it was just shown."""
+
+    def _form(name="message", text=WORDS):
+        return {"act": name, name: text, "once": key_in(operator.get(page_of(session)))}
+
+    return _form
+
+
+@pytest.fixture
+def send(operator, session):
+    return lambda data: operator.post(desk_of(session), data, follow=True)
+
+
+def said(osvi, session):
+    return osvi.sessions[session.session_id].messages
+
+
+class TestAtTheSameMoment:
+    @pytest.fixture
+    def click(self, operator, session, osvi_sandbox):
+        """Send the same form several times at the same moment, and return what each is shown."""
+
+        def _click(data, times=5):
+            responses, others_done = [], threading.Event()
+            start = threading.Barrier(times, timeout=PATIENCE)
+
+            def post():
+                browser = Client()
+                browser.cookies = operator.cookies
+                try:
+                    start.wait()
+                    responses.append(browser.post(desk_of(session), data, follow=True))
+                    if len(responses) == times - 1:
+                        others_done.set()
+                finally:
+                    connection.close()
+
+            wait = Meanwhile(partial(others_done.wait, PATIENCE))
+            osvi_sandbox.script(session.session_id, *[wait] * times)
+            threads = [threading.Thread(target=post) for _number in range(times)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            return responses
+
+        return _click
+
+    @pytest.mark.parametrize("again", [False, True])
+    @pytest.mark.parametrize("name", ["message", "tell", "whisper", "context"])
+    def test_of_many_one_is_sent(self, click, form, osvi_sandbox, told, name, again):
+        data = form(name)
+        if again:
+            data["again"] = data.pop("act")
+        responses = click(data)
+        assert len(osvi_sandbox.requests) == 1
+        assert SupportAction.objects.get().outcome == "done"
+        first = responses.pop()
+        assert [level for level, _sentence in told(first)] == ["success"]
+        assert len(responses) == 4
+        for response in responses:
+            [(level, sentence)] = told(response)
+            assert (level, UNDER_WAY in sentence) == ("warning", True)
+            assert SHOWN not in response.text
+
+    def test_of_many_one_hands_back(self, click, form, osvi_sandbox):
+        responses = click(form("end", ""))
+        assert len(osvi_sandbox.requests) == 1
+        assert sum(UNDER_WAY in response.text for response in responses) == 4
+
+    def test_two_forms_with_other_words_are_both_sent(self, operator, session, form, osvi_sandbox):
+        forms = [form(), form("message", "And welcome.")]
+        both = threading.Barrier(2, timeout=PATIENCE)
+        osvi_sandbox.script(session.session_id, *[Meanwhile(both.wait)] * 2)
+
+        def post(data):
+            browser = Client()
+            browser.cookies = operator.cookies
+            try:
+                browser.post(desk_of(session), data)
+            finally:
+                connection.close()
+
+        threads = [threading.Thread(target=post, args=[data]) for data in forms]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not both.broken
+        assert {text for _who, text in said(osvi_sandbox, session)} == {WORDS, "And welcome."}
+
+    @pytest.mark.parametrize(
+        ("name", "word"), [("message", "act"), ("message", "again"), ("end", "act")]
+    )
+    def test_the_second_finds_nothing_and_the_first_is_done_before_it_is_written(
+        self, operator, session, form, osvi_sandbox, told, name, word
+    ):
+        data = form(name)
+        data[word] = data.pop("act")
+        quick, looked = Client(), []
+        quick.cookies = operator.cookies.copy()
+
+        def is_look(sql, _params):
+            found = sql.startswith("SELECT") and "supportaction" in sql and not looked
+            return found and not looked.append(sql)
+
+        post = partial(quick.post, desk_of(session), data)
+        with noticed(is_look, partial(in_another_thread, post)):
+            response = operator.post(desk_of(session), data, follow=True)
+        assert looked
+        [(level, sentence)] = told(response)
+        assert (level, SENT_BEFORE in sentence) == ("success", True)
+        assert len(osvi_sandbox.requests) == 1
+        assert SupportAction.objects.get().outcome == "done"
+
+
+class TestAfterwards:
+    def test_what_came_of_it_is_said_and_the_words_are_not_shown_again(
+        self, form, send, told, osvi_sandbox
+    ):
+        data = form() | {"whisper": "Half a sentence"}
+        send(data)
+        response = send(data)
+        [(level, sentence)] = told(response)
+        assert level == "success"
+        assert sentence == (
+            f"{SENT_BEFORE} The result of the first time: Your message was sent to the customer."
+        )
+        assert SHOWN not in response.text
+        assert "Half a sentence</textarea>" in response.text
+        assert len(osvi_sandbox.requests) == 1
+
+    @pytest.mark.parametrize(
+        ("fault", "outcome"),
+        [(Drop(), "no answer"), (Status(500), "no answer"), (Junk(), "unreadable")],
+    )
+    def test_so_is_that_nobody_knows(self, session, form, send, told, osvi_sandbox, fault, outcome):
+        osvi_sandbox.script(session.session_id, fault)
+        data = form()
+        send(data)
+        [(level, sentence)] = told(send(data))
+        assert (level, outcome in sentence) == ("warning", True)
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_other_words_from_the_history_are_not_lost(self, form, send, osvi_sandbox):
+        data = form()
+        send(data)
+        response = send(data | {"message": "Something else."})
+        assert SENT_BEFORE in response.text
+        assert "Something else.</textarea>" in response.text
+        send(data | {"message": "Something else.", "once": key_in(response)})
+        assert len(osvi_sandbox.requests) == 2
+
+    @pytest.mark.parametrize("fault", [Status(422, errors=["No."]), Status(429)])
+    def test_after_a_refusal_it_is_sent_with_either_key(
+        self, session, form, send, osvi_sandbox, fault
+    ):
+        osvi_sandbox.script(session.session_id, fault, fault)
+        data = form()
+        response = send(data)
+        assert SHOWN in response.text
+        send(data)
+        assert key_in(response) != data["once"]
+        send(data | {"once": key_in(response)})
+        assert len(osvi_sandbox.requests) == 3
+        outcomes = SupportAction.objects.values_list("outcome", flat=True)
+        assert list(outcomes) == ["rejected", "rejected", "done"]
+
+    def test_what_was_refused_here_has_not_spent_the_key(self, form, send, osvi_sandbox):
+        data = form()
+        send(data | {"message": ""})
+        send(data)
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_a_key_of_another_session_says_nothing_of_that(
+        self, operator, mirrored, form, send, osvi_sandbox
+    ):
+        data = form()
+        send(data)
+        other = mirrored(mode="support")
+        response = operator.post(desk_of(other), data, follow=True)
+        assert "The result of the first time" not in response.text
+        assert SHOWN in response.text
+        assert len(osvi_sandbox.requests) == 1
+
+    @pytest.mark.parametrize(
+        "key", ["", None, "x", "\0", "a" * 10_000, "\N{ARABIC-INDIC DIGIT THREE}" * 31, "{0-0}"]
+    )
+    def test_a_key_that_is_none_is_none(self, form, send, osvi_sandbox, key):
+        data = form() | {"once": key}
+        if key is None:
+            del data["once"]
+        assert send(data).status_code == 200
+        assert SupportAction.objects.get().form_key is None
+        # Without one, the same words so soon are asked about.
+        assert "Send again anyway" in send(data).text
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_forms_without_a_key_are_each_sent(self, form, send, osvi_sandbox):
+        for number in range(3):
+            send(form("whisper", f"Number {number}") | {"once": ""})
+        assert len(osvi_sandbox.requests) == 3
+
+
+@contextmanager
+def commit_that(monkeypatch, fails):
+    """Have the commit of the action's row be followed by an error, the first time."""
+    due, failed, commit = [], [], connection.commit
+
+    def is_insert(sql, _params):
+        return sql.startswith("INSERT") and "supportaction" in sql
+
+    def commit_and_fail():
+        if not due or failed:
+            return commit()
+        failed.append(True)
+        fails(commit)
+        raise OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(connection, "commit", commit_and_fail)
+    with noticed(is_insert, lambda: due.append(True)):
+        yield
+    monkeypatch.undo()
+    assert failed
+
+
+class TestTheWordOfACommitIsLost:
+    def test_its_own_row_is_no_duplicate(
+        self, session, form, send, told, osvi_sandbox, monkeypatch
+    ):
+        data = form()
+        with commit_that(monkeypatch, lambda commit: commit()):
+            response = send(data)
+        assert [level for level, _sentence in told(response)] == ["success"]
+        assert said(osvi_sandbox, session) == [("operator", WORDS)]
+        assert SupportAction.objects.get().outcome == "done"
+        assert SENT_BEFORE in send(data).text
+        assert len(osvi_sandbox.requests) == 1
+
+    def test_if_it_did_not_arrive_it_is_written_again(
+        self, session, form, send, told, osvi_sandbox, monkeypatch
+    ):
+        with commit_that(monkeypatch, lambda _commit: connection.rollback()):
+            response = send(form())
+        assert [level for level, _sentence in told(response)] == ["success"]
+        assert said(osvi_sandbox, session) == [("operator", WORDS)]
+        assert SupportAction.objects.get().text == WORDS
+
+    def test_a_row_of_others_with_the_number_of_it_is_left_alone(
+        self, session, form, send, osvi_sandbox, monkeypatch
+    ):
+        data = form()
+        theirs = partial(SupportAction.objects.create, session=session, kind="tell", text="Theirs")
+
+        def fails(_commit):
+            connection.rollback()
+            in_another_thread(theirs)
+
+        with commit_that(monkeypatch, fails):
+            send(data)
+        texts = SupportAction.objects.order_by("id").values_list("text", flat=True)
+        assert list(texts) == ["Theirs", WORDS]
+        assert said(osvi_sandbox, session) == [("operator", WORDS)]
+
+    def test_a_second_click_that_is_quicker_then_is_the_one(
+        self, operator, session, form, send, told, osvi_sandbox, monkeypatch
+    ):
+        data = form()
+        quick = Client()
+        quick.cookies = operator.cookies.copy()
+
+        def fails(_commit):
+            connection.rollback()
+            in_another_thread(partial(quick.post, desk_of(session), data))
+
+        with commit_that(monkeypatch, fails):
+            response = send(data)
+        assert SENT_BEFORE in told(response)[0][1]
+        assert said(osvi_sandbox, session) == [("operator", WORDS)]
+        assert SupportAction.objects.count() == 1
+
+
+class TestStart:
+    """The start form, whose second click would end the chat that the first one began."""
+
+    @pytest.fixture
+    def operator(self, log_in):
+        return log_in("view_chatsession", "operate_chatsession", "close_chatsession")
+
+    @pytest.fixture
+    def form(self, operator, osvi_sandbox):
+        asked = {"agent_uuid": "agent_1", "customer_id": "+1555", "context": "Order 12."}
+        return {**asked, "once": key_in(operator.get(START))}
+
+    @pytest.mark.parametrize("replace", [False, True])
+    def test_a_second_click_of_which_the_first_is_done_meanwhile_starts_nothing(
+        self, operator, form, osvi_sandbox, told, replace
+    ):
+        data = form | ({"replace": "on"} if replace else {})
+        quick, looked = Client(), []
+        quick.cookies = operator.cookies.copy()
+
+        def is_login_session(sql, _params):
+            return "django_session" in sql and not looked and not looked.append(sql)
+
+        post = partial(quick.post, START, data)
+        with noticed(is_login_session, partial(in_another_thread, post)):
+            response = operator.post(START, data, follow=True)
+        assert looked
+        [(level, sentence)] = told(response)
+        assert (level, "no chat session was started now" in sentence) == ("warning", True)
+        [chat] = osvi_sandbox.sessions.values()
+        assert not chat.is_closed
+        assert SupportAction.objects.get(kind="start").form_key == uuid.UUID(data["once"])
+
+    def test_another_form_replaces_it_on_purpose(self, operator, form, osvi_sandbox):
+        operator.post(START, form)
+        again = key_in(operator.get(START))
+        operator.post(START, form | {"once": again, "replace": "on"})
+        assert sorted(chat.is_closed for chat in osvi_sandbox.sessions.values()) == [False, True]
+
+    def test_a_start_with_the_key_of_another_form_is_written_down(self, operator, osvi_sandbox):
+        key = uuid.uuid4()
+        other = ChatSessionFactory()
+
+        def is_start(sql, _params):
+            if sql.startswith("SELECT") and "form_key" in sql and not osvi_sandbox.requests:
+                return not SupportAction.objects.exists()
+            return False
+
+        take = partial(SupportAction.objects.create, session=other, kind="tell", form_key=key)
+        with noticed(is_start, take):
+            session = start_session(agent_uuid="agent_1", customer_id="+1555", form_key=key)
+        assert session.actions.get().form_key is None
+
+    @pytest.mark.parametrize("arrives", [False, True])
+    def test_a_commit_of_which_the_word_is_lost_is_written_down_once(
+        self, operator, form, osvi_sandbox, monkeypatch, arrives
+    ):
+        fails = (lambda commit: commit()) if arrives else (lambda _commit: connection.rollback())
+        with commit_that(monkeypatch, fails):
+            response = operator.post(START, form, follow=True)
+        assert "The chat session was started." in response.text
+        kinds = SupportAction.objects.order_by("id").values_list("kind", flat=True)
+        assert list(kinds) == ["start", "context"]
+        assert len(osvi_sandbox.sessions) == 1

@@ -1,0 +1,113 @@
+"""Rows of a later version, or of another program's hand: values that no enum here has."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from django.core.management import call_command
+from django.urls import reverse
+
+from osvi_django.models import (
+    ChatSession,
+    CloseAttempt,
+    CloseJob,
+    CloseJobItem,
+    SessionSummary,
+    SupportAction,
+)
+from osvi_django.testing.factories import CloseAttemptFactory
+
+pytestmark = pytest.mark.django_db
+
+ODD = "odd<value>"
+SAFE = "odd&lt;value&gt;"
+
+
+@pytest.fixture(autouse=True)
+def nobody_runs_jobs(settings):
+    settings.OSVI_EXECUTOR = None
+
+
+@pytest.fixture
+def rows(job_with):
+    job = job_with("running", closed=1, rejected=1)
+    session = ChatSession.objects.first()
+    CloseAttemptFactory(session=session)
+    SupportAction.objects.create(session=session, kind="message", text="Hello")
+    SessionSummary.objects.create(session=session, text="Words")
+    ChatSession.objects.update(status=ODD, mode=ODD, summary_status=ODD, previous_status=ODD)
+    CloseAttempt.objects.update(kind=ODD, outcome=ODD, via=ODD, error_code=ODD)
+    SupportAction.objects.update(kind=ODD, outcome=ODD, error_code=ODD)
+    SessionSummary.objects.update(source=ODD)
+    CloseJobItem.objects.filter(outcome="rejected").update(outcome=ODD, error_code=ODD)
+    CloseJob.objects.update(status=ODD, paused_by=ODD, via=ODD)
+    return session, job
+
+
+@pytest.mark.parametrize("name", ["change", "close", "mark", "desk", "attempts", "thread"])
+def test_pages_of_a_session_show_them(admin_client, rows, name):
+    session, _job = rows
+    url = reverse(f"admin:osvi_django_chatsession_{name}", args=[session.pk])
+    response = admin_client.get(url)
+    assert response.status_code == 200
+    assert ODD not in response.text
+    assert (SAFE in response.text) == (name != "close" and name != "mark")
+
+
+@pytest.mark.parametrize("name", ["change", "progress", "sessions", "confirm"])
+def test_pages_of_a_job_show_them(admin_client, rows, name):
+    _session, job = rows
+    url = reverse(f"admin:osvi_django_closejob_{name}", args=[job.pk])
+    response = admin_client.get(url, follow=True)
+    assert response.status_code == 200
+    if name == "progress":
+        told = response.json()
+        assert (told["done"], told["total"]) == (2, 2)
+    else:
+        assert ODD not in response.text
+
+
+@pytest.mark.parametrize("name", ["chatsession", "closejob"])
+def test_lists_show_them(admin_client, rows, name):
+    url = reverse(f"admin:osvi_django_{name}_changelist")
+    for query in ({}, {"_facets": "True"}, {"status__exact": ODD}, {"status": ODD}):
+        if "status__exact" in query and name == "closejob":
+            continue
+        if "status" in query and name == "chatsession":
+            continue
+        response = admin_client.get(url, query)
+        assert response.status_code == 200
+        assert ODD not in response.text
+    assert SAFE in admin_client.get(url).text
+
+
+def test_an_act_in_such_a_session_is_refused_in_words(admin_client, rows, osvi_sandbox):
+    session, _job = rows
+    for name, data in (("desk", {"act": "takeover"}), ("close", {"post": "yes"})):
+        url = reverse(f"admin:osvi_django_chatsession_{name}", args=[session.pk])
+        assert admin_client.post(url, data, follow=True).status_code == 200
+
+
+def test_rest_shows_them(api, rows, staff, grant):
+    session, job = rows
+    user = grant(staff, "operate_chatsession", "view_closejob")
+    api.force_authenticate(user)
+    for path in (
+        "sessions/",
+        f"sessions/{session.session_id}/",
+        f"sessions/{session.session_id}/actions/",
+        "close-jobs/",
+        f"close-jobs/{job.pk}/",
+        f"close-jobs/{job.pk}/results/",
+    ):
+        response = api.get(f"/api/osvi/{path}")
+        assert (path, response.status_code) == (path, 200)
+        assert ODD in response.content.decode()
+
+
+@pytest.mark.parametrize("command", ["osvi_recover", "osvi_summarize", "osvi_purge"])
+def test_commands_pass_by_them(rows, command, osvi_sandbox):
+    out = StringIO()
+    call_command(command, stdout=out, stderr=out)
+    assert "Traceback" not in out.getvalue()

@@ -1,0 +1,160 @@
+"""What arrived of a body is kept, and is said to be incomplete if it is."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import pytest
+
+from osvi_django.client.transport import MAX_BODY
+from osvi_django.exceptions import OSVINoAnswer
+from tests.wire import RawServer, chunked, envelope, http
+
+BODY = envelope(summary="Fine.")
+GZIP = ("Content-Encoding", "gzip")
+
+
+def then_hang_up(reply):
+    def play(call):
+        call.send(reply)
+        call.hang_up()
+
+    return play
+
+
+def then_reset(reply):
+    def play(call):
+        call.send(reply)
+        call.pause(0.1)
+        call.reset()
+
+    return play
+
+
+def then_wait(reply):
+    def play(call):
+        call.send(reply)
+        call.pause()
+
+    return play
+
+
+def wrong_checksum(data):
+    packed = bytearray(gzip.compress(data))
+    packed[-8] ^= 1
+    return bytes(packed)
+
+
+@pytest.fixture
+def answer_of(make_client):
+    """The answer to a close, unread, from a server that replies so."""
+
+    def _answer(reply, **options):
+        with RawServer(reply) as server:
+            client = make_client(server.url, **options)
+            return client.send_close("s-1", agent_uuid="agent_1")
+
+    return _answer
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        then_hang_up(http(BODY, length=999)),
+        then_hang_up(chunked(BODY, end=b"")),
+        then_hang_up(chunked(BODY, end=b"ZZ\r\n\r\n")),
+        then_hang_up(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n999\r\n" + BODY),
+        then_reset(http(BODY, length=999)),
+        then_reset(chunked(BODY, end=b"")),
+        then_wait(http(BODY, length=999)),
+        then_wait(chunked(BODY, end=b"")),
+        then_wait(b"HTTP/1.1 200 OK\r\n\r\n" + BODY),
+        http(BODY, headers=[GZIP]),
+        http(BODY, headers=[("Content-Encoding", "deflate")]),
+        http(BODY, headers=[("Content-Encoding", ", ".join(["gzip"] * 9))]),
+        http(wrong_checksum(BODY), headers=[GZIP]),
+        then_hang_up(http(gzip.compress(BODY), headers=[GZIP], length=999)),
+        http(wrong_checksum(BODY)),
+    ],
+)
+def test_answer_that_did_not_arrive_whole_keeps_its_bytes(answer_of, reply):
+    answer = answer_of(reply, read_timeout=0.2)
+    assert (answer.status, answer.body) == (200, BODY)
+    assert answer.incomplete
+    assert not answer.truncated
+
+
+def test_wrong_checksum_of_a_long_body_loses_hardly_a_byte_of_it(answer_of):
+    data = b"".join(b"%d " % number for number in range(250_000))
+    answer = answer_of(http(wrong_checksum(data), headers=[GZIP]), deadline=5)
+    assert data.startswith(answer.body)
+    assert len(data) - len(answer.body) < 100
+    assert answer.incomplete
+
+
+def test_body_that_cannot_be_unpacked_halfway_keeps_the_first_half(answer_of):
+    packed = gzip.compress(b"".join(b"%d " % number for number in range(9000)))
+    broken = packed[: len(packed) // 2] + b"\xff" * 500
+    answer = answer_of(http(broken, headers=[GZIP]), deadline=5)
+    assert answer.body.startswith(b"0 1 2 3 4 5")
+    assert answer.incomplete
+
+
+def test_broken_body_that_inflates_is_cut(answer_of):
+    packed = bytearray(gzip.compress(bytes(50_000_000)))
+    packed[-8] ^= 1
+    answer = answer_of(http(bytes(packed), headers=[GZIP]), deadline=5)
+    assert len(answer.body) == MAX_BODY
+    assert answer.truncated
+
+
+def test_undeclared_packed_body_that_inflates_is_cut(answer_of):
+    answer = answer_of(http(gzip.compress(bytes(50_000_000))), deadline=5)
+    assert len(answer.body) == MAX_BODY
+    assert answer.truncated
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        http(BODY),
+        chunked(BODY),
+        then_hang_up(b"HTTP/1.1 200 OK\r\n\r\n" + BODY),
+        http(gzip.compress(BODY), headers=[GZIP]),
+        http(zlib.compress(BODY), headers=[("Content-Encoding", "deflate")]),
+        http(BODY, headers=[("Content-Encoding", "identity")]),
+        http(gzip.compress(BODY)),
+        http(gzip.compress(BODY), headers=[("Content-Encoding", "identity")]),
+    ],
+)
+def test_answer_that_arrived_whole_is_not_incomplete(answer_of, reply):
+    answer = answer_of(reply)
+    assert answer.body == BODY
+    assert not answer.incomplete
+
+
+def test_answer_of_which_no_byte_of_the_body_came_is_none(answer_of):
+    with pytest.raises(OSVINoAnswer):
+        answer_of(then_hang_up(http(length=9)))
+
+
+@pytest.mark.parametrize(
+    ("content_type", "charset"),
+    [
+        ("application/json", ""),
+        ("application/json; charset=Latin-1", "latin-1"),
+        ('text/html; a=b;charset="utf-8"', "utf-8"),
+        ("application/json; charset =  'cp1252' ", "cp1252"),
+        ("application/json; charset=", ""),
+        ("application/json; charset=" + "x" * 99, "x" * 40),
+        ("charset=utf-8", ""),
+    ],
+)
+def test_answer_names_the_charset_that_was_declared(answer_of, content_type, charset):
+    answer = answer_of(http(BODY, headers=[("Content-Type", content_type)]))
+    assert answer.charset == charset
+
+
+def test_answer_without_a_content_type_names_no_charset(answer_of):
+    assert answer_of(http(BODY)).charset == ""

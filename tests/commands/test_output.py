@@ -1,0 +1,223 @@
+"""What a terminal cannot show, or must not obey, stops no command and is not written raw."""
+
+from __future__ import annotations
+
+import logging
+import os
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from osvi_django.management import output
+from osvi_django.models import ChatSession
+from osvi_django.services.jobs import create_close_job
+from osvi_django.testing import Status
+from osvi_django.testing.factories import ChatSessionFactory
+from tests.commands.conftest import Terminal
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+# Clears the screen, sets a title, does so with one byte, reads backwards, adds a line of its own.
+HOSTILE = "\x1b[2J\x1b]0;title\x07\x9b31m\u202edesrever\u2066\r\nosvi: all is well\u2028\x08\x7f"
+# As a host's colleague writes it: neither ASCII nor Latin-1 has all of it.
+FOREIGN = "Zażółć gęślą jaźń “ü” 日本 🙂"
+NARROW = {
+    "ascii": {"PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C", "PYTHONUTF8": "0"},
+    "latin-1": {"PYTHONIOENCODING": "latin-1:strict", "LC_ALL": "C", "PYTHONUTF8": "0"},
+    "C": {"PYTHONIOENCODING": "", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+
+
+def is_harmless(text):
+    """Whether a terminal only shows it, line by line."""
+    return all(line.isprintable() for line in text.split("\n"))
+
+
+@pytest.fixture
+def narrow(manage):
+    """Run a command at a terminal whose encoding has few characters: its code and its output."""
+
+    def _run(*arguments, terminal="C"):
+        with manage(*arguments, encoding="latin-1", **NARROW[terminal]) as process:
+            out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+    return _run
+
+
+@pytest.fixture
+def refused(chats, osvi_sandbox):
+    """Sessions that OSVI refuses to close, in words that few terminals can show."""
+    made = [*chats(2, customer_id=f"+49 {FOREIGN}"), *chats(1)]
+    for chat in made[:2]:
+        osvi_sandbox.script(chat.session_id, *[Status(403, errors=[FOREIGN])] * 3)
+    return made
+
+
+@pytest.mark.parametrize("terminal", NARROW)
+def test_osvi_close_at_a_narrow_terminal_closes_all_it_can(narrow, refused, terminal):
+    code, out, err = narrow("osvi_close", "--status", "active", terminal=terminal)
+    assert code == 1, err
+    assert "1 closed, 2 failed" in out
+    assert "Za\\u017c" in out
+    assert "Not closed: 2 of 3." in err
+    assert ChatSession.objects.filter(status="closed").count() == 1
+
+
+def test_osvi_close_at_a_narrow_terminal_shows_what_it_would_close(narrow, refused):
+    code, out, _err = narrow("osvi_close", "--status", "active", "--dry-run")
+    assert (code, out.count("Za\\u017c")) == (0, 2)
+
+
+def test_osvi_recover_at_a_narrow_terminal_settles_all(narrow, chats, osvi_sandbox):
+    made = chats(3)
+    for chat in made:
+        ChatSession.objects.filter(pk=chat.pk).update(status="unconfirmed", customer_id="")
+        osvi_sandbox.script(chat.session_id, Status(403, errors=[FOREIGN]))
+    _code, out, err = narrow("osvi_recover")
+    assert "Traceback" not in err
+    assert all(chat.session_id in out for chat in made)
+
+
+def test_osvi_sync_at_a_narrow_terminal_looks_up_the_next_too(narrow, chats, osvi_sandbox):
+    chats(1, customer_id="+1")
+    osvi_sandbox.script(None, Status(403, errors=[FOREIGN]))
+    code, out, err = narrow("osvi_sync", "--customer", "+2", "+1")
+    assert code == 1
+    assert "Traceback" not in err
+    assert "1 open" in out
+
+
+def test_osvi_work_at_a_narrow_terminal_runs_the_job(narrow, chats, osvi_sandbox):
+    (chat,) = chats(1)
+    create_close_job([chat], start=False)
+    code, out, err = narrow("osvi_worker")
+    assert (code, err) == (0, "")
+    assert "1 closed" in out
+
+
+COMMANDS = [
+    ("osvi_close", "--status", "active"),
+    ("osvi_recover",),
+    ("osvi_sync", "--open"),
+    ("osvi_worker",),
+    ("osvi_summarize",),
+    ("osvi_purge",),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "stream"),
+    [
+        *[(command, "stdout") for command in COMMANDS],
+        (("osvi_close", "--status", "active"), "stderr"),
+    ],
+)
+def test_a_command_whose_reader_has_gone_ends_as_it_would(manage, chats, command, stream):
+    chats(2)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with manage(*command, **{stream: writing}) as process:
+        os.close(writing)
+        said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert "rror" not in "".join(filter(None, said))
+
+
+def test_a_command_whose_streams_are_closed_ends_as_it_would(manage, chats):
+    (chat,) = chats(1)
+    with manage("osvi_close", chat.session_id, closed=True) as process:
+        process.wait(timeout=60)
+    assert process.returncode == 0
+    chat.refresh_from_db()
+    assert chat.status == "closed"
+
+
+class Full(StringIO):
+    """A file on a disk that is full."""
+
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_stops_no_sweep(chats, osvi_sandbox, call):
+    made = chats(3)
+    ChatSession.objects.update(status="unconfirmed")
+    call_command("osvi_recover", stdout=Full(), stderr=Full())
+    assert not ChatSession.objects.filter(status="unconfirmed").exists()
+    assert len(made) == 3
+
+
+def test_a_bar_on_a_narrow_terminal_is_drawn(chats, call):
+    class Narrow(Terminal):
+        encoding = "ascii"
+
+        def write(self, text):
+            text.encode("ascii")
+            return super().write(text)
+
+    said = call("osvi_close", *[chat.session_id for chat in chats(2)], stderr=Narrow())
+    assert said.code == 0
+    assert "2/2" in said.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("osvi_close", "--status", "active"),
+        ("osvi_close", "--status", "active", "--dry-run"),
+        ("osvi_close", HOSTILE),
+        ("osvi_close", "--agent", HOSTILE),
+        ("osvi_recover",),
+        ("osvi_sync", "--open"),
+        ("osvi_sync", "--customer", HOSTILE),
+        ("osvi_sync", "--customer", "+1", "--account", HOSTILE),
+        ("osvi_summarize",),
+        ("osvi_worker",),
+    ],
+    ids=lambda arguments: " ".join(arguments).encode("ascii", "ignore").decode()[:20],
+)
+def test_a_command_writes_nothing_that_a_terminal_obeys(
+    call, osvi_sandbox, caplog, settings, arguments
+):
+    caplog.set_level(logging.DEBUG)
+    agent = f"agent_{HOSTILE}"
+    for number, status in enumerate(["active", "active", "unconfirmed", "closed"]):
+        session = ChatSessionFactory(
+            session_id=f"{number}{HOSTILE}",
+            customer_id=HOSTILE,
+            agent__uuid=f"{agent}{number}",
+            status=status,
+            mode=HOSTILE[:8],
+        )
+        osvi_sandbox.script(session.session_id, *[Status(422, errors=[HOSTILE])] * 3)
+    said = call(*arguments)
+    for text in (said.out, said.err, said.error, *caplog.messages):
+        assert is_harmless(text), ascii(text)
+
+
+def test_the_sandbox_writes_nothing_that_a_terminal_obeys(manage):
+    with manage("osvi_sandbox", "--port", "0", "--sessions", "0", "--token", "a\x1b[2J") as process:
+        lines = [process.stdout.readline() for _number in range(3)]
+    assert "a\\x1b[2J\n" in lines[1]
+    assert all(is_harmless(line) for line in lines)
+
+
+def test_log_lines_of_the_spool_are_harmless(settings, tmp_path, caplog, mirrored, osvi_sandbox):
+    folder = tmp_path / "spool\x1b[2J"
+    folder.mkdir(mode=0o700)
+    (folder / "1-1-\x1b[31m.json").write_text("{}")
+    settings.OSVI["default"]["SPOOL_DIR"] = folder
+    out = StringIO()
+    with pytest.raises(CommandError) as caught:
+        call_command("osvi_recover", stdout=out)
+    assert "stays there" in caplog.text
+    said = [*caplog.messages, *out.getvalue().splitlines(), str(caught.value)]
+    assert all(is_harmless(each) for each in said)
+
+
+def test_text_that_a_terminal_shows_is_as_it_was():
+    stream = StringIO()
+    output.Stream(stream).write(FOREIGN)
+    assert stream.getvalue() == FOREIGN

@@ -1,0 +1,181 @@
+"""``manage.py osvi_worker``: goes on with whatever nobody runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from datetime import timedelta
+
+import pytest
+from django.db import DataError, OperationalError
+from django.utils import timezone
+
+from osvi_django.database import DatabaseNow
+from osvi_django.models import CloseJob
+from osvi_django.services.jobs import create_close_job
+from osvi_django.signals import session_closed
+from osvi_django.testing import Status
+from tests.commands.conftest import kill_at_the_fifth_close
+from tests.outside import noticed, refused
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def job_of(chats):
+    """Make a job of so many sessions."""
+    return lambda number=1, **fields: create_close_job(chats(number), start=False, **fields)
+
+
+@pytest.fixture
+def after_a_close():
+    """Have this done after each close that is committed."""
+    done = []
+
+    def _after_a_close(do):
+        done.append(lambda **_named: do())
+        session_closed.connect(done[0])
+
+    yield _after_a_close
+    session_closed.disconnect(done[0])
+
+
+def begins(job, *, times=1_000):
+    """Tells the query by which a job begins, the first so many times."""
+    left = [True] * times
+
+    def is_begun(_sql, params):
+        return "running" in params and job.pk in params and bool(left) and left.pop()
+
+    return is_begun
+
+
+def stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stopped_at_the_end():
+    """A signal comes as soon as a job is finished."""
+    return noticed(lambda _sql, params: "completed" in params, stop)
+
+
+class TestOnce:
+    def test_it_runs_all_that_are_due_and_says_a_line_for_each(self, call, job_of, osvi_sandbox):
+        waits, abandoned, rested, paused, draft = (
+            job_of(2),
+            job_of(),
+            job_of(),
+            job_of(),
+            job_of(draft=True),
+        )
+        long_ago, later = timezone.now() - timedelta(hours=1), timezone.now() + timedelta(hours=1)
+        silent = {"heartbeat_at": DatabaseNow() - timedelta(hours=1)}
+        for job, fields in (
+            (abandoned, {"status": "running", **silent}),
+            (rested, {"status": "paused", "resume_at": long_ago, **silent}),
+            (paused, {"status": "paused", "resume_at": later, **silent}),
+        ):
+            CloseJob.objects.filter(pk=job.pk).update(**fields)
+        osvi_sandbox.script(rested.items.get().requested_session_id, Status(403))
+        said = call("osvi_worker")
+        assert (said.code, said.err) == (0, "")
+        done = "closed, 0 failed, 0 unconfirmed, 0 cancelled"
+        assert said.out == (
+            f"Close job {waits.pk}: completed, 2 of 2 done: 2 {done}\n"
+            f"Close job {abandoned.pk}: completed, 1 of 1 done: 1 {done}\n"
+            f"Close job {rested.pk}: completed_with_errors, 1 of 1 done: 0 closed, 1 failed, "
+            "0 unconfirmed, 0 cancelled\n"
+        )
+        draft.refresh_from_db()
+        assert draft.status == "draft"
+        assert call("osvi_worker").out == ""
+
+    def test_what_comes_meanwhile_is_run_as_well(self, call, job_of, after_a_close):
+        job_of()
+        after_a_close(lambda: CloseJob.objects.count() == 1 and job_of())
+        said = call("osvi_worker")
+        assert (said.code, said.out.count(": completed, ")) == (0, 2)
+
+    def test_what_osvi_is_in_trouble_over_waits(self, call, job_of, osvi_sandbox):
+        osvi_sandbox.token = "another"
+        job = job_of()
+        said = call("osvi_worker")
+        assert said.code == 0
+        assert said.out == (
+            f"Close job {job.pk}: paused, 0 of 1 done: 0 closed, 0 failed, 0 unconfirmed, "
+            "0 cancelled. OSVI refuses this site's API token. Ask your administrator to check "
+            "the token.\n"
+        )
+
+    @pytest.mark.parametrize("error", [ValueError, DataError])
+    @pytest.mark.django_db(transaction=True)
+    def test_one_bad_job_does_not_stop_the_others(self, call, job_of, caplog, error):
+        bad, good = job_of(), job_of()
+        with refused(begins(bad), error("a customer's words")):
+            said = call("osvi_worker")
+        assert (said.code, said.error) == (1, "1 failed. See the log for details.")
+        assert said.err == f"Close job {bad.pk}: failed ({error.__name__})\n"
+        assert f"Close job {good.pk}: completed" in said.out
+        assert f"close job {bad.pk} failed" in caplog.text
+
+    @pytest.mark.django_db(transaction=True)
+    def test_without_the_database_it_ends(self, call, job_of):
+        gone = refused(begins(job_of()), OperationalError("gone"))
+        with gone, pytest.raises(OperationalError):
+            call("osvi_worker")
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_it_is_stopped_gently(self, call, job_of, osvi_sandbox, settings, number):
+        settings.OSVI["default"]["CONCURRENCY"] = 1
+        osvi_sandbox.latency = kill_at_the_fifth_close(number)
+        job, other = job_of(50), job_of()
+        before = signal.getsignal(number)
+        said = call("osvi_worker")
+        assert (said.code, said.error) == (130, "Stopped. The next run continues.")
+        assert signal.getsignal(number) == before
+        job.refresh_from_db()
+        assert 0 < job.succeeded < 50
+        assert not job.items.filter(outcome="closing").exists()
+        osvi_sandbox.latency = 0
+        assert call("osvi_worker").out.count(": completed, ") == 2
+        other.refresh_from_db()
+        assert other.is_finished
+
+
+@pytest.mark.django_db(transaction=True)
+class TestWatch:
+    def test_again_and_again_until_it_is_stopped(self, call, job_of):
+        job, looks = job_of(), []
+
+        def look():
+            looks.append(None)
+            if len(looks) == 4:
+                stop()
+
+        with noticed(lambda sql, params: sql.startswith("SELECT") and "queued" in params, look):
+            said = call("osvi_worker", watch=0.05)
+        assert said.code == 0
+        assert (
+            said.err == "Stopping after the requests in progress. Press Ctrl-C again to quit now.\n"
+        )
+        assert said.out.startswith(f"Close job {job.pk}: completed")
+        assert len(looks) >= 4
+
+    def test_it_outlives_a_database_that_is_away(self, call, job_of):
+        job = job_of()
+        with stopped_at_the_end(), refused(begins(job, times=2), OperationalError("gone")):
+            said = call("osvi_worker", watch=0.05)
+        assert said.code == 0
+        assert said.err.startswith("The database is unavailable: OperationalError\n" * 2)
+        assert f"Close job {job.pk}: completed" in said.out
+
+    def test_one_that_failed_is_tried_again_next_time(self, call, job_of):
+        job = job_of()
+        with stopped_at_the_end(), refused(begins(job, times=1), ValueError("bug")):
+            said = call("osvi_worker", watch=0.05)
+        assert said.err.startswith(f"Close job {job.pk}: failed (ValueError)\n")
+        assert f"Close job {job.pk}: completed" in said.out
+
+    @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 86_401])
+    def test_it_wants_seconds(self, call, seconds):
+        assert "above 0" in call("osvi_worker", watch=seconds).error

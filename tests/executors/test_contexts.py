@@ -1,0 +1,316 @@
+"""The threads of a job work in the context of the thread that has asked for it."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+
+import pytest
+from django.db import connection
+from django.db.backends.signals import connection_created
+
+from osvi_django.conf import thread_context
+from osvi_django.contexts import ThreadContext
+from osvi_django.models import ChatSession, CloseJob, SessionSummary
+from osvi_django.services.jobs import create_close_job, run_close_job, runner
+from osvi_django.signals import session_closed
+from osvi_django.testing import Drop
+from tests.waiting import until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ASKER = ContextVar("asker", default="no one")
+HERE = threading.local()
+HEARD = []
+
+
+def tenant():
+    return getattr(HERE, "tenant", "public")
+
+
+@contextmanager
+def at(name):
+    """Work as this tenant."""
+    before, HERE.tenant = tenant(), name
+    try:
+        yield
+    finally:
+        HERE.tenant = before
+
+
+class Tenancy:
+    """The same, by a class whose instances are good for one time."""
+
+    def __init__(self):
+        self.name = tenant()
+
+    def __enter__(self):
+        self.before, HERE.tenant, self.name = tenant(), self.name, None
+
+    def __exit__(self, *_error):
+        HERE.tenant = self.before
+
+
+def a_manager():
+    return at(tenant())
+
+
+def another_manager():
+    return Tenancy()
+
+
+def a_callable():
+    return partial(at, tenant())
+
+
+def broken():
+    raise RuntimeError("no tenant today")
+
+
+def not_to_be_entered():
+    return partial(never)
+
+
+@contextmanager
+def never():
+    raise RuntimeError("closed to threads")
+    yield
+
+
+def not_to_be_left():
+    return never_again
+
+
+@contextmanager
+def never_again():
+    yield
+    if threading.current_thread().name.startswith("osvi-call"):
+        raise RuntimeError("no way back")
+
+
+@pytest.fixture
+def queries():
+    """The tenants of our threads' queries, by the kind of thread."""
+    seen = {}
+
+    def look(execute, sql, params, many, context):
+        kind = threading.current_thread().name.split("-")[1]
+        seen.setdefault(kind, []).append(tenant())
+        return execute(sql, params, many, context)
+
+    def note(connection, **_named):
+        if threading.current_thread().name.startswith("osvi-"):
+            connection.execute_wrappers.append(look)
+
+    connection_created.connect(note)
+    yield seen
+    connection_created.disconnect(note)
+
+
+def all_are_finished():
+    return not CloseJob.objects.filter(finished_at=None).exists()
+
+
+def hear(session, **_named):
+    HEARD.append((session.session_id, tenant(), ASKER.get()))
+
+
+def write(session):
+    """A summarizer."""
+    return f"Written for {ASKER.get()} at {tenant()}."
+
+
+@pytest.fixture
+def heard():
+    HEARD.clear()
+    session_closed.connect(hear)
+    yield HEARD
+    session_closed.disconnect(hear)
+
+
+def test_context_variables_of_each_asker_are_those_of_its_job(mirrored, settings, heard):
+    settings.OSVI["default"]["SUMMARIZER"] = f"{__name__}.write"
+    token = settings.OSVI["default"]["API_TOKEN"]
+    tokens = []
+    settings.OSVI["default"]["API_TOKEN"] = lambda: tokens.append(ASKER.get()) or token
+    askers = {}
+    for name in ("ann", "bob", "cid"):
+        set_back = ASKER.set(name)
+        session = mirrored(summary=None)
+        askers[session.pk] = name
+        create_close_job([session])
+        ASKER.reset(set_back)
+    until(all_are_finished)
+    until(lambda: SessionSummary.objects.count() == 3)
+    texts = dict(SessionSummary.objects.values_list("session", "text"))
+    assert texts == {key: f"Written for {name} at public." for key, name in askers.items()}
+    assert sorted(tokens) == sorted(asker for _id, _at, asker in heard) == ["ann", "bob", "cid"]
+
+
+@pytest.mark.parametrize("hook", [a_manager, another_manager, a_callable])
+def test_every_thread_that_asks_the_database_has_entered_the_hook(
+    mirrored, unconfirmed, settings, queries, heard, hook
+):
+    settings.OSVI_THREAD_CONTEXT = f"{__name__}.{hook.__name__}"
+    settings.OSVI["default"]["SUMMARIZER"] = f"{__name__}.write"
+    tenants = {}
+    for name in ("red", "blue"):
+        with at(name):
+            sessions = [mirrored(summary=None), mirrored(), unconfirmed(Drop(), summary=None)]
+            tenants |= {each.session_id: name for each in sessions}
+            heard.clear()
+            create_close_job(sessions)
+    until(all_are_finished)
+    until(lambda: SessionSummary.objects.count() == 6)
+    assert {"runner", "writer", "rescuer"} <= queries.keys()  # a heartbeat, too, if it takes long
+    for seen in queries.values():
+        assert set(seen) <= {"red", "blue"}
+    assert set(queries["runner"]) == {"red", "blue"}
+    written = SessionSummary.objects.filter(source="host")
+    texts = dict(written.values_list("session__session_id", "text"))
+    assert len(texts) == 4
+    assert texts == {each: f"Written for no one at {tenants[each]}." for each in texts}
+    assert tenant() == "public"
+
+
+def test_a_job_that_is_run_here_and_now_hands_the_context_to_its_threads(
+    unconfirmed, settings, queries
+):
+    settings.OSVI_THREAD_CONTEXT = f"{__name__}.a_manager"
+    job = create_close_job([unconfirmed(Drop())], start=False)
+    with at("red"):
+        assert run_close_job(job.uuid).succeeded == 1
+    assert set(queries["rescuer"]) == {"red"}
+
+
+def test_a_hook_that_fails_leaves_the_job_in_the_table(mirrored, settings, caplog, osvi_sandbox):
+    settings.OSVI_THREAD_CONTEXT = f"{__name__}.broken"
+    job = create_close_job([mirrored()])
+    assert f"close job {job.pk} could not be started, and waits" in caplog.text
+    assert CloseJob.objects.get().status == "queued"
+    assert osvi_sandbox.requests == []
+
+
+def test_a_context_that_cannot_be_entered_has_nothing_sent(
+    mirrored, settings, caplog, osvi_sandbox
+):
+    settings.OSVI_THREAD_CONTEXT = f"{__name__}.not_to_be_entered"
+    job = create_close_job([mirrored()])
+    until(lambda: f"close job {job.uuid} failed in this process: RuntimeError" in caplog.text)
+    assert run_close_job(job.uuid).paused_by == "not_configured"
+    assert ChatSession.objects.get().status == "active"
+    assert osvi_sandbox.requests == []
+
+
+def test_a_context_that_cannot_be_left_costs_no_answer(mirrored, settings):
+    settings.OSVI_THREAD_CONTEXT = f"{__name__}.not_to_be_left"
+    job = create_close_job([mirrored(), mirrored()])
+    until(all_are_finished)
+    assert CloseJob.objects.get(pk=job.pk).succeeded == SessionSummary.objects.count() == 2
+
+
+def test_a_context_may_be_entered_any_number_of_times(settings):
+    settings.OSVI_THREAD_CONTEXT = f"{__name__}.another_manager"
+    with at("red"):
+        context = ThreadContext()
+    assert [context.run(tenant) for _time in range(3)] == ["red"] * 3
+    with pytest.raises(ZeroDivisionError):
+        context.run(lambda: 1 / 0)
+    assert context.run(tenant) == "red"
+    settings.OSVI_THREAD_CONTEXT = None
+    assert thread_context() is None
+
+
+def test_contexts_without_a_hook_are_alike_to_the_database(settings):
+    """So that the leases of many jobs are renewed in one statement."""
+    first, second = ThreadContext(), ThreadContext()
+    assert (len({first, second}), first == 1) == (1, False)
+    settings.OSVI_THREAD_CONTEXT = f"{__name__}.a_callable"
+    third, fourth = ThreadContext(), ThreadContext()
+    assert len({first, second, third, fourth}) == 3
+
+
+TABLES = "chatagent chatsession sessionsummary closeattempt supportaction closejob closejobitem"
+
+
+class Schemas:
+    """A stand-in for schemas per tenant, kept with the connection as django-tenants does."""
+
+    def __init__(self):
+        self.tables = [f"osvi_django_{name}" for name in TABLES.split()]
+
+    def make(self, name):
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP SCHEMA IF EXISTS {name} CASCADE")
+            cursor.execute(f"CREATE SCHEMA {name}")
+            for table in self.tables:
+                cursor.execute(f"CREATE TABLE {name}.{table} (LIKE public.{table} INCLUDING ALL)")
+
+    def drop(self, name):
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP SCHEMA {name} CASCADE")
+
+
+def number_from(number):
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE osvi_django_closejob ALTER id RESTART WITH {number}")
+
+
+def use(name, on=None):
+    on = on or connection
+    on.our_schema = name
+    with on.cursor() as cursor:
+        cursor.execute(f"SET search_path TO {name}, public")
+
+
+def use_again(connection, **_named):
+    """A new connection begins in the public schema."""
+    use(getattr(connection, "our_schema", "public"), on=connection)
+
+
+@contextmanager
+def schema(name):
+    before = getattr(connection, "our_schema", "public")
+    use(name)
+    try:
+        yield
+    finally:
+        use(before)
+
+
+def keep_schema():
+    return partial(schema, getattr(connection, "our_schema", "public"))
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="It takes PostgreSQL's schemas.")
+def test_tenants_with_schemas_of_their_own_have_their_own_jobs_run(
+    mirrored, settings, osvi_sandbox, unconfirmed
+):
+    settings.OSVI_THREAD_CONTEXT = f"{__name__}.keep_schema"
+    settings.OSVI["default"]["SUMMARIZER"] = f"{__name__}.write"
+    schemas, names = Schemas(), ("red", "blue")
+    connection_created.connect(use_again)
+    try:
+        never_started = create_close_job([mirrored() for _number in range(3)], start=False)
+        for name in names:
+            schemas.make(name)
+            with schema(name):
+                sessions = [mirrored(), mirrored(summary=None), unconfirmed(Drop())]
+                number_from(never_started.pk)
+                started = create_close_job(sessions)
+                assert started.pk == never_started.pk
+        for name in names:
+            with schema(name):
+                until(lambda: CloseJob.objects.filter(status="completed").count() == 1)
+                until(lambda: SessionSummary.objects.count() == 3)
+                assert {each.status for each in ChatSession.objects.all()} == {"closed"}
+        never_started.refresh_from_db()
+        assert (never_started.status, never_started.started_at) == ("queued", None)
+        assert SessionSummary.objects.count() == 0
+    finally:
+        runner.stop()
+        connection_created.disconnect(use_again)
+        for name in names:
+            schemas.drop(name)

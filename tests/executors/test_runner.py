@@ -1,0 +1,391 @@
+"""One thread runs all jobs of a process, as many at the same time as they are."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+from django.db import OperationalError, connection
+from django.db.backends.signals import connection_created
+from django.utils import timezone
+
+from osvi_django import executors
+from osvi_django.contexts import ThreadContext
+from osvi_django.models import ChatSession, CloseJob, SessionSummary
+from osvi_django.services.jobs import cancel_close_job, create_close_job, runner
+from osvi_django.testing import Drop, Status
+from tests.executors.conftest import job_threads
+from tests.mirroring import mirror
+from tests.outside import AtOnce
+from tests.waiting import until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+# Not those of the sandbox.
+KINDS = re.compile("osvi-(runner|lane|heartbeat|finder|writer)")
+
+
+class Watch(threading.Thread):
+    """Counts, again and again, the threads of ours, and notes the connections that they make."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.most_connections, self.threads = 0, []
+        self.opened = []
+        self._over = threading.Event()
+
+    def __enter__(self):
+        connection_created.connect(self._note)
+        self.start()
+        return self
+
+    def __exit__(self, *_error):
+        self._over.set()
+        self.join()
+        connection_created.disconnect(self._note)
+
+    def run(self):
+        while not self._over.wait(0.01):
+            ours = [each for each in threading.enumerate() if KINDS.match(each.name)]
+            self.threads = max(self.threads, sorted(each.name for each in ours), key=len)
+            # One that is closed while OSVI is asked is opened once more.
+            opened = {id(each) for each in list(self.opened) if each.connection is not None}
+            self.most_connections = max(self.most_connections, len(opened))
+
+    def _note(self, connection, **_named):
+        # A thread's connection is opened again after each call to OSVI.
+        is_known = any(each is connection for each in self.opened)
+        if threading.current_thread().name.startswith("osvi-") and not is_known:
+            self.opened.append(connection)
+
+
+def all_are_finished():
+    return not CloseJob.objects.filter(finished_at=None).exists()
+
+
+def close_async(api, session):
+    url = f"/api/osvi/sessions/{session.session_id}/close/"
+    response = api.post(url, headers={"Prefer": "respond-async"})
+    assert response.status_code == 202, response.content
+
+
+@pytest.fixture
+def api(transactional_db, api):
+    return api
+
+
+class TestManyAtOnce:
+    def test_sixty_async_closes_share_threads_and_connections(self, osvi_sandbox, settings, api):
+        settings.OSVI["default"]["CONCURRENCY"] = 8
+        osvi_sandbox.latency = latency = AtOnce(0.3, number=6)
+        sessions = [mirror(osvi_sandbox) for _number in range(60)]
+        with Watch() as watch:
+            for session in sessions:
+                close_async(api, session)
+            until(all_are_finished)
+        assert SessionSummary.objects.count() == 60
+        assert {osvi_sandbox.close_requests(each.session_id) for each in sessions} == {1}
+        assert 6 <= latency.most <= 8
+        assert len(watch.threads) <= 8 + 2, watch.threads
+        assert watch.most_connections <= 3
+
+    def test_an_async_close_waits_for_no_large_job(self, job_of, osvi_sandbox, settings, api):
+        settings.OSVI["default"]["CONCURRENCY"] = 4
+        osvi_sandbox.latency = 0.1
+        large = job_of(160)
+        executors.thread(str(large.uuid))
+        until(lambda: osvi_sandbox.requests)
+        session = mirror(osvi_sandbox)
+        close_async(api, session)
+        small = CloseJob.objects.latest("pk")
+        until(lambda: CloseJob.objects.get(pk=small.pk).is_finished)
+        large.refresh_from_db()
+        assert large.done < 120
+        until(all_are_finished)
+        assert SessionSummary.objects.count() == 161
+
+    def test_jobs_of_two_accounts_wait_for_none_of_the_other(
+        self, osvi_sandbox, settings, mirrored
+    ):
+        settings.OSVI["other"] = {**settings.OSVI["default"], "CONCURRENCY": 2}
+        settings.OSVI["default"]["CONCURRENCY"] = 1
+        osvi_sandbox.latency = latency = AtOnce(0.4, number=2)
+        first, second = mirrored(), mirrored()
+        type(second.agent).objects.filter(pk=second.agent_id).update(account="other")
+        for session in (first, second):
+            create_close_job([session])
+        until(all_are_finished)
+        assert latency.most == 2
+
+    def test_more_jobs_than_run_at_once_wait_for_their_turn(
+        self, osvi_sandbox, mirrored, monkeypatch
+    ):
+        monkeypatch.setattr(runner, "MAX_JOBS", 2)
+        osvi_sandbox.latency = latency = AtOnce(0.1, number=2)
+        for _number in range(6):
+            create_close_job([mirrored()])
+        until(all_are_finished)
+        assert latency.most == 2
+
+    def test_sessions_of_dead_processes_take_few_connections(
+        self, unconfirmed, osvi_sandbox, settings
+    ):
+        settings.OSVI["default"]["CONCURRENCY"] = 8
+        sessions = [unconfirmed(Drop()) for _number in range(12)]
+        osvi_sandbox.latency = 0.1
+        with Watch() as watch:
+            for session in sessions:
+                create_close_job([session])
+            until(all_are_finished)
+        assert SessionSummary.objects.count() == 12
+        assert watch.most_connections <= 3
+
+    def test_summaries_of_this_site_take_few_connections(self, mirrored, settings):
+        settings.OSVI["default"]["SUMMARIZER"] = slowly_written
+        with Watch() as watch:
+            for _number in range(12):
+                create_close_job([mirrored(summary=None)])
+            until(lambda: SessionSummary.objects.count() == 12)
+        assert watch.most_connections <= 3
+
+    def test_a_job_that_is_cancelled_begins_nothing_more(self, job_of, osvi_sandbox, settings):
+        settings.OSVI["default"]["CONCURRENCY"] = 2
+        osvi_sandbox.latency = 0.3
+        large, other = job_of(30), job_of(4)
+        for job in (large, other):
+            executors.thread(str(job.uuid))
+        until(lambda: len(osvi_sandbox.requests) >= 2)
+        cancel_close_job(large)
+        until(all_are_finished)
+        large.refresh_from_db()
+        other.refresh_from_db()
+        assert (large.status, other.status, other.succeeded) == ("cancelled", "completed", 4)
+        assert large.succeeded < 10
+        assert large.succeeded + large.cancelled == 30
+
+
+def slowly_written(session):
+    time.sleep(0.05)
+    return "Written here."
+
+
+class TestTrouble:
+    def test_one_broken_job_does_not_stop_the_others(self, job_of, osvi_sandbox, caplog):
+        osvi_sandbox.latency = 0.2
+        good = job_of(3)
+        executors.thread(str(good.uuid))
+        executors.thread(UNKNOWN)
+        until(all_are_finished)
+        assert f"close job {UNKNOWN} failed in this process: InvalidInput" in caplog.text
+        assert SessionSummary.objects.count() == 3
+
+    def test_osvi_away_pauses_each_job_and_all_go_on(self, mirrored, osvi_sandbox, monkeypatch):
+        monkeypatch.setattr("osvi_django.client.throttle.PAUSES", (0.1, 0.1, 0.1))
+        monkeypatch.setattr("osvi_django.client.throttle.TRY_AGAIN_AFTER", 0.5)
+        sessions = [mirrored() for _number in range(5)]
+        osvi_sandbox.stop()
+        for session in sessions:
+            create_close_job([session])
+        until(lambda: CloseJob.objects.filter(status="paused").count() == 5)
+        osvi_sandbox.start()
+        until(all_are_finished)
+        assert SessionSummary.objects.count() == 5
+
+    def test_in_a_pause_no_thread_that_sends_and_no_connection_is_left(self, mirrored, settings):
+        settings.OSVI["default"]["API_TOKEN"] = "not-the-token-16"
+        with Watch() as watch:
+            create_close_job([mirrored()])
+            until(lambda: CloseJob.objects.filter(status="paused").exists())
+            until(lambda: not lane_threads())
+            until(lambda: not [each for each in watch.opened if each.connection is not None])
+        assert len(job_threads()) == 1
+
+    def test_a_database_that_goes_away_in_the_middle_is_waited_for(
+        self, job_of, osvi_sandbox, settings, tmp_path, monkeypatch
+    ):
+        """Of all that is under way the answers come home, by the spool if need be."""
+        monkeypatch.setattr(runner, "DATABASE_AWAY", 0.2)
+        monkeypatch.setattr("osvi_django.services.jobs.running.DATABASE_RETRY_SECONDS", 0.2)
+        settings.OSVI["default"] |= {"DATABASE_RETRY_TIMEOUT": 0.2, "SPOOL_DIR": tmp_path / "spool"}
+        settings.OSVI["default"] |= {"CONNECT_TIMEOUT": 0.5, "DEADLINE": 0.5, "LEASE_TIMEOUT": 2}
+        away = threading.Event()
+
+        def refuse(execute, sql, params, many, context):
+            if away.is_set() and "CLOSE" in sql.upper():
+                raise OperationalError("gone")
+            return execute(sql, params, many, context)
+
+        def note(connection, **_named):
+            if threading.current_thread().name.startswith("osvi-"):
+                connection.execute_wrappers.append(refuse)
+
+        back = threading.Timer(1.5, away.clear)
+
+        def go(_chat):
+            if not away.is_set() and not back.is_alive() and back.ident is None:
+                away.set()
+                back.start()
+            return 0.05
+
+        osvi_sandbox.latency = go
+        jobs = [job_of(3) for _number in range(4)]
+        connection_created.connect(note)
+        try:
+            for job in jobs:
+                executors.thread(str(job.uuid))
+            until(all_are_finished)
+        finally:
+            connection_created.disconnect(note)
+        assert SessionSummary.objects.count() == 12
+        assert not ChatSession.objects.exclude(status="closed").exists()
+        assert {osvi_sandbox.closes(each) for each in osvi_sandbox.sessions} == {1}
+
+    def test_a_runner_that_is_to_end_leaves_the_rest_in_the_table(self, job_of, osvi_sandbox):
+        osvi_sandbox.latency = 0.3
+        jobs = [job_of(40) for _number in range(3)]
+        for job in jobs:
+            executors.thread(str(job.uuid))
+        until(lambda: osvi_sandbox.requests)
+        runner.stop()
+        assert not job_threads()
+        assert not ChatSession.objects.filter(status__in=("closing", "unconfirmed")).exists()
+        assert 0 < SessionSummary.objects.count() == len(osvi_sandbox.answered_summaries) < 120
+        assert {each.status for each in CloseJob.objects.all()} == {"queued"}
+        osvi_sandbox.latency = 0
+        for job in jobs:
+            executors.thread(str(job.uuid))
+        until(all_are_finished)
+        assert SessionSummary.objects.count() == 120
+
+    def test_a_job_that_comes_as_the_runner_ends_is_run(self, mirrored):
+        for _number in range(20):
+            create_close_job([mirrored()])
+            until(all_are_finished)
+            time.sleep(0.01 * (_number % 3))
+        assert SessionSummary.objects.count() == 20
+
+    def test_a_job_that_is_named_twice_is_run_once(self, job_of, osvi_sandbox):
+        osvi_sandbox.latency = 0.2
+        job = job_of(2)
+        for _number in range(3):
+            executors.thread(str(job.uuid))
+        until(lambda: osvi_sandbox.requests)
+        executors.thread(str(job.uuid))
+        until(all_are_finished)
+        until(lambda: not job_threads())
+        assert len(osvi_sandbox.requests) == 2
+
+    def test_without_threads_a_job_waits_in_the_table(self, mirrored, monkeypatch, caplog):
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            job = create_close_job([mirrored()])
+        assert f"close job {job.pk} could not be started, and waits" in caplog.text
+        executors.thread(str(job.uuid))
+        until(all_are_finished)
+
+    def test_a_refused_session_ends_its_job_alone(self, mirrored, osvi_sandbox):
+        refused, fine = mirrored(), mirrored()
+        osvi_sandbox.script(refused.session_id, Status(403))
+        jobs = [create_close_job([each]) for each in (refused, fine)]
+        until(all_are_finished)
+        statuses = [CloseJob.objects.get(pk=job.pk).status for job in jobs]
+        assert statuses == ["completed_with_errors", "completed"]
+
+
+class Broken:
+    """A job's run that can neither go on nor come home."""
+
+    has_news = True
+    is_ended = False
+
+    def step(self):
+        raise ValueError("a bug")
+
+    drain = step
+
+    def shutdown(self):
+        self.is_ended = True
+
+
+def test_a_run_that_cannot_even_come_home_is_given_up(caplog):
+    one, run = runner._Runner(), Broken()
+    one.ask(UNKNOWN, ThreadContext())
+    (asked,) = one._due()
+    active = one._active[UNKNOWN] = runner._Active(asked=asked, worker=run)
+    one._step(active)
+    assert not run.is_ended
+    one._step(active)
+    assert (run.is_ended, one._active) == (True, {})
+    assert f"close job {UNKNOWN} failed in this process: ValueError" in caplog.text
+
+
+def test_a_job_that_waits_here_is_not_put_back_twice():
+    one = runner._Runner()
+    one.ask(UNKNOWN, ThreadContext())
+    one._put_back(one._asked[0], 1)
+    assert len(one._asked) == 1
+
+
+def test_a_process_that_ends_begins_no_more_jobs(caplog):
+    all_of_it = runner._Runners()
+    all_of_it.close()
+    all_of_it.ask(UNKNOWN, ThreadContext())
+    assert f"close job {UNKNOWN} waits: this process ends" in caplog.text
+    assert not job_threads()
+
+
+UNKNOWN = "3f0e5b0e-8a47-4a5e-9c5b-0d4d3c1f7f2a"
+
+
+def lane_threads():
+    return [each for each in threading.enumerate() if each.name.startswith("osvi-call")]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="It counts PostgreSQL's connections.")
+def test_postgresql_sees_three_connections_at_the_most(osvi_sandbox, api, settings):
+    settings.OSVI["default"]["CONCURRENCY"] = 16
+    osvi_sandbox.latency = 0.5
+    sessions = [mirror(osvi_sandbox) for _number in range(60)]
+    most = 0
+    for session in sessions:
+        close_async(api, session)
+    while not all_are_finished():
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            )
+            most = max(most, cursor.fetchone()[0])
+    assert 1 <= most <= 3
+    assert SessionSummary.objects.count() == 60
+
+
+FORKED = 7
+
+
+def test_a_fork_has_a_runner_of_its_own(job_of):
+    """As a web server does that has loaded the site before it makes its workers."""
+    first, second = job_of(1), job_of(1)
+    later = timezone.now() + timedelta(hours=1)
+    CloseJob.objects.filter(pk=first.pk).update(status="paused", resume_at=later)
+    executors.thread(str(first.uuid))
+    time.sleep(0.5)  # it has looked, and sleeps
+    connection.close()
+    child = os.fork()
+    if not child:
+        try:
+            executors.thread(str(second.uuid))
+            until(lambda: CloseJob.objects.get(pk=second.pk).is_finished)
+        finally:
+            os._exit(FORKED)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == FORKED
+    assert CloseJob.objects.get(pk=second.pk).succeeded == 1
+    assert len(job_threads()) == 1

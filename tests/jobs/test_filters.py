@@ -1,0 +1,228 @@
+"""A job that was made by a filter asks it again when the turn of a session comes."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.core.management import call_command
+from django.db.models.signals import post_save
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from osvi_django.exceptions import InvalidInput, NotAllowed
+from osvi_django.models import ChatSession, CloseJob
+from osvi_django.services import SessionFilter
+from osvi_django.services.jobs import create_close_job, progress_of, retry_close_job, run_close_job
+from osvi_django.testing import Drop, Status
+from osvi_django.testing.factories import ChatAgentFactory
+
+WEEK = timedelta(days=7)
+
+
+@pytest.fixture
+def quiet(chats):
+    """Three sessions in which nothing has happened for eight days, and the filter for them."""
+    sessions = chats(3, last_activity_at=timezone.now() - timedelta(days=8))
+    return sessions, SessionFilter(status=("active", "dormant"), idle_since=timezone.now() - WEEK)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"last_activity_at": timezone.now()},
+        {"status": "dormant"},
+        {"customer_id": "somebody else"},
+        {"started_at": timezone.now() + timedelta(days=1)},
+    ],
+)
+def test_session_that_no_longer_matches_is_left_out(chats, osvi_sandbox, outcomes, change):
+    one, two, three = chats(3, last_activity_at=timezone.now() - timedelta(days=8), customer_id="c")
+    chosen = SessionFilter(
+        status="active",
+        customer_id="c",
+        agent_uuid=one.agent.uuid,
+        started_before=timezone.now() + timedelta(minutes=1),
+        idle_since=timezone.now() - WEEK,
+    )
+    job = create_close_job(chosen, start=False)
+    assert job.total == 3
+    ChatSession.objects.filter(pk=two.pk).update(**change)
+    job = run_close_job(job.pk)
+    assert outcomes(job) == {
+        one.session_id: "closed",
+        two.session_id: "no_longer_matches",
+        three.session_id: "closed",
+    }
+    assert (job.status, job.succeeded, job.left_out, job.done) == ("completed", 2, 1, 3)
+    assert not osvi_sandbox.close_requests(two.session_id)
+    two.refresh_from_db()
+    assert two.is_open
+
+
+def test_session_of_another_agent_by_then_is_left_out(chats, outcomes):
+    (session,) = chats(1)
+    job = create_close_job(SessionFilter(agent_uuid=session.agent.uuid), start=False)
+    ChatSession.objects.update(agent=ChatAgentFactory())
+    assert run_close_job(job.pk).left_out == 1
+
+
+def test_job_of_a_selection_has_no_filter(chats, outcomes):
+    sessions = chats(3)
+    job = create_close_job(ChatSession.objects.filter(status="active"), start=False)
+    assert job.session_filter is None
+    ChatSession.objects.update(status="dormant", last_activity_at=timezone.now())
+    assert run_close_job(job.pk).succeeded == len(sessions)
+
+
+def test_session_that_is_closed_by_then_is_closed_already(quiet, outcomes):
+    _sessions, chosen = quiet
+    job = create_close_job(chosen, start=False)
+    ChatSession.objects.update(status="closed")
+    assert set(outcomes(run_close_job(job.pk)).values()) == {"already_closed"}
+
+
+def test_filter_is_asked_once_for_a_batch(quiet, django_assert_max_num_queries):
+    _sessions, chosen = quiet
+    plain = create_close_job(ChatSession.objects.none(), start=False)
+    job = create_close_job(chosen, start=False)
+    assert plain.is_finished
+    ChatSession.objects.update(last_activity_at=timezone.now())
+    with django_assert_max_num_queries(45):
+        assert run_close_job(job.pk).left_out == 3
+
+
+def test_job_that_was_paused_asks_again(quiet, osvi_sandbox, outcomes):
+    sessions, chosen = quiet
+    job = create_close_job(chosen, start=False)
+    osvi_sandbox.token = "another"
+    assert run_close_job(job.pk).status == "paused"
+    osvi_sandbox.token = "sandbox-token-16"
+    ChatSession.objects.filter(pk=sessions[0].pk).update(last_activity_at=timezone.now())
+    CloseJob.objects.update(resume_at=timezone.now())
+    job = run_close_job(job.pk)
+    assert outcomes(job)[sessions[0].session_id] == "no_longer_matches"
+    assert (job.succeeded, job.left_out) == (2, 1)
+
+
+def test_session_in_doubt_is_asked_by_its_previous_status(quiet, osvi_sandbox, outcomes):
+    sessions, chosen = quiet
+    for session in sessions:
+        osvi_sandbox.script(session.session_id, Drop())
+    run_close_job(create_close_job(sessions, start=False).pk)
+    assert set(ChatSession.objects.values_list("status", flat=True)) == {"unconfirmed"}
+    statuses = ("active", "unconfirmed")
+    chosen = SessionFilter(status=statuses, idle_since=timezone.now() - WEEK)
+    job = create_close_job(chosen, start=False)
+    ChatSession.objects.filter(pk=sessions[0].pk).update(last_activity_at=timezone.now())
+    job = run_close_job(job.pk)
+    assert (job.succeeded, job.left_out) == (2, 1)
+
+
+def test_session_that_the_job_may_have_closed_is_settled_whatever_it_matches(
+    quiet, osvi_sandbox, outcomes
+):
+    sessions, chosen = quiet
+    job = create_close_job(chosen, start=False)
+    token = "0" * 32
+    (first, *_others) = sessions
+    attempt = first.attempts.create(claim=token)
+    over = timezone.now() - timedelta(hours=1)
+    ChatSession.objects.filter(pk=first.pk).update(
+        status="closing",
+        previous_status="active",
+        claim=token,
+        lease_until=over,
+        last_activity_at=timezone.now(),
+    )
+    job.items.filter(session=first).update(
+        outcome="closing", claim=token, lease_until=over, attempt=attempt
+    )
+    assert run_close_job(job.pk).succeeded == 3
+
+
+def test_retry_keeps_the_filter(quiet, osvi_sandbox):
+    sessions, chosen = quiet
+    for session in sessions:
+        osvi_sandbox.script(session.session_id, Status(403, errors=["No."]))
+    job = run_close_job(create_close_job(chosen, start=False).pk)
+    assert job.failed == 3
+    retry = retry_close_job(job)
+    assert retry.session_filter == job.session_filter
+    ChatSession.objects.filter(pk=sessions[0].pk).update(last_activity_at=timezone.now())
+    retry = run_close_job(retry.pk)
+    assert (retry.succeeded, retry.left_out) == (2, 1)
+
+
+def test_user_who_may_not_see_sessions_cannot_choose_by_a_filter(db, django_user_model, grant):
+    user = grant(django_user_model.objects.create_user("jo"), "close_chatsession")
+    with pytest.raises(NotAllowed):
+        create_close_job(SessionFilter(), requested_by=user)
+    assert not CloseJob.objects.exists()
+
+
+@pytest.mark.parametrize("wrong", [{"agent_uuid": ""}, {"customer_id": "x" * 256}])
+def test_filter_of_something_that_is_not_an_id_is_refused(wrong):
+    with pytest.raises(InvalidInput):
+        SessionFilter(**wrong)
+
+
+def test_job_of_the_rest_filter_keeps_it(quiet, api, settings):
+    settings.OSVI_EXECUTOR = None
+    body = {"filter": {"status": "active", "started_before": "2999-01-01T00:00:00+02:00"}}
+    made = api.post("/api/osvi/sessions/close/", body, format="json")
+    assert made.status_code == 202, made.content
+    job = CloseJob.objects.get()
+    assert job.session_filter == {
+        "status": ["active"],
+        "started_before": "2998-12-31T22:00:00+00:00",
+    }
+    ChatSession.objects.filter(pk=quiet[0][0].pk).update(status="dormant")
+    run_close_job(job.pk)
+    shown = api.get(made["Location"]).json()
+    assert (shown["succeeded"], shown["left_out"], shown["done"]) == (2, 1, 3)
+    left_out = api.get(shown["results"], {"outcome": "no_longer_matches"}).json()["results"]
+    assert [each["session_id"] for each in left_out] == [quiet[0][0].session_id]
+
+
+def test_job_of_ids_over_rest_has_no_filter(quiet, api, settings):
+    settings.OSVI_EXECUTOR = None
+    ids = [each.session_id for each in quiet[0]]
+    assert isinstance(api, APIClient)
+    api.post("/api/osvi/sessions/close/", {"session_ids": ids}, format="json")
+    assert CloseJob.objects.get().session_filter is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_command_keeps_its_filter_and_says_what_was_left_out(quiet, osvi_sandbox, capsys):
+    sessions, _chosen = quiet
+
+    def wake(created, **_named):
+        if not created:  # its items are there by now
+            ChatSession.objects.filter(pk=sessions[2].pk).update(last_activity_at=timezone.now())
+
+    post_save.connect(wake, sender=CloseJob)
+    try:
+        call_command("osvi_close", idle_for="7d")
+    finally:
+        post_save.disconnect(wake, sender=CloseJob)
+    assert CloseJob.objects.get().session_filter["status"] == ["active", "dormant"]
+    said = capsys.readouterr().out
+    assert "2 closed, 0 failed" in said
+    assert "1 left out" in said
+
+
+def test_page_of_the_job_shows_what_was_left_out(quiet, admin_client):
+    _sessions, chosen = quiet
+    job = create_close_job(chosen, start=False)
+    ChatSession.objects.update(last_activity_at=timezone.now())
+    job = run_close_job(job.pk)
+    assert (job.status, progress_of(job).counts) == ("completed", {"no_longer_matches": 3})
+    base = f"/admin/osvi_django/closejob/{job.pk}"
+    assert (
+        "no longer matches the filter"
+        in admin_client.get(f"{base}/change/").content.decode().lower()
+    )
+    state = admin_client.get(f"{base}/progress/").json()
+    assert (state["done"], state["total"]) == (3, 3)
+    assert state["counts"]["no_longer_matches"] == 3

@@ -1,0 +1,125 @@
+"""Under a frozen clock, as tests of hosts have it, everything comes to its end."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from django.core.management import call_command
+from django.db import OperationalError
+from freezegun import freeze_time
+
+from osvi_django.database import persist
+from osvi_django.exceptions import OSVINoAnswer
+from osvi_django.models import ChatSession, CloseJob, SessionSummary
+from osvi_django.services import close_session
+from osvi_django.services.jobs import create_close_job, run_close_job, runner
+from osvi_django.services.mirroring.sync import sync_open
+from osvi_django.services.recovery import recover_all
+from osvi_django.testing import Drip, Drop, Status
+from tests.outside import refused
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True, params=["2001-01-01", "2040-01-01"])
+def frozen(request, osvi_sandbox):
+    """The clock stands still, at whatever time; the sandbox is there before."""
+    with freeze_time(request.param):
+        began = time.monotonic()
+        yield
+        assert time.monotonic() == began
+        runner.stop()
+
+
+def test_a_job_ends(chats, close_all):
+    chats(40)
+    assert close_all().succeeded == 40
+
+
+def test_an_asynchronous_close_ends(chats):
+    (session,) = chats(1)
+    job = create_close_job([session])
+    until_in_real_time(lambda: CloseJob.objects.get(pk=job.pk).is_finished)
+    assert SessionSummary.objects.count() == 1
+
+
+def test_sessions_in_doubt_are_settled(unconfirmed, close_all):
+    unconfirmed(Drop())
+    unconfirmed(Drop(after_closing=True))
+    assert close_all().succeeded == 2
+
+
+def test_an_unreachable_osvi_pauses_the_job(chats, close_all, osvi_sandbox, monkeypatch):
+    monkeypatch.setattr("osvi_django.client.throttle.PAUSES", (0.1, 0.1, 0.1))
+    chats(3)
+    osvi_sandbox.stop()
+    job = close_all()
+    assert (job.status, job.paused_by) == ("paused", "unreachable")
+
+
+def test_a_paused_job_goes_on_after_its_pause(chats, osvi_sandbox, monkeypatch):
+    monkeypatch.setattr("osvi_django.client.throttle.PAUSES", (0.1, 0.1, 0.1))
+    monkeypatch.setattr("osvi_django.client.throttle.TRY_AGAIN_AFTER", 0.5)
+    (session,) = chats(1)
+    osvi_sandbox.stop()
+    job = create_close_job([session])
+    until_in_real_time(lambda: CloseJob.objects.get(pk=job.pk).status == "paused")
+    osvi_sandbox.start()
+    until_in_real_time(lambda: CloseJob.objects.get(pk=job.pk).is_finished)
+    assert SessionSummary.objects.count() == 1
+
+
+def test_a_busy_osvi_is_waited_for(chats, close_all, osvi_sandbox):
+    (session,) = chats(1)
+    osvi_sandbox.script(session.session_id, Status(429, retry_after=1))
+    assert close_all().succeeded == 1
+
+
+def test_an_answer_that_drips_reaches_the_deadline(chats, osvi_sandbox, settings):
+    settings.OSVI["default"] |= {"CONNECT_TIMEOUT": 0.5, "DEADLINE": 0.5}
+    (session,) = chats(1)
+    osvi_sandbox.script(session.session_id, Drip(interval=0.2))
+    with pytest.raises(OSVINoAnswer):
+        close_session(session)
+
+
+def test_recovery_and_look_ups_end(unconfirmed, chats):
+    unconfirmed(Drop(after_closing=True))
+    assert [each.settled.value for each in recover_all()] == ["stored"]
+    chats(3)
+    assert sync_open().looked_up == 3
+    call_command("osvi_worker")
+
+
+def test_a_database_that_stays_away_ends_persist():
+    tries = []
+
+    def work():
+        tries.append(None)
+        raise OperationalError
+
+    with pytest.raises(OperationalError):
+        persist(work, using="default", patience=0.3)
+    assert 2 <= len(tries) <= 4
+
+
+def test_a_database_that_stays_away_ends_a_job(chats, monkeypatch):
+    monkeypatch.setattr("osvi_django.services.jobs.running.DATABASE_RETRY_SECONDS", 0.2)
+    chats(2)
+    job = create_close_job(ChatSession.objects.all(), start=False)
+    items = "osvi_django_closejobitem"
+    with (
+        refused(lambda sql, _params: sql.startswith("UPDATE") and items in sql, OperationalError()),
+        pytest.raises(OperationalError),
+    ):
+        run_close_job(job.pk)
+
+
+def until_in_real_time(condition):
+    """Wait by counting: the clock stands still here too."""
+    for _look in range(4_000):
+        if condition():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it did not come")

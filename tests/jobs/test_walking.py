@@ -1,0 +1,366 @@
+"""A job is made of what its caller means: each session once, whatever the order of a queryset."""
+
+from __future__ import annotations
+
+import tracemalloc
+from datetime import timedelta
+from itertools import islice
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.db import connection, connections
+from django.db.backends.sqlite3.base import DatabaseWrapper
+from django.db.models import Count, F, Value, Window
+from django.db.models.functions import RowNumber
+from django.utils import timezone
+
+from osvi_django.exceptions import InvalidInput
+from osvi_django.models import ChatAgent, ChatSession, CloseJob
+from osvi_django.services.jobs import create_close_job
+from osvi_django.testing.factories import ChatSessionFactory
+
+MANY = 1_200
+
+ON_POSTGRESQL = connection.vendor == "postgresql"
+
+
+@pytest.fixture
+def many(agent):
+    """Make more sessions than are read at a time."""
+    new = [
+        ChatSessionFactory.build(
+            agent=agent,
+            session_id=f"s{number:05}",
+            customer_id=f"customer {number % 400}",
+            status="dormant" if number % 2 else "active",
+        )
+        for number in range(MANY)
+    ]
+    ChatSession.objects.bulk_create(new)
+    return ChatSession.objects.all()
+
+
+def ids_of(job):
+    """The ids of a job's items, in the order of the items, which are as many as the job says."""
+    ids = list(job.items.values_list("requested_session_id", flat=True))
+    assert job.total == len(ids)
+    return ids
+
+
+def in_order(sessions):
+    return list(sessions.order_by("pk").values_list("session_id", flat=True))
+
+
+class TestQuerysetOfAnyOrder:
+    @pytest.mark.parametrize(
+        "ordered",
+        [
+            lambda sessions: sessions.reverse(),
+            lambda sessions: sessions.order_by("pk").reverse(),
+            lambda sessions: sessions.order_by("-pk").reverse(),
+            lambda sessions: sessions.reverse().order_by("customer_id"),
+            lambda sessions: sessions.order_by().reverse(),
+            lambda sessions: sessions.order_by("?"),
+            lambda sessions: sessions.order_by(F("closed_at").desc(nulls_last=True)),
+            lambda sessions: sessions.order_by("agent__name", "-started_at"),
+            lambda sessions: sessions.distinct(),
+            lambda sessions: sessions.reverse().distinct(),
+            lambda sessions: sessions.select_related("agent", "summary").defer("session_id"),
+            lambda sessions: sessions.only("customer_id").reverse(),
+            lambda sessions: sessions.prefetch_related("attempts"),
+            lambda sessions: sessions.select_for_update().reverse(),
+            lambda sessions: sessions.annotate(attempts_made=Count("attempts")).reverse(),
+            lambda sessions: sessions.alias(n=Count("attempts")).filter(n=0),
+            lambda sessions: sessions.extra(select={"one": "1"}, order_by=["-session_id"]),
+            lambda sessions: sessions.extra(where=["osvi_django_chatsession.id > 0"]),
+            lambda sessions: sessions.using("default").reverse(),
+            lambda sessions: sessions.filter(agent__in=ChatAgent.objects.reverse()),
+        ],
+    )
+    def test_each_session_is_there_once_in_the_order_of_the_keys(self, many, ordered):
+        job = create_close_job(ordered(many), start=False)
+        assert ids_of(job) == in_order(many)
+        assert set(job.items.values_list("outcome", flat=True)) == {"waiting"}
+
+    def test_only_what_the_queryset_selects_is_there(self, many):
+        dormant = many.filter(status="dormant").reverse()
+        job = create_close_job(dormant, start=False)
+        assert ids_of(job) == in_order(many.filter(status="dormant"))
+
+    def test_an_evaluated_queryset_is_whole(self, many):
+        sessions = many.reverse()
+        assert len(sessions) == MANY
+        assert ids_of(create_close_job(sessions, start=False)) == in_order(many)
+
+    def test_sessions_that_a_join_repeats_are_there_once(self, many):
+        for session in many[:3]:
+            for number in range(4):
+                session.attempts.create(claim=f"{number:032}")
+        tried = ChatSession.objects.filter(attempts__outcome="started").reverse()
+        assert len(tried) == 12
+        assert ids_of(create_close_job(tried, start=False)) == in_order(many)[-3:]
+
+    def test_groups_are_counted_before_the_pages_are_made(self, many):
+        for session in many[:3]:
+            session.attempts.create(claim="0" * 32)
+        tried = many.annotate(n=Count("attempts")).filter(n__gt=0)
+        assert len(ids_of(create_close_job(tried, start=False))) == 3
+
+    def test_the_newest_of_each_customer_by_a_window_is_the_newest(self, many):
+        newest = Window(RowNumber(), partition_by="customer_id", order_by="-pk")
+        job = create_close_job(many.annotate(row=newest).filter(row=1), start=False)
+        assert ids_of(job) == in_order(many)[-400:]
+
+    def test_the_first_of_each_customer_by_distinct_fields(self, many):
+        sessions = many.order_by("customer_id", "-pk").distinct("customer_id")
+        if ON_POSTGRESQL:
+            assert ids_of(create_close_job(sessions, start=False)) == in_order(many)[-400:]
+            return
+        with pytest.raises(InvalidInput, match="session_id") as caught:
+            create_close_job(sessions)
+        assert caught.value.field == "session_ids"
+        assert not CloseJob.objects.exists()
+
+    def test_none_is_a_job_of_nothing(self, many):
+        assert create_close_job(many.none(), start=False).total == 0
+
+    def test_a_proxy_of_the_model_is_as_good(self, many):
+        assert ids_of(create_close_job(Quiet.objects.reverse(), start=False)) == in_order(many)
+
+    def test_user_with_permissions_on_single_sessions_closes_only_those(self, many, settings):
+        settings.AUTHENTICATION_BACKENDS = ["tests.jobs.test_walking.OnlyCustomerSeven"]
+        user = get_user_model().objects.create_user("seven")
+        for sessions in (many.reverse(), many.select_for_update(), many.order_by("?")[:MANY]):
+            job = create_close_job(sessions, requested_by=user, start=False)
+            allowed = job.items.filter(outcome="waiting").values_list("session__customer_id")
+            assert (job.total, set(allowed)) == (MANY, {("customer 7",)})
+
+    def test_memory_does_not_grow_with_the_number(self, agent):
+        create_close_job(_sessions(agent, 10), start=False)
+        peaks = [_peak_of(_sessions(agent, number)) for number in (600, 2_400)]
+        assert peaks[1] < 1.5 * peaks[0] + 500_000
+
+
+class TestFixedQueryset:
+    @pytest.mark.parametrize(
+        ("cut", "expected"),
+        [
+            (lambda sessions: sessions.order_by("pk")[:700], slice(700)),
+            (lambda sessions: sessions.order_by("pk").reverse()[:700], slice(500, None)),
+            (lambda sessions: sessions.order_by("-pk")[100:800], slice(400, 1_100)),
+            (lambda sessions: sessions.order_by("pk")[600:], slice(600, None)),
+            (lambda sessions: sessions.order_by("pk")[5:5], slice(0)),
+            (lambda sessions: sessions.order_by("pk").only("customer_id")[:20], slice(20)),
+            (lambda sessions: list(sessions.order_by("-pk")[:700]), slice(500, None)),
+            (lambda sessions: sessions.order_by("pk")[:9:2], slice(0, 9, 2)),
+            (lambda sessions: sessions.distinct().order_by("pk")[:700], slice(700)),
+            (
+                lambda sessions: sessions.order_by("pk").values_list("session_id", flat=True)[:700],
+                slice(700),
+            ),
+        ],
+    )
+    def test_a_slice_is_exactly_that_slice(self, many, cut, expected):
+        job = create_close_job(cut(many), start=False)
+        assert sorted(ids_of(job)) == in_order(many)[expected]
+
+    def test_a_random_sample_that_was_looked_at_is_the_one_that_is_closed(self, many):
+        sample = many.order_by("?")[:50]
+        seen = {session.session_id for session in sample}
+        assert set(ids_of(create_close_job(sample, start=False))) == seen
+
+    @pytest.mark.parametrize(
+        ("combine", "expected"),
+        [
+            (lambda odd, first: odd.union(first), {*range(800), *range(1, MANY, 2)}),
+            (lambda odd, first: odd.union(first, all=True), {*range(800), *range(1, MANY, 2)}),
+            (lambda odd, first: odd.intersection(first), set(range(1, 800, 2))),
+            (lambda odd, first: odd.difference(first), set(range(801, MANY, 2))),
+            (lambda odd, first: odd.union(first).order_by("-session_id"), None),
+            (lambda odd, first: odd.union(first).reverse(), None),
+            (lambda odd, first: odd | first, None),
+            (
+                lambda odd, first: odd.order_by("pk").reverse() | first.order_by("pk").reverse(),
+                None,
+            ),
+        ],
+    )
+    def test_combined_querysets_are_exactly_what_they_say(self, many, combine, expected):
+        # SQLite does not combine what has an order of its own.
+        odd = many.order_by().filter(status="dormant")
+        first = many.order_by().filter(session_id__lt="s00800")
+        if expected is None:
+            expected = {*range(800), *range(1, MANY, 2)}
+        job = create_close_job(combine(odd, first), start=False)
+        assert sorted(ids_of(job)) == [f"s{number:05}" for number in sorted(expected)]
+
+    def test_a_slice_of_combined_querysets(self, many):
+        many = many.order_by()
+        both = many.filter(status="dormant").union(many.filter(status="active"))
+        job = create_close_job(both.order_by("session_id")[:700], start=False)
+        assert ids_of(job) == in_order(many)[:700]
+
+    def test_combined_querysets_that_differ_in_annotations_are_not_the_same_rows(self, agent):
+        ChatSessionFactory(agent=agent)
+        sessions = ChatSession.objects.order_by()
+        one, two = (sessions.annotate(x=Value(number)) for number in (1, 2))
+        assert create_close_job(one.intersection(two), start=False).total == 0
+
+
+class TestOtherDatabase:
+    """The keys of another database may be those of other sessions here."""
+
+    @pytest.fixture
+    def other(self, tmp_path):
+        """Open another database in which nothing is."""
+        name = str(tmp_path / "other.sqlite3")
+        there = {**connections["default"].settings_dict, "NAME": name, "OPTIONS": {}}
+        connections["other"] = DatabaseWrapper(there, alias="other")
+        with connections["other"].schema_editor() as editor:
+            editor.create_model(ChatAgent)
+            editor.create_model(ChatSession)
+        yield
+        connections["other"].close()
+        del connections["other"]
+
+    @pytest.fixture
+    def elsewhere(self, agent, other):
+        """Three sessions in the other database, of which the first and the third are here too."""
+        ChatAgent.objects.using("other").create(pk=agent.pk)
+        for name in "abc":
+            ChatSession.objects.using("other").create(session_id=name, agent_id=agent.pk)
+        ChatSessionFactory.create_batch(4, agent=agent)
+        ChatSessionFactory(session_id="a", agent=agent)
+        ChatSessionFactory(session_id="c", agent=agent)
+        return ChatSession.objects.using("other")
+
+    @pytest.mark.parametrize("order", [lambda each: each.reverse(), lambda each: each[:3], list])
+    def test_sessions_of_another_database_are_found_here_by_their_ids(self, elsewhere, order):
+        job = create_close_job(order(elsewhere.all()), start=False)
+        found = job.items.values_list("requested_session_id", "outcome", "session__session_id")
+        assert set(found) == {
+            ("a", "waiting", "a"),
+            ("b", "not_found", None),
+            ("c", "waiting", "c"),
+        }
+
+
+class TestOtherThings:
+    @pytest.mark.parametrize(
+        "wanted",
+        [
+            lambda sessions: sessions.values_list("session_id", flat=True),
+            lambda sessions: sessions.values_list("session_id", flat=True).distinct().reverse(),
+            lambda sessions: sessions.raw("SELECT * FROM osvi_django_chatsession"),
+            lambda sessions: sessions.raw("SELECT id FROM osvi_django_chatsession LIMIT 20"),
+            lambda sessions: sessions.iterator(),
+            lambda sessions: (session for session in sessions.reverse()),
+            set,
+            lambda sessions: frozenset(session.session_id for session in sessions),
+            lambda sessions: [*sessions, *sessions, *(each.session_id for each in sessions)],
+            lambda sessions: [ChatSession(session_id=each.session_id) for each in sessions],
+            lambda sessions: {each.session_id: None for each in sessions}.keys(),
+        ],
+    )
+    def test_what_gives_sessions_or_ids_has_each_once(self, agent, wanted):
+        ChatSession.objects.bulk_create(ChatSessionFactory.build_batch(20, agent=agent))
+        job = create_close_job(wanted(ChatSession.objects.all()), start=False)
+        assert sorted(ids_of(job)) == sorted(in_order(ChatSession.objects.all()))
+        assert set(job.items.values_list("outcome", flat=True)) == {"waiting"}
+
+    def test_an_unsaved_session_that_is_not_known_here_is_not_found(self, db):
+        job = create_close_job([ChatSession(session_id="unknown")], start=False)
+        assert list(job.items.values_list("outcome", flat=True)) == ["not_found"]
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            ChatSession.objects.values,
+            lambda: ChatSession.objects.values("session_id"),
+            lambda: ChatSession.objects.values_list("session_id"),
+            lambda: ChatSession.objects.values_list("session_id", "customer_id", named=True),
+            lambda: ChatSession.objects.values_list("pk", flat=True),
+            lambda: ChatSession.objects.values_list("pk", flat=True)[:1],
+            lambda: ChatSession.objects.values("agent").annotate(n=Count("pk")),
+            lambda: ChatSession.objects.values("pk").union(ChatSession.objects.values("pk")),
+            lambda: ChatSession.objects.datetimes("started_at", "day"),
+            ChatAgent.objects.all,
+            lambda: ChatAgent.objects.all()[:1],
+            ChatAgent.objects.none,
+            lambda: ChatAgent.objects.raw("SELECT * FROM osvi_django_chatagent"),
+            lambda: ChatSession.objects,
+            lambda: ChatSession,
+            ChatSession.objects.get,
+            ChatSession.objects.in_bulk,
+            lambda: {ChatSession.objects.get().session_id: True},
+            dict,
+            lambda: "an id",
+            lambda: "",
+            lambda: b"an id",
+            lambda: b"",
+            lambda: bytearray(b"an id"),
+            lambda: None,
+            lambda: 7,
+            lambda: [None],
+            lambda: [7],
+            lambda: [b"an id"],
+            lambda: [["an id"]],
+            lambda: [ChatSession()],
+            lambda: [ChatAgent(uuid="an id")],
+            lambda: islice(iter([ChatSession.objects.get(), None]), 2),
+        ],
+    )
+    def test_anything_else_is_refused_before_a_row_is_written(
+        self, agent, wrong, django_assert_max_num_queries
+    ):
+        ChatSessionFactory(agent=agent, customer_id="a person")
+        with pytest.raises(InvalidInput) as caught, django_assert_max_num_queries(8) as queries:
+            create_close_job(wrong(), start=False)
+        assert caught.value.field == "session_ids"
+        assert "a person" not in str(caught.value)
+        assert not [each for each in queries if each["sql"].startswith("INSERT")]
+
+    def test_combined_querysets_of_slices_are_refused_where_the_database_cannot(self, many):
+        halves = many.order_by("pk")[:3].union(many.order_by("-pk")[:3])
+        if connection.vendor == "sqlite":
+            with pytest.raises(InvalidInput, match="cannot run this queryset"):
+                create_close_job(halves)
+            assert not CloseJob.objects.exists()
+        else:
+            assert create_close_job(halves, start=False).total == 6
+
+
+class Quiet(ChatSession):
+    """A host's own view of sessions."""
+
+    class Meta:
+        app_label = "partners"
+        proxy = True
+
+
+class OnlyCustomerSeven:
+    """A backend of permissions on single sessions."""
+
+    def authenticate(self, request, **credentials):
+        return None
+
+    def has_perm(self, user, permission, obj=None):
+        wanted = permission == "osvi_django.close_chatsession"
+        return wanted and obj is not None and obj.customer_id == "customer 7"
+
+
+def _sessions(agent, number):
+    """Make so many sessions, and the queryset of these."""
+    day = timezone.now() - timedelta(days=number)
+    new = ChatSessionFactory.build_batch(number, agent=agent, started_at=day)
+    ChatSession.objects.bulk_create(new, 500)
+    return ChatSession.objects.filter(started_at=day).reverse()
+
+
+def _peak_of(sessions):
+    tracemalloc.start()
+    try:
+        create_close_job(sessions, start=False)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

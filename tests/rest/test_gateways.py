@@ -1,0 +1,82 @@
+"""A page of a firewall in OSVI's place is called what it is, and changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from osvi_django.exceptions import OSVIGatewayRefused
+from osvi_django.models import CloseAttempt, SupportAction
+from osvi_django.services.mirroring import look_up_customer
+from osvi_django.services.recovery import Settled, is_refused, recover_session
+from osvi_django.services.support import tell
+from osvi_django.testing import Drop, Status
+
+pytestmark = pytest.mark.django_db
+
+PAGE = b"<html><h1>Blocked</h1></html>"
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 409, 422])
+@pytest.mark.parametrize("before", ["active", "dormant"])
+def test_close_that_a_firewall_refuses_leaves_the_session_as_it_was(
+    api, mirrored, osvi_sandbox, status, before
+):
+    session = mirrored(status=before)
+    osvi_sandbox.script(session.session_id, Status(status, body=PAGE))
+    response = api.post(f"/api/osvi/sessions/{session.session_id}/close/")
+    assert response.status_code == 502
+    assert response["Retry-After"]
+    told = response.json()
+    assert (told["code"], told["retryable"]) == ("gateway_refused", True)
+    assert f"(HTTP {status})" in told["detail"]
+    assert "firewall" in told["detail"]
+    session.refresh_from_db()
+    assert (session.status, session.claim) == (before, None)
+    # Nothing that a firewall says is asked about, or taken for OSVI's refusal.
+    assert len(osvi_sandbox.requests) == 1
+    assert not is_refused(session)
+    attempt = CloseAttempt.objects.get()
+    assert (attempt.outcome, attempt.error_code) == ("not_sent", "gateway_refused")
+    assert (attempt.http_status, attempt.answer) == (status, PAGE.decode())
+    assert api.post(f"/api/osvi/sessions/{session.session_id}/close/").json()["changed"]
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_look_up_that_a_firewall_refuses_changes_nothing(mirrored, osvi_sandbox, status):
+    session = mirrored(customer_id="+1")
+    osvi_sandbox.script(None, Status(status, body=PAGE))
+    with pytest.raises(OSVIGatewayRefused):
+        look_up_customer("+1")
+    session.refresh_from_db()
+    assert session.status == "active"
+
+
+@pytest.mark.parametrize("status", [403, 404, 409, 422])
+def test_pause_that_a_firewall_refuses_closes_nothing(mirrored, osvi_sandbox, status):
+    session = mirrored(customer_id="+1")
+    osvi_sandbox.sessions[session.session_id].status = "dormant"
+    osvi_sandbox.script(session.session_id, Status(status, body=PAGE))
+    assert look_up_customer("+1").unknown == 1
+    session.refresh_from_db()
+    assert session.status == "active"
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_recovery_that_a_firewall_refuses_leaves_it_unconfirmed(unconfirmed, osvi_sandbox, status):
+    session = unconfirmed(Drop(after_closing=True))
+    osvi_sandbox.script(None, Status(status, body=PAGE))
+    assert recover_session(session).settled is Settled.UNCHANGED
+    # Refused was the second close: it is sent another time.
+    osvi_sandbox.script(session.session_id, Status(status, body=PAGE))
+    assert recover_session(session).settled is Settled.UNCHANGED
+    assert session.status == "unconfirmed"
+    assert recover_session(session).settled is Settled.STORED
+
+
+def test_words_that_a_firewall_refused_may_be_sent_again(mirrored, osvi_sandbox):
+    session = mirrored()
+    osvi_sandbox.script(session.session_id, Status(403, body=PAGE))
+    with pytest.raises(OSVIGatewayRefused):
+        tell(session, "x")
+    assert SupportAction.objects.get().outcome == "not_sent"
+    assert tell(session, "x").reply

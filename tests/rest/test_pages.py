@@ -1,0 +1,203 @@
+"""Lists in pages, whatever their rows have in common, and query strings that make no sense."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from osvi_django.models import ChatSession, CloseJob, CloseJobItem, SupportAction
+from osvi_django.rest.urls import urlpatterns
+from osvi_django.services.jobs import create_close_job
+from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
+from tests.moments import stored
+
+pytestmark = pytest.mark.django_db
+
+SESSIONS = "/api/osvi/sessions/"
+JOBS = "/api/osvi/close-jobs/"
+NOON = stored("2026-01-31T12:00:00Z")
+MANY = 450
+
+
+def walk(client, url, link="next"):
+    """The pages from here on; fails if they never end."""
+    pages = []
+    while url:
+        page = client.get(url).json()
+        pages.append(page)
+        assert len(pages) <= 60, "the walk does not end"
+        url = page[link]
+    return pages
+
+
+def keys(pages, name):
+    return [row[name] for page in pages for row in page["results"]]
+
+
+def cursor_of(page, link="next"):
+    return parse_qs(urlsplit(page[link]).query)["cursor"][0]
+
+
+def add_sessions(moments):
+    agent = ChatAgentFactory()
+    ChatSession.objects.bulk_create(
+        ChatSession(session_id=f"s{number}", agent=agent, started_at=moment)
+        for number, moment in enumerate(moments)
+    )
+
+
+class TestEqualMoments:
+    @pytest.mark.parametrize("size", ["200", "113"])
+    def test_sessions_of_one_moment_come_once_each_in_both_directions(self, api, size):
+        add_sessions([NOON] * MANY)
+        pages = walk(api, f"{SESSIONS}?page_size={size}")
+        assert keys(pages, "session_id") == [f"s{number}" for number in reversed(range(MANY))]
+        back = walk(api, pages[-1]["previous"], "previous")
+        assert keys([*reversed(back), pages[-1]], "session_id") == keys(pages, "session_id")
+
+    def test_sessions_of_several_moments_come_in_order(self, api):
+        add_sessions(NOON + timedelta(microseconds=number // 7) for number in range(50))
+        pages = walk(api, f"{SESSIONS}?page_size=4")
+        assert keys(pages, "session_id") == [f"s{number}" for number in reversed(range(50))]
+
+    def test_actions_of_one_moment_come_once_each_in_both_directions(self, api):
+        session = ChatSessionFactory()
+        SupportAction.objects.bulk_create(
+            SupportAction(session=session, kind="tell", started_at=NOON) for _number in range(MANY)
+        )
+        pages = walk(api, f"{SESSIONS}{session.session_id}/actions/?page_size=200")
+        wanted = list(SupportAction.objects.order_by("pk").values_list("pk", flat=True))
+        assert keys(pages, "id") == wanted
+        back = walk(api, pages[-1]["previous"], "previous")
+        assert keys([*reversed(back), pages[-1]], "id") == wanted
+
+    def test_jobs_of_one_moment_come_once_each(self, api, staff):
+        CloseJob.objects.bulk_create(
+            CloseJob(requested_by=staff, created_at=NOON) for _number in range(MANY)
+        )
+        pages = walk(api, f"{JOBS}?page_size=200")
+        wanted = CloseJob.objects.order_by("-pk").values_list("pk", flat=True)
+        assert keys(pages, "id") == list(wanted)
+
+    def test_results_come_once_each(self, api, staff):
+        job = CloseJob.objects.create(requested_by=staff)
+        CloseJobItem.objects.bulk_create(
+            CloseJobItem(job=job, requested_session_id=f"s{number}") for number in range(MANY)
+        )
+        pages = walk(api, f"{JOBS}{job.pk}/results/?page_size=200")
+        assert keys(pages, "session_id") == [f"s{number}" for number in range(MANY)]
+
+    def test_rows_that_go_and_come_meanwhile_disturb_no_other(self, api):
+        add_sessions([NOON] * 6)
+        first = api.get(SESSIONS, {"page_size": 2}).json()
+        ChatSession.objects.filter(session_id__in=["s4", "s3"]).delete()
+        ChatSessionFactory(session_id="new", started_at=NOON + timedelta(days=1))
+        second = api.get(first["next"]).json()
+        assert keys([second], "session_id") == ["s2", "s1"]
+
+    def test_a_page_that_is_empty_by_now_leads_back(self, api):
+        add_sessions([NOON] * 4)
+        first = api.get(SESSIONS, {"page_size": 2}).json()
+        ChatSession.objects.filter(session_id__in=["s0", "s1"]).delete()
+        second = api.get(first["next"]).json()
+        assert (second["results"], second["next"]) == ([], None)
+        assert keys([api.get(second["previous"]).json()], "session_id") == ["s3"]
+
+
+def test_a_page_size_that_cannot_be_used_is_a_400_that_names_it(api, staff):
+    session, job = ChatSessionFactory(), create_close_job([], requested_by=staff, start=False)
+    lists = [
+        SESSIONS,
+        f"{SESSIONS}{session.session_id}/actions/",
+        JOBS,
+        f"{JOBS}{job.pk}/results/",
+    ]
+    odd = ["0", "-1", "201", "x", "1.5", "1e2", "\u0661", "+5", "9" * 5000]
+    answers = [api.get(lists[0], {"page_size": size}) for size in odd]
+    answers += [api.get(url, {"page_size": "1000"}) for url in lists]
+    assert {(each.status_code, each.json()["code"]) for each in answers} == {(400, "invalid")}
+    told = {each.json()["detail"] for each in answers}
+    assert told == {"page_size: Use a whole number from 1 to 200."}
+    assert all(api.get(url, {"page_size": "200"}).status_code == 200 for url in lists)
+
+
+class TestCursor:
+    @pytest.fixture
+    def page(self, api):
+        add_sessions([NOON] * 5)
+        return api.get(SESSIONS, {"page_size": 2}).json()
+
+    def test_a_changed_one_is_a_400_that_names_it(self, api, page):
+        cursor = cursor_of(page)
+        for place in range(len(cursor)):
+            changed = chr(ord(cursor[place]) ^ 1)
+            odd = cursor[:place] + changed + cursor[place + 1 :]
+            response = api.get(SESSIONS, {"cursor": odd})
+            assert (response.status_code, response.json()["code"]) == (400, "invalid"), odd
+            assert list(response.json()["errors"]) == ["cursor"]
+
+    @pytest.mark.parametrize("odd", ["x", "cD1hYmM=", "cj0xJnA9MQ==", ":", "\x00", "é", "🎉" * 99])
+    def test_one_that_was_made_up_is_a_400_that_names_it(self, api, page, odd):
+        response = api.get(SESSIONS, {"cursor": odd})
+        assert (response.status_code, list(response.json()["errors"])) == (400, ["cursor"])
+
+    def test_one_of_another_list_is_a_400(self, api, page):
+        response = api.get(JOBS, {"cursor": cursor_of(page)})
+        assert (response.status_code, list(response.json()["errors"])) == (400, ["cursor"])
+
+    def test_a_link_keeps_the_filters(self, api, page):
+        url = api.get(SESSIONS, {"page_size": 2, "status": "active"}).json()["next"]
+        asked = parse_qs(urlsplit(url).query)
+        assert (asked["status"], asked["page_size"]) == (["active"], ["2"])
+
+    def test_a_browser_is_shown_the_links(self, api, page):
+        html = api.get(f"{SESSIONS}?page_size=2", headers={"Accept": "text/html"}).content.decode()
+        assert "cursor=" in html
+
+
+@pytest.mark.parametrize("url", [SESSIONS, JOBS, "actions", "results"])
+class TestQueryStrings:
+    @pytest.fixture
+    def ask(self, api, staff, url):
+        add_sessions([NOON] * 2)
+        job = CloseJob.objects.create(requested_by=staff)
+        places = {"actions": f"{SESSIONS}s0/actions/", "results": f"{JOBS}{job.pk}/results/"}
+        return lambda query: api.get(f"{places.get(url, url)}?{query}")
+
+    @pytest.mark.parametrize("key", ["cursor", "page_size", "format"])
+    @pytest.mark.parametrize("query", ["{0}=", "{0}", "{0}=%20", "{0}=1&{0}=1", "{0}=&{0}=5"])
+    def test_a_blank_or_repeated_value_is_a_400_that_names_it(self, ask, key, query):
+        response = ask(query.format(key))
+        if "format" in query.format(key) and response.status_code == 404:
+            return  # REST framework knows no such format
+        assert (response.status_code, list(response.json()["errors"])) == (400, [key])
+        assert response.json()["detail"].startswith(f"{key}: ")
+
+
+@pytest.mark.parametrize("key", ["customer_id", "status", "agent_uuid", "idle_since"])
+@pytest.mark.parametrize(
+    "query", ["{0}=", "{0}", "{0}=+", "{0}=active&{0}=closed", "{0}=&{0}=active"]
+)
+def test_a_filter_without_one_value_lists_no_sessions(api, key, query):
+    ChatSessionFactory.create_batch(2)
+    response = api.get(f"{SESSIONS}?{query.format(key)}")
+    assert (response.status_code, list(response.json()["errors"])) == (400, [key])
+    assert "results" not in response.json()
+
+
+@pytest.mark.parametrize("query", ["outcome=", "outcome=closed&outcome=rejected"])
+def test_an_outcome_without_one_value_lists_no_results(api, staff, query):
+    job = CloseJob.objects.create(requested_by=staff)
+    response = api.get(f"{JOBS}{job.pk}/results/?{query}")
+    assert (response.status_code, list(response.json()["errors"])) == (400, ["outcome"])
+
+
+def test_every_list_has_pages_of_ours():
+    from osvi_django.rest.pagination import ByKey  # noqa: PLC0415
+
+    views = {pattern.callback.view_class for pattern in urlpatterns}
+    lists = [view for view in views if hasattr(view, "pagination_class")]
+    assert len(lists) == 4
+    assert all(issubclass(view.pagination_class, ByKey) for view in lists)

@@ -1,0 +1,175 @@
+"""What each reply to a close says of a session in each state: the same for all who close."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+
+from osvi_django.client.responses import Answer
+from osvi_django.exceptions import (
+    AnswerNotStored,
+    CloseInProgress,
+    InvalidInput,
+    OSVIError,
+    OSVINoAnswer,
+    OSVINotConfigured,
+    OSVIRejected,
+    OSVIUnreachable,
+)
+from osvi_django.models import ChatSession, CloseAttempt
+from osvi_django.services.attempts.interpret import (
+    NeedsCheck,
+    RemoteClose,
+    interpret,
+    interpret_check,
+)
+from osvi_django.services.attempts.types import Failure, Settlement
+
+TOKEN = uuid.uuid4()
+
+
+def envelope(status=200, *, success=True, data=None, errors=()):
+    body = {"success": success, "data": data, "errors": list(errors)}
+    return Answer(status=status, body=json.dumps(body).encode())
+
+
+def refused(status):
+    return envelope(status, success=False, errors=["No"])
+
+
+ENDED = {"session_id": "s-1", "status": "closed"}
+REPLIES = {
+    "closed": envelope(data={**ENDED, "summary": "All is well."}),
+    "closed without a summary": envelope(data=ENDED),
+    "another session": envelope(data={**ENDED, "session_id": "s-2", "summary": "Not yours."}),
+    "no JSON": Answer(status=200, body=b"<html>"),
+    "an error of OSVI": Answer(status=500, body=b"Oops"),
+    "400": refused(400),
+    "401": refused(401),
+    "404": refused(404),
+    "409": refused(409),
+    "422": refused(422),
+    "429": refused(429),
+    "a gateway's 403": Answer(status=403, body=b"<html>No</html>"),
+    "unreachable": OSVIUnreachable(),
+    "no answer": OSVINoAnswer(),
+    "not stored": AnswerNotStored(),
+    "not configured": OSVINotConfigured("No token."),
+    "no agent": InvalidInput("agent_uuid is missing.", field="agent_uuid"),
+    "another has it": CloseInProgress(),
+    "an error that says nothing": OSVIError(),
+}
+# By reply, what it says of an open session, of a dormant one, of one that recovery holds, and of
+# one that is closed once more for its summary.
+TABLE = {
+    "closed": ("stored", "stored", "stored", "stored"),
+    "closed without a summary": ("not_provided", "not_provided", "not_provided", "lost"),
+    "another session": ("unconfirmed", "unconfirmed", "unconfirmed", "lost"),
+    "no JSON": ("unconfirmed", "unconfirmed", "unconfirmed", "lost"),
+    "an error of OSVI": ("unconfirmed", "unconfirmed", "unconfirmed", "lost"),
+    "400": ("open", "open", "open", "lost"),
+    "401": ("open", "open", "open", "unconfirmed"),
+    "404": ("check", "check", "check", "lost"),
+    "409": ("check", "check", "check", "lost"),
+    "422": ("check", "open", "check", "lost"),
+    "429": ("open", "open", "open", "unconfirmed"),
+    "a gateway's 403": ("open", "open", "open", "unconfirmed"),
+    "unreachable": ("open", "open", "open", "unconfirmed"),
+    "no answer": ("unconfirmed", "unconfirmed", "unconfirmed", "lost"),
+    "not stored": ("unconfirmed", "unconfirmed", "unconfirmed", "lost"),
+    "not configured": ("open", "open", "open", "unconfirmed"),
+    "no agent": ("open", "open", "open", "lost"),
+    "another has it": ("open", "open", "open", "unconfirmed"),
+    "an error that says nothing": ("unconfirmed", "unconfirmed", "unconfirmed", "lost"),
+}
+STATES = {
+    "active": ("active", "close", None),
+    "dormant": ("dormant", "close", None),
+    "held by recovery": ("dormant", "close", TOKEN),
+    "closed once more": ("unconfirmed", "reclose", TOKEN),
+}
+CASES = [
+    pytest.param(state, reply, meaning, id=f"{state}-{reply}")
+    for reply, meanings in TABLE.items()
+    for state, meaning in zip(STATES, meanings, strict=True)
+]
+
+
+def meaning_of(end):
+    if isinstance(end, NeedsCheck):
+        return "check"
+    if isinstance(end, Failure):
+        return "open" if end.is_open else "unconfirmed"
+    return "stored" if end.text else str(end.summary_status_if_none)
+
+
+@pytest.fixture
+def parts():
+    def make(state):
+        status, kind, token = STATES[state]
+        session = ChatSession(session_id="s-1", status=status)
+        return session, CloseAttempt(session=session, kind=kind, claim=uuid.uuid4()), token
+
+    return make
+
+
+def test_table_has_a_row_for_each_reply():
+    assert [*TABLE] == [*REPLIES]
+
+
+@pytest.mark.parametrize(("state", "reply", "meaning"), CASES)
+def test_reply_to_a_session_in_this_state_means(parts, state, reply, meaning):
+    session, attempt, token = parts(state)
+    end = interpret(REPLIES[reply], session=session, attempt=attempt, claim_token=token)
+    assert meaning_of(end) == meaning
+    assert (end.session, end.attempt) == (session, attempt)
+    if isinstance(end, Failure):
+        assert end.claim_token == token
+
+
+def test_settlement_by_osvis_word_needs_no_claim(parts):
+    session, attempt, token = parts("held by recovery")
+    end = interpret(REPLIES["closed"], session=session, attempt=attempt, claim_token=token)
+    assert (end.text, end.claim_token) == ("All is well.", None)
+    assert end.attempt_fields == {"outcome": "closed", "error_code": "", "error_reason": ""}
+
+
+def test_settlement_after_a_second_close_that_failed_needs_the_claim(parts):
+    session, attempt, token = parts("closed once more")
+    end = interpret(REPLIES["404"], session=session, attempt=attempt, claim_token=token)
+    assert (end.text, end.claim_token) == (None, TOKEN)
+    assert end.attempt_fields == {
+        "outcome": "rejected",
+        "error_code": "rejected",
+        "error_reason": "No",
+    }
+
+
+class TestCheck:
+    @pytest.fixture
+    def check(self, parts):
+        session, attempt, _token = parts("active")
+        return interpret(REPLIES["404"], session=session, attempt=attempt)
+
+    def test_session_that_is_not_closed_is_as_it_was(self, check):
+        end = interpret_check(check, None)
+        assert isinstance(end, Failure)
+        assert (end.is_open, end.claim_token, end.error) == (True, None, check.error)
+        assert isinstance(end.error, OSVIRejected)
+
+    @pytest.mark.parametrize(("text", "status"), [("Kept.", "lost"), (None, "not_provided")])
+    def test_session_that_is_closed_has_what_is_kept_of_it(self, check, text, status):
+        end = interpret_check(check, RemoteClose(text=text, summary_status_if_none=status))
+        assert isinstance(end, Settlement)
+        assert (end.text, end.summary_status_if_none) == (text, status)
+        assert end.claim_token == check.attempt.claim
+        assert end.attempt_fields["outcome"] == "rejected"
+
+
+def test_interpretations_show_no_summary(parts):
+    session, attempt, _token = parts("active")
+    end = interpret(REPLIES["closed"], session=session, attempt=attempt)
+    remote = RemoteClose(text="All is well.", summary_status_if_none="lost")
+    assert "All is well" not in f"{end!r}{remote!r}"

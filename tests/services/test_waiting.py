@@ -1,0 +1,288 @@
+"""A hanging OSVI fills no web server, and what OSVI says of its return is heeded."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+
+import pytest
+from django.db import connection
+from django.urls import reverse
+
+from osvi_django.client.throttle import concurrency_of, throttle_for
+from osvi_django.exceptions import OSVIThrottled
+from osvi_django.models import CloseAttempt, StartLock
+from osvi_django.services import close_session
+from osvi_django.services.attempts.sync_limit import waiting
+from osvi_django.services.jobs import create_close_job, run_close_job
+from osvi_django.services.mirroring import look_up_customer
+from osvi_django.services.recovery import Settled, recover_session
+from osvi_django.services.starting import start_session
+from osvi_django.services.support import receive_message, take_over
+from osvi_django.testing import Drop, Status
+from tests.mirroring import mirror
+from tests.outside import Meanwhile
+from tests.waiting import until
+
+
+@pytest.fixture
+def one_waits(osvi_sandbox):
+    """Have a thread ask OSVI for something, which hangs up to the end of the block."""
+
+    @contextmanager
+    def _one_waits(call):
+        slow, goes_on = mirror(osvi_sandbox), threading.Event()
+        sent = len(osvi_sandbox.requests)
+        for named in (slow.session_id, None):
+            osvi_sandbox.script(named, Meanwhile(lambda: goes_on.wait(20)))
+
+        def ask():
+            try:
+                call(slow)
+            finally:
+                connection.close()
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            until(lambda: len(osvi_sandbox.requests) > sent)
+            yield
+        finally:
+            goes_on.set()
+            thread.join()
+
+    return _one_waits
+
+
+def every_call(session, in_doubt):
+    """Return the path and the body of each request that asks OSVI, that of a recovery last."""
+    named, customer = session.session_id, {"customer_id": "+4917"}
+    return [
+        (f"{named}/support/", {"command": "whisper", "message": "Be kind."}),
+        (f"{named}/support/", {"command": "end"}),
+        (f"{named}/support/", {"message": "This is Sam."}),
+        (f"{named}/support/", {"command": "close"}),
+        (f"{named}/context/", {"context": "A regular."}),
+        (f"{named}/messages/", {"content": "Hello?"}),
+        ("", {"agent_uuid": "agent_a", **customer}),
+        ("sync/", customer),
+        (f"{in_doubt.session_id}/recover/", {}),
+    ]
+
+
+class TestBusy:
+    @pytest.mark.django_db(transaction=True)
+    def test_more_closes_than_may_wait_are_a_503_and_send_nothing(
+        self, api, osvi_sandbox, settings
+    ):
+        settings.OSVI_MAX_SYNC_CALLS = 1
+        slow, other = mirror(osvi_sandbox), mirror(osvi_sandbox)
+        goes_on = threading.Event()
+        osvi_sandbox.latency = lambda chat: (goes_on.wait(20) and 0.0) or 0.0
+
+        def close():
+            close_session(slow, via="rest")
+            connection.close()
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        try:
+            until(lambda: osvi_sandbox.close_requests(slow.session_id))
+            response = api.post(f"/api/osvi/sessions/{other.session_id}/close/")
+            again = api.post(f"/api/osvi/sessions/{slow.session_id}/close/")
+        finally:
+            goes_on.set()
+            thread.join()
+        assert (response.status_code, response.json()["code"]) == (503, "busy")
+        assert (response.json()["retryable"], response["Retry-After"]) == (True, "5")
+        assert osvi_sandbox.close_requests(other.session_id) == 0
+        assert (again.status_code, again.json()["code"]) == (409, "close_in_progress")
+        other.refresh_from_db()
+        assert (other.status, other.attempts.count()) == ("active", 0)
+        assert api.post(f"/api/osvi/sessions/{other.session_id}/close/").status_code == 200
+
+    @pytest.mark.django_db(transaction=True)
+    def test_every_call_to_osvi_takes_a_place(
+        self, operator, osvi_sandbox, settings, unconfirmed, one_waits
+    ):
+        settings.OSVI_MAX_SYNC_CALLS = 1
+        session, in_doubt = mirror(osvi_sandbox, mode="support"), unconfirmed(Drop())
+        with one_waits(lambda slow: take_over(slow, via="admin")):
+            sent = len(osvi_sandbox.requests)
+            answers = [
+                operator.post(f"/api/osvi/sessions/{path}", body, format="json")
+                for path, body in every_call(session, in_doubt)
+            ]
+        assert {(each.status_code, each.json()["code"]) for each in answers} == {(503, "busy")}
+        assert {each["Retry-After"] for each in answers} == {"5"}
+        assert all("nothing has changed" in each.json()["detail"] for each in answers)
+        assert len(osvi_sandbox.requests) == sent
+        assert not session.actions.exists()
+        assert not StartLock.objects.exists()
+        in_doubt.refresh_from_db()
+        assert in_doubt.status == "unconfirmed"
+        path, body = every_call(session, in_doubt)[0]
+        assert operator.post(f"/api/osvi/sessions/{path}", body, format="json").status_code == 200
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda session: look_up_customer("+1", via="rest"),
+            lambda session: start_session(agent_uuid="agent_1", customer_id="+1", via="rest"),
+            lambda session: receive_message(session, "Hello?", via="rest"),
+        ],
+        ids=["look-up", "start", "message"],
+    )
+    def test_and_keeps_it_while_osvi_hangs(self, api, osvi_sandbox, settings, one_waits, call):
+        settings.OSVI_MAX_SYNC_CALLS = 1
+        other = mirror(osvi_sandbox)
+        with one_waits(call):
+            response = api.post(f"/api/osvi/sessions/{other.session_id}/close/")
+        assert (response.status_code, response.json()["code"]) == (503, "busy")
+        assert api.post(f"/api/osvi/sessions/{other.session_id}/close/").status_code == 200
+
+    @pytest.mark.django_db(transaction=True)
+    def test_staff_are_told_what_happened_and_what_to_do(
+        self, client, staff, grant, osvi_sandbox, settings, one_waits
+    ):
+        settings.OSVI_MAX_SYNC_CALLS = 1
+        client.force_login(grant(staff, "operate_chatsession"))
+        session = mirror(osvi_sandbox)
+        close, desk = (
+            reverse(f"admin:osvi_django_chatsession_{name}", args=[session.pk])
+            for name in ("close", "desk")
+        )
+        with one_waits(lambda slow: take_over(slow, via="rest")):
+            answers = [
+                client.post(close, {"post": "yes", "note": ""}, follow=True),
+                client.post(desk, {"act": "whisper", "whisper": "Be kind"}, follow=True),
+            ]
+        for answer in answers:
+            assert answer.status_code == 200
+            assert "Too many requests of this site are waiting for OSVI" in answer.content.decode()
+            assert "Try again in a moment." in answer.content.decode()
+        assert "Be kind" in answers[1].content.decode()  # what was typed stays
+        assert not session.attempts.exists()
+        assert not session.actions.exists()
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_job_needs_no_place(self, osvi_sandbox, settings, unconfirmed, one_waits):
+        settings.OSVI_MAX_SYNC_CALLS, settings.OSVI_EXECUTOR = 1, None
+        job = create_close_job([unconfirmed(Drop())], via="rest")
+        with one_waits(lambda slow: take_over(slow, via="rest")):
+            assert run_close_job(job.pk).succeeded == 1
+
+    @pytest.mark.django_db
+    def test_the_hosts_own_code_may_always_wait(self, osvi_sandbox, settings):
+        settings.OSVI_MAX_SYNC_CALLS = 1
+        with waiting("admin"), waiting("rest"):
+            assert close_session(mirror(osvi_sandbox)).changed
+
+    @pytest.mark.django_db
+    @pytest.mark.parametrize("value", [0, "8", None])
+    def test_a_setting_that_cannot_be_used_is_said(self, api, osvi_sandbox, settings, value):
+        settings.OSVI_MAX_SYNC_CALLS = value
+        session = mirror(osvi_sandbox)
+        response = api.post(f"/api/osvi/sessions/{session.session_id}/close/")
+        assert (response.status_code, response.json()["code"]) == (503, "not_configured")
+        assert "OSVI_MAX_SYNC_CALLS" in response.json()["detail"]
+
+
+@pytest.mark.django_db
+class TestRetryAfter:
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_until_then_the_next_close_sends_nothing(self, api, osvi_sandbox, status):
+        first, second = mirror(osvi_sandbox), mirror(osvi_sandbox)
+        osvi_sandbox.script(first.session_id, Status(status, retry_after=30))
+        with pytest.raises(OSVIThrottled):
+            close_session(first)
+        response = api.post(f"/api/osvi/sessions/{second.session_id}/close/")
+        assert (response.status_code, response.json()["code"]) == (503, "throttled")
+        assert 25 <= int(response["Retry-After"]) <= 30
+        assert osvi_sandbox.close_requests(second.session_id) == 0
+        assert not CloseAttempt.objects.filter(session=second).exists()
+
+    def test_nor_does_any_other_call_whichever_was_refused(
+        self, operator, osvi_sandbox, unconfirmed
+    ):
+        first, second = mirror(osvi_sandbox), mirror(osvi_sandbox, mode="support")
+        in_doubt = unconfirmed(Drop())
+        osvi_sandbox.script(first.session_id, Status(429, retry_after=30))
+        with pytest.raises(OSVIThrottled):
+            take_over(first)
+        sent = len(osvi_sandbox.requests)
+        *answers, recovered = [
+            operator.post(f"/api/osvi/sessions/{path}", body, format="json")
+            for path, body in every_call(second, in_doubt)
+        ]
+        codes = {(each.status_code, each.json()["code"]) for each in answers}
+        assert codes == {(503, "throttled")}
+        assert all(25 <= int(each["Retry-After"]) <= 30 for each in answers)
+        assert recovered.json()["settled"] == "unchanged"
+        assert "asked this site to wait" in recovered.json()["detail"]
+        assert len(osvi_sandbox.requests) == sent
+        assert not second.actions.exists()
+        assert first.actions.get().error_code == "throttled"
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda: look_up_customer("+1"),
+            lambda: start_session(agent_uuid="agent_1", customer_id="+1"),
+        ],
+        ids=["look-up", "start"],
+    )
+    def test_it_is_remembered_of_a_look_up_and_of_a_start(self, osvi_sandbox, call):
+        session = mirror(osvi_sandbox)
+        osvi_sandbox.script(None, Status(429, retry_after=30))
+        with pytest.raises(OSVIThrottled):
+            call()
+        with pytest.raises(OSVIThrottled, match="asked this site to wait"):
+            close_session(session)
+        assert osvi_sandbox.close_requests(session.session_id) == 0
+
+    def test_nor_is_it_forgotten_when_the_look_up_itself_goes_well(self, osvi_sandbox):
+        session, other = mirror(osvi_sandbox, customer_id="+1"), mirror(osvi_sandbox)
+        osvi_sandbox.sessions[session.session_id].change(status="dormant")
+        osvi_sandbox.script(session.session_id, Status(429, retry_after=30))
+        assert look_up_customer("+1").unknown == 1
+        with pytest.raises(OSVIThrottled, match="asked this site to wait"):
+            close_session(other)
+
+    def test_the_close_for_a_summary_that_was_refused_waits_and_is_not_lost(
+        self, osvi_sandbox, unconfirmed
+    ):
+        session = unconfirmed(Drop(after_closing=True))
+        osvi_sandbox.script(session.session_id, Status(429, retry_after=1))
+        refused = recover_session(session)
+        assert (refused.settled, refused.error.code) == (Settled.UNCHANGED, "throttled")
+        sent = len(osvi_sandbox.requests)
+        assert recover_session(session).settled is Settled.UNCHANGED
+        assert len(osvi_sandbox.requests) == sent
+        until(lambda: recover_session(session).settled is not Settled.UNCHANGED)
+        assert session.attempts.filter(kind="reclose").count() == 2
+
+    def test_without_it_the_next_close_is_sent(self, osvi_sandbox):
+        session = mirror(osvi_sandbox)
+        osvi_sandbox.script(session.session_id, Status(503, errors=["Busy"]))
+        with pytest.raises(OSVIThrottled):
+            close_session(session)
+        assert close_session(session).changed
+
+    def test_a_close_that_goes_well_ends_what_was_counted_before(self, osvi_sandbox, settings):
+        first, second = mirror(osvi_sandbox), mirror(osvi_sandbox)
+        osvi_sandbox.script(first.session_id, Status(503, retry_after=1))
+        with pytest.raises(OSVIThrottled):
+            close_session(first)
+        base_url = settings.OSVI["default"]["BASE_URL"].rstrip("/")
+        pace = throttle_for("default", base_url, concurrency_of("default"))
+        assert pace.trouble is not None
+        until(lambda: pace.seconds_of_retry_after == 0)
+        close_session(second)
+        assert pace.trouble is None
+
+    @pytest.mark.parametrize("value", [0, "many", None])
+    def test_a_single_close_needs_no_concurrency(self, osvi_sandbox, settings, value):
+        settings.OSVI["default"]["CONCURRENCY"] = value
+        assert close_session(mirror(osvi_sandbox)).changed

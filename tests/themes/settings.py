@@ -1,0 +1,36 @@
+"""Settings of a host project whose admin has the theme that the environment names."""
+
+from __future__ import annotations
+
+import os
+
+from example_project.settings import *  # noqa: F403
+
+THEME = os.environ["OSVI_TEST_THEME"]
+
+_BEFORE_ADMIN = {
+    "unfold": ["unfold"],
+    "unfold_mixed": ["unfold"],
+    "jazzmin": ["jazzmin"],
+}.get(THEME, [])
+_AFTER_ADMIN = {
+    "object_actions": ["django_object_actions"],
+    "guardian": ["guardian"],
+}.get(THEME, [])
+
+INSTALLED_APPS = [*_BEFORE_ADMIN, *INSTALLED_APPS, *_AFTER_ADMIN, "tests.themes"]  # noqa: F405
+AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.ModelBackend"]
+if THEME == "guardian":
+    AUTHENTICATION_BACKENDS.append("guardian.backends.ObjectPermissionBackend")
+
+ROOT_URLCONF = "tests.themes.urls"
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": ":memory:",
+        "ATOMIC_REQUESTS": True,
+        "OPTIONS": {"transaction_mode": "IMMEDIATE"},
+    }
+}
+OSVI_EXECUTOR = None
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the quickest

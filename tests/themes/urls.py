@@ -1,0 +1,81 @@
+"""Admin sites: Django's own, one of proxies, one with foreign templates, one of sessions alone."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from django.conf import settings
+from django.contrib import admin
+from django.urls import path
+
+from osvi_django.admin import ChatAgentAdmin, ChatSessionAdmin, CloseJobAdmin
+from osvi_django.models import ChatAgent, ChatSession, CloseJob
+from tests.themes.models import Bot, Conversation, Sweep
+
+_MIXINS = {
+    "unfold_mixed": ("unfold.admin", "ModelAdmin"),
+    "object_actions": ("django_object_actions", "DjangoObjectActions"),
+    "guardian": ("guardian.admin", "GuardedModelAdminMixin"),
+}
+
+
+def _mixin():
+    """What the theme's documentation says an admin is to be made of."""
+    if settings.THEME not in _MIXINS:
+        return type("Nothing", (), {})
+    module, name = _MIXINS[settings.THEME]
+    return getattr(import_module(module), name)
+
+
+Mixin = _mixin()
+
+if settings.THEME.startswith("unfold"):
+    from unfold.sites import UnfoldAdminSite as Site
+else:
+    from django.contrib.admin import AdminSite as Site
+
+
+class Foreign:
+    """A mixin with templates of its own, as many packages have."""
+
+    change_form_template = "hosts/form.html"
+    change_list_template = "hosts/list.html"
+
+
+class SessionAdmin(Mixin, ChatSessionAdmin):
+    pass
+
+
+class AgentAdmin(Mixin, ChatAgentAdmin):
+    pass
+
+
+class JobAdmin(Mixin, CloseJobAdmin):
+    pass
+
+
+def _site(name, **admins):
+    site = Site(name)
+    models = {
+        model.__name__: model
+        for model in (ChatAgent, ChatSession, CloseJob, Bot, Conversation, Sweep)
+    }
+    for model, model_admin in admins.items():
+        site.register(models[model], model_admin)
+    return site
+
+
+SITES = {
+    "admin": admin.site,
+    "own": _site("own", ChatSession=SessionAdmin, ChatAgent=AgentAdmin, CloseJob=JobAdmin),
+    "proxies": _site("proxies", Conversation=SessionAdmin, Bot=AgentAdmin, Sweep=JobAdmin),
+    "foreign": _site(
+        "foreign",
+        ChatSession=type("ForeignSessions", (Foreign, SessionAdmin), {}),
+        ChatAgent=type("ForeignAgents", (Foreign, AgentAdmin), {}),
+        CloseJob=type("ForeignJobs", (Foreign, JobAdmin), {}),
+    ),
+    "alone": _site("alone", ChatSession=SessionAdmin),
+}
+
+urlpatterns = [path(f"{name}/", site.urls) for name, site in SITES.items()]
