@@ -69,15 +69,14 @@ class TestThread:
         assert stored() == 1
 
     def test_nobody_waits_for_it(self, job_of, osvi_sandbox):
-        osvi_sandbox.latency = 0.5
-        began = time.monotonic()
-        executors.thread(str(job_of(1).uuid))
-        assert time.monotonic() - began < 0.4
+        job, osvi_sandbox.latency = job_of(1), 0.5
+        executors.thread(str(job.uuid))
+        assert not CloseJob.objects.get(pk=job.pk).is_finished
         assert [each.daemon for each in job_threads()] == [True]
 
     def test_it_goes_on_after_a_pause(self, job_of, run_through):
         job = job_of(3)
-        resume_at = timezone.now() + timedelta(seconds=0.2)
+        resume_at = timezone.now() + timedelta(seconds=1)
         CloseJob.objects.update(status="paused", resume_at=resume_at)
         job = run_through(job)
         assert (job.status, job.succeeded) == ("completed", 3)

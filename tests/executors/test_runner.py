@@ -27,7 +27,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 # Not those of the sandbox.
-KINDS = re.compile("osvi-(runner|lane|heartbeat|finder|writer)")
+KINDS = re.compile("osvi-(runner|call|heartbeat|rescuer|writer)")
 
 
 class Watch(threading.Thread):
@@ -201,7 +201,7 @@ class TestTrouble:
         with Watch() as watch:
             create_close_job([mirrored()])
             until(lambda: CloseJob.objects.filter(status="paused").exists())
-            until(lambda: not lane_threads())
+            until(lambda: not call_threads())
             until(lambda: not [each for each in watch.opened if each.connection is not None])
         assert len(job_threads()) == 1
 
@@ -212,7 +212,7 @@ class TestTrouble:
         monkeypatch.setattr(runner, "DATABASE_AWAY", 0.2)
         monkeypatch.setattr("osvi_django.services.jobs.running.DATABASE_RETRY_SECONDS", 0.2)
         settings.OSVI["default"] |= {"DATABASE_RETRY_TIMEOUT": 0.2, "SPOOL_DIR": tmp_path / "spool"}
-        settings.OSVI["default"] |= {"CONNECT_TIMEOUT": 0.5, "DEADLINE": 0.5, "LEASE_TIMEOUT": 2}
+        settings.OSVI["default"] |= {"LEASE_TIMEOUT": 2}
         away = threading.Event()
 
         def refuse(execute, sql, params, many, context):
@@ -345,7 +345,7 @@ def test_a_process_that_ends_begins_no_more_jobs(caplog):
 UNKNOWN = "3f0e5b0e-8a47-4a5e-9c5b-0d4d3c1f7f2a"
 
 
-def lane_threads():
+def call_threads():
     return [each for each in threading.enumerate() if each.name.startswith("osvi-call")]
 
 

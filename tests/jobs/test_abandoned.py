@@ -23,7 +23,7 @@ def in_doubt(unconfirmed, osvi_sandbox):
     return lambda number: [unconfirmed(Drop()) for _number in range(number)]
 
 
-def finders():
+def rescuers():
     return [each for each in threading.enumerate() if each.name == "osvi-rescuer"]
 
 
@@ -38,7 +38,7 @@ def test_as_many_as_the_account_may_have_under_way(
     assert {osvi_sandbox.closes(each.session_id) for each in sessions} == {1}
     assert SessionSummary.objects.count() == 10
     assert latency.most == 4
-    assert finders() == []
+    assert rescuers() == []
 
 
 def test_a_run_that_is_to_end_brings_them_home(in_doubt, osvi_sandbox, outcomes):
@@ -53,7 +53,7 @@ def test_a_run_that_is_to_end_brings_them_home(in_doubt, osvi_sandbox, outcomes)
     job = create_close_job(ChatSession.objects.all(), start=False)
     job = run_close_job(job.pk, stop=stop)
     assert set(outcomes(job).values()) == {"closed"}
-    assert (job.status, SessionSummary.objects.count(), finders()) == ("completed", 2, [])
+    assert (job.status, SessionSummary.objects.count(), rescuers()) == ("completed", 2, [])
 
 
 def test_their_connections_are_closed(in_doubt, close_all):
@@ -88,13 +88,13 @@ def test_osvi_in_trouble_pauses_the_job(in_doubt, close_all, osvi_sandbox, setti
 def test_without_a_thread_for_it_the_run_does_it_itself(in_doubt, close_all, monkeypatch):
     start = threading.Thread.start
 
-    def no_finder(thread):
+    def no_rescuer(thread):
         if thread.name == "osvi-rescuer":
             raise RuntimeError("can't start new thread")
         start(thread)
 
     in_doubt(3)
-    monkeypatch.setattr(threading.Thread, "start", no_finder)
+    monkeypatch.setattr(threading.Thread, "start", no_rescuer)
     assert close_all().succeeded == 3
 
 
@@ -102,7 +102,7 @@ def test_a_database_that_goes_away_from_one_thread_is_asked_again(
     in_doubt, settings, monkeypatch, caplog
 ):
     monkeypatch.setattr(rescuer, "LOOK_AGAIN_AFTER", 0.2)
-    settings.OSVI["default"] |= {"DEADLINE": 0.3, "CONNECT_TIMEOUT": 0.3, "LEASE_TIMEOUT": 1}
+    settings.OSVI["default"] |= {"LEASE_TIMEOUT": 1}
     failed = []
 
     def fail(execute, sql, params, many, context):
@@ -124,7 +124,7 @@ def test_a_database_that_goes_away_from_one_thread_is_asked_again(
     assert len(failed) == 2
     assert "is looked at again: OperationalError" in caplog.text
     assert "a secret" not in caplog.text
-    assert finders() == []
+    assert rescuers() == []
 
 
 def test_what_is_asked_while_osvi_throttles_waits_for_better_times(

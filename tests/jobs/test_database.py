@@ -25,7 +25,7 @@ SUMMARIES = ("osvi_django_sessionsummary", "text")
 @pytest.fixture(autouse=True)
 def impatient(settings, osvi_sandbox, tmp_path):
     """Leases that end within the test, a spool of its own, and four closes at once."""
-    settings.OSVI["default"] |= {"CONNECT_TIMEOUT": 0.5, "DEADLINE": 0.5, "LEASE_TIMEOUT": 2}
+    settings.OSVI["default"] |= {"LEASE_TIMEOUT": 2}
     settings.OSVI["default"] |= {"DATABASE_RETRY_TIMEOUT": 0.3, "CONCURRENCY": 4}
     settings.OSVI["default"] |= {"SPOOL_DIR": tmp_path / "spool"}
 

@@ -383,7 +383,7 @@ def test_a_database_that_stays_away_ends_it(chats, osvi_sandbox, query):
     with refused(is_refused, OperationalError("gone")), pytest.raises(OperationalError):
         sync_open()
     assert time.monotonic() - began < 10  # it is not waited for once for each
-    assert lanes_of(set(threading.enumerate()) - before) == []
+    assert call_threads_of(set(threading.enumerate()) - before) == []
 
 
 def test_a_database_that_goes_away_when_it_is_stopped_leaves_no_threads(chats, osvi_sandbox):
@@ -392,11 +392,11 @@ def test_a_database_that_goes_away_when_it_is_stopped_leaves_no_threads(chats, o
     gone = refused(lambda sql, _params: stop.is_set(), OperationalError("gone"))
     with gone, pytest.raises(OperationalError):
         sync_open(stop=stop, on_progress=lambda _progress: stop.set())
-    assert lanes_of(set(threading.enumerate()) - before) == []
+    assert call_threads_of(set(threading.enumerate()) - before) == []
 
 
-def lanes_of(threads):
-    """The threads of lanes that do not end."""
+def call_threads_of(threads):
+    """Return the threads that send calls, of these, that do not end."""
     mine = [thread for thread in threads if thread.name.startswith("osvi-call-")]
     for thread in mine:
         thread.join(5)

@@ -174,8 +174,10 @@ class TestDrip:
         assert osvi.answered_summaries == {}
 
     def test_no_single_read_is_slow(self, osvi, client, chat):
-        osvi.script(chat.id, Drip(interval=0.002))
-        assert client.close(chat, timeout=0.15).elapsed.total_seconds() < 0.15
+        osvi.script(chat.id, Drip(interval=0.02))
+        started = time.monotonic()
+        assert client.close(chat, timeout=1).ok
+        assert time.monotonic() - started > 1
 
     def test_it_can_close_nothing(self, osvi, client, chat):
         osvi.script(chat.id, Drip(interval=0.001, close=False))
@@ -191,7 +193,7 @@ class TestDrip:
         until(lambda: osvi.closes(chat.id))
         connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
-        until(lambda: ended, seconds=0.5)
+        until(lambda: ended)
         assert osvi.answered_summaries == {}
 
     def test_it_ends_when_the_sandbox_stops(self, osvi, client, chat):
@@ -202,7 +204,7 @@ class TestDrip:
             started = time.monotonic()
             osvi.stop()
             assert isinstance(answer.exception(timeout=5), requests.RequestException)
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 10
 
 
 class TestJunk:

@@ -21,10 +21,10 @@ from jsonschema import Draft202012Validator
 from osvi_django import testing
 from osvi_django.testing import Fault, Hang, OSVISandbox, Status
 from osvi_django.testing.conversations import CONVERSATIONS
-from osvi_django.testing.sandbox import GRACE
 from tests.waiting import until
 
 VENDOR_PAGE = Path(__file__).parent.parent / "vendor" / "end_chat_session.yaml"
+SOON = 10  # seconds, for what must not wait for connections that hang for a minute
 SESSION_KEYS = {
     "id", "chat_agent_id", "account_id", "customer_id", "mode", "help_requested", "status",
     "current_state", "metadata", "active_human", "created_at", "updated_at",
@@ -570,23 +570,23 @@ class TestSessions:
 
 class TestLatency:
     def test_a_close_takes_its_time_and_nothing_else_does(self, osvi, client, chat):
+        osvi.latency = 60
+        client.get("/v1/active_agents", timeout=10)
+        client.close(chat, token="wrong-token-1234", timeout=10)
         osvi.latency = 0.2
         started = time.monotonic()
-        client.get("/v1/active_agents")
-        client.close(chat, token="wrong-token-1234")
-        assert time.monotonic() - started < 0.2
         client.close(chat)
         assert time.monotonic() - started >= 0.2
 
     def test_each_session_can_have_its_own(self, osvi, client):
         slow, quick = osvi.add_session(summary="slow"), osvi.add_session(summary="quick")
-        osvi.latency = lambda session: 0.2 if session is slow else 0.0
+        osvi.latency = lambda session: 2 if session is slow else 0
         took = {}
         for chat in (slow, quick):
             started = time.monotonic()
             client.close(chat)
             took[chat.summary] = time.monotonic() - started
-        assert took["quick"] < 0.2 <= took["slow"]
+        assert took["quick"] < 2 <= took["slow"]
 
     def test_a_latency_that_raises_is_logged(self, osvi, client, chat, caplog):
         osvi.latency = lambda session: 1 / 0
@@ -649,7 +649,7 @@ class TestServer:
 
         started = time.monotonic()
         osvi.stop()
-        assert time.monotonic() - started < GRACE
+        assert time.monotonic() - started < SOON
         for connection in connections:
             with pytest.raises(http.client.RemoteDisconnected):
                 connection.getresponse()
@@ -681,10 +681,10 @@ class TestServer:
             post_close(connection, osvi, osvi.add_session())
             assert len(set(threading.enumerate()) - before) == 2
             started = time.monotonic()
-        assert time.monotonic() - started < GRACE
+        assert time.monotonic() - started < SOON
         assert connection.sock.recv(1) == b""
         connection.close()
-        until(lambda: set(threading.enumerate()) <= before, seconds=0.3)
+        until(lambda: set(threading.enumerate()) <= before)
 
     def test_stopping_waits_for_what_is_under_way(self, osvi, client, chat):
         ended = []
@@ -707,10 +707,12 @@ class TestServer:
     def test_answers_follow_each_other_without_delay(self, osvi):
         """Without TCP_NODELAY the second write of an answer waits 40 ms for an acknowledgement."""
         connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
-        started = time.monotonic()
-        for _ in range(40):
+        took = []
+        for _ in range(20):
+            started = time.monotonic()
             post_close(connection, osvi, osvi.add_session())
-        assert time.monotonic() - started < 0.8
+            took.append(time.monotonic() - started)
+        assert min(took) < 0.03
         connection.close()
 
     def test_starting_asks_no_name_server(self, monkeypatch):
@@ -733,7 +735,7 @@ class TestServer:
         started = time.monotonic()
         osvi.stop()
         idle.close()
-        assert time.monotonic() - started < 0.6
+        assert time.monotonic() - started < SOON
 
     def test_there_is_no_address_before_the_start(self):
         with pytest.raises(RuntimeError, match="started"):
