@@ -27,33 +27,33 @@ def nameless():
     return ChatAgentFactory(uuid=None, number=42, name="")
 
 
-def test_the_list_has_numbers(admin_client, nameless):
+def test_list_agent_without_name_shows_number(admin_client, nameless):
     html = admin_client.get(LIST).content.decode()
     assert "Agent 42" in html
     assert '<td class="field-number">42</td>' in html
     assert admin_client.get(LIST, {"q": "x"}).status_code == 200
 
 
-def test_a_uuid_can_be_added_where_there_is_none(admin_client, nameless):
+def test_change_agent_without_uuid_stores_uuid(admin_client, nameless):
     admin_client.post(page_of(nameless), {"uuid": "agent_1", "name": "Maya", "number": 7})
     nameless.refresh_from_db()
     assert (nameless.uuid, nameless.number, nameless.name) == ("agent_1", 42, "Maya")
 
 
-def test_it_can_be_named_without_one(admin_client, nameless):
+def test_change_agent_without_uuid_stores_name(admin_client, nameless):
     admin_client.post(page_of(nameless), {"uuid": "", "name": "Maya"})
     nameless.refresh_from_db()
     assert (nameless.uuid, nameless.name) == (None, "Maya")
 
 
-def test_once_it_is_known_it_stays(admin_client):
+def test_change_agent_with_uuid_keeps_uuid_and_account(admin_client):
     agent = ChatAgentFactory(uuid="agent_1")
     admin_client.post(page_of(agent), {"uuid": "agent_2", "account": "other", "name": "Maya"})
     agent.refresh_from_db()
     assert (agent.uuid, agent.account, agent.name) == ("agent_1", "default", "Maya")
 
 
-def test_that_of_another_agent_is_a_mistake(admin_client, nameless):
+def test_change_to_uuid_of_another_agent_shows_error(admin_client, nameless):
     ChatAgentFactory(uuid="agent_1")
     response = admin_client.post(page_of(nameless), {"uuid": "agent_1", "name": ""})
     assert "Another agent on this site has this UUID." in errors_of(response)["uuid"][0]
@@ -61,7 +61,7 @@ def test_that_of_another_agent_is_a_mistake(admin_client, nameless):
     assert admin_client.post(page_of(nameless), {"uuid": "agent_1"}).status_code == 302
 
 
-def test_a_new_agent_has_one(admin_client):
+def test_add_agent_with_missing_or_used_uuid_shows_error(admin_client):
     response = admin_client.post(ADD, {"account": "default", "uuid": " ", "name": "Maya"})
     assert errors_of(response) == {"uuid": ["Enter the agent's UUID."]}
     admin_client.post(ADD, {"account": "default", "uuid": "agent_1", "name": "Maya"})
@@ -70,11 +70,11 @@ def test_a_new_agent_has_one(admin_client):
     assert "Another agent on this site has this UUID." in errors_of(response)["uuid"][0]
 
 
-def test_without_an_account_the_mistake_is_said(admin_client):
+def test_add_agent_without_account_shows_error(admin_client):
     assert "account" in errors_of(admin_client.post(ADD, {"account": "", "uuid": "agent_1"}))
 
 
-def test_a_close_that_takes_the_uuid_says_where_to_add_it(admin_client, nameless, osvi_sandbox):
+def test_close_agent_without_uuid_says_where_to_add_it(admin_client, nameless, osvi_sandbox):
     session = ChatSessionFactory(agent=nameless)
     close = reverse("admin:osvi_django_chatsession_close", args=[session.pk])
     html = admin_client.post(close, {"post": "yes"}, follow=True).content.decode()

@@ -76,9 +76,9 @@ def page_of(session, name="change"):
     return reverse(f"admin:osvi_django_chatsession_{name}", args=[session.pk])
 
 
-class TestNonsense:
+class TestInvalidInput:
     @pytest.mark.parametrize("value", NONSENSE, ids=lambda value: value[:12])
-    def test_in_the_query_of_any_list(self, admin_client, rows, value):
+    def test_list_query_with_nonsense_is_no_server_error(self, admin_client, rows, value):
         session, job = rows
         items = reverse("admin:osvi_django_closejob_sessions", args=[job.pk])
         for url, names in (
@@ -93,7 +93,7 @@ class TestNonsense:
                 assert response.status_code in {200, 302, 400}, (url, name)
 
     @pytest.mark.parametrize("value", NONSENSE, ids=lambda value: value[:12])
-    def test_in_the_query_of_any_other_page(self, admin_client, rows, value):
+    def test_page_query_with_nonsense_is_no_server_error(self, admin_client, rows, value):
         session, job = rows
         confirm = reverse("admin:osvi_django_closejob_confirm", args=[job.pk])
         complete = reverse("admin:autocomplete")
@@ -115,13 +115,13 @@ class TestNonsense:
     @pytest.mark.parametrize(
         "name", ["change", "close", "mark", "desk", "attempts", "thread", "history", "delete"]
     )
-    def test_in_an_object_id(self, admin_client, value, name):
+    def test_object_id_with_nonsense_is_no_server_error(self, admin_client, value, name):
         url = f"{LIST}{value}/{name}/"
         for send in (admin_client.get, admin_client.post):
             assert send(url, follow=True).status_code in {200, 400, 403, 404}
 
     @pytest.mark.parametrize("value", NONSENSE, ids=lambda value: value[:12])
-    def test_in_a_selection(self, admin_client, rows, told, value):
+    def test_selection_with_nonsense_creates_no_draft(self, admin_client, rows, told, value):
         for url in (LIST, AGENTS):
             for action in ("close_selected", "recover_selected", "delete_selected", value):
                 for extra in ("index=0", f"post=yes&select_across={value}"):
@@ -132,16 +132,16 @@ class TestNonsense:
                     assert response.status_code in {200, 302}
         assert not CloseJob.objects.filter(status="draft").exists()
 
-    def test_a_selection_that_is_none_is_said_to_be(self, admin_client, rows, told):
+    def test_selection_outside_list_shows_error(self, admin_client, rows, told):
         data = {"action": "close_selected", "_selected_action": "x", "index": 0}
         response = admin_client.post(LIST, data, follow=True)
         assert told(response) == [("error", "Your selection is not in this list.")]
 
-    def test_a_form_that_asks_for_nothing_leads_back(self, admin_client):
+    def test_post_without_action_redirects_to_list(self, admin_client):
         url = f"{LIST}?status__exact=active"
         assert admin_client.post(url, {"x": "y"})["Location"] == url
 
-    def test_a_failure_that_is_no_nonsense_is_not_hidden(self, admin_client, monkeypatch):
+    def test_list_error_of_host_is_raised(self, admin_client, monkeypatch):
         def broken(_paginator):
             raise ValueError("a bug of the host")
 
@@ -150,15 +150,15 @@ class TestNonsense:
             admin_client.get(LIST)
 
     @pytest.mark.django_db(transaction=True)
-    def test_what_the_database_refuses_leads_to_the_list(self, admin_client):
+    def test_list_query_refused_by_database_redirects_to_list(self, admin_client):
         response = admin_client.get(f"{LIST}?session_id__startswith=a%00b&customer_id=%00")
         assert response.status_code in {200, 302}
         response = admin_client.get(f"{LIST}?started_at__year=99999999")
         assert response["Location"] == f"{LIST}?e=1"
 
 
-class TestAgents:
-    def test_few_are_links_and_many_are_found(self, admin_client, many_agents):
+class TestAgentChoice:
+    def test_filter_with_many_agents_links_to_search(self, admin_client, many_agents):
         session = ChatSessionFactory(agent=many_agents[4])
         ChatSessionFactory(agent=many_agents[3])
         html = admin_client.get(LIST, {"_facets": "True", "mode__exact": "ai"}).text
@@ -177,7 +177,7 @@ class TestAgents:
         assert "Maya 4</a>" in admin_client.get(url).text
         assert "No agent has this name" in admin_client.get(FIND, {"agent": "Zoe"}).text
 
-    def test_counts_are_shown_with_two_thousand(self, admin_client):
+    def test_filter_with_two_thousand_agents_keeps_pages_small(self, admin_client):
         agents = [ChatAgent(name=f"Agent {n}", uuid=f"agent-{n}") for n in range(2_000)]
         ChatAgent.objects.bulk_create(agents)
         ChatSessionFactory(agent=ChatAgent.objects.first())
@@ -186,14 +186,16 @@ class TestAgents:
         for url in (LIST, START, AGENTS, FIND):
             assert len(admin_client.get(url).content) < 150_000
 
-    def test_few_are_counted(self, admin_client):
+    def test_filter_with_few_agents_shows_counts(self, admin_client):
         ChatSessionFactory(agent__name="Maya")
         assert "Maya (1)" in admin_client.get(LIST, {"_facets": "True"}).text
 
-    def test_the_page_that_finds_them_is_for_those_who_see_sessions(self, log_in):
+    def test_search_without_view_permission_returns_403(self, log_in):
         assert log_in("close_chatsession").get(FIND).status_code == 403
 
-    def test_a_chat_is_started_with_one_of_many(self, admin_client, many_agents, osvi_sandbox):
+    def test_start_with_many_agents_uses_autocomplete(
+        self, admin_client, many_agents, osvi_sandbox
+    ):
         html = admin_client.get(START).text
         assert "admin-autocomplete" in html
         assert "Maya" not in html
@@ -202,7 +204,9 @@ class TestAgents:
         assert ChatSession.objects.get().agent == many_agents[2]
 
     @pytest.mark.parametrize("text", ["maya 2", "uuid-2"])
-    def test_or_by_a_name_or_uuid_without_a_script(self, log_in, many_agents, osvi_sandbox, text):
+    def test_start_without_autocomplete_finds_agent_by_name_or_uuid(
+        self, log_in, many_agents, osvi_sandbox, text
+    ):
         client = log_in("operate_chatsession")
         html = client.get(START).text
         assert "admin-autocomplete" not in html
@@ -210,19 +214,23 @@ class TestAgents:
         client.post(START, {"agent_uuid": text, "customer_id": "c"})
         assert ChatSession.objects.get().agent == many_agents[2]
 
-    def test_a_name_of_two_is_asked_about(self, admin_client, many_agents, osvi_sandbox):
+    def test_start_with_name_of_several_agents_asks_for_uuid(
+        self, admin_client, many_agents, osvi_sandbox
+    ):
         ChatAgent.objects.update(name="Maya")
         data = {"agent_uuid": "maya", "customer_id": "c"}
         html = admin_client.post(START, data, follow=True).text
         assert "Several agents have this name. Enter the UUID of one: uuid-0 (default)," in html
         assert osvi_sandbox.requests == []
 
-    def test_a_key_that_is_none_is_a_mistake(self, admin_client, many_agents, osvi_sandbox):
+    def test_start_with_invalid_agent_key_shows_error(
+        self, admin_client, many_agents, osvi_sandbox
+    ):
         data = {"agent": "x", "customer_id": "c"}
         response = admin_client.post(START, data, follow=True)
         assert response.context["form"].errors["agent"]
 
-    def test_the_accounts_are_those_of_the_site(self, admin_client, settings):
+    def test_agent_list_account_filter_offers_configured_accounts(self, admin_client, settings):
         settings.OSVI = {name: {"API_TOKEN": "t"} for name in ("default", "other")}
         ChatAgentFactory(name="Maya", account="other")
         ChatAgentFactory(name="Kim")
@@ -231,9 +239,7 @@ class TestAgents:
         assert "other (1)" in html
 
 
-def test_a_list_with_a_template_of_others_has_the_links_among_its_filters(
-    admin_client, monkeypatch
-):
+def test_list_with_foreign_template_shows_links_among_filters(admin_client, monkeypatch):
     ours = reverse_admin(ChatSession)
     monkeypatch.setattr(ours, "change_list_template", "admin/change_list.html", raising=False)
     html = admin_client.get(LIST).text
@@ -248,7 +254,7 @@ class TestDeletion:
         ChatSession.objects.bulk_create(rows)
         return agent
 
-    def test_an_agent_with_sessions_is_not_deleted_and_none_is_read(
+    def test_delete_agent_with_sessions_keeps_agent_and_reads_no_session(
         self, admin_client, agent, django_assert_max_num_queries
     ):
         url = reverse("admin:osvi_django_chatagent_delete", args=[agent.pk])
@@ -260,14 +266,16 @@ class TestDeletion:
         assert response["Location"] == url
         assert ChatAgent.objects.filter(pk=agent.pk).exists()
 
-    def test_one_without_is(self, admin_client):
+    def test_delete_agent_without_sessions_deletes_it(self, admin_client):
         agent = ChatAgentFactory()
         url = reverse("admin:osvi_django_chatagent_delete", args=[agent.pk])
         assert "Are you sure" in admin_client.get(url).text
         assert admin_client.post(url, {"post": "yes"})["Location"] == AGENTS
         assert not ChatAgent.objects.exists()
 
-    def test_one_that_gets_a_session_at_this_moment_is_not(self, admin_client, monkeypatch, agent):
+    def test_delete_agent_with_concurrent_session_keeps_agent(
+        self, admin_client, monkeypatch, agent
+    ):
         monkeypatch.setattr("osvi_django.admin.deletion.reach_of", lambda rows: iter(()))
         url = reverse("admin:osvi_django_chatagent_delete", args=[agent.pk])
         assert admin_client.post(url, {"post": "yes"})["Location"] == url
@@ -276,7 +284,9 @@ class TestDeletion:
     @pytest.mark.parametrize(
         ("number", "words"), [(2, "500 chat sessions"), (101, "You can delete 100 at a time.")]
     )
-    def test_a_selection_of_agents(self, admin_client, agent, number, words):
+    def test_delete_selected_with_sessions_or_too_many_is_refused(
+        self, admin_client, agent, number, words
+    ):
         ChatAgentFactory.create_batch(number - 1)
         keys = list(ChatAgent.objects.values_list("pk", flat=True))
         data = {"action": "delete_selected", "_selected_action": keys, "index": 0}
@@ -284,7 +294,7 @@ class TestDeletion:
         assert words in html
         assert html.count('name="_selected_action"') == 0
 
-    def test_a_host_that_lets_sessions_be_deleted_counts_what_goes(
+    def test_delete_session_if_host_allows_counts_related_rows(
         self, admin_client, admin_user, job_with, monkeypatch
     ):
         job_with("completed", closed=1)
@@ -300,7 +310,9 @@ class TestDeletion:
         admin_client.post(url, {"post": "yes"})
         assert not CloseAttempt.objects.exists()
 
-    def test_who_may_not_delete_is_told(self, admin_client, admin_user, log_in, monkeypatch):
+    def test_deleted_objects_without_permission_names_model(
+        self, admin_client, admin_user, log_in, monkeypatch
+    ):
         session = ChatSessionFactory()
         request = RequestFactory().get("/")
         request.user = admin_user
@@ -316,7 +328,7 @@ def reverse_admin(model):
 
 
 class TestPages:
-    def test_attempts_are_in_pages(self, admin_client, monkeypatch):
+    def test_attempts_page_with_many_attempts_is_paginated(self, admin_client, monkeypatch):
         monkeypatch.setattr(attempts, "ATTEMPTS_SHOWN", 3)
         session = ChatSessionFactory()
         assert attempts_of(session) not in admin_client.get(page_of(session)).text
@@ -334,7 +346,9 @@ class TestPages:
             assert "Of another session." not in text
         assert f'href="{page_of(session)}"' in response.text
 
-    def test_their_cost_does_not_grow(self, admin_client, django_assert_max_num_queries):
+    def test_session_page_with_many_attempts_costs_same_queries(
+        self, admin_client, django_assert_max_num_queries
+    ):
         session = ChatSessionFactory()
         CloseAttemptFactory.create_batch(21, session=session)
         admin_client.get(page_of(session))  # content types are read once in a process
@@ -345,13 +359,13 @@ class TestPages:
             admin_client.get(page_of(session))
 
     @pytest.mark.parametrize("name", ["attempts", "thread"])
-    def test_they_are_for_those_who_see_the_session(self, log_in, name):
+    def test_attempts_and_thread_without_view_permission_return_403(self, log_in, name):
         session = ChatSessionFactory()
         assert log_in("close_chatsession").get(page_of(session, name)).status_code == 403
         client = log_in("operate_chatsession", name="kim")
         assert client.get(page_of(session, name)).status_code == 200
 
-    def test_a_thread_is_in_pages(self, admin_client, log_in):
+    def test_thread_page_with_many_actions_is_paginated(self, admin_client, log_in):
         session = ChatSessionFactory()
         now = timezone.now()
         actions = [
@@ -373,7 +387,9 @@ class TestPages:
         assert "[0]" not in html
         assert f'href="{page_of(session, "thread")}"' in client.get(page_of(session)).text
 
-    def test_what_is_not_shown_is_not_read(self, admin_client, django_assert_max_num_queries):
+    def test_list_with_large_rows_reads_only_shown_columns(
+        self, admin_client, django_assert_max_num_queries
+    ):
         session = ClosedSessionFactory(metadata={"x": "y" * 1_000_000}, summary__text="w" * 500_000)
         with django_assert_max_num_queries(12) as queries:
             response = admin_client.get(LIST)
@@ -385,7 +401,7 @@ class TestPages:
         assert "ww…" in response.text
         assert session.pk == row.pk
 
-    def test_columns_that_a_host_adds_are_read(self, admin_client, monkeypatch):
+    def test_list_with_columns_of_host_reads_all_columns(self, admin_client, monkeypatch):
         ClosedSessionFactory()
         monkeypatch.setattr(ChatSessionAdmin, "list_display", ("session_id", "metadata"))
         [row] = admin_client.get(LIST).context["cl"].result_list
@@ -393,6 +409,6 @@ class TestPages:
         assert not hasattr(row, "summary_start")
 
 
-def test_the_words_of_a_summary_are_there_outside_the_list(admin_user):
+def test_summary_words_outside_list_returns_text(admin_user):
     session = ClosedSessionFactory(summary__text="Words of it.")
     assert reverse_admin(ChatSession).summary_words(session) == "Words of it."

@@ -60,7 +60,7 @@ def hidden(html, outcome):
 
 
 class TestFacts:
-    def test_who_when_and_why(self, page, job_with):
+    def test_page_finished_job_shows_who_when_and_why(self, page, job_with):
         job = job_with("completed", closed=1)
         CloseJob.objects.update(note="<b>Tidy</b>")
         html = page(job)
@@ -75,13 +75,13 @@ class TestFacts:
         ):
             assert expected in html
 
-    def test_what_is_not_so_is_left_out(self, page, job_with):
+    def test_page_queued_job_omits_missing_facts(self, page, job_with):
         html = page(job_with("queued", waiting=1))
         for label in ("Note", "Retry of", "Started", "Finished"):
             assert f"<dt>{label}</dt>" not in html
         assert "<dt>Created</dt>" in html
 
-    def test_a_job_that_had_nothing_to_do_ended_without_having_begun(self, page, staff):
+    def test_page_job_that_never_started_omits_duration(self, page, staff):
         session = ChatSessionFactory(status="closed")
         job = create_close_job([session, "unknown"], requested_by=staff)
         CloseJobItem.objects.filter(session=session).delete()
@@ -91,7 +91,7 @@ class TestFacts:
         assert f"{date_format(moment, 'DATETIME_FORMAT')}<" in html
         assert ", after" not in html
 
-    def test_it_cannot_be_edited_added_or_deleted(self, admin_client, job_with, url_of):
+    def test_edit_add_and_delete_job_return_403(self, admin_client, job_with, url_of):
         job = job_with(waiting=1)
         add = "/admin/osvi_django/closejob/add/"
         for url in (add, url_of("delete", job), url_of("change", job)):
@@ -101,7 +101,7 @@ class TestFacts:
 
 
 class TestProgress:
-    def test_it_is_shown_in_words_and_as_a_bar(self, page, job_with):
+    def test_page_running_job_shows_progress_text_and_bar(self, page, job_with):
         job = job_with(closed=2, already_closed=1, rejected=1, closing=2, waiting=2)
         html = page(job)
         assert '<strong class="osvi-status osvi-job-running" data-osvi="status">running' in html
@@ -110,10 +110,10 @@ class TestProgress:
         assert not hidden(html, "closed")
         assert hidden(html, "cancelled")
 
-    def test_every_outcome_has_its_place(self):
+    def test_outcomes_include_every_item_outcome(self):
         assert sorted(OUTCOMES) == sorted(CloseJobItem.Outcome)
 
-    def test_an_unfinished_job_keeps_its_page_up_to_date(self, page, job_with, url_of):
+    def test_page_unfinished_job_refreshes_itself(self, page, job_with, url_of):
         job = job_with(closed=1, waiting=1)
         html = page(job)
         assert f'data-progress="{url_of("progress", job)}"' in html
@@ -121,12 +121,12 @@ class TestProgress:
         assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in html
         assert not re.search(r"<script>|onclick|<style|style=", html.split('id="content"')[1])
 
-    def test_a_finished_one_is_left_alone(self, page, job_with):
+    def test_page_finished_job_does_not_refresh(self, page, job_with):
         html = page(job_with(**FAULTY))
         for absent in ("data-progress", "close_job.js", "http-equiv", "osvi-job-stale"):
             assert absent not in html
 
-    def test_the_script_is_told_all_that_the_page_shows(self, state, job_with):
+    def test_progress_running_job_returns_all_page_data(self, state, job_with):
         job = job_with(closed=2, unconfirmed=1, waiting=5)
         since = timezone.now() - timezone.timedelta(seconds=2)
         CloseJob.objects.update(running_since=since, started_at=since)
@@ -163,7 +163,7 @@ class TestProgress:
             "waiting": "5",
         }
 
-    def test_a_slow_one_is_counted_by_the_minute(self, state, job_with):
+    def test_progress_slow_job_shows_pace_per_minute(self, state, job_with):
         job = job_with(closed=2, waiting=8)
         now = timezone.now()
         CloseJob.objects.update(
@@ -172,7 +172,9 @@ class TestProgress:
         assert state(job)["texts"]["pace"] == "2 a minute, about 4 minutes left"
 
     @pytest.mark.parametrize("status", ["queued", "running", "paused"])
-    def test_that_nobody_is_at_work_is_said(self, state, job_with, settings, status):
+    def test_progress_stalled_job_without_executor_says_it_waits(
+        self, state, job_with, settings, status
+    ):
         settings.OSVI_EXECUTOR = None
         job = job_with(status, closed=2, waiting=8)
         long_ago = timezone.now() - timezone.timedelta(minutes=1)
@@ -190,7 +192,7 @@ class TestProgress:
             (-1, "It continues automatically in a moment."),
         ],
     )
-    def test_a_pause_says_why_and_until_when(self, state, page, job_with, wait, words):
+    def test_progress_paused_job_shows_reason_and_wait(self, state, page, job_with, wait, words):
         job = job_with("paused", closed=1, waiting=1)
         resume_at = timezone.now() + timezone.timedelta(seconds=wait)
         CloseJob.objects.update(paused_by="unreachable", resume_at=resume_at)
@@ -208,7 +210,7 @@ class TestProgress:
             ("", ""),
         ],
     )
-    def test_other_pauses_are_said_in_words_as_well(self, state, job_with, code, words):
+    def test_progress_paused_job_shows_reason_for_each_code(self, state, job_with, code, words):
         job = job_with("paused", waiting=1)
         CloseJob.objects.update(paused_by=code)
         trouble = state(job)["texts"]["trouble"]
@@ -227,10 +229,10 @@ class TestProgress:
             (90_000, "25 hours"),
         ],
     )
-    def test_times_are_spoken(self, seconds, words):
+    def test_spoken_seconds_returns_fitting_unit(self, seconds, words):
         assert spoken(seconds) == words
 
-    def test_numbers_of_a_bar_are_numbers_in_every_language(self, page, job_with, settings):
+    def test_page_with_thousand_separator_keeps_bar_numbers_plain(self, page, job_with, settings):
         settings.USE_THOUSAND_SEPARATOR = True
         job = job_with()
         CloseJob.objects.update(total=2000)
@@ -241,7 +243,7 @@ class TestProgress:
         assert "0 of 2,000 done" in html
         assert '<strong data-osvi="waiting">2,000</strong> waiting' in html
 
-    def test_a_look_costs_the_same_however_many_there_are(
+    def test_pages_with_many_items_cost_same_queries(
         self, desk, job_with, url_of, settings, django_assert_num_queries
     ):
         settings.OSVI_EXECUTOR = "osvi_django.executors.thread"
@@ -255,13 +257,11 @@ class TestProgress:
                 desk.get(url_of("change", job))
 
 
-class TestTakingUp:
+class TestResume:
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.usefixtures("at_once")
     @pytest.mark.parametrize("name", ["change", "progress"])
-    def test_a_look_lets_an_abandoned_job_go_on(
-        self, desk, mirrored, url_of, staff, settings, name
-    ):
+    def test_view_stalled_job_resumes_it(self, desk, mirrored, url_of, staff, settings, name):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         job = create_close_job([mirrored()], requested_by=staff, start=False)
         CloseJob.objects.update(heartbeat_at=stored("2026-01-01T10:00Z"))
@@ -271,7 +271,7 @@ class TestTakingUp:
         assert "1 of 1 done" in answer
 
     @pytest.mark.usefixtures("at_once")
-    def test_one_that_is_at_work_is_left_alone(self, desk, mirrored, url_of, staff, osvi_sandbox):
+    def test_view_working_job_starts_nothing(self, desk, mirrored, url_of, staff, osvi_sandbox):
         job = create_close_job([mirrored()], requested_by=staff, start=False)
         desk.get(url_of("change", job))
         desk.get(url_of("progress", job))
@@ -279,7 +279,7 @@ class TestTakingUp:
 
 
 class TestFailures:
-    def test_each_has_its_reason_and_leads_to_its_session(self, page, job_with):
+    def test_failures_show_reason_and_link_to_session(self, page, job_with):
         job = job_with(**FAULTY, code="rejected", reason="<i>No.</i>")
         html = page(job)
         assert html.count("OSVI said: “&lt;i&gt;No.&lt;/i&gt;”") == 3
@@ -288,17 +288,17 @@ class TestFailures:
             url = f"/admin/osvi_django/chatsession/{item.session_id}/change/"
             assert f'<a href="{url}">{item.requested_session_id}</a>' in html
 
-    def test_ids_that_are_not_known_here_are_escaped(self, page, staff):
+    def test_failures_with_unknown_ids_are_escaped(self, page, staff):
         job = create_close_job(["<script>alert(1)</script>"], requested_by=staff)
         html = page(job)
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
         assert "<script>alert" not in html
         assert "This site has no such chat session." in html
 
-    def test_where_there_is_none_nothing_is_said(self, page, job_with):
+    def test_page_without_failures_has_no_failure_section(self, page, job_with):
         assert "Need attention" not in page(job_with("completed", closed=2))
 
-    def test_the_first_are_shown_and_the_others_counted(self, page, job_with, url_of, monkeypatch):
+    def test_failures_beyond_limit_are_counted(self, page, job_with, url_of, monkeypatch):
         monkeypatch.setattr(admin_jobs, "FAILURES_SHOWN", 2)
         job = job_with("completed_with_errors", rejected=3, unconfirmed=2)
         html = page(job)
@@ -308,14 +308,14 @@ class TestFailures:
         monkeypatch.setattr(admin_jobs, "FAILURES_SHOWN", 5)
         assert "more</a>" not in page(job)
 
-    def test_sessions_are_no_links_for_whoever_may_not_see_them(
+    def test_failures_without_view_permission_have_no_session_links(
         self, log_in, job_with, url_of, django_user_model
     ):
         client = log_in("close_chatsession")
         job = job_with(**FAULTY, requested_by=django_user_model.objects.get(username="jo"))
         assert "/chatsession/" not in client.get(url_of("change", job)).text
 
-    def test_nor_on_a_site_without_them(self, page, job_with):
+    def test_failures_without_session_admin_have_no_session_links(self, page, job_with):
         job = job_with(**FAULTY)
         admin = site.get_model_admin(ChatSession)
         site.unregister(ChatSession)
@@ -326,7 +326,7 @@ class TestFailures:
 
 
 class TestCancel:
-    def test_what_has_not_begun_is_given_up(self, desk, mirrored, url_of, staff, told):
+    def test_cancel_waiting_job_stops_it(self, desk, mirrored, url_of, staff, told):
         job = create_close_job([mirrored(), mirrored()], requested_by=staff, start=False)
         assert url_of("cancel", job) in desk.get(url_of("change", job)).text
         response = desk.post(url_of("cancel", job), follow=True)
@@ -338,14 +338,14 @@ class TestCancel:
         entry = LogEntry.objects.get()
         assert (entry.user, entry.get_change_message()) == (staff, "Stopped.")
 
-    def test_what_is_under_way_is_waited_for(self, desk, job_with, url_of):
+    def test_cancel_with_closing_items_waits_for_them(self, desk, job_with, url_of):
         job = job_with(closing=1, waiting=1)
         html = desk.post(url_of("cancel", job), follow=True).text
         assert "1 of 2 done" in html
         assert "data-progress" in html
         assert url_of("cancel", job) not in html
 
-    def test_a_finished_one_stays_so(self, desk, job_with, url_of, told):
+    def test_cancel_finished_job_changes_nothing(self, desk, job_with, url_of, told):
         job = job_with(**FAULTY)
         response = desk.post(url_of("cancel", job), follow=True)
         assert told(response)[0][0] == "info"
@@ -353,7 +353,7 @@ class TestCancel:
         job.refresh_from_db()
         assert job.status == FAULTY["status"]
 
-    def test_a_look_does_nothing(self, desk, job_with, url_of):
+    def test_cancel_by_get_changes_nothing(self, desk, job_with, url_of):
         job = job_with(closing=1, waiting=1)
         assert desk.get(url_of("cancel", job))["Location"] == url_of("change", job)
         job.refresh_from_db()
@@ -363,7 +363,7 @@ class TestCancel:
 class TestRetry:
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.usefixtures("at_once")
-    def test_what_failed_is_tried_in_a_job_of_its_own(
+    def test_retry_failed_items_creates_new_job(
         self, desk, mirrored, url_of, staff, settings, osvi_sandbox
     ):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
@@ -380,7 +380,7 @@ class TestRetry:
         entry = LogEntry.objects.get()
         assert entry.get_change_message() == f"Retried the failed chats: Close job {retry.pk}."
 
-    def test_once_is_enough(self, desk, job_with, url_of):
+    def test_retry_twice_redirects_to_same_job(self, desk, job_with, url_of):
         job = job_with(**FAULTY)
         first = desk.post(url_of("retry", job))["Location"]
         assert desk.post(url_of("retry", job))["Location"] == first
@@ -389,7 +389,7 @@ class TestRetry:
         assert url_of("retry", job) not in html
         assert f'<a href="{url_of("change", retry)}">Close job {retry.pk}</a>' in html
 
-    def test_where_nothing_failed_safely_that_is_said(self, desk, job_with, url_of, told):
+    def test_retry_without_safe_failures_shows_error(self, desk, job_with, url_of, told):
         job = job_with("completed_with_errors", closed=1, unconfirmed=1)
         assert url_of("retry", job) not in desk.get(url_of("change", job)).text
         response = desk.post(url_of("retry", job), follow=True)
@@ -398,16 +398,16 @@ class TestRetry:
         assert response.redirect_chain == [(url_of("change", job), 302)]
         assert CloseJob.objects.count() == 1
 
-    def test_not_while_it_is_at_work(self, desk, job_with, url_of):
+    def test_page_running_job_offers_no_retry(self, desk, job_with, url_of):
         job = job_with(rejected=1, waiting=1)
         assert url_of("retry", job) not in desk.get(url_of("change", job)).text
 
-    def test_a_look_does_nothing(self, desk, job_with, url_of):
+    def test_retry_by_get_creates_no_job(self, desk, job_with, url_of):
         job = job_with(**FAULTY)
         assert desk.get(url_of("retry", job))["Location"] == url_of("change", job)
         assert CloseJob.objects.count() == 1
 
-    def test_whoever_may_close_no_more_may_not_try_again(
+    def test_retry_without_close_permission_returns_403(
         self, log_in, job_with, url_of, django_user_model
     ):
         client = log_in("view_closejob")
@@ -420,7 +420,7 @@ class TestSessions:
     def listed(self, response):
         return [item.outcome for item in response.context["cl"].result_list]
 
-    def test_all_of_them_with_what_became_of_each(self, desk, job_with, url_of):
+    def test_sessions_page_shows_outcome_and_reason_of_each(self, desk, job_with, url_of):
         job = job_with(**FAULTY, code="rejected", reason="<i>No.</i>")
         job_with(closed=1)
         response = desk.get(url_of("sessions", job))
@@ -437,21 +437,23 @@ class TestSessions:
             ("nothing", []),
         ],
     )
-    def test_they_are_filtered(self, desk, job_with, url_of, wanted, outcomes):
+    def test_sessions_page_with_outcome_filter_shows_matches(
+        self, desk, job_with, url_of, wanted, outcomes
+    ):
         response = desk.get(url_of("sessions", job_with(**FAULTY)), {"outcome": wanted})
         assert self.listed(response) == outcomes
 
-    def test_they_are_found_by_how_their_id_begins(self, desk, job_with, url_of):
+    def test_sessions_page_search_matches_start_of_id(self, desk, job_with, url_of):
         job = job_with(**FAULTY)
         item = job.items.last()
         response = desk.get(url_of("sessions", job), {"q": item.requested_session_id[:10]})
         assert list(response.context["cl"].result_list) == [item]
 
-    def test_they_are_counted_by_outcome(self, desk, job_with, url_of):
+    def test_sessions_page_with_facets_shows_counts(self, desk, job_with, url_of):
         response = desk.get(url_of("sessions", job_with(**FAULTY)), {"_facets": "True"})
         assert "refused by OSVI (2)" in response.text
 
-    def test_they_cost_the_same_however_many_there_are(
+    def test_sessions_page_with_many_items_costs_same_queries(
         self, desk, job_with, url_of, django_assert_num_queries
     ):
         for number in (3, 60):
@@ -460,8 +462,8 @@ class TestSessions:
                 desk.get(url_of("sessions", job))
 
 
-class TestRunningForReal:
-    def test_the_page_of_a_job_that_ran(self, page, mirrored, staff, osvi_sandbox):
+class TestAfterRun:
+    def test_page_after_run_shows_outcomes(self, page, mirrored, staff, osvi_sandbox):
         sessions = [mirrored() for _number in range(5)]
         osvi_sandbox.script(sessions[0].session_id, Status(422, errors=["No."]))
         job = create_close_job(sessions, requested_by=staff, start=False)

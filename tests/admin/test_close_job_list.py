@@ -25,7 +25,7 @@ def listed(response):
 
 
 class TestList:
-    def test_it_shows_how_far_each_is_the_newest_first(self, desk, job_with):
+    def test_list_shows_progress_newest_first(self, desk, job_with):
         old = job_with("completed_with_errors", closed=4, rejected=2, unconfirmed=1)
         new = job_with(closed=1, cancelled=1, waiting=3)
         response = desk.get(LIST)
@@ -42,20 +42,20 @@ class TestList:
         ):
             assert expected in response.text
 
-    def test_drafts_are_not_in_it(self, desk, job_with):
+    def test_list_with_draft_omits_it(self, desk, job_with):
         job_with("draft", waiting=1)
         response = desk.get(LIST)
         assert listed(response) == []
         assert "not yet confirmed" not in response.text
 
     @pytest.mark.parametrize("query", ["status=paused", "via=rest"])
-    def test_it_is_filtered(self, desk, job_with, query):
+    def test_list_with_filter_shows_matches(self, desk, job_with, query):
         wanted = job_with("paused", waiting=1)
         CloseJob.objects.update(via="rest")
         job_with(waiting=1)
         assert listed(desk.get(f"{LIST}?{query}")) == [wanted]
 
-    def test_doors_are_called_as_staff_call_them(self, desk, job_with):
+    def test_list_via_column_shows_label_for_staff(self, desk, job_with):
         for via in ("command", "kiosk"):
             job_with("paused", waiting=1)
             CloseJob.objects.filter(via="admin").update(via=via)
@@ -64,14 +64,16 @@ class TestList:
             assert f'<td class="field-via_shown">{label}</td>' in html
             assert f'<a href="?via={via}">{label}</a>' in html
 
-    def test_drafts_are_not_counted_either(self, desk, job_with):
+    def test_list_facets_do_not_count_drafts(self, desk, job_with):
         for status in ("paused", "draft"):
             job_with(status, waiting=1)
         html = desk.get(LIST, {"_facets": "True"}).text
         assert "paused (1)" in html
         assert "admin (1)" in html
 
-    def test_the_cost_does_not_grow_with_the_rows(self, desk, job_with, django_assert_num_queries):
+    def test_list_with_many_jobs_costs_same_queries(
+        self, desk, job_with, django_assert_num_queries
+    ):
         # The user and their permissions (4), entry points to filter by, the count, the rows.
         for _ in range(2):
             for _number in range(5):
@@ -79,7 +81,7 @@ class TestList:
             with django_assert_num_queries(7):
                 desk.get(LIST)
 
-    def test_counting_ends_somewhere_and_that_is_said(self, desk, job_with, monkeypatch):
+    def test_list_beyond_cap_says_only_first_are_listed(self, desk, job_with, monkeypatch):
         monkeypatch.setattr(CloseJobAdmin.paginator, "cap", 3)
         for _number in range(4):
             job_with(closed=1)
@@ -87,15 +89,17 @@ class TestList:
         assert "Only the first 3 are listed" in html
         assert "Select all" not in html
 
-    def test_nothing_can_be_done_to_them_by_hand(self, admin_client, job_with):
+    def test_list_offers_no_add_delete_or_selection(self, admin_client, job_with):
         job_with(waiting=1)
         html = admin_client.get(LIST).text
         for absent in (f"{LIST}add/", "delete_selected", "action-select"):
             assert absent not in html
 
 
-class TestWhoMaySee:
-    def test_whoever_may_close_sees_their_own(self, log_in, job_with, url_of, django_user_model):
+class TestPermissions:
+    def test_jobs_of_others_for_closer_return_404(
+        self, log_in, job_with, url_of, django_user_model
+    ):
         others = job_with(status="completed_with_errors", rejected=1)
         client = log_in("close_chatsession")
         mine = job_with(closed=1, requested_by=django_user_model.objects.get(username="jo"))
@@ -109,7 +113,7 @@ class TestWhoMaySee:
         for name in DECISIONS:
             assert client.post(url_of(name, others)).status_code == 404
 
-    def test_whoever_may_view_jobs_sees_all_and_decides_about_none(self, log_in, job_with, url_of):
+    def test_jobs_for_viewer_are_shown_and_not_changed(self, log_in, job_with, url_of):
         jobs = [job_with(closing=1, waiting=1), job_with("draft", waiting=1)]
         jobs.append(job_with("completed_with_errors", rejected=1))
         client = log_in("view_closejob")
@@ -125,7 +129,7 @@ class TestWhoMaySee:
                 assert client.get(url_of(name, job)).status_code == 403
         assert CloseJob.objects.filter(status__in=("cancelled", "queued")).count() == 0
 
-    def test_whoever_may_both_decides_about_those_of_others(self, log_in, job_with, url_of):
+    def test_job_of_others_for_viewer_who_may_close_is_cancelled(self, log_in, job_with, url_of):
         job = job_with(waiting=1)
         client = log_in("view_closejob", "close_chatsession")
         assert url_of("cancel", job) in client.get(url_of("change", job)).text
@@ -133,7 +137,7 @@ class TestWhoMaySee:
         job.refresh_from_db()
         assert job.status == "cancelled"
 
-    def test_who_else_has_no_business_here(self, log_in, job_with, url_of, django_user_model):
+    def test_jobs_without_permission_return_403(self, log_in, job_with, url_of, django_user_model):
         client = log_in("view_chatsession", "view_sessionsummary", "change_closejob")
         # Not even with jobs of their own, of a time when they might close.
         job = job_with(waiting=1, requested_by=django_user_model.objects.get(username="jo"))
@@ -147,16 +151,16 @@ class TestWhoMaySee:
         assert job.status == "running"
 
     @pytest.mark.parametrize("key", ["999999", "99999999999999999999", "x", "_00"])
-    def test_a_job_that_is_not_there_is_a_404(self, desk, key):
+    def test_unknown_job_page_returns_404(self, desk, key):
         assert desk.get(f"{LIST}{key}/change/").status_code == 404
 
     @pytest.mark.parametrize("name", [*PAGES[1:3], *DECISIONS])
-    def test_nor_are_its_other_pages(self, desk, name):
+    def test_unknown_job_actions_return_404(self, desk, name):
         assert desk.get(f"{LIST}999999/{name}/").status_code == 404
         assert desk.get(f"{LIST}99999999999999999999/{name}/").status_code == 404
 
 
-def test_a_job_of_code_belongs_to_nobody(desk, job_with, url_of, admin_user, client):
+def test_job_of_host_code_is_shown_to_superuser_only(desk, job_with, url_of, admin_user, client):
     job = job_with(waiting=1, requested_by=None)
     CloseJob.objects.update(via="code", created_at=timezone.now())
     assert desk.get(url_of("change", job)).status_code == 404

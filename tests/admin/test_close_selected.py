@@ -49,7 +49,7 @@ def select(chosen, **fields):
 
 
 class TestSelection:
-    def test_it_becomes_a_draft_and_leads_to_a_question(self, desk, staff, url_of):
+    def test_select_sessions_creates_draft_and_redirects_to_confirmation(self, desk, staff, url_of):
         chosen = ChatSessionFactory.create_batch(2)
         ChatSessionFactory()
         response = desk.post(LIST, select(chosen))
@@ -59,7 +59,7 @@ class TestSelection:
         asked = set(job.items.values_list("requested_session_id", flat=True))
         assert asked == {session.session_id for session in chosen}
 
-    def test_what_is_filtered_out_is_not_in_it_and_the_way_back_is_filtered(self, desk, url_of):
+    def test_select_with_list_filter_skips_others_and_links_back(self, desk, url_of):
         wanted = ChatSessionFactory(mode="support")
         chosen = [wanted, ChatSessionFactory()]
         response = desk.post(f"{LIST}?mode__exact=support&p=1", select(chosen), follow=True)
@@ -69,21 +69,21 @@ class TestSelection:
             in response.text
         )
 
-    def test_where_none_is_left_in_the_list_that_is_said(self, desk, told):
+    def test_select_sessions_not_in_list_shows_warning(self, desk, told):
         session = ClosedSessionFactory()
         url = f"{LIST}?status__exact=active"
         [(level, sentence)] = told(desk.post(url, select([session]), follow=True))
         assert (level, sentence.startswith("None of the chat sessions")) == ("warning", True)
         assert not CloseJob.objects.exists()
 
-    def test_without_the_permission_there_is_no_such_action(self, log_in):
+    def test_select_without_permission_creates_no_job(self, log_in):
         client = log_in("view_chatsession", "change_chatsession", "view_closejob")
         session = ChatSessionFactory()
         assert "close_selected" not in client.get(LIST).text
         client.post(LIST, select([session]))
         assert not CloseJob.objects.exists()
 
-    def test_what_a_hosts_own_admin_offers_the_service_may_refuse(self, log_in, told, monkeypatch):
+    def test_select_refused_by_service_shows_error(self, log_in, told, monkeypatch):
         # As a subclass may; what it inherits is not asked.
         monkeypatch.setattr(ChatSessionAdmin, "has_close_permission", lambda *_args: True)
         client = log_in("view_chatsession")
@@ -91,13 +91,13 @@ class TestSelection:
         assert told(response) == [("error", str(NotAllowed()))]
         assert not CloseJob.objects.exists()
 
-    def test_drafts_that_nobody_confirmed_are_forgotten(self, desk, draft):
+    def test_select_with_old_draft_deletes_it(self, desk, draft):
         forgotten = draft(ChatSessionFactory())
         CloseJob.objects.update(created_at=timezone.now() - timezone.timedelta(days=2))
         desk.post(LIST, select([ChatSessionFactory()]))
         assert not CloseJob.objects.filter(pk=forgotten.pk).exists()
 
-    def test_thousands_of_all_pages(self, desk, django_assert_max_num_queries):
+    def test_select_across_thousands_costs_few_queries(self, desk, django_assert_max_num_queries):
         agent = ChatAgentFactory()
         rows = (ChatSession(session_id=f"s-{number}", agent=agent) for number in range(2_400))
         ChatSession.objects.bulk_create(rows)
@@ -119,8 +119,8 @@ class TestSelection:
         assert first.session_id not in html
 
 
-class TestQuestion:
-    def test_it_says_what_there_is_to_close(self, desk, draft, url_of, osvi_sandbox):
+class TestConfirmationPage:
+    def test_confirmation_page_counts_sessions_by_status(self, desk, draft, url_of, osvi_sandbox):
         for status, number in {
             "active": 3,
             "dormant": 1,
@@ -143,25 +143,27 @@ class TestQuestion:
             assert expected in html
         assert osvi_sandbox.requests == []
 
-    def test_what_there_is_not_is_not_said(self, desk, draft, url_of):
+    def test_confirmation_page_omits_empty_counts(self, desk, draft, url_of):
         html = desk.get(url_of("confirm", draft(ChatSessionFactory()))).text
         assert "Close <strong>1</strong> chat session?" in html
         assert "1 is open." in html
         for words in ("unconfirmed:", "being closed", "already closed", "any more"):
             assert words not in html
 
-    def test_reading_it_again_changes_nothing(self, desk, draft, url_of):
+    def test_confirmation_page_opened_twice_changes_nothing(self, desk, draft, url_of):
         job = draft(ChatSessionFactory())
         assert desk.get(url_of("confirm", job)).text.count("Close <strong>1") == 1
         assert desk.get(url_of("confirm", job)).text.count("Close <strong>1") == 1
         job.refresh_from_db()
         assert job.status == "draft"
 
-    def test_a_draft_has_no_other_page(self, desk, draft, url_of):
+    def test_draft_page_redirects_to_confirmation(self, desk, draft, url_of):
         job = draft(ChatSessionFactory())
         assert desk.get(url_of("change", job))["Location"] == url_of("confirm", job)
 
-    def test_whoever_may_not_see_sessions_is_led_home(self, log_in, url_of, django_user_model):
+    def test_confirmation_page_without_view_permission_links_to_index(
+        self, log_in, url_of, django_user_model
+    ):
         client = log_in("close_chatsession")
         user = django_user_model.objects.get()
         job = create_close_job([ChatSessionFactory()], requested_by=user, draft=True)
@@ -170,7 +172,7 @@ class TestQuestion:
             in client.get(url_of("confirm", job)).text
         )
 
-    def test_a_note_that_is_too_long_is_said_and_kept(self, desk, draft, url_of):
+    def test_confirm_with_long_note_shows_error_and_keeps_note(self, desk, draft, url_of):
         job = draft(ChatSessionFactory())
         note = "<long> " * 200
         html = desk.post(url_of("confirm", job), {"note": note}, follow=True).text
@@ -179,10 +181,12 @@ class TestQuestion:
         assert CloseJob.objects.get().status == "draft"
 
 
-class TestConfirmation:
+class TestConfirm:
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.usefixtures("at_once")
-    def test_from_the_list_to_summaries(self, desk, mirrored, staff, settings, osvi_sandbox):
+    def test_confirm_selection_closes_sessions_and_stores_summaries(
+        self, desk, mirrored, staff, settings, osvi_sandbox
+    ):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         chosen = [mirrored(), mirrored(), mirrored(), ClosedSessionFactory()]
         spared = mirrored()
@@ -200,7 +204,7 @@ class TestConfirmation:
         spared.refresh_from_db()
         assert spared.status == "active"
 
-    def test_it_begins_and_is_in_the_history(self, desk, draft, url_of, staff):
+    def test_confirm_draft_queues_job_and_logs_it(self, desk, draft, url_of, staff):
         job = draft(ChatSessionFactory())
         response = desk.post(url_of("confirm", job), {"note": "Tidy."})
         assert response["Location"] == url_of("change", job)
@@ -211,7 +215,7 @@ class TestConfirmation:
         assert (entry.user, entry.get_change_message()) == (staff, "Confirmed.")
         assert "Confirmed." in desk.get(url_of("history", job)).text
 
-    def test_a_job_that_has_begun_is_shown_instead(self, desk, draft, url_of, mirrored):
+    def test_confirm_started_job_redirects_to_job(self, desk, draft, url_of, mirrored):
         job = draft(mirrored())
         for send in (desk.post, desk.post, desk.get):
             assert send(url_of("confirm", job))["Location"] == url_of("change", job)
@@ -219,14 +223,14 @@ class TestConfirmation:
         assert desk.get(url_of("confirm", job))["Location"] == url_of("change", job)
         assert CloseAttempt.objects.count() == 1
 
-    def test_a_second_click_is_told_so(self, desk, draft, url_of, told):
+    def test_confirm_twice_says_job_has_started(self, desk, draft, url_of, told):
         job = draft(ChatSessionFactory())
         desk.post(url_of("confirm", job))
         response = desk.post(url_of("confirm", job), follow=True)
         assert told(response) == [("info", "This close job has already started.")]
         assert LogEntry.objects.count() == 1
 
-    def test_it_wants_a_csrf_token(self, staff, draft, url_of):
+    def test_actions_without_csrf_token_return_403(self, staff, draft, url_of):
         strict = Client(enforce_csrf_checks=True)
         strict.force_login(staff)
         job = draft(ChatSessionFactory())
@@ -235,13 +239,13 @@ class TestConfirmation:
         job.refresh_from_db()
         assert job.status == "draft"
 
-    def test_the_unknown_are_asked_to_log_in(self, client, draft, url_of):
+    def test_pages_for_anonymous_user_redirect_to_login(self, client, draft, url_of):
         job = draft(ChatSessionFactory())
         for name in ("change", "progress", "sessions", "confirm", "cancel", "retry"):
             assert client.post(url_of(name, job))["Location"].startswith("/admin/login/")
 
     @pytest.mark.parametrize("name", ["confirm", "cancel", "retry"])
-    def test_a_permission_that_is_taken_at_this_moment_is_a_403(
+    def test_actions_after_permission_is_removed_return_403(
         self, log_in, draft, url_of, allowed_once, name
     ):
         job, client = draft(ChatSessionFactory()), log_in()

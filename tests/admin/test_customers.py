@@ -77,23 +77,23 @@ def two_accounts(settings, osvi_sandbox):
 class TestAccess:
     @pytest.mark.parametrize("url", [LOOKUP, START])
     @pytest.mark.parametrize("method", ["get", "post"])
-    def test_without_the_permission_it_is_a_403(self, log_in, osvi_sandbox, url, method):
+    def test_pages_without_permission_return_403(self, log_in, osvi_sandbox, url, method):
         client = log_in("view_chatsession", "close_chatsession", "view_sessionsummary")
         assert getattr(client, method)(url, {"customer_id": "x"}).status_code == 403
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("url", [LOOKUP, START])
-    def test_it_wants_a_csrf_token(self, operator, url):
+    def test_post_without_csrf_token_returns_403(self, operator, url):
         strict = Client(enforce_csrf_checks=True)
         strict.force_login(get_user_model().objects.get())
         assert strict.post(url, {"customer_id": "x"}).status_code == 403
 
     @pytest.mark.parametrize("url", [LOOKUP, START])
-    def test_the_unknown_are_asked_to_log_in(self, client, url):
+    def test_pages_for_anonymous_user_redirect_to_login(self, client, url):
         assert client.get(url)["Location"].startswith(reverse("admin:login"))
 
     @pytest.mark.parametrize("permission", ["operate_chatsession", "close_chatsession"])
-    def test_the_list_leads_there(self, log_in, permission):
+    def test_list_links_to_pages_only_with_permission(self, log_in, permission):
         html = html_of(log_in("view_chatsession", permission).get(LIST))
         for url in (LOOKUP, START):
             assert (f'href="{url}"' in html) == (permission == "operate_chatsession")
@@ -102,7 +102,7 @@ class TestAccess:
         ("url", "data"),
         [(LOOKUP, {"customer_id": "x"}), (START, {"customer_id": "x", "agent_uuid": "y"})],
     )
-    def test_a_permission_that_is_taken_at_this_moment_is_a_403(
+    def test_post_after_permission_is_removed_returns_403(
         self, log_in, allowed_once, osvi_sandbox, url, data
     ):
         client = log_in()
@@ -110,14 +110,14 @@ class TestAccess:
         assert client.post(url, data).status_code == 403
         assert osvi_sandbox.requests == []
 
-    def test_who_may_not_see_the_list_is_not_led_there(self, log_in):
+    def test_pages_without_view_permission_do_not_link_to_list(self, log_in):
         client = log_in("operate_chatsession")
         for url in (LOOKUP, START):
             assert f'href="{LIST}"' not in html_of(client.get(url))
 
 
 class TestLookUp:
-    def test_it_asks_and_shows_what_is_open_and_closed(self, look_up, told, osvi_sandbox):
+    def test_look_up_shows_open_and_closed_sessions(self, look_up, told, osvi_sandbox):
         closed = ClosedSessionFactory(customer_id=CUSTOMER)
         another = ChatSessionFactory(customer_id="another")
         there = osvi_sandbox.add_session(customer_id=CUSTOMER)
@@ -132,7 +132,7 @@ class TestLookUp:
         assert CUSTOMER not in html
         assert "Chat sessions of +1555&lt;b&gt;&amp;" in html
 
-    def test_it_says_what_it_does_at_osvi_and_does_no_more(
+    def test_look_up_explains_pause_and_changes_nothing_else(
         self, operator, look_up, osvi_sandbox, mirrored
     ):
         html = html_of(operator.get(LOOKUP))
@@ -147,7 +147,7 @@ class TestLookUp:
         assert (asked.method, paused.session_id) == ("GET", gone.session_id)
         assert paused.path.endswith("/pause_session")
 
-    def test_no_session_is_said_plainly(self, look_up, told):
+    def test_look_up_without_sessions_says_so(self, look_up, told):
         response = look_up()
         assert told(response) == [("info", "OSVI has no active chat for this customer.")]
         assert "No chats found for" in html_of(response)
@@ -161,7 +161,7 @@ class TestLookUp:
             (0, 1, 2, "warning", "OSVI did not say whether 2 other chats are closed."),
         ],
     )
-    def test_what_osvi_lists_is_told_from_what_is_only_known_here(
+    def test_look_up_message_counts_active_open_and_unknown_chats(
         self, look_up, told, osvi_sandbox, mirrored, listed, quiet, untold, level, words
     ):
         for number in range(listed):
@@ -174,7 +174,7 @@ class TestLookUp:
         [(said_level, said)] = told(look_up())
         assert (said_level, words in said) == (level, True)
 
-    def test_what_it_finds_closed_says_why_and_who_asked(
+    def test_look_up_session_closed_at_osvi_stores_reason_and_user(
         self, operator, look_up, osvi_sandbox, mirrored
     ):
         session = mirrored(customer_id=CUSTOMER, status="dormant")
@@ -186,7 +186,7 @@ class TestLookUp:
         attempt = CloseAttempt.objects.get()
         assert (str(attempt.requested_by), attempt.via) == ("jo", "admin")
 
-    def test_a_look_alone_asks_nobody(self, operator, osvi_sandbox):
+    def test_look_up_by_get_sends_nothing(self, operator, osvi_sandbox):
         session = ChatSessionFactory(customer_id=CUSTOMER)
         html = html_of(operator.get(LOOKUP, {"customer_id": CUSTOMER}))
         assert session.session_id in html
@@ -195,7 +195,7 @@ class TestLookUp:
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("customer", ["", "a\0b", "x" * 256, "."])
-    def test_what_is_no_id_is_said_beside_it(self, look_up, osvi_sandbox, customer):
+    def test_look_up_with_invalid_id_shows_field_error(self, look_up, osvi_sandbox, customer):
         response = look_up(customer)
         assert [status for _url, status in response.redirect_chain] == [302]
         assert len(response.context["form"].errors["customer_id"]) == 1
@@ -212,7 +212,7 @@ class TestLookUp:
         ],
         ids=repr,
     )
-    def test_a_failure_is_a_sentence_beside_what_is_known(
+    def test_look_up_osvi_error_shows_message_and_known_sessions(
         self, look_up, osvi_sandbox, fault, words
     ):
         session = ChatSessionFactory(customer_id=CUSTOMER)
@@ -229,15 +229,17 @@ class TestLookUp:
             ("API_TOKEN", "", "OSVI is not set up on this site"),
         ],
     )
-    def test_no_osvi_is_a_sentence(self, look_up, settings, setting, value, words):
+    def test_look_up_unreachable_or_not_set_up_shows_message(
+        self, look_up, settings, setting, value, words
+    ):
         settings.OSVI["default"][setting] = value
         assert words in html_of(look_up())
 
-    def test_no_setting_at_all_is_a_sentence(self, look_up, settings):
+    def test_look_up_without_settings_shows_message(self, look_up, settings):
         del settings.OSVI
         assert "OSVI is not set up on this site" in html_of(look_up())
 
-    def test_the_account_is_asked_for_where_there_are_several(
+    def test_look_up_with_several_accounts_requires_account(
         self, operator, look_up, two_accounts, osvi_sandbox
     ):
         assert "OSVI account" in html_of(operator.get(LOOKUP))
@@ -253,14 +255,16 @@ class TestLookUp:
         assert "No chats found for" in html
 
     @pytest.mark.parametrize(("number", "is_cut"), [(2, False), (3, True)])
-    def test_it_is_bounded(self, operator, monkeypatch, number, is_cut):
+    def test_look_up_beyond_limit_says_older_are_not_shown(
+        self, operator, monkeypatch, number, is_cut
+    ):
         monkeypatch.setattr(customers, "SESSIONS_SHOWN", 2)
         ChatSessionFactory.create_batch(number, customer_id=CUSTOMER)
         html = html_of(operator.get(LOOKUP, {"customer_id": CUSTOMER}))
         assert html.count('<th scope="row">') == 2
         assert ("Older entries are not shown." in html) == is_cut
 
-    def test_however_many_they_are_it_takes_the_same_queries(
+    def test_look_up_with_many_sessions_costs_same_queries(
         self, operator, django_assert_max_num_queries
     ):
         ChatSessionFactory(customer_id=CUSTOMER)
@@ -270,7 +274,7 @@ class TestLookUp:
         with django_assert_max_num_queries(len(few)):
             operator.get(LOOKUP, {"customer_id": CUSTOMER})
 
-    def test_who_may_not_see_sessions_is_led_to_their_desks(self, log_in):
+    def test_look_up_without_view_permission_links_to_desks(self, log_in):
         session = ChatSessionFactory(customer_id=CUSTOMER)
         client = log_in("operate_chatsession")
         html = html_of(client.get(LOOKUP, {"customer_id": CUSTOMER}))
@@ -279,7 +283,7 @@ class TestLookUp:
 
 
 class TestStart:
-    def test_it_warns_and_asks_nobody(self, operator, osvi_sandbox):
+    def test_start_page_shows_warning_and_sends_nothing(self, operator, osvi_sandbox):
         known = ChatAgentFactory(name="<Maya>")
         ChatAgentFactory(uuid=None, number=42, name="Nameless")
         html = html_of(operator.get(START))
@@ -292,7 +296,7 @@ class TestStart:
         assert "Nameless" not in html
         assert osvi_sandbox.requests == []
 
-    def test_with_a_new_agent(self, start, told, osvi_sandbox):
+    def test_start_with_new_agent_starts_session(self, start, told, osvi_sandbox):
         response = start(input_fields='{"first_name": "Al<ex>"}', context=" One \r\n\r\n Two \r\n")
         session = ChatSession.objects.get()
         assert response.redirect_chain == [(page_of(session), 302)]
@@ -303,20 +307,20 @@ class TestStart:
         assert there.context == ["One", "Two"]
         assert LogEntry.objects.get().get_change_message() == "The chat session was started."
 
-    def test_with_an_agent_from_the_list(self, start, osvi_sandbox, two_accounts):
+    def test_start_with_listed_agent_uses_its_account(self, start, osvi_sandbox, two_accounts):
         agent = ChatAgentFactory(account="other", name="Maya")
         response = start(agent=agent.pk, agent_uuid="", account="default")
         session = ChatSession.objects.get()
         assert session.agent == agent
         assert response.redirect_chain == [(page_of(session), 302)]
 
-    def test_accounts_tell_agents_of_one_name_apart(self, operator, two_accounts):
+    def test_start_page_with_several_accounts_shows_account_of_agent(self, operator, two_accounts):
         ChatAgentFactory(account="other", name="Maya")
         html = html_of(operator.get(START))
         assert "Maya (other)" in html
         assert "The account of the agent whose UUID you entered." in html
 
-    def test_where_one_is_open_it_is_refused_and_led_to(self, start, told, osvi_sandbox):
+    def test_start_with_open_chat_is_refused_and_links_to_it(self, start, told, osvi_sandbox):
         start()
         response = start(context="Keep <me>", replace="on")
         session = ChatSession.objects.get()
@@ -327,7 +331,7 @@ class TestStart:
         assert "Keep &lt;me&gt;</textarea>" in html
         assert not osvi_sandbox.sessions[session.session_id].is_closed
 
-    def test_the_open_one_is_closed_first_for_whoever_may_close(self, closer, osvi_sandbox):
+    def test_start_with_replace_closes_open_chat_first(self, closer, osvi_sandbox):
         closer()
         first = ChatSession.objects.get()
         offered = closer()
@@ -341,7 +345,7 @@ class TestStart:
         assert SessionSummary.objects.get().text == osvi_sandbox.sessions[first.session_id].summary
 
     @pytest.mark.parametrize("fault", [Drop(), Status(422), Junk()], ids=repr)
-    def test_if_the_open_one_cannot_be_closed_nothing_is_started(self, closer, osvi_sandbox, fault):
+    def test_start_with_replace_if_close_fails_starts_nothing(self, closer, osvi_sandbox, fault):
         closer()
         first = ChatSession.objects.get()
         osvi_sandbox.script(first.session_id, fault)
@@ -351,14 +355,14 @@ class TestStart:
         assert ChatSession.objects.count() == len(osvi_sandbox.sessions) == 1
 
     @pytest.mark.parametrize("fault", [Drop(), Junk(), Status(500)], ids=repr)
-    def test_if_osvi_does_not_say_what_is_open_nothing_is_started(self, start, osvi_sandbox, fault):
+    def test_start_if_open_chats_are_unknown_starts_nothing(self, start, osvi_sandbox, fault):
         osvi_sandbox.script(None, fault)
         response = start(context="Keep <me>")
         assert response.redirect_chain == [(START, 302)]
         assert "so no chat was started. Try again in a moment." in html_of(response)
         assert [each.method for each in osvi_sandbox.requests] == ["GET"]
 
-    def test_who_started_it_is_in_its_thread(self, operator, start):
+    def test_start_shows_user_in_thread(self, operator, start):
         start()
         html = html_of(operator.get(page_of(ChatSession.objects.get())))
         assert "<strong>jo</strong> started the chat" in html
@@ -366,7 +370,7 @@ class TestStart:
         assert (str(action.requested_by), action.via) == ("jo", "admin")
 
     @pytest.mark.parametrize("is_chosen", [True, False])
-    def test_both_or_no_agent_is_a_mistake(self, start, osvi_sandbox, is_chosen):
+    def test_start_with_both_or_no_agent_shows_error(self, start, osvi_sandbox, is_chosen):
         chosen = {"agent": ChatAgentFactory().pk} if is_chosen else {"agent_uuid": ""}
         response = start(**chosen, input_fields='{"a": 1}', context="Keep <me>")
         assert response.context["form"].errors["agent"] == [
@@ -380,12 +384,12 @@ class TestStart:
         ["{", "[]", "null", '"x"', "[" * 9_000, "1" * 9_000, '{"a": NaN}', "{“first_name”: “Al”}"],
         ids=lambda text: text[:12],
     )
-    def test_what_is_no_object_is_said_beside_it(self, start, osvi_sandbox, text):
+    def test_start_with_invalid_input_fields_shows_error(self, start, osvi_sandbox, text):
         response = start(input_fields=text)
         assert response.context["form"].errors["input_fields"]
         assert osvi_sandbox.requests == []
 
-    def test_an_id_that_cannot_be_one(self, start, osvi_sandbox):
+    def test_start_with_invalid_agent_uuid_shows_error(self, start, osvi_sandbox):
         assert start(agent_uuid="..").context["form"].errors["agent_uuid"]
         assert osvi_sandbox.requests == []
 
@@ -398,7 +402,7 @@ class TestStart:
         ],
         ids=repr,
     )
-    def test_a_refusal_is_a_sentence_and_keeps_what_was_typed(
+    def test_start_refused_by_osvi_shows_message_and_keeps_input(
         self, start, osvi_sandbox, fault, words
     ):
         osvi_sandbox.script(None, fault)
@@ -409,7 +413,7 @@ class TestStart:
         assert not ChatSession.objects.exists()
 
     @pytest.mark.parametrize("fault", [Drop(after_closing=True), Junk()], ids=repr)
-    def test_what_nobody_knows_leads_to_where_it_can_be_found_out(
+    def test_start_without_answer_redirects_to_look_up(
         self, start, look_up, told, osvi_sandbox, fault
     ):
         at_the_start(osvi_sandbox, fault)
@@ -427,11 +431,13 @@ class TestStart:
             ("API_TOKEN", "", "OSVI is not set up on this site"),
         ],
     )
-    def test_no_osvi_is_a_sentence(self, start, settings, setting, value, words):
+    def test_start_unreachable_or_not_set_up_shows_message(
+        self, start, settings, setting, value, words
+    ):
         settings.OSVI["default"][setting] = value
         assert words in html_of(start())
 
-    def test_who_may_not_look_at_it_is_led_to_its_desk(self, log_in, osvi_sandbox):
+    def test_start_without_view_permission_redirects_to_desk(self, log_in, osvi_sandbox):
         client = log_in("operate_chatsession")
         response = client.post(START, {"agent_uuid": "a", "customer_id": "c"})
         session = ChatSession.objects.get()
@@ -441,7 +447,7 @@ class TestStart:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_hosts_with_atomic_requests_can_look_up_and_start(start, look_up, settings):
+def test_look_up_and_start_with_atomic_requests_succeed(start, look_up, settings):
     assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
     start()
     assert "OSVI has 1 active chat" in html_of(look_up())

@@ -44,7 +44,7 @@ def operator(log_in):
 
 
 class TestDesk:
-    def test_a_reload_after_handing_back_leaves_a_colleagues_take_over_alone(
+    def test_reload_after_hand_back_keeps_take_over_of_colleague(
         self, operator, mirrored, osvi_sandbox
     ):
         session = mirrored(mode="support")
@@ -59,7 +59,7 @@ class TestDesk:
         assert osvi_sandbox.sessions[session.session_id].mode == "support"
         assert len(osvi_sandbox.requests) == 2
 
-    def test_a_reload_after_a_refusal_sends_nothing(self, operator, mirrored, osvi_sandbox):
+    def test_reload_after_refusal_sends_nothing(self, operator, mirrored, osvi_sandbox):
         session = mirrored()
         osvi_sandbox.script(session.session_id, Status(422, errors=["No."]))
         data = {"act": "tell", "tell": TYPED, "context": "A fact"}
@@ -73,7 +73,7 @@ class TestDesk:
             assert "A fact</textarea>" in html
         assert len(osvi_sandbox.requests) == 1
 
-    def test_words_that_were_sent_are_not_kept_and_those_beside_them_are(self, operator, mirrored):
+    def test_sent_text_is_cleared_and_other_texts_are_kept(self, operator, mirrored):
         session = mirrored()
         data = {"act": "tell", "tell": "Say hello.", "whisper": TYPED}
         html = operator.post(page_of(session, "desk"), data, follow=True).text
@@ -82,7 +82,7 @@ class TestDesk:
         data = {"act": "whisper", "whisper": TYPED}
         assert SHOWN not in operator.post(page_of(session, "desk"), data, follow=True).text
 
-    def test_words_are_kept_for_their_own_session_and_person(
+    def test_kept_text_is_shown_only_for_its_session_and_user(
         self, client, operator, mirrored, log_in
     ):
         session, other = mirrored(), mirrored()
@@ -91,13 +91,13 @@ class TestDesk:
         log_in("view_chatsession", "operate_chatsession", name="kim")
         assert SHOWN not in client.get(page_of(session)).text
 
-    def test_words_are_kept_for_some_minutes(self, operator, mirrored, monkeypatch):
+    def test_kept_text_after_time_limit_is_not_shown(self, operator, mirrored, monkeypatch):
         session = mirrored()
         monkeypatch.setattr(kept, "KEPT_SECONDS", -1)
         operator.post(page_of(session, "desk"), {"act": "", "tell": TYPED})
         assert SHOWN not in operator.get(page_of(session)).text
 
-    def test_what_is_kept_is_bounded(self, operator, mirrored):
+    def test_kept_texts_of_many_sessions_are_bounded(self, operator, mirrored):
         sessions = [mirrored() for _number in range(8)]
         for session in sessions:
             operator.post(page_of(session, "desk"), {"act": "", "tell": "x" * 100_000})
@@ -105,7 +105,7 @@ class TestDesk:
         assert "xxx</textarea>" not in operator.get(page_of(sessions[0])).text
         assert "xxx</textarea>" in operator.get(page_of(sessions[-1])).text
 
-    def test_one_rendered_form_acts_once(self, operator, mirrored, told, osvi_sandbox):
+    def test_form_submitted_twice_acts_once(self, operator, mirrored, told, osvi_sandbox):
         session = mirrored()
         once = token_in(operator.get(page_of(session)).text)
         operator.post(page_of(session, "desk"), {"act": "takeover", "once": once})
@@ -119,9 +119,7 @@ class TestDesk:
         operator.post(page_of(session, "desk"), data)
         assert len(osvi_sandbox.requests) == 2
 
-    def test_a_form_that_was_refused_can_be_sent_from_the_history(
-        self, operator, mirrored, osvi_sandbox
-    ):
+    def test_form_refused_by_osvi_can_be_submitted_again(self, operator, mirrored, osvi_sandbox):
         session = mirrored()
         osvi_sandbox.script(session.session_id, Status(422, errors=["No."]))
         once = token_in(operator.get(page_of(session)).text)
@@ -130,7 +128,7 @@ class TestDesk:
             operator.post(page_of(session, "desk"), data)
         assert len(osvi_sandbox.requests) == 2
 
-    def test_an_error_about_a_closed_session_is_shown(self, operator, mirrored):
+    def test_post_to_closed_session_shows_error(self, operator, mirrored):
         session = mirrored()
         ChatSession.objects.update(status="closed")
         data = {"act": "takeover"}
@@ -142,7 +140,7 @@ class TestStart:
     DATA = {"agent_uuid": "agent_new", "customer_id": "c", "context": TYPED}
 
     @pytest.mark.parametrize("fields", [{"agent_uuid": ""}, {"input_fields": "{"}])
-    def test_a_mistake_keeps_what_was_typed(self, operator, osvi_sandbox, fields):
+    def test_start_with_mistake_keeps_input(self, operator, osvi_sandbox, fields):
         response = operator.post(START, {**self.DATA, **fields}, follow=True)
         assert response.redirect_chain == [(START, 302)]
         assert SHOWN in response.text
@@ -150,19 +148,19 @@ class TestStart:
         assert "errorlist" not in operator.get(START).text
         assert osvi_sandbox.requests == []
 
-    def test_nothing_is_kept_of_what_was_done(self, operator, osvi_sandbox):
+    def test_start_after_success_keeps_no_input(self, operator, osvi_sandbox):
         operator.post(START, {**self.DATA, "agent_uuid": ""})
         operator.post(START, self.DATA)
         assert SHOWN not in operator.get(START).text
 
-    def test_one_rendered_form_starts_one(self, operator, osvi_sandbox, told):
+    def test_form_submitted_twice_starts_one_chat(self, operator, osvi_sandbox, told):
         data = {**self.DATA, "once": token_in(operator.get(START).text)}
         operator.post(START, data)
         level, sentence = told(operator.post(START, data, follow=True))[-1]
         assert (level, "no chat session was started now" in sentence) == ("warning", True)
         assert len(osvi_sandbox.sessions) == 1
 
-    def test_nor_does_one_start_two_if_its_answer_was_lost(self, operator, osvi_sandbox):
+    def test_form_submitted_twice_after_lost_answer_sends_one_start(self, operator, osvi_sandbox):
         at_the_start(osvi_sandbox, Drop(after_closing=True))
         data = {**self.DATA, "once": token_in(operator.get(START).text)}
         operator.post(START, data)
@@ -171,7 +169,7 @@ class TestStart:
 
 
 class TestClose:
-    def test_the_note_outlasts_a_refusal(self, operator, mirrored, osvi_sandbox):
+    def test_close_refused_by_osvi_keeps_note(self, operator, mirrored, osvi_sandbox):
         session = mirrored()
         osvi_sandbox.script(session.session_id, Status(422, errors=["No."]))
         data = {"post": "yes", "note": TYPED}
@@ -181,7 +179,7 @@ class TestClose:
         operator.post(page_of(session, "close"), data)
         assert SHOWN not in operator.get(page_of(session, "close")).text
 
-    def test_a_selection_is_asked_about_on_a_page_that_can_be_reloaded(
+    def test_recover_selected_confirmation_can_be_reloaded(
         self, operator, unconfirmed, osvi_sandbox
     ):
         session = unconfirmed(Drop(after_closing=True))
@@ -199,17 +197,17 @@ class TestClose:
         session.refresh_from_db()
         assert session.status == "closed"
 
-    def test_a_question_about_nothing_leads_back(self, operator):
+    def test_recover_page_without_selection_links_to_list(self, operator):
         html = operator.get(reverse("admin:osvi_django_chatsession_recover")).text
         assert "No chat session is selected any more" in html
         assert f'href="{LIST}"' in html
 
-    def test_the_question_is_for_those_who_may_close(self, log_in):
+    def test_recover_page_without_close_permission_returns_403(self, log_in):
         client = log_in("view_chatsession")
         url = reverse("admin:osvi_django_chatsession_recover")
         assert client.get(url).status_code == 403
 
-    def test_a_refused_job_and_a_mistake_in_its_note_redirect(self, operator, django_user_model):
+    def test_confirm_with_long_note_or_finished_job_redirects(self, operator, django_user_model):
         user = django_user_model.objects.get(username="jo")
         job = create_close_job([ChatSessionFactory()], requested_by=user, via="admin", draft=True)
         url = reverse("admin:osvi_django_closejob_confirm", args=[job.pk])
@@ -222,7 +220,7 @@ class TestClose:
             assert response["Location"].endswith(f"/{job.pk}/change/")
 
 
-def test_looking_up_nothing_redirects(operator, osvi_sandbox):
+def test_look_up_without_customer_redirects(operator, osvi_sandbox):
     response = operator.post(LOOKUP, {"customer_id": ""})
     assert response["Location"] == LOOKUP
     assert "This field is required." in operator.get(LOOKUP).text

@@ -148,12 +148,12 @@ WAYS = {
 # Python complains of PostgreSQL's cursors in the frames of what was interrupted.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("way", WAYS)
-def test_an_interrupted_page_shows_no_words(desk, chat, way, settings):
+def test_report_of_interrupted_page_contains_no_texts(desk, chat, way, settings):
     settings.OSVI_EXECUTOR = None
     assert of_each_interruption(lambda session: WAYS[way](desk, session), chat) == set()
 
 
-def test_the_mailed_report_of_a_form_shows_no_words(desk, chat):
+def test_mailed_report_of_form_contains_no_texts(desk, chat):
     desk.raise_request_exception = False
     form = {"act": "message", "message": MESSAGE, "whisper": MESSAGE}
     handler, log = KeptMails(include_html=True), logging.getLogger("django.request")

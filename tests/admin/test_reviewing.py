@@ -46,22 +46,24 @@ def half(session):
     )
 
 
-class TestShown:
-    def test_the_session_leads_to_the_answer(self, desk, session, half):
+class TestReviewPage:
+    def test_session_page_with_incomplete_answer_links_to_review(self, desk, session, half):
         html = desk.get(page_of(session)).content.decode()
         assert html.count(f'href="{url_of(half)}"') >= 2
         assert "Incomplete answer" in html
         assert "Review OSVI" in html
         assert "Half" not in html
 
-    def test_the_answer_is_legible_and_marked_as_incomplete(self, desk, half):
+    def test_review_page_shows_escaped_answer_marked_as_incomplete(self, desk, half):
         html = desk.get(url_of(half)).content.decode()
         assert "&lt;b&gt;Half&lt;/b&gt; of a" in html
         assert "<b>Half</b>" not in html
         assert "The answer is incomplete" in html
         assert "names another chat session" not in html
 
-    def test_an_answer_that_names_another_session_is_marked_so(self, desk, mirrored, osvi_sandbox):
+    def test_review_page_with_answer_for_another_session_says_so(
+        self, desk, mirrored, osvi_sandbox
+    ):
         session = mirrored()
         told = {"session_id": "another", "summary": "Theirs."}
         body = json.dumps({"success": True, "data": told}).encode()
@@ -73,12 +75,14 @@ class TestShown:
         assert "The answer is incomplete" not in html
         assert "Theirs.</textarea>" in html
 
-    def test_a_huge_answer_is_shown_as_far_as_a_page_goes(self, desk, half):
+    def test_review_page_with_huge_answer_is_bounded(self, desk, half):
         CloseAttempt.objects.update(answer="x" * 900_000)
         assert len(desk.get(url_of(half)).content) < 200_000
 
     @pytest.mark.parametrize("codenames", [(), ("view_chatsession", "view_sessionsummary")])
-    def test_those_who_may_not_close_see_no_answer(self, log_in, session, half, codenames):
+    def test_review_page_without_close_permission_returns_403(
+        self, log_in, session, half, codenames
+    ):
         client = log_in(*codenames)
         assert client.get(url_of(half)).status_code == 403
         assert client.post(url_of(half), {"post": "yes", "text": "x"}).status_code == 403
@@ -88,7 +92,7 @@ class TestShown:
     @pytest.mark.parametrize(
         "fields", [{"outcome": "closed"}, {"http_status": None}, {"outcome": "rejected"}]
     )
-    def test_an_attempt_without_an_answer_to_judge_has_no_page(
+    def test_review_page_without_answer_to_review_redirects(
         self, desk, session, half, told, fields
     ):
         CloseAttempt.objects.update(**fields)
@@ -96,7 +100,7 @@ class TestShown:
         response = desk.get(url_of(half), follow=True)
         assert told(response) == [("warning", "This attempt has no answer to review.")]
 
-    def test_an_attempt_of_another_session_has_none_there(self, desk, half, mirrored):
+    def test_review_page_with_attempt_of_another_session_redirects(self, desk, half, mirrored):
         other = mirrored()
         url = reverse("admin:osvi_django_chatsession_review", args=[other.pk, half.pk])
         assert desk.get(url).status_code == 302
@@ -104,7 +108,7 @@ class TestShown:
         assert desk.get(gone).status_code == 302
 
     @pytest.mark.parametrize("status", ["active", "closing"])
-    def test_of_an_open_session_nothing_can_be_taken(self, desk, session, half, status):
+    def test_review_page_of_open_session_offers_no_form(self, desk, session, half, status):
         ChatSession.objects.update(status=status)
         html = desk.get(url_of(half)).content.decode()
         assert "<textarea" not in html
@@ -112,10 +116,8 @@ class TestShown:
         assert "Review OSVI" not in desk.get(page_of(session)).content.decode()
 
 
-class TestTaking:
-    def test_the_text_is_the_summary_from_then_on(
-        self, desk, staff, session, half, told, osvi_sandbox
-    ):
+class TestReview:
+    def test_review_with_text_stores_summary(self, desk, staff, session, half, told, osvi_sandbox):
         typed = {"post": "yes", "text": "Half of a\r\nsummary.", "note": "Asked them."}
         response = desk.post(url_of(half), typed)
         assert response.status_code == 302
@@ -136,19 +138,19 @@ class TestTaking:
         html = desk.get(url_of(half)).content.decode()
         assert "Use this text as the summary" in html
 
-    def test_a_page_that_is_reloaded_takes_nothing_again(self, desk, half):
+    def test_review_reloaded_page_stores_nothing_again(self, desk, half):
         response = desk.post(url_of(half), {"post": "yes", "text": "x"}, follow=True)
         assert response.redirect_chain
         assert CloseAttempt.objects.filter(kind="review").count() == 1
 
     @pytest.mark.parametrize("typed", [{"post": "yes", "text": " "}, {"text": "x", "note": "y"}])
-    def test_without_a_text_or_a_confirmation_it_asks_again(self, desk, half, typed):
+    def test_review_without_text_or_confirmation_stores_nothing(self, desk, half, typed):
         response = desk.post(url_of(half), typed)
         assert (response.status_code, response.url) == (302, url_of(half))
         assert desk.get(url_of(half)).status_code == 200
         assert not SessionSummary.objects.exists()
 
-    def test_osvis_own_summary_that_came_meanwhile_stays(self, desk, session, half, told):
+    def test_review_after_summary_from_osvi_keeps_that_summary(self, desk, session, half, told):
         SessionSummaryFactory(session=session, text="OSVI's.")
         ChatSession.objects.update(status="closed", summary_status="stored")
         response = desk.post(url_of(half), {"post": "yes", "text": "Mine."}, follow=True)
@@ -156,7 +158,7 @@ class TestTaking:
         assert (level, "own summary" in sentence) == ("error", True)
         assert SessionSummary.objects.get().text == "OSVI's."
 
-    def test_a_permission_that_goes_meanwhile_is_a_403(self, log_in, allowed_once, half):
+    def test_review_after_permission_is_removed_returns_403(self, log_in, allowed_once, half):
         client = log_in("view_chatsession")
         allowed_once("close_chatsession")
         response = client.post(url_of(half), {"post": "yes", "text": "x"})
@@ -164,7 +166,7 @@ class TestTaking:
         assert not SessionSummary.objects.exists()
 
     @pytest.mark.django_db(transaction=True)
-    def test_it_is_outside_the_hosts_transactions(self, desk, half, settings):
+    def test_review_with_atomic_requests_stores_summary(self, desk, half, settings):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         desk.post(url_of(half), {"post": "yes", "text": "x"})
         assert SessionSummary.objects.get().text == "x"

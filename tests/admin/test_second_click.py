@@ -72,7 +72,7 @@ def said(osvi, session):
     return osvi.sessions[session.session_id].messages
 
 
-class TestAtTheSameMoment:
+class TestConcurrentSubmissions:
     @pytest.fixture
     def click(self, operator, session, osvi_sandbox):
         """Send the same form several times at the same moment, and return what each is shown."""
@@ -105,7 +105,9 @@ class TestAtTheSameMoment:
 
     @pytest.mark.parametrize("again", [False, True])
     @pytest.mark.parametrize("name", ["message", "tell", "whisper", "context"])
-    def test_of_many_one_is_sent(self, click, form, osvi_sandbox, told, name, again):
+    def test_form_submitted_five_times_is_sent_once(
+        self, click, form, osvi_sandbox, told, name, again
+    ):
         data = form(name)
         if again:
             data["again"] = data.pop("act")
@@ -120,12 +122,14 @@ class TestAtTheSameMoment:
             assert (level, UNDER_WAY in sentence) == ("warning", True)
             assert SHOWN not in response.text
 
-    def test_of_many_one_hands_back(self, click, form, osvi_sandbox):
+    def test_hand_back_submitted_five_times_is_sent_once(self, click, form, osvi_sandbox):
         responses = click(form("end", ""))
         assert len(osvi_sandbox.requests) == 1
         assert sum(UNDER_WAY in response.text for response in responses) == 4
 
-    def test_two_forms_with_other_words_are_both_sent(self, operator, session, form, osvi_sandbox):
+    def test_two_forms_with_different_texts_are_both_sent(
+        self, operator, session, form, osvi_sandbox
+    ):
         forms = [form(), form("message", "And welcome.")]
         both = threading.Barrier(2, timeout=PATIENCE)
         osvi_sandbox.script(session.session_id, *[Meanwhile(both.wait)] * 2)
@@ -149,7 +153,7 @@ class TestAtTheSameMoment:
     @pytest.mark.parametrize(
         ("name", "word"), [("message", "act"), ("message", "again"), ("end", "act")]
     )
-    def test_the_second_finds_nothing_and_the_first_is_done_before_it_is_written(
+    def test_second_submission_after_first_is_done_says_already_sent(
         self, operator, session, form, osvi_sandbox, told, name, word
     ):
         data = form(name)
@@ -171,8 +175,8 @@ class TestAtTheSameMoment:
         assert SupportAction.objects.get().outcome == "done"
 
 
-class TestAfterwards:
-    def test_what_came_of_it_is_said_and_the_words_are_not_shown_again(
+class TestLaterSubmissions:
+    def test_second_submission_shows_first_result_and_clears_text(
         self, form, send, told, osvi_sandbox
     ):
         data = form() | {"whisper": "Half a sentence"}
@@ -191,7 +195,9 @@ class TestAfterwards:
         ("fault", "outcome"),
         [(Drop(), "no answer"), (Status(500), "no answer"), (Junk(), "unreadable")],
     )
-    def test_so_is_that_nobody_knows(self, session, form, send, told, osvi_sandbox, fault, outcome):
+    def test_second_submission_after_unknown_result_shows_warning(
+        self, session, form, send, told, osvi_sandbox, fault, outcome
+    ):
         osvi_sandbox.script(session.session_id, fault)
         data = form()
         send(data)
@@ -199,7 +205,7 @@ class TestAfterwards:
         assert (level, outcome in sentence) == ("warning", True)
         assert len(osvi_sandbox.requests) == 1
 
-    def test_other_words_from_the_history_are_not_lost(self, form, send, osvi_sandbox):
+    def test_second_submission_with_other_text_keeps_text(self, form, send, osvi_sandbox):
         data = form()
         send(data)
         response = send(data | {"message": "Something else."})
@@ -209,7 +215,7 @@ class TestAfterwards:
         assert len(osvi_sandbox.requests) == 2
 
     @pytest.mark.parametrize("fault", [Status(422, errors=["No."]), Status(429)])
-    def test_after_a_refusal_it_is_sent_with_either_key(
+    def test_submission_after_refusal_by_osvi_is_sent_with_either_key(
         self, session, form, send, osvi_sandbox, fault
     ):
         osvi_sandbox.script(session.session_id, fault, fault)
@@ -223,13 +229,13 @@ class TestAfterwards:
         outcomes = SupportAction.objects.values_list("outcome", flat=True)
         assert list(outcomes) == ["rejected", "rejected", "done"]
 
-    def test_what_was_refused_here_has_not_spent_the_key(self, form, send, osvi_sandbox):
+    def test_submission_after_invalid_form_can_use_its_key(self, form, send, osvi_sandbox):
         data = form()
         send(data | {"message": ""})
         send(data)
         assert len(osvi_sandbox.requests) == 1
 
-    def test_a_key_of_another_session_says_nothing_of_that(
+    def test_submission_with_key_of_another_session_hides_its_result(
         self, operator, mirrored, form, send, osvi_sandbox
     ):
         data = form()
@@ -243,7 +249,7 @@ class TestAfterwards:
     @pytest.mark.parametrize(
         "key", ["", None, "x", "\0", "a" * 10_000, "\N{ARABIC-INDIC DIGIT THREE}" * 31, "{0-0}"]
     )
-    def test_a_key_that_is_none_is_none(self, form, send, osvi_sandbox, key):
+    def test_submission_with_invalid_key_stores_no_key(self, form, send, osvi_sandbox, key):
         data = form() | {"once": key}
         if key is None:
             del data["once"]
@@ -253,7 +259,7 @@ class TestAfterwards:
         assert "Send again anyway" in send(data).text
         assert len(osvi_sandbox.requests) == 1
 
-    def test_forms_without_a_key_are_each_sent(self, form, send, osvi_sandbox):
+    def test_submissions_without_key_are_each_sent(self, form, send, osvi_sandbox):
         for number in range(3):
             send(form("whisper", f"Number {number}") | {"once": ""})
         assert len(osvi_sandbox.requests) == 3
@@ -281,8 +287,8 @@ def commit_that(monkeypatch, fails):
     assert failed
 
 
-class TestTheWordOfACommitIsLost:
-    def test_its_own_row_is_no_duplicate(
+class TestLostCommit:
+    def test_commit_with_lost_answer_sends_text_once(
         self, session, form, send, told, osvi_sandbox, monkeypatch
     ):
         data = form()
@@ -294,7 +300,7 @@ class TestTheWordOfACommitIsLost:
         assert SENT_BEFORE in send(data).text
         assert len(osvi_sandbox.requests) == 1
 
-    def test_if_it_did_not_arrive_it_is_written_again(
+    def test_commit_rolled_back_writes_row_again(
         self, session, form, send, told, osvi_sandbox, monkeypatch
     ):
         with commit_that(monkeypatch, lambda _commit: connection.rollback()):
@@ -303,7 +309,7 @@ class TestTheWordOfACommitIsLost:
         assert said(osvi_sandbox, session) == [("operator", WORDS)]
         assert SupportAction.objects.get().text == WORDS
 
-    def test_a_row_of_others_with_the_number_of_it_is_left_alone(
+    def test_commit_rolled_back_with_id_taken_keeps_other_row(
         self, session, form, send, osvi_sandbox, monkeypatch
     ):
         data = form()
@@ -319,7 +325,7 @@ class TestTheWordOfACommitIsLost:
         assert list(texts) == ["Theirs", WORDS]
         assert said(osvi_sandbox, session) == [("operator", WORDS)]
 
-    def test_a_second_click_that_is_quicker_then_is_the_one(
+    def test_commit_rolled_back_before_second_click_sends_text_once(
         self, operator, session, form, send, told, osvi_sandbox, monkeypatch
     ):
         data = form()
@@ -350,7 +356,7 @@ class TestStart:
         return {**asked, "once": key_in(operator.get(START))}
 
     @pytest.mark.parametrize("replace", [False, True])
-    def test_a_second_click_of_which_the_first_is_done_meanwhile_starts_nothing(
+    def test_second_submission_after_first_is_done_starts_nothing(
         self, operator, form, osvi_sandbox, told, replace
     ):
         data = form | ({"replace": "on"} if replace else {})
@@ -370,13 +376,13 @@ class TestStart:
         assert not chat.is_closed
         assert SupportAction.objects.get(kind="start").form_key == uuid.UUID(data["once"])
 
-    def test_another_form_replaces_it_on_purpose(self, operator, form, osvi_sandbox):
+    def test_another_form_with_replace_replaces_chat(self, operator, form, osvi_sandbox):
         operator.post(START, form)
         again = key_in(operator.get(START))
         operator.post(START, form | {"once": again, "replace": "on"})
         assert sorted(chat.is_closed for chat in osvi_sandbox.sessions.values()) == [False, True]
 
-    def test_a_start_with_the_key_of_another_form_is_written_down(self, operator, osvi_sandbox):
+    def test_start_with_key_of_another_action_stores_no_key(self, operator, osvi_sandbox):
         key = uuid.uuid4()
         other = ChatSessionFactory()
 
@@ -391,7 +397,7 @@ class TestStart:
         assert session.actions.get().form_key is None
 
     @pytest.mark.parametrize("arrives", [False, True])
-    def test_a_commit_of_which_the_word_is_lost_is_written_down_once(
+    def test_start_with_lost_commit_is_stored_once(
         self, operator, form, osvi_sandbox, monkeypatch, arrives
     ):
         fails = (lambda commit: commit()) if arrives else (lambda _commit: connection.rollback())

@@ -23,7 +23,7 @@ def ids_listed(response):
 
 
 class TestList:
-    def test_it_shows_what_staff_look_for(self, desk):
+    def test_list_shows_session_and_start_of_summary(self, desk):
         session = ClosedSessionFactory(summary__text="Refund <b>given</b>. " + "More of it. " * 20)
         html = desk.get(LIST).content.decode()
         for expected in (session.session_id, session.customer_id, str(session.agent), "closed"):
@@ -31,15 +31,15 @@ class TestList:
         assert "Refund &lt;b&gt;given&lt;/b&gt;. More of it." in html
         assert "More of it. " * 20 not in html
 
-    def test_title_names_what_is_listed(self, desk):
+    def test_list_title_is_chat_sessions(self, desk):
         assert "<h1>Chat sessions</h1>" in desk.get(LIST).text
 
-    def test_newest_first(self, desk):
+    def test_list_is_ordered_newest_first(self, desk):
         old = ChatSessionFactory(started_at=stored("2026-01-01T00:00:00Z"))
         new = ChatSessionFactory(started_at=stored("2026-01-02T00:00:00Z"))
         assert ids_listed(desk.get(LIST)) == [new.session_id, old.session_id]
 
-    def test_words_of_summaries_are_for_those_who_may_read_them(
+    def test_list_without_summary_permission_hides_summaries(
         self, client, django_user_model, grant
     ):
         user = django_user_model.objects.create_user("jo", is_staff=True)
@@ -47,7 +47,7 @@ class TestList:
         ClosedSessionFactory(summary__text="Confidential words.")
         assert "Confidential" not in client.get(LIST).content.decode()
 
-    def test_the_cost_does_not_grow_with_the_rows(self, desk, django_assert_num_queries):
+    def test_list_with_many_sessions_costs_same_queries(self, desk, django_assert_num_queries):
         # Who is asking and what they may (4), then agents to filter by, the count, and the rows.
         for _ in range(2):
             ClosedSessionFactory.create_batch(10)
@@ -59,7 +59,7 @@ class TestList:
         "query",
         ["status__exact=dormant", "mode__exact=support", "agent__id__exact={agent}", "q={id}"],
     )
-    def test_it_is_filtered_and_searched(self, desk, query):
+    def test_list_with_filter_or_search_shows_matches(self, desk, query):
         agent = ChatAgentFactory()
         wanted = ChatSessionFactory(
             status="dormant", mode="support", agent=agent, session_id="wanted-1"
@@ -68,12 +68,12 @@ class TestList:
         response = desk.get(f"{LIST}?{query.format(agent=agent.pk, id='wanted')}")
         assert ids_listed(response) == [wanted.session_id]
 
-    def test_a_customer_is_found_by_how_the_number_begins(self, desk):
+    def test_list_search_matches_start_of_customer_id(self, desk):
         wanted = ChatSessionFactory(customer_id="+4917012345")
         ChatSessionFactory()
         assert ids_listed(desk.get(LIST, {"q": "+49170"})) == [wanted.session_id]
 
-    def test_counting_ends_somewhere_and_that_is_said(self, desk, monkeypatch):
+    def test_list_beyond_cap_says_only_first_are_listed(self, desk, monkeypatch):
         monkeypatch.setattr(ChatSessionAdmin.paginator, "cap", 3)
         ChatSessionFactory.create_batch(5)
         html = desk.get(LIST).content.decode()
@@ -82,7 +82,7 @@ class TestList:
         monkeypatch.setattr(ChatSessionAdmin.paginator, "cap", 6)
         assert "Only the first" not in desk.get(LIST).content.decode()
 
-    def test_it_is_not_sorted_by_the_names_of_agents(self, desk, monkeypatch):
+    def test_list_is_not_sortable_by_agent_unless_host_says_so(self, desk, monkeypatch):
         ChatSessionFactory()
         html = desk.get(LIST).content.decode()
         assert 'class="sortable column-mode' in html
@@ -94,7 +94,7 @@ class TestList:
 
 
 class TestAgents:
-    def test_staff_name_them_and_their_ids_stay(self, admin_client):
+    def test_change_agent_stores_name_and_keeps_ids(self, admin_client):
         agent = ChatAgentFactory(uuid="agent_1", name="")
         url = reverse("admin:osvi_django_chatagent_change", args=[agent.pk])
         admin_client.post(url, {"name": "Night desk", "uuid": "agent_2", "account": "other"})
@@ -103,7 +103,7 @@ class TestAgents:
         html = admin_client.get(reverse("admin:osvi_django_chatagent_changelist")).content.decode()
         assert "Night desk" in html
 
-    def test_they_are_added_with_their_ids(self, admin_client):
+    def test_add_agent_stores_uuid(self, admin_client):
         url = reverse("admin:osvi_django_chatagent_add")
         admin_client.post(url, {"name": "", "uuid": "agent_3", "account": "default"})
         html = admin_client.get(reverse("admin:osvi_django_chatagent_changelist")).content.decode()

@@ -32,18 +32,18 @@ def close_url(session):
 
 
 class TestFacts:
-    def test_the_summary_keeps_its_lines_and_is_escaped(self, desk):
+    def test_page_summary_keeps_lines_and_is_escaped(self, desk):
         session = ClosedSessionFactory(summary__text=SUMMARY)
         html = desk.get(page_of(session)).content.decode()
         assert "asked for a refund.<br>The agent &lt;b&gt;gave&lt;/b&gt; it." in html
 
-    def test_everything_is_read_only(self, desk):
+    def test_page_offers_no_form_fields(self, desk):
         response = desk.get(page_of(ClosedSessionFactory()))
         assert response.context["adminform"].form.fields == {}
         assert "_save" not in response.content.decode()
         assert "Back to the list" in response.content.decode()
 
-    def test_the_way_to_the_agent_is_there_for_those_who_may_go_it(self, desk, admin_user, staff):
+    def test_page_links_to_agent_only_with_permission(self, desk, admin_user, staff):
         session = ChatSessionFactory(agent__name="Maya")
         CloseAttemptFactory(session=session, requested_by=staff)
         way = reverse("admin:osvi_django_chatagent_change", args=[session.agent_id])
@@ -54,7 +54,7 @@ class TestFacts:
         desk.force_login(admin_user)
         assert way in desk.get(page_of(session)).text
 
-    def test_even_a_superuser_cannot_edit_add_or_delete(self, admin_client):
+    def test_edit_add_and_delete_by_superuser_return_403(self, admin_client):
         session = ChatSessionFactory()
         for action, expected in (("add", 403), ("delete", 403), ("change", 403)):
             args = [] if action == "add" else [session.pk]
@@ -63,7 +63,7 @@ class TestFacts:
         session.refresh_from_db()
         assert session.status == "active"
 
-    def test_the_attempts_are_its_history(self, desk, staff):
+    def test_page_lists_attempts_without_raw_answer(self, desk, staff):
         session = ChatSessionFactory()
         CloseAttemptFactory(
             session=session,
@@ -85,7 +85,7 @@ class TestFacts:
             ("closing", "is being closed."),
         ],
     )
-    def test_states_that_need_a_word_get_one(self, desk, status, words):
+    def test_page_unconfirmed_or_closing_session_explains_status(self, desk, status, words):
         html = desk.get(page_of(ChatSessionFactory(status=status))).content.decode()
         assert words in html
 
@@ -96,18 +96,18 @@ class TestFacts:
             ("lost", "The summary was lost: OSVI closed the chat"),
         ],
     )
-    def test_where_there_is_no_summary_the_reason_stands(self, desk, summary_status, words):
+    def test_page_without_summary_shows_reason(self, desk, summary_status, words):
         session = ChatSessionFactory(status="closed", summary_status=summary_status)
         assert words in desk.get(page_of(session)).content.decode()
 
-    def test_a_summary_of_this_site_is_said_to_be(self, desk):
+    def test_page_with_summary_by_host_says_so(self, desk):
         words = "Written by this site, because OSVI sent no summary."
         theirs = ClosedSessionFactory()
         assert words not in desk.get(page_of(theirs)).content.decode()
         ours = ClosedSessionFactory(summary__source="host")
         assert words in desk.get(page_of(ours)).content.decode()
 
-    def test_a_summarizer_that_failed_is_said_to_have(self, desk):
+    def test_page_with_failed_summarizer_shows_error(self, desk):
         session = ChatSessionFactory(
             status="closed", summary_status="not_provided", summarizer_error="Odd<Error>"
         )
@@ -115,7 +115,7 @@ class TestFacts:
         assert "OSVI sent no summary" in html
         assert "This site&#x27;s own summary failed: Odd&lt;Error&gt;" in html
 
-    def test_one_that_this_site_owes_is_said_to_be_owed(self, desk, settings):
+    def test_page_with_summary_due_from_host_says_so(self, desk, settings):
         settings.OSVI = {"default": {"API_TOKEN": "t", "SUMMARIZER": lambda _session: None}}
         owed = ChatSessionFactory(status="closed", summary_status="not_provided")
         assert "This site will write one" in desk.get(page_of(owed)).text
@@ -125,7 +125,7 @@ class TestFacts:
         for session in (asked, ChatSessionFactory()):
             assert "This site will write one" not in desk.get(page_of(session)).text
 
-    def test_an_answer_that_was_not_understood_is_not_said_to_be_lost(self, desk):
+    def test_page_with_unreadable_answer_does_not_say_no_answer(self, desk):
         session = ChatSessionFactory(status="unconfirmed")
         CloseAttemptFactory(session=session, outcome="bad_answer", error_code="bad_answer")
         html = desk.get(page_of(session)).text
@@ -134,15 +134,13 @@ class TestFacts:
         assert "did not answer" not in html
         assert "press “Review" not in html
 
-    def test_what_cannot_be_pressed_is_not_named(self, log_in):
+    def test_page_without_close_permission_names_no_button(self, log_in):
         session = ChatSessionFactory(status="unconfirmed")
         html = log_in("view_chatsession").get(page_of(session)).text
         assert "We do not know whether this chat is closed: OSVI did not answer." in html
         assert "Try again" not in html
 
-    def test_the_judging_of_an_answer_is_named_where_it_can_be_judged(
-        self, desk, mirrored, osvi_sandbox
-    ):
+    def test_page_with_review_button_names_it(self, desk, mirrored, osvi_sandbox):
         session = mirrored()
         osvi_sandbox.script(session.session_id, OddSummary(42))
         html = desk.post(close_url(session), {"post": "yes"}, follow=True).text
@@ -151,11 +149,11 @@ class TestFacts:
         )
         assert ">Review OSVI&#x27;s answer<" in html
 
-    def test_before_the_close_there_is_no_summary_yet(self, desk):
+    def test_page_before_close_says_no_summary_yet(self, desk):
         for status in ("active", "unconfirmed"):
             assert "no summary yet" in desk.get(page_of(ChatSessionFactory(status=status))).text
 
-    def test_the_summary_is_withheld_from_those_who_may_not_read_it(self, log_in):
+    def test_page_without_summary_permission_hides_summary(self, log_in):
         client = log_in("view_chatsession")
         session = ClosedSessionFactory(summary__text="Confidential words.")
         CloseAttemptFactory(session=session, answer="Confidential words.")
@@ -163,16 +161,16 @@ class TestFacts:
         assert "Confidential" not in html
         assert "You do not have permission to read summaries." in html
 
-    def test_a_page_of_nothing_leads_back(self, desk):
+    def test_page_of_unknown_session_redirects(self, desk):
         response = desk.get(
             reverse("admin:osvi_django_chatsession_change", args=["x"]), follow=True
         )
         assert response.status_code == 200
 
 
-class TestButton:
+class TestButtons:
     @pytest.mark.parametrize("status", ChatSession.Status.values)
-    def test_it_is_there_while_the_session_is_open(self, desk, status):
+    def test_buttons_match_status_of_session(self, desk, status):
         later = DatabaseNow() + timedelta(minutes=1)
         session = ChatSessionFactory(status=status, lease_until=later)
         html = desk.get(page_of(session)).content.decode()
@@ -181,13 +179,13 @@ class TestButton:
         assert ("Mark as closed" in html) == (status == "unconfirmed")
 
     @pytest.mark.parametrize("lease_until", [DatabaseNow() - timedelta(minutes=1), None])
-    def test_one_whose_closer_died_can_be_tried_again(self, desk, lease_until):
+    def test_try_again_button_after_lease_expired_is_shown(self, desk, lease_until):
         session = ChatSessionFactory(status="closing", lease_until=lease_until)
         html = desk.get(page_of(session)).content.decode()
         assert "Try again" in html
         assert "We do not know whether this chat is closed" in html
 
-    def test_it_is_not_there_without_the_permission(self, log_in):
+    def test_close_button_without_permission_is_hidden(self, log_in):
         session = ChatSessionFactory()
         html = log_in("view_chatsession").get(page_of(session)).content.decode()
         assert close_url(session) not in html
@@ -203,12 +201,14 @@ class TestConfirmation:
             ({"CLOSE_WITH": "v3"}, "OSVI writes the summary now"),
         ],
     )
-    def test_it_says_where_the_summary_comes_from(self, desk, mirrored, settings, account, words):
+    def test_confirmation_says_where_summary_comes_from(
+        self, desk, mirrored, settings, account, words
+    ):
         session = mirrored()
         settings.OSVI["default"] |= account
         assert words in desk.get(close_url(session)).text
 
-    def test_it_asks_and_changes_nothing(self, desk, mirrored, osvi_sandbox):
+    def test_confirmation_by_get_sends_nothing(self, desk, mirrored, osvi_sandbox):
         session = mirrored()
         html = desk.get(close_url(session)).content.decode()
         for expected in (session.session_id, session.customer_id, str(session.agent)):
@@ -219,13 +219,13 @@ class TestConfirmation:
         assert osvi_sandbox.requests == []
         assert ChatSession.objects.get().status == "active"
 
-    def test_a_post_without_the_confirmation_only_asks(self, desk, mirrored, osvi_sandbox):
+    def test_post_without_confirmation_asks_again(self, desk, mirrored, osvi_sandbox):
         session = mirrored()
         response = desk.post(close_url(session), {"note": "x"}, follow=True)
         assert 'name="post" value="yes"' in response.content.decode()
         assert osvi_sandbox.requests == []
 
-    def test_a_note_that_is_too_long_is_said_and_kept(self, desk, mirrored, osvi_sandbox):
+    def test_post_with_long_note_shows_error_and_keeps_note(self, desk, mirrored, osvi_sandbox):
         note = "long " * 300
         data = {"post": "yes", "note": note}
         response = desk.post(close_url(mirrored()), data, follow=True)
@@ -234,32 +234,32 @@ class TestConfirmation:
         assert note.strip() in html
         assert osvi_sandbox.requests == []
 
-    def test_it_wants_a_csrf_token(self, staff, mirrored):
+    def test_post_without_csrf_token_returns_403(self, staff, mirrored):
         from django.test import Client  # noqa: PLC0415
 
         strict = Client(enforce_csrf_checks=True)
         strict.force_login(staff)
         assert strict.post(close_url(mirrored()), {"post": "yes"}).status_code == 403
 
-    def test_the_unknown_are_asked_to_log_in(self, client, mirrored):
+    def test_post_by_anonymous_user_redirects_to_login(self, client, mirrored):
         response = client.post(close_url(mirrored()), {"post": "yes"})
         assert response["Location"].startswith(reverse("admin:login"))
 
     @pytest.mark.parametrize("method", ["get", "post"])
-    def test_without_the_permission_it_is_a_403(self, log_in, mirrored, osvi_sandbox, method):
+    def test_close_without_permission_returns_403(self, log_in, mirrored, osvi_sandbox, method):
         client = log_in("view_chatsession", "change_chatsession")
         assert getattr(client, method)(close_url(mirrored()), {"post": "yes"}).status_code == 403
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("key", ["999999", "x", "_00"])
-    def test_a_session_that_is_gone_is_said_to_be(self, desk, told, key):
+    def test_close_unknown_session_shows_warning(self, desk, told, key):
         url = reverse("admin:osvi_django_chatsession_close", args=[key])
         [(level, sentence)] = told(desk.post(url, {"post": "yes"}, follow=True))
         assert level == "warning"
         assert "There is no chat session" in sentence
 
     @pytest.mark.parametrize("name", ["close", "mark"])
-    def test_a_closed_one_is_not_asked_about(self, desk, told, osvi_sandbox, name):
+    def test_confirmation_for_closed_session_redirects(self, desk, told, osvi_sandbox, name):
         session = ClosedSessionFactory()
         url = reverse(f"admin:osvi_django_chatsession_{name}", args=[session.pk])
         response = desk.get(url, follow=True)
@@ -275,14 +275,14 @@ class TestClose:
         url = close_url(session)
         return client.post(url, {"post": "yes", "note": note}, follow=True)
 
-    def test_it_leads_back_to_the_page_with_one_sentence(self, desk, mirrored, told):
+    def test_close_redirects_to_page_with_message(self, desk, mirrored, told):
         session = mirrored()
         response = self.close(desk, session, "They left.")
         assert response.redirect_chain == [(page_of(session), 302)]
         assert told(response) == [("success", "The chat is closed and its summary is stored.")]
         assert "asked for a refund.<br>" in response.content.decode()
 
-    def test_the_journal_names_staff_and_door(self, desk, mirrored, staff):
+    def test_close_attempt_stores_user_via_and_note(self, desk, mirrored, staff):
         self.close(desk, mirrored(), "They left.")
         attempt = CloseAttempt.objects.get()
         assert (attempt.requested_by, attempt.via) == (staff, "admin")
@@ -292,13 +292,13 @@ class TestClose:
         ("via", "label"),
         [("rest", "API"), ("code", "this site&#x27;s own code"), ("kiosk", "kiosk")],
     )
-    def test_a_door_is_called_as_staff_call_it(self, desk, mirrored, via, label):
+    def test_page_attempt_via_shows_label_for_staff(self, desk, mirrored, via, label):
         session = mirrored()
         close_session(session, via=via)
         html = desk.get(page_of(session)).content.decode()
         assert f"<p>{label}</p>" in html
 
-    def test_djangos_own_history_tells_of_it(self, desk, mirrored, staff):
+    def test_close_is_logged_in_history(self, desk, mirrored, staff):
         session = mirrored()
         self.close(desk, session)
         entry = LogEntry.objects.get()
@@ -307,9 +307,7 @@ class TestClose:
         history = reverse("admin:osvi_django_chatsession_history", args=[session.pk])
         assert "its summary is stored" in desk.get(history).content.decode()
 
-    def test_a_history_that_cannot_be_written_hides_nothing(
-        self, desk, mirrored, told, settings, caplog
-    ):
+    def test_close_if_log_fails_shows_success(self, desk, mirrored, told, settings, caplog):
         def broken(**named):
             raise RuntimeError("no history today")
 
@@ -324,20 +322,20 @@ class TestClose:
         assert ChatSession.objects.get().summary.text == SUMMARY
         assert "no history today" in caplog.text
 
-    def test_without_a_summary_that_is_said(self, desk, mirrored, told, osvi_sandbox):
+    def test_close_without_summary_says_so(self, desk, mirrored, told, osvi_sandbox):
         session = mirrored()
         osvi_sandbox.script(session.session_id, OddSummary(None))
         [(level, sentence)] = told(self.close(desk, session))
         assert (level, "no summary" in sentence) == ("success", True)
 
-    def test_twice_is_once(self, desk, mirrored, told, osvi_sandbox):
+    def test_close_twice_sends_once(self, desk, mirrored, told, osvi_sandbox):
         session = mirrored()
         self.close(desk, session)
         [(level, sentence)] = told(self.close(desk, session))
         assert (level, "already closed" in sentence) == ("info", True)
         assert osvi_sandbox.close_requests(session.session_id) == 1
 
-    def test_a_double_click_is_told_that_it_is_under_way(self, desk, mirrored, told):
+    def test_close_in_progress_shows_warning(self, desk, mirrored, told):
         session = mirrored()
         later = DatabaseNow() + timedelta(minutes=1)
         ChatSession.objects.update(status="closing", lease_until=later)
@@ -361,7 +359,7 @@ class TestClose:
         ],
         ids=repr,
     )
-    def test_a_failure_is_a_sentence_and_never_a_500(
+    def test_close_osvi_error_shows_message(
         self, desk, mirrored, told, osvi_sandbox, fault, level, words
     ):
         session = mirrored()
@@ -374,27 +372,25 @@ class TestClose:
         assert "<i>" not in response.content.decode()
         assert words.split(" “")[0] in LogEntry.objects.get().get_change_message()
 
-    def test_osvi_being_down_is_a_sentence(self, desk, mirrored, told, settings):
+    def test_close_osvi_unreachable_shows_error(self, desk, mirrored, told, settings):
         settings.OSVI["default"]["BASE_URL"] = "http://127.0.0.1:1"
         [(level, sentence)] = told(self.close(desk, mirrored()))
         assert level == "error"
         assert sentence.startswith("OSVI could not be reached. Nothing was sent")
 
-    def test_a_broken_setting_is_a_sentence(self, desk, mirrored, told, settings):
+    def test_close_with_broken_setting_shows_error(self, desk, mirrored, told, settings):
         session = mirrored()
         settings.OSVI["default"]["API_TOKEN"] = ""
         [(level, sentence)] = told(self.close(desk, session))
         assert level == "error"
         assert 'OSVI["default"]["API_TOKEN"] is empty' in sentence
 
-    def test_staff_who_may_close_and_not_look_are_led_home(self, log_in, mirrored, told):
+    def test_close_without_view_permission_redirects_to_index(self, log_in, mirrored, told):
         response = self.close(log_in("close_chatsession"), mirrored())
         assert response.redirect_chain == [(reverse("admin:index"), 302)]
         assert ChatSession.objects.get().status == "closed"
 
-    def test_a_permission_that_the_service_denies_is_a_403(
-        self, desk, mirrored, settings, osvi_sandbox
-    ):
+    def test_close_denied_by_service_returns_403(self, desk, mirrored, settings, osvi_sandbox):
         # Given on the whole and taken for this very request: the service does not trust the view.
         settings.AUTHENTICATION_BACKENDS = [f"{__name__}.{FirstLookOnly.__name__}"]
         FirstLookOnly.looks = 0
@@ -429,7 +425,7 @@ def desk_user():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_hosts_with_atomic_requests_can_close(desk, mirrored, told, settings):
+def test_close_with_atomic_requests_succeeds(desk, mirrored, told, settings):
     assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
     session = mirrored()
     response = desk.post(close_url(session), {"post": "yes"}, follow=True)

@@ -26,35 +26,35 @@ def url_of(name, session):
     return reverse(f"admin:osvi_django_chatsession_{name}", args=[session.pk])
 
 
-class TestShown:
-    def test_in_words_of_their_own(self, desk, closed_there):
+class TestPages:
+    def test_page_unconfirmed_session_explains_status(self, desk, closed_there):
         html = desk.get(url_of("change", closed_there)).content.decode()
         assert "osvi-status-unconfirmed" in html
         assert "We do not know whether this chat is closed: OSVI did not answer." in html
         assert "Press “Try again”: it checks first and cannot close twice." in html
 
-    def test_and_they_can_be_filtered(self, desk, closed_there):
+    def test_list_with_unconfirmed_filter_shows_session(self, desk, closed_there):
         ChatSessionFactory()
         response = desk.get(LIST, {"status__exact": "unconfirmed"})
         assert list(response.context["cl"].result_list) == [closed_there]
 
 
 class TestTryAgain:
-    def test_it_says_that_osvi_is_asked_first(self, desk, closed_there, osvi_sandbox):
+    def test_try_again_page_says_osvi_is_checked_first(self, desk, closed_there, osvi_sandbox):
         html = desk.get(url_of("close", closed_there)).content.decode()
         assert "We check first: if the chat is still open, we close it" in html
         assert 'value="Try again"' in html
         assert len(osvi_sandbox.requests) == 1
 
     @pytest.mark.parametrize("fault", [Drop(), Drop(after_closing=True)], ids=repr)
-    def test_the_summary_comes_home(self, desk, unconfirmed, told, osvi_sandbox, fault):
+    def test_try_again_stores_summary(self, desk, unconfirmed, told, osvi_sandbox, fault):
         session = unconfirmed(fault)
         response = desk.post(url_of("close", session), {"post": "yes"}, follow=True)
         assert told(response) == [("success", "The chat is closed and its summary is stored.")]
         assert ChatSession.objects.get().summary.text == SUMMARY
         assert osvi_sandbox.closes(session.session_id) == 1
 
-    def test_a_summary_that_is_lost_is_said_to_be(self, desk, closed_there, told, osvi_sandbox):
+    def test_try_again_with_lost_summary_says_so(self, desk, closed_there, told, osvi_sandbox):
         osvi_sandbox.when_closed = 409
         response = desk.post(url_of("close", closed_there), {"post": "yes"}, follow=True)
         assert told(response) == [
@@ -65,7 +65,7 @@ class TestTryAgain:
         ]
         assert "The summary was lost: OSVI closed the chat" in response.content.decode()
 
-    def test_where_osvi_cannot_tell_nothing_is_sent(self, desk, closed_there, told, osvi_sandbox):
+    def test_try_again_if_osvi_fails_sends_no_close(self, desk, closed_there, told, osvi_sandbox):
         osvi_sandbox.script(None, Status(500))
         response = desk.post(url_of("close", closed_there), {"post": "yes"}, follow=True)
         [(level, sentence)] = told(response)
@@ -74,7 +74,7 @@ class TestTryAgain:
 
 
 class TestMark:
-    def test_it_asks_how_that_is_known(self, desk, closed_there):
+    def test_mark_without_note_shows_error(self, desk, closed_there):
         html = desk.get(url_of("mark", closed_there)).content.decode()
         assert "How do you know it is closed?" in html
         assert '<label for="id_note" class="required">' in html
@@ -83,7 +83,7 @@ class TestMark:
         assert "This field is required." in response.content.decode()
         assert ChatSession.objects.get().status == "unconfirmed"
 
-    def test_the_word_is_taken_and_is_in_both_histories(
+    def test_mark_with_note_closes_session_and_logs_it(
         self, desk, closed_there, told, staff, osvi_sandbox
     ):
         data = {"post": "yes", "note": "Seen in the dashboard."}
@@ -98,14 +98,16 @@ class TestMark:
         assert "Seen in the dashboard." in LogEntry.objects.get().get_change_message()
         assert len(osvi_sandbox.requests) == 1
 
-    def test_one_that_is_open_cannot_be_marked(self, desk, mirrored, told):
+    def test_mark_open_session_shows_error(self, desk, mirrored, told):
         data = {"post": "yes", "note": "Seen."}
         response = desk.post(url_of("mark", mirrored()), data, follow=True)
         [(level, sentence)] = told(response)
         assert (level, "only if it is unconfirmed" in sentence) == ("error", True)
         assert ChatSession.objects.get().status == "active"
 
-    def test_one_that_osvi_refuses_to_close_can_be_marked(self, desk, mirrored, told, osvi_sandbox):
+    def test_mark_session_that_osvi_refuses_to_close_succeeds(
+        self, desk, mirrored, told, osvi_sandbox
+    ):
         session = mirrored(status="dormant")
         page, mark = url_of("change", session), url_of("mark", session)
         assert mark not in desk.get(page).content.decode()
@@ -122,7 +124,7 @@ class TestMark:
         session.refresh_from_db()
         assert (session.status, session.summary_status) == ("closed", "not_provided")
 
-    def test_without_the_permission_it_is_a_403(
+    def test_mark_without_permission_returns_403(
         self, client, django_user_model, grant, closed_there
     ):
         user = django_user_model.objects.create_user("jo", is_staff=True)
@@ -134,7 +136,7 @@ class TestMark:
         assert url not in html
 
 
-class TestAskAboutSelected:
+class TestRecoverSelected:
     def select(self, *chosen, **fields):
         return {
             "action": "recover_selected",
@@ -142,14 +144,14 @@ class TestAskAboutSelected:
             **fields,
         }
 
-    def test_it_asks_first(self, desk, closed_there, osvi_sandbox):
+    def test_recover_selected_asks_for_confirmation(self, desk, closed_there, osvi_sandbox):
         html = desk.post(LIST, self.select(closed_there, index=0), follow=True).text
         assert "Check with OSVI whether this chat session is closed?" in html
         assert 'name="action" value="recover_selected"' in html
         assert 'name="note"' not in html
         assert len(osvi_sandbox.requests) == 1
 
-    def test_it_settles_what_can_be_settled_and_says_the_rest(
+    def test_recover_selected_settles_sessions_and_reports_others(
         self, desk, unconfirmed, mirrored, told
     ):
         lost, never = unconfirmed(Drop(after_closing=True)), unconfirmed(Drop())
@@ -167,19 +169,19 @@ class TestAskAboutSelected:
             "This chat is still open. You can close it again.",
         }
 
-    def test_more_than_twenty_are_refused_in_words(self, desk, told, osvi_sandbox):
+    def test_recover_selected_with_more_than_twenty_is_refused(self, desk, told, osvi_sandbox):
         chosen = ChatSessionFactory.create_batch(21)
         for fields in ({"index": 0}, {"post": "yes"}):
             [(level, sentence)] = told(desk.post(LIST, self.select(*chosen, **fields), follow=True))
             assert (level, "You can check 20" in sentence) == ("error", True)
         assert osvi_sandbox.requests == []
 
-    def test_twenty_are_not_too_many(self, desk, told):
+    def test_recover_selected_with_twenty_is_accepted(self, desk, told):
         chosen = ChatSessionFactory.create_batch(20)
         response = desk.post(LIST, self.select(*chosen, post="yes"), follow=True)
         assert [level for level, _sentence in told(response)] == ["warning"] * 20
 
-    def test_a_page_that_takes_long_stops_in_time_and_says_so(
+    def test_recover_selected_after_time_limit_reports_unchecked(
         self, desk, unconfirmed, told, monkeypatch
     ):
         monkeypatch.setattr(ChatSessionAdmin, "selection_seconds", -1)
@@ -187,13 +189,13 @@ class TestAskAboutSelected:
         [(level, sentence)] = told(desk.post(LIST, self.select(*chosen, post="yes"), follow=True))
         assert (level, "2 chats were not checked" in sentence) == ("warning", True)
 
-    def test_where_none_is_left_in_the_list_that_is_said(self, desk, closed_there, told):
+    def test_recover_selected_sessions_not_in_list_shows_warning(self, desk, closed_there, told):
         url = f"{LIST}?status__exact=active"
         response = desk.post(url, self.select(closed_there, post="yes"), follow=True)
         [(level, sentence)] = told(response)
         assert (level, sentence.startswith("None of the chat sessions")) == ("warning", True)
 
-    def test_the_queries_do_not_grow_on_the_way_to_the_question(
+    def test_recover_selected_confirmation_costs_few_queries(
         self, desk, django_assert_max_num_queries
     ):
         chosen = ChatSessionFactory.create_batch(20)
@@ -204,7 +206,9 @@ class TestAskAboutSelected:
             desk.get(response["Location"])
 
     @pytest.mark.django_db(transaction=True)
-    def test_hosts_with_atomic_requests_can(self, desk, closed_there, told, settings):
+    def test_recover_selected_with_atomic_requests_succeeds(
+        self, desk, closed_there, told, settings
+    ):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         response = desk.post(LIST, self.select(closed_there, post="yes"), follow=True)
         assert told(response) == [("success", "Checked 1 chat: 1 closed with summary.")]

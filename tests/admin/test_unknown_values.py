@@ -46,7 +46,7 @@ def rows(job_with):
 
 
 @pytest.mark.parametrize("name", ["change", "close", "mark", "desk", "attempts", "thread"])
-def test_pages_of_a_session_show_them(admin_client, rows, name):
+def test_session_pages_with_unknown_values_show_them(admin_client, rows, name):
     session, _job = rows
     url = reverse(f"admin:osvi_django_chatsession_{name}", args=[session.pk])
     response = admin_client.get(url)
@@ -56,7 +56,7 @@ def test_pages_of_a_session_show_them(admin_client, rows, name):
 
 
 @pytest.mark.parametrize("name", ["change", "progress", "sessions", "confirm"])
-def test_pages_of_a_job_show_them(admin_client, rows, name):
+def test_job_pages_with_unknown_values_escape_them(admin_client, rows, name):
     _session, job = rows
     url = reverse(f"admin:osvi_django_closejob_{name}", args=[job.pk])
     response = admin_client.get(url, follow=True)
@@ -69,7 +69,7 @@ def test_pages_of_a_job_show_them(admin_client, rows, name):
 
 
 @pytest.mark.parametrize("name", ["chatsession", "closejob"])
-def test_lists_show_them(admin_client, rows, name):
+def test_lists_with_unknown_values_show_them(admin_client, rows, name):
     url = reverse(f"admin:osvi_django_{name}_changelist")
     for query in ({}, {"_facets": "True"}, {"status__exact": ODD}, {"status": ODD}):
         if "status__exact" in query and name == "closejob":
@@ -82,14 +82,14 @@ def test_lists_show_them(admin_client, rows, name):
     assert SAFE in admin_client.get(url).text
 
 
-def test_an_act_in_such_a_session_is_refused_in_words(admin_client, rows, osvi_sandbox):
+def test_actions_with_unknown_status_are_no_server_error(admin_client, rows, osvi_sandbox):
     session, _job = rows
     for name, data in (("desk", {"act": "takeover"}), ("close", {"post": "yes"})):
         url = reverse(f"admin:osvi_django_chatsession_{name}", args=[session.pk])
         assert admin_client.post(url, data, follow=True).status_code == 200
 
 
-def test_rest_shows_them(api, rows, staff, grant):
+def test_rest_with_unknown_values_shows_them(api, rows, staff, grant):
     session, job = rows
     user = grant(staff, "operate_chatsession", "view_closejob")
     api.force_authenticate(user)
@@ -107,7 +107,7 @@ def test_rest_shows_them(api, rows, staff, grant):
 
 
 @pytest.mark.parametrize("command", ["osvi_recover", "osvi_summarize", "osvi_purge"])
-def test_commands_pass_by_them(rows, command, osvi_sandbox):
+def test_commands_with_unknown_values_do_not_fail(rows, command, osvi_sandbox):
     out = StringIO()
     call_command(command, stdout=out, stderr=out)
     assert "Traceback" not in out.getvalue()
