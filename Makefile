@@ -36,9 +36,9 @@ test: $(VENV)/.installed-dev  ## Run the test suite; it must cover nearly every 
 	@$(BIN)/python -m coverage report
 
 faults: $(addprefix $(VENV)/.installed-,dev postgresql mariadb)  ## Kill, stop and lie for minutes
-	$(BIN)/python -m tests.faults.campaign --closes 1000 --kills 120 --outages 12 $(FAULTS_ARGS)
-	$(BIN)/python -m tests.faults.campaign --database mariadb --kills 30 $(FAULTS_ARGS)
-	$(BIN)/python -m tests.faults.campaign --database sqlite --kills 30 $(FAULTS_ARGS)
+	$(BIN)/python -m chaos.campaign --closes 1000 --kills 120 --outages 12 $(FAULTS_ARGS)
+	$(BIN)/python -m chaos.campaign --database mariadb --kills 30 $(FAULTS_ARGS)
+	$(BIN)/python -m chaos.campaign --database sqlite --kills 30 $(FAULTS_ARGS)
 
 bench: $(addprefix $(VENV)/.installed-,dev postgresql)  ## Measure a bulk close; it writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks.bulk --write $(BENCH_ARGS)
@@ -55,7 +55,7 @@ clean:  ## Remove what the demo, the tests and building leave behind; environmen
 	rm -rf .demo build dist osvi_django.egg-info htmlcov .hypothesis
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	rm -f .coverage .coverage.* $(COVERAGE_FILE) $(COVERAGE_FILE).*
-	find benchmarks example_project osvi_django tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find benchmarks chaos example_project osvi_django tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1	/p' Makefile

@@ -28,11 +28,11 @@ import django
 from django.apps import apps
 from django.db import connection, connections
 
-from tests.faults.books import Attempt, Books, Page, attempt_of, check, story
-from tests.faults.databases import free_port
-from tests.faults.osvi import Ask, PlannedOSVI, owner_of
-from tests.faults.plan import NO_FAULT, Plan
-from tests.faults.processes import Death
+from chaos.books import Attempt, Books, Page, attempt_of, check, story
+from chaos.databases import free_port
+from chaos.osvi import Ask, PlannedOSVI, owner_of
+from chaos.plan import NO_FAULT, Plan
+from chaos.processes import Death
 
 ROOT = Path(__file__).resolve().parents[2]
 SESSIONS = 105  # more than one task is given

@@ -18,7 +18,7 @@ from osvi_django import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 # What setuptools might look at; a copy, so that no build folder of an earlier build gets in.
-SOURCES = ("docs", "example_project", "osvi_django", "tests")
+SOURCES = ("benchmarks", "chaos", "docs", "example_project", "osvi_django", "tests")
 FILES = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -119,8 +119,9 @@ def test_the_description_is_markdown_and_the_metadata_has_links(metadata):
     assert metadata.get_all("Project-URL") == ["OSVI's chat API, https://docs.osvi.ai"]
 
 
-def test_the_sdist_has_docs_and_changelog_and_no_tests(sdist):
+def test_the_sdist_has_docs_and_changelog_and_neither_tests_nor_tools(sdist):
     docs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").iterdir()}
     pages = {path.name for path in ROOT.glob("*.md")}
     assert {*docs, *pages, "LICENSE", "setup.py"} <= sdist
-    assert [name for name in sdist if name.startswith("tests")] == []
+    left_out = ("benchmarks", "chaos", "example_project", "tests")
+    assert [name for name in sdist if name.startswith(left_out)] == []

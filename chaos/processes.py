@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults import timing
+from chaos import timing
 
-_BASE = Path(__file__).resolve().parent.parent.parent
+_BASE = Path(__file__).resolve().parent.parent
 _GRACE = 3  # seconds for workers to notice that their master is gone
 
 
@@ -64,7 +64,9 @@ class Deaths:
 class Site:
     """The example project behind gunicorn, whose master can be killed and started again."""
 
-    def __init__(self, folder: Path, port: int, environment: dict[str, str], deaths: Deaths):
+    def __init__(
+        self, folder: Path, port: int, environment: dict[str, str], deaths: Deaths
+    ) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.address = f"127.0.0.1:{port}"
         self.log = folder / "gunicorn.log"
@@ -88,7 +90,7 @@ class Site:
             "1",
             *threads,
         ]
-        quiet = ["--log-level", "warning", "--config", "python:tests.faults.gunicorn_conf"]
+        quiet = ["--log-level", "warning", "--config", "python:chaos.gunicorn_conf"]
         command = [sys.executable, "-m", "gunicorn", "example_project.wsgi"]
         with self.log.open("ab") as log:
             self.master = subprocess.Popen(

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chaos.plan import FAULTS, NO_FAULT, Plan
 from osvi_django.testing import Fault, OSVISandbox
 from osvi_django.testing.account import ReceivedRequest, WhenClosed
 from osvi_django.testing.answers import Answer
 from osvi_django.testing.faults import Exchange
-from tests.faults.plan import FAULTS, NO_FAULT, Plan
 
 # Questions whether a session is open go wrong now and then, too.
 _QUESTIONS_PER_FAULT = 6

@@ -2,9 +2,9 @@
 
 import os
 
+from chaos import timing
 from example_project.settings import *  # noqa: F403
 from example_project.settings import DATABASES, OSVI
-from tests.faults import timing
 
 OSVI = {
     "default": {

@@ -1,4 +1,4 @@
-"""A campaign of faults against the example project: ``python -m tests.faults.campaign --help``.
+"""A campaign of faults against the example project: ``python -m chaos.campaign --help``.
 
 Sessions are closed by a crowd, through REST and the admin of a site that gunicorn serves, while
 workers, masters and recoveries are killed, the database stops and OSVI answers badly or not at all.
@@ -28,14 +28,14 @@ from django.apps import apps
 from django.core.management import call_command
 from django.db import connections
 
-from tests.faults import books as bookkeeping
-from tests.faults import table, timing
-from tests.faults.books import Books, Page, attempt_of
-from tests.faults.clients import APP, PASSWORD, STAFF, Crowd
-from tests.faults.databases import DATABASES, Database, NotHere, free_port
-from tests.faults.osvi import Ask, PlannedOSVI, owner_of
-from tests.faults.plan import Plan, draw
-from tests.faults.processes import Deaths, Recoveries, Site, environment
+from chaos import books as bookkeeping
+from chaos import table, timing
+from chaos.books import Books, Page, attempt_of
+from chaos.clients import APP, PASSWORD, STAFF, Crowd
+from chaos.databases import DATABASES, Database, NotHere, free_port
+from chaos.osvi import Ask, PlannedOSVI, owner_of
+from chaos.plan import Plan, draw
+from chaos.processes import Deaths, Recoveries, Site, environment
 
 CROWD = 8
 ROUNDS = 15  # of recoveries, after which whatever is left stays so
@@ -198,7 +198,7 @@ class Campaign:
 
     def _surroundings(self) -> dict[str, str]:
         os.environ |= environment(
-            DJANGO_SETTINGS_MODULE="tests.faults.settings",
+            DJANGO_SETTINGS_MODULE="chaos.settings",
             DJANGO_SECRET_KEY=secrets.token_urlsafe(50),
             DJANGO_DEBUG="1",
             DJANGO_ALLOWED_HOSTS="127.0.0.1",
@@ -347,7 +347,7 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.monotonic()
     line = "--database {database} --seed {seed} --closes {closes} --kills {kills}"
     command = f"{line} --outages {{outages}}".format(**vars(options))
-    sys.stdout.write(f"python -m tests.faults.campaign {command}\n")
+    sys.stdout.write(f"python -m chaos.campaign {command}\n")
     try:
         with running(options) as campaign:
             found = campaign.run()
@@ -372,7 +372,7 @@ def _give_up(number: int, frame: object) -> None:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.faults.campaign")
+    parser = argparse.ArgumentParser(prog="python -m chaos.campaign")
     parser.add_argument("--database", choices=DATABASES, default="postgresql")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
     parser.add_argument("--closes", type=int, default=200)

@@ -147,7 +147,7 @@ class PostgreSQL(Database):
     def _wait(self) -> None:
         ready = [self.binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         ends_at = time.monotonic() + _READY
-        while subprocess.run(ready, cwd="/").returncode:
+        while subprocess.run(ready, cwd="/", check=False).returncode:
             if time.monotonic() > ends_at:
                 raise RuntimeError(f"PostgreSQL did not start:\n{self.log.read_text()[-2000:]}")
             time.sleep(0.05)
@@ -176,7 +176,7 @@ def _folders() -> list[Path]:
     if on_path:
         found.insert(0, Path(on_path).parent)
     if config := shutil.which("pg_config"):
-        asked = subprocess.run([config, "--bindir"], capture_output=True, text=True)
+        asked = subprocess.run([config, "--bindir"], capture_output=True, text=True, check=False)
         found.append(Path(asked.stdout.strip()))
     return found
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from tests.faults import books as bookkeeping
-from tests.faults.books import Books, Page
+from chaos import books as bookkeeping
+from chaos.books import Books, Page
 
 _COLUMNS = (
     "what went wrong",
@@ -33,7 +33,7 @@ def report(books: Books, *, command: str, seconds: float) -> str:
     told = sum(len(page.told) for page in books.pages)
     lines = [
         "",
-        f"`python -m tests.faults.campaign {command}`: {seconds:.0f} s",
+        f"`python -m chaos.campaign {command}`: {seconds:.0f} s",
         "",
         f"- {told} wishes to close one of {len(books.pages)} sessions, {asks} requests to OSVI",
         f"- {sum(kinds.values())} kills: {kills or 'none'}",

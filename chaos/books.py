@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from chaos import timing
+from chaos.clients import Told
+from chaos.osvi import Ask
+from chaos.plan import LIES, NO_FAULT, NO_SUMMARY, Plan
+from chaos.processes import Death
 from osvi_django.validation import storable
-from tests.faults import timing
-from tests.faults.clients import Told
-from tests.faults.osvi import Ask
-from tests.faults.plan import LIES, NO_FAULT, NO_SUMMARY, Plan
-from tests.faults.processes import Death
 
 # An answer is read and committed within this, where the process lives and the database is there.
 INSTANT = 0.8  # seconds

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import requests
 
-from tests.faults.plan import EntryPoint, Plan
+from chaos.plan import EntryPoint, Plan
 
 APP, STAFF, PASSWORD = "app", "staff", "faults"
 TRIES = 3

@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 # Its socket lies in the home of whoever runs it.
 control_socket_disable = True
@@ -10,7 +11,7 @@ control_socket_disable = True
 _DEATHS = Path(os.environ["FAULTS_DEATHS"])
 
 
-def child_exit(server, worker):
+def child_exit(server: Any, worker: Any) -> None:
     """Append a line for a worker that is gone, whoever ended it."""
     with _DEATHS.open("a") as file:
         file.write(f"{time.time()} {worker.pid}\n")
