@@ -1,4 +1,4 @@
-"""What the tests in a real browser share: the browser, and how to find one's way in it."""
+"""Fixtures of the tests in a real browser."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WITHOUT_JAVASCRIPT = {"profile.managed_default_content_settings.javascript": 2}
 
 @pytest.fixture
 def browse(live_server, staff, client):
-    """Open a browser that a member of the support staff is logged in with."""
+    """Open a browser that is logged in as support staff."""
     opened = []
 
     def _browse(width=1280, *, dark=False, scripts=False):

@@ -1,4 +1,4 @@
-"""Steps in a browser, as somebody takes them, and what there is to see."""
+"""Steps in a browser: click, follow links, wait, and read what is shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
 
 MISSING = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-# What every module of browser tests is marked with.
+# The marks of every module of browser tests.
 IN_A_BROWSER = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.skipif(
@@ -21,40 +21,43 @@ IN_A_BROWSER = [
     ),
 ]
 
-# While one page goes and the next comes, the driver has several names for what it cannot find.
+# While one page replaces another, the driver raises several errors for missing elements.
 BETWEEN_PAGES = (WebDriverException,)
 
 
 def choose(driver, selector):
+    """Click an element of this page."""
     driver.find_element(By.CSS_SELECTOR, selector).click()
 
 
 def follow(driver, selector):
-    """Click what leads to another page, and wait until it is there."""
+    """Click a link or button, and wait until this page has been replaced."""
     element = driver.find_element(By.CSS_SELECTOR, selector)
     element.click()
     WebDriverWait(driver, 20, ignored_exceptions=BETWEEN_PAGES).until(staleness_of(element))
 
 
 def text_of(driver, selector):
+    """Return the visible text of an element."""
     return driver.find_element(By.CSS_SELECTOR, selector).text
 
 
-def colour_of(driver, selector, name):
+def css_property(driver, selector, name):
+    """Return a CSS property of an element."""
     return driver.find_element(By.CSS_SELECTOR, selector).value_of_css_property(name)
 
 
 def wait_for(driver, selector, words, seconds=20):
-    """Wait until it reads so, on this page or the one that follows."""
+    """Wait until an element contains these words, on this page or the next."""
 
-    def reads_so(driver):
+    def contains_words(driver):
         found = driver.find_elements(By.CSS_SELECTOR, selector)
         return any(words in element.text for element in found)
 
-    WebDriverWait(driver, seconds, ignored_exceptions=BETWEEN_PAGES).until(reads_so)
+    WebDriverWait(driver, seconds, ignored_exceptions=BETWEEN_PAGES).until(contains_words)
 
 
-def is_as_wide_as(driver, width):
-    """Whether nothing of the page is wider than that."""
+def fits_width(driver, width):
+    """Return whether the page fits into this width."""
     metrics = driver.execute_cdp_cmd("Page.getLayoutMetrics", {})
     return metrics["cssContentSize"]["width"] <= width

@@ -1,4 +1,4 @@
-"""Closing many in a real browser: the page of a job with JavaScript, and without."""
+"""Tests of close jobs in a real browser, with JavaScript and without."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
 from tests.browser.steps import (
     IN_A_BROWSER,
     choose,
-    colour_of,
+    css_property,
+    fits_width,
     follow,
-    is_as_wide_as,
     text_of,
     wait_for,
 )
@@ -30,7 +30,7 @@ STALE = "#osvi-job-stale"
 
 @pytest.fixture
 def job(staff, settings):
-    """A job with four sessions that is at work, as far as its rows know."""
+    """Create a job of four sessions whose rows say that it is running."""
     settings.OSVI_EXECUTOR = None
     agent = ChatAgentFactory()
     sessions = ChatSessionFactory.create_batch(4, agent=agent)
@@ -41,11 +41,12 @@ def job(staff, settings):
 
 @pytest.fixture
 def page(live_server, job):
+    """Return the URL of the job's page."""
     return f"{live_server.url}/admin/osvi_django/closejob/{job.pk}/change/"
 
 
 def settle(job, outcome, number, **fields):
-    """Let so many of its sessions come to this end."""
+    """Give so many waiting items of the job this outcome."""
     keys = list(job.items.filter(outcome="waiting").values_list("pk", flat=True)[:number])
     job.items.filter(pk__in=keys).update(outcome=outcome, **fields)
     counter = store.COUNTERS[outcome]
@@ -53,7 +54,7 @@ def settle(job, outcome, number, **fields):
     store.finish(job)
 
 
-def test_all_that_match_are_closed_while_one_watches(
+def test_close_all_from_list_shows_progress_and_retry(
     browse, live_server, osvi_sandbox, settings, monkeypatch
 ):
     settings.OSVI_EXECUTOR = "osvi_django.executors.thread"
@@ -80,7 +81,9 @@ def test_all_that_match_are_closed_while_one_watches(
     assert text_of(driver, DONE) == "1 of 1 done (100 %)"
 
 
-def test_a_selection_without_javascript(browse, live_server, osvi_sandbox, settings):
+def test_close_selected_without_javascript_closes_session(
+    browse, live_server, osvi_sandbox, settings
+):
     settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
     mirror(osvi_sandbox)
     driver = browse()
@@ -94,7 +97,7 @@ def test_a_selection_without_javascript(browse, live_server, osvi_sandbox, setti
     assert ChatSession.objects.get().status == "closed"
 
 
-def test_the_script_keeps_the_page_up_to_date_and_reloads_it_in_the_end(browse, page, job):
+def test_job_page_with_javascript_updates_and_reloads_at_end(browse, page, job):
     driver = browse(scripts=True)
     driver.get(page)
     assert text_of(driver, DONE) == "0 of 4 done (0 %)"
@@ -105,7 +108,7 @@ def test_the_script_keeps_the_page_up_to_date_and_reloads_it_in_the_end(browse, 
     assert driver.find_element(By.ID, "osvi-progress").get_property("value") == 2
     CloseJob.objects.update(status="paused", paused_by="unreachable")
     wait_for(driver, "#osvi-job [role=status]", "OSVI cannot be reached.")
-    assert colour_of(driver, STATUS, "font-weight") == "700"
+    assert css_property(driver, STATUS, "font-weight") == "700"
     settle(job, "rejected", 1, error_code="rejected", error_reason="<b>No.</b>")
     wait_for(driver, ".osvi-failures", "OSVI said: “<b>No.</b>”")
     assert driver.execute_script("return document.body.dataset.mark") == "the same page"
@@ -114,20 +117,20 @@ def test_the_script_keeps_the_page_up_to_date_and_reloads_it_in_the_end(browse, 
     assert driver.execute_script("return document.body.dataset.mark") is None
 
 
-def test_numbers_that_are_old_are_said_to_be(browse, page, job):
+def test_job_page_after_logout_marks_numbers_as_old(browse, page, job):
     driver = browse(scripts=True)
     driver.get(page)
     assert not driver.find_element(By.CSS_SELECTOR, STALE).is_displayed()
     cookie = driver.get_cookie("sessionid")
     driver.delete_cookie("sessionid")
     wait_for(driver, STALE, "numbers are old")
-    driver.add_cookie(cookie)  # somebody has logged in again, in another tab
+    driver.add_cookie(cookie)  # the user logs in again in another tab
     settle(job, "closed", 1)
     wait_for(driver, DONE, "1 of 4 done")
     assert not driver.find_element(By.CSS_SELECTOR, STALE).is_displayed()
 
 
-def test_without_javascript_the_page_reloads_itself(browse, page, job):
+def test_job_page_without_javascript_reloads(browse, page, job):
     driver = browse()
     driver.get(page)
     assert text_of(driver, DONE) == "0 of 4 done (0 %)"
@@ -137,19 +140,22 @@ def test_without_javascript_the_page_reloads_itself(browse, page, job):
 
 
 @pytest.mark.parametrize("name", ["change/", "sessions/"])
-def test_on_a_phone_nothing_is_cut_off(browse, page, job, name):
+def test_job_pages_on_phone_fit_screen(browse, page, job, name):
     settle(job, "rejected", 2, error_code="unauthorized", error_reason="w" * 200)
     driver = browse(400)
     driver.get(page.replace("change/", name))
-    assert is_as_wide_as(driver, 400)
+    assert fits_width(driver, 400)
 
 
-def test_the_dark_theme_is_dark(browse, page):
+def test_job_page_in_dark_theme_changes_colours(browse, page):
     shades = set()
     for dark in (False, True):
         driver = browse(dark=dark)
         driver.get(page)
         shades.add(
-            (colour_of(driver, STATUS, "color"), colour_of(driver, "progress", "accent-color"))
+            (
+                css_property(driver, STATUS, "color"),
+                css_property(driver, "progress", "accent-color"),
+            )
         )
     assert len(shades) == 2

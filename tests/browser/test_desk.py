@@ -1,11 +1,11 @@
-"""Operating a session in a real browser, without JavaScript."""
+"""Tests of the desk in a real browser without JavaScript."""
 
 from __future__ import annotations
 
 import pytest
 from selenium.webdriver.common.by import By
 
-from tests.browser.steps import IN_A_BROWSER, colour_of, follow, is_as_wide_as, text_of
+from tests.browser.steps import IN_A_BROWSER, css_property, fits_width, follow, text_of
 
 pytestmark = IN_A_BROWSER
 
@@ -20,17 +20,19 @@ def browse(browse, staff, grant):
 
 
 @pytest.fixture
-def there(osvi_sandbox, transactional_db):
-    """A session that only OSVI knows."""
+def chat(osvi_sandbox, transactional_db):
+    """Create a session that only OSVI knows."""
     return osvi_sandbox.add_session(customer_id=CUSTOMER)
 
 
 def write(driver, name, words):
+    """Enter a text into a form of the desk and send it."""
     driver.find_element(By.NAME, name).send_keys(words)
     follow(driver, f"button[value={name}]")
 
 
 def look_up(driver, live_server):
+    """Look the customer up from the list, and open the session that is found."""
     driver.get(f"{live_server.url}{SESSIONS}")
     follow(driver, ".object-tools a[href$='lookup/']")
     driver.find_element(By.NAME, "customer_id").send_keys(CUSTOMER)
@@ -38,7 +40,7 @@ def look_up(driver, live_server):
     follow(driver, ".osvi-known th a")
 
 
-def test_from_a_customers_name_to_a_word_with_them(browse, live_server, there):
+def test_desk_from_look_up_to_hand_back_shows_thread(browse, live_server, chat):
     driver = browse()
     look_up(driver, live_server)
     assert driver.find_elements(By.NAME, "message") == []
@@ -51,14 +53,14 @@ def test_from_a_customers_name_to_a_word_with_them(browse, live_server, there):
     follow(driver, ".closelink")
     write(driver, "tell", "Say goodbye.")
     follow(driver, "button[value=end]")
-    assert there.mode == "ai"
-    assert [author for author, _words in there.messages] == ["operator", "guidance", "agent"]
+    assert chat.mode == "ai"
+    assert [author for author, _words in chat.messages] == ["operator", "guidance", "agent"]
     thread = text_of(driver, ".osvi-thread")
-    for words in ("Hello, this is Sam.", "sam instructed the agent", there.messages[-1][1]):
+    for words in ("Hello, this is Sam.", "sam instructed the agent", chat.messages[-1][1]):
         assert words in thread
 
 
-def test_a_session_is_started(browse, live_server, osvi_sandbox):
+def test_start_form_starts_session(browse, live_server, osvi_sandbox):
     driver = browse()
     driver.get(f"{live_server.url}{SESSIONS}start/")
     driver.find_element(By.NAME, "agent_uuid").send_keys("agent_new")
@@ -69,23 +71,23 @@ def test_a_session_is_started(browse, live_server, osvi_sandbox):
     assert session.id in text_of(driver, "#content")
 
 
-def test_on_a_phone_nothing_is_cut_off(browse, live_server, there):
+def test_desk_pages_on_phone_fit_screen(browse, live_server, chat):
     driver = browse(400)
     look_up(driver, live_server)
     write(driver, "tell", "w" * 200)
-    assert is_as_wide_as(driver, 400)
+    assert fits_width(driver, 400)
     write(driver, "tell", "w" * 200)
-    assert is_as_wide_as(driver, 400)
+    assert fits_width(driver, 400)
     for page in ("start/", f"lookup/?customer_id=%2B{CUSTOMER[1:]}"):
         driver.get(f"{live_server.url}{SESSIONS}{page}")
-        assert is_as_wide_as(driver, 400)
+        assert fits_width(driver, 400)
 
 
-def test_the_dark_theme_is_dark(browse, live_server, there):
+def test_thread_in_dark_theme_changes_colours(browse, live_server, chat):
     shades = set()
     for dark in (False, True):
         driver = browse(dark=dark)
         look_up(driver, live_server)
         write(driver, "whisper", f"Dark is {dark}.")
-        shades.add(colour_of(driver, ".osvi-line blockquote", "background-color"))
+        shades.add(css_property(driver, ".osvi-line blockquote", "background-color"))
     assert len(shades) == 2

@@ -1,4 +1,4 @@
-"""Clients who may do some of it, and jobs that run when a test says so."""
+"""Fixtures of the REST tests: clients with some permissions, sessions, and jobs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tests.mirroring import mirror
 
 
 @pytest.fixture(autouse=True)
-def nobody_is_told(settings):
-    """A job waits until a test runs it."""
+def no_executor(settings):
+    """Let each job wait until a test runs it."""
     settings.OSVI_EXECUTOR = None
 
 
 @pytest.fixture(autouse=True)
-def transactions_of_tests(monkeypatch):
-    """After an error REST framework rolls the view's transaction back, or takes a test's for it."""
+def keep_test_transaction(monkeypatch):
+    """Keep REST framework from rolling back the test's own transaction after an error."""
     monkeypatch.setattr("rest_framework.views.set_rollback", lambda: None)
 
 
@@ -35,13 +35,19 @@ def somebody(django_user_model, grant):
 
 
 @pytest.fixture
+def session(osvi_sandbox):
+    """Create a session here and at OSVI."""
+    return mirror(osvi_sandbox, summary="All is well.")
+
+
+@pytest.fixture
 def job(osvi_sandbox, staff):
-    """A job of the member of the support staff, of three sessions, that waits."""
+    """Create a waiting job of three sessions, requested by the support staff."""
     sessions = [mirror(osvi_sandbox, summary="All is well.") for _number in range(3)]
     return create_close_job(sessions, requested_by=staff, via="rest", note="Goodbye")
 
 
 @pytest.fixture
 def run():
-    """Run a job, given as a row or as an answer has it."""
+    """Run a job, given as a row or as JSON."""
     return lambda job: run_close_job(job["id"] if isinstance(job, dict) else job.pk)

@@ -1,4 +1,4 @@
-"""A host that includes our URLs below a prefix with a name in it, in a namespace of its own."""
+"""URLs of a host that includes ours below a prefix with a parameter, in its own namespace."""
 
 from __future__ import annotations
 

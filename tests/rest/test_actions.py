@@ -1,4 +1,4 @@
-"""``GET sessions/{session_id}/actions/``: what was said and done in a session."""
+"""Tests of ``GET sessions/{session_id}/actions/``: the actions of a session."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def url_of(session_id):
     return f"/api/osvi/sessions/{quote(session_id, safe='')}/actions/"
 
 
-def add(session, **fields):
+def add_action(session, **fields):
     asked = {"kind": "tell", "text": "Be kind.", "reply": "Of course.", "outcome": "done"}
     return SupportAction.objects.create(session=session, **asked | fields)
 
@@ -32,14 +32,14 @@ def session():
     return ChatSessionFactory()
 
 
-def test_what_would_be_ignored_is_a_400_that_names_it(api, session):
+def test_list_with_unknown_parameter_returns_400_with_name(api, session):
     response = api.get(url_of(session.session_id), {"kind": "tell"})
     assert (response.status_code, response.json()["code"]) == (400, "invalid")
     assert response.json()["detail"] == "'kind' is unknown: use page_size, cursor."
 
 
-def test_what_each_of_them_tells(api, session, staff):
-    action = add(
+def test_list_shows_all_fields_of_action(api, session, staff):
+    action = add_action(
         session,
         requested_by=staff,
         via="rest",
@@ -74,18 +74,18 @@ def test_what_each_of_them_tells(api, session, staff):
     }
 
 
-def test_the_hosts_own_code_has_no_name_and_what_is_forgotten_no_words(api, session):
-    add(session, text="", reply="", redacted_at=NOON)
-    [told] = api.get(url_of(session.session_id)).json()["results"]
-    assert (told["requested_by"], told["via"]) == (None, "code")
-    assert (told["text"], told["reply"]) == ("", "")
-    assert told["redacted_at"] == shown(NOON)
+def test_list_host_code_has_no_name_and_redacted_action_no_text(api, session):
+    add_action(session, text="", reply="", redacted_at=NOON)
+    [row] = api.get(url_of(session.session_id)).json()["results"]
+    assert (row["requested_by"], row["via"]) == (None, "code")
+    assert (row["text"], row["reply"]) == ("", "")
+    assert row["redacted_at"] == shown(NOON)
 
 
-def test_in_the_order_of_time_page_by_page(api, session):
+def test_list_pages_are_ordered_by_time(api, session):
     moments = [NOON + timedelta(minutes=minutes) for minutes in (3, 1, 2, 1, 5)]
-    made = [add(session, started_at=moment) for moment in moments]
-    add(ChatSessionFactory())
+    made = [add_action(session, started_at=moment) for moment in moments]
+    add_action(ChatSessionFactory())
     wanted = [made[place].pk for place in (1, 3, 2, 0, 4)]
     url, seen = f"{url_of(session.session_id)}?page_size=2", []
     while url:
@@ -96,27 +96,27 @@ def test_in_the_order_of_time_page_by_page(api, session):
     assert [each["id"] for each in api.get(before).json()["results"]] == wanted[2:4]
 
 
-def test_a_page_has_an_end(api, session):
+def test_list_page_size_is_bounded(api, session):
     SupportAction.objects.bulk_create(SupportAction(session=session) for _number in range(201))
     for asked, most in (({"page_size": "200"}, 200), ({}, 50)):
-        told = api.get(url_of(session.session_id), asked).json()
-        assert len(told["results"]) == most
+        page = api.get(url_of(session.session_id), asked).json()
+        assert len(page["results"]) == most
 
 
 @pytest.mark.parametrize("position", ["p=abc", "p=5", "p=%00", "p=2020-13-45T00:00"])
-def test_a_cursor_that_makes_no_sense_is_a_400(api, session, position):
+def test_list_with_invalid_cursor_returns_400(api, session, position):
     cursor = b64encode(position.encode()).decode()
     response = api.get(url_of(session.session_id), {"cursor": cursor})
     assert (response.status_code, list(response.json()["errors"])) == (400, ["cursor"])
 
 
 @pytest.mark.parametrize("odd", ["unknown", "a\x00b", "x" * 256, "../.."])
-def test_of_a_session_that_is_not_here(api, odd):
+def test_list_of_unknown_session_returns_404(api, odd):
     response = api.get(url_of(odd))
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
-def test_other_methods(api, session):
+def test_other_methods_return_405(api, session):
     for method in (api.post, api.put, api.patch, api.delete):
         assert method(url_of(session.session_id)).status_code == 405
 
@@ -130,17 +130,17 @@ def test_other_methods(api, session):
         (["operate_chatsession"], True),
     ],
 )
-def test_words_are_for_those_who_may_read_conversations(session, somebody, codenames, readable):
-    add(session)
+def test_list_texts_require_permission_to_read(session, somebody, codenames, readable):
+    add_action(session)
     client = somebody("view_chatsession", *codenames)
-    [told] = client.get(url_of(session.session_id)).json()["results"]
+    [row] = client.get(url_of(session.session_id)).json()["results"]
     words = ("Be kind.", "Of course.") if readable else (None, None)
-    assert (told["text"], told["reply"]) == words
-    assert (told["kind"], told["outcome"]) == ("tell", "done")
+    assert (row["text"], row["reply"]) == words
+    assert (row["kind"], row["outcome"]) == ("tell", "done")
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_it_takes_the_permission_to_view(session, somebody, known):
+def test_list_without_view_permission_returns_403(session, somebody, known):
     url = url_of(session.session_id if known else "unknown")
     assert APIClient().get(url).status_code == 401
     for codenames in ([], ["operate_chatsession", "view_sessionsummary"]):
@@ -148,10 +148,10 @@ def test_it_takes_the_permission_to_view(session, somebody, known):
         assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
 
 
-def test_the_queries_do_not_grow_with_the_rows(session, staff, django_assert_num_queries):
+def test_list_with_many_actions_costs_same_queries(session, staff, django_assert_num_queries):
     for _more in range(2):
         for _number in range(10):
-            add(session, requested_by=staff)
+            add_action(session, requested_by=staff)
         client = APIClient()
         client.force_authenticate(type(staff).objects.get())
         # What the caller may (2), the session, and all rows.

@@ -1,4 +1,4 @@
-"""``POST sessions/{session_id}/close/`` by whoever prefers not to wait (RFC 7240)."""
+"""Tests of ``POST sessions/{session_id}/close/`` with ``Prefer: respond-async`` (RFC 7240)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from tests.mirroring import mirror
 
 pytestmark = pytest.mark.django_db
 
-
 ASYNC = "respond-async"
 
 
@@ -29,12 +28,7 @@ def close(client, session_id, body=None, prefer=ASYNC, **headers):
     )
 
 
-@pytest.fixture
-def session(osvi_sandbox):
-    return mirror(osvi_sandbox, summary="All is well.")
-
-
-def test_it_is_a_202_and_a_job_of_one(api, session, osvi_sandbox, run):
+def test_close_async_returns_202_and_job(api, session, osvi_sandbox, run):
     response = close(api, session.session_id, {"note": "done"})
     body = response.json()
     assert (response.status_code, response["Preference-Applied"]) == (202, "respond-async")
@@ -63,7 +57,7 @@ def test_it_is_a_202_and_a_job_of_one(api, session, osvi_sandbox, run):
         ",,respond-async",
     ],
 )
-def test_it_may_be_one_preference_among_several(api, session, prefer):
+def test_close_with_async_among_preferences_returns_202(api, session, prefer):
     assert close(api, session.session_id, prefer=prefer).status_code == 202
 
 
@@ -83,14 +77,14 @@ def test_it_may_be_one_preference_among_several(api, session, prefer):
         "ä\xff",
     ],
 )
-def test_other_preferences_are_answered_at_once(api, session, prefer):
+def test_close_with_other_preferences_returns_200(api, session, prefer):
     response = close(api, session.session_id, prefer=prefer)
     assert (response.status_code, response.json()["summary"]) == (200, "All is well.")
     assert "Preference-Applied" not in response
     assert not CloseJob.objects.exists()
 
 
-def test_one_that_is_not_here_is_mirrored_by_naming_its_agent(api, osvi_sandbox, run):
+def test_close_async_unknown_session_with_agent_mirrors_it(api, osvi_sandbox, run):
     chat = osvi_sandbox.add_session(agent_uuid="agent_new", summary="Hello.")
     body = close(api, chat.id, {"agent_uuid": "agent_new"}).json()
     session = ChatSession.objects.get()
@@ -103,13 +97,13 @@ def test_one_that_is_not_here_is_mirrored_by_naming_its_agent(api, osvi_sandbox,
     assert ChatSession.objects.get().summary.text == "Hello."
 
 
-def test_one_that_is_closed_is_a_job_as_well(api, run):
+def test_close_async_closed_session_returns_job(api, run):
     body = close(api, ClosedSessionFactory().session_id).json()
     run(body)
     assert api.get(body["results"]).json()["results"][0]["outcome"] == "already_closed"
 
 
-def test_unconfirmed_session_is_a_job_that_asks_osvi_first(api, run, unconfirmed, osvi_sandbox):
+def test_close_async_unconfirmed_session_asks_osvi_first(api, run, unconfirmed, osvi_sandbox):
     session = unconfirmed(Drop(after_closing=True))
     response = close(api, session.session_id)
     assert response.status_code == 202
@@ -119,24 +113,24 @@ def test_unconfirmed_session_is_a_job_that_asks_osvi_first(api, run, unconfirmed
 
 
 class TestErrors:
-    def test_where_it_cannot_be_closed_just_now(self, api, osvi_sandbox):
+    """Errors found before OSVI is asked are the same for each preference."""
+
+    def test_close_async_in_progress_returns_same_409(self, api, osvi_sandbox):
         lease_until = timezone.now() + timedelta(hours=1)
         session = ChatSessionFactory(status="closing", lease_until=lease_until)
-        at_once, later = (close(api, session.session_id, prefer=each) for each in (None, ASYNC))
-        assert later.status_code == at_once.status_code == 409
-        assert later.json() == at_once.json()
+        waited, queued = (close(api, session.session_id, prefer=each) for each in (None, ASYNC))
+        assert queued.status_code == waited.status_code == 409
+        assert queued.json() == waited.json()
         assert not CloseJob.objects.exists()
 
-    def test_where_the_settings_are_not_there(self, api, settings):
+    def test_close_async_without_settings_returns_same_503(self, api, settings):
         session = ChatSessionFactory()
         settings.OSVI = {}
-        at_once, later = (close(api, session.session_id, prefer=each) for each in (None, ASYNC))
-        assert later.status_code == at_once.status_code == 503
-        assert later.json() == at_once.json()
+        waited, queued = (close(api, session.session_id, prefer=each) for each in (None, ASYNC))
+        assert queued.status_code == waited.status_code == 503
+        assert queued.json() == waited.json()
         # A closed one needs no settings.
         assert close(api, ClosedSessionFactory().session_id).status_code == 202
-
-    """Those that are known before OSVI is asked are the same, whatever is preferred."""
 
     @pytest.mark.parametrize(
         ("session_id", "body", "status"),
@@ -152,7 +146,9 @@ class TestErrors:
             ("x", [1], 400),
         ],
     )
-    def test_what_cannot_be_used(self, api, osvi_sandbox, session_id, body, status):
+    def test_close_async_with_invalid_input_returns_same_error(
+        self, api, osvi_sandbox, session_id, body, status
+    ):
         mirror(osvi_sandbox, session_id="x")
         patient = close(api, session_id, body, prefer=None)
         response = close(api, session_id, body)
@@ -160,7 +156,7 @@ class TestErrors:
         assert "Preference-Applied" not in response
 
     @pytest.mark.parametrize("session_id", ["x", "unknown"])
-    def test_without_the_permission(self, somebody, session_id):
+    def test_close_async_without_permission_returns_same_403(self, somebody, session_id):
         ChatSessionFactory(session_id="x")
         client = somebody("view_chatsession")
         response = close(client, session_id, {"agent_uuid": "new"})
@@ -169,11 +165,11 @@ class TestErrors:
         assert ChatSession.objects.count() == 1
         assert not CloseJob.objects.exists()
 
-    def test_without_a_name(self):
+    def test_close_async_anonymous_returns_401(self):
         assert close(APIClient(), "x").status_code == 401
 
     @pytest.mark.parametrize("prefer", [None, "respond-async"])
-    def test_a_body_that_is_nested_too_deeply(self, api, session, prefer):
+    def test_close_with_deeply_nested_body_returns_400(self, api, session, prefer):
         response = api.post(
             f"/api/osvi/sessions/{session.session_id}/close/",
             b"[" * 200_000,
@@ -184,7 +180,7 @@ class TestErrors:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_hosts_with_atomic_requests_have_it_run(api, session, settings):
+def test_close_async_with_atomic_requests_runs_job(api, session, settings):
     assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
     settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
     response = close(api, session.session_id)
@@ -192,7 +188,7 @@ def test_hosts_with_atomic_requests_have_it_run(api, session, settings):
 
 
 @pytest.mark.urls("tests.rest.tenant_urls")
-def test_a_host_may_include_it_below_a_prefix_of_its_own(api, session):
+def test_close_async_below_prefix_links_below_prefix(api, session):
     url = f"/acme/chats/sessions/{session.session_id}/close/"
     response = api.post(url, headers={"Prefer": "respond-async"})
     job = response.json()["id"]

@@ -1,7 +1,8 @@
-"""Bodies that a server or REST framework could take for none: nothing is done without them."""
+"""Tests of request bodies that a server or REST framework might not read."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -9,7 +10,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from contextlib import closing, contextmanager
 
 import pytest
@@ -22,13 +22,14 @@ from osvi_django.models import ChatSession, CloseAttempt, CloseJob
 from osvi_django.rest.urls import urlpatterns
 from tests.commands.conftest import database_url
 from tests.mirroring import mirror
-from tests.waiting import PATIENCE
+from tests.ports import free_port
+from tests.waiting import PATIENCE, until
 
 BASE = "/api/osvi/sessions/"
 NOTE = json.dumps({"note": "Said goodbye"}).encode()
-IN_CHUNKS = b"5\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (NOTE[:5], len(NOTE) - 5, NOTE[5:])
+CHUNKED_NOTE = b"5\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (NOTE[:5], len(NOTE) - 5, NOTE[5:])
 FORM = b"--x\r\nContent-Disposition: form-data; name=note\r\n\r\nBye\r\n--x--\r\n"
-POSTED = [
+POST_PATHS = [
     "close-jobs/1/cancel/",
     "close-jobs/1/retry/",
     "sessions/",
@@ -50,19 +51,20 @@ def session(osvi_sandbox):
 
 
 @pytest.fixture
-def sam(staff, grant):
-    """A member of the support staff who has a password and may also operate."""
+def operator_user(staff, grant):
+    """Return the support staff with a password and the permission to operate."""
     staff.set_password("secret")
     staff.save()
     return grant(staff, "operate_chatsession")
 
 
-def untouched(osvi_sandbox):
+def is_unchanged(osvi_sandbox):
+    """Return whether nothing was sent and the session is still active."""
     return osvi_sandbox.requests == [] and ChatSession.objects.get().status == "active"
 
 
 class TestJSONOnly:
-    @pytest.mark.parametrize("path", POSTED)
+    @pytest.mark.parametrize("path", POST_PATHS)
     @pytest.mark.parametrize(
         "content_type",
         [
@@ -78,26 +80,28 @@ class TestJSONOnly:
             "\x00",
         ],
     )
-    def test_a_body_of_another_kind_is_a_415(
+    def test_post_with_other_content_type_returns_415(
         self, operator, session, osvi_sandbox, path, content_type
     ):
         url = f"/api/osvi/{path}"
         response = operator.generic("POST", url, NOTE, content_type=content_type)
         assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
         assert response.json()["retryable"] is False
-        assert untouched(osvi_sandbox)
+        assert is_unchanged(osvi_sandbox)
         assert not CloseJob.objects.exists()
 
     @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf8"])
-    def test_json_is_taken(self, api, session, content_type):
+    def test_post_with_json_content_type_is_accepted(self, api, session, content_type):
         assert api.generic("POST", f"{BASE}s-1/close/", NOTE, content_type).status_code == 200
         assert CloseAttempt.objects.get().note == "Said goodbye"
 
     @pytest.mark.parametrize("content_type", ["", "application/json", "text/plain"])
-    def test_none_at_all_is_fine_if_it_is_optional(self, api, session, content_type):
+    def test_post_with_empty_body_is_accepted(self, api, session, content_type):
         assert api.generic("POST", f"{BASE}s-1/close/", b"", content_type).status_code == 200
 
-    def test_a_hosts_own_parsers_change_nothing(self, api, session, osvi_sandbox, settings):
+    def test_post_with_parsers_of_host_accepts_only_json(
+        self, api, session, osvi_sandbox, settings
+    ):
         parsers = ["rest_framework.parsers.MultiPartParser", "rest_framework.parsers.FormParser"]
         settings.REST_FRAMEWORK = {"DEFAULT_PARSER_CLASSES": parsers}
         for pattern in urlpatterns:
@@ -105,30 +109,30 @@ class TestJSONOnly:
                 "application/json"
             ]
         assert api.post(f"{BASE}s-1/close/", {"note": "x"}, format="multipart").status_code == 415
-        assert untouched(osvi_sandbox)
+        assert is_unchanged(osvi_sandbox)
 
     @pytest.mark.parametrize("header", [{}, {"X-CSRFToken": "a" * 32}])
-    def test_a_form_that_the_csrf_check_has_read_is_a_415(self, session, sam, osvi_sandbox, header):
+    def test_post_form_read_by_csrf_check_returns_415(
+        self, session, operator_user, osvi_sandbox, header
+    ):
         client = APIClient(enforce_csrf_checks=bool(header))
-        client.force_login(sam)
+        client.force_login(operator_user)
         client.cookies["csrftoken"] = "a" * 32
         response = client.generic(
             "POST", f"{BASE}s-1/close/", FORM, "multipart/form-data; boundary=x", headers=header
         )
         assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
-        assert untouched(osvi_sandbox)
+        assert is_unchanged(osvi_sandbox)
 
-    def test_one_that_is_larger_than_the_site_takes_is_a_413(
-        self, api, session, osvi_sandbox, settings
-    ):
+    def test_post_larger_than_limit_returns_413(self, api, session, osvi_sandbox, settings):
         settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 10
         response = api.post(f"{BASE}s-1/close/", {"note": "Said goodbye"}, format="json")
         assert (response.status_code, response.json()["code"]) == (413, "too_large")
-        assert untouched(osvi_sandbox)
+        assert is_unchanged(osvi_sandbox)
 
 
-class Broken(io.BytesIO):
-    """A body whose sender goes away."""
+class DisconnectingBody(io.BytesIO):
+    """A body whose sender disconnects."""
 
     def read(self, *size):
         raise ConnectionResetError
@@ -136,27 +140,28 @@ class Broken(io.BytesIO):
     readline = read
 
 
-def ask_wsgi(sam, stream, **environ):
-    """What a WSGI server is answered for a close; the status and the body."""
-    told = []
+def close_over_wsgi(user, stream, **environ):
+    """Send a close through the WSGI handler; return the status and the error code."""
+    statuses = []
     environ = {
         "REQUEST_METHOD": "POST",
         "PATH_INFO": f"{BASE}s-1/close/",
         "SERVER_NAME": "testserver",
         "SERVER_PORT": "80",
         "CONTENT_TYPE": "application/json",
-        "HTTP_AUTHORIZATION": basic(sam),
+        "HTTP_AUTHORIZATION": basic_auth(user),
         "wsgi.url_scheme": "http",
         "wsgi.input": stream,
         **environ,
     }
-    answer = WSGIHandler()(environ, lambda status, headers: told.append(status))
+    answer = WSGIHandler()(environ, lambda status, headers: statuses.append(status))
     body = json.loads(b"".join(answer))
     answer.close()
-    return int(told[0].split()[0]), body["code"]
+    return int(statuses[0].split()[0]), body["code"]
 
 
-def basic(user):
+def basic_auth(user):
+    """Return the Authorization header of a user whose password is "secret"."""
     return "Basic " + base64.b64encode(f"{user.get_username()}:secret".encode()).decode()
 
 
@@ -186,24 +191,29 @@ class TestLength:
             ({"CONTENT_LENGTH": str(len(NOTE) - 1)}, (400, "parse_error")),
         ],
     )
-    def test_a_body_without_a_true_one_is_refused(
-        self, session, sam, osvi_sandbox, environ, expected
+    def test_post_with_missing_or_wrong_length_is_refused(
+        self, session, operator_user, osvi_sandbox, environ, expected
     ):
-        assert ask_wsgi(sam, io.BytesIO(NOTE), **environ) == expected
-        assert untouched(osvi_sandbox)
+        assert close_over_wsgi(operator_user, io.BytesIO(NOTE), **environ) == expected
+        assert is_unchanged(osvi_sandbox)
 
-    def test_a_sender_that_goes_away_is_a_400(self, session, sam, osvi_sandbox):
-        assert ask_wsgi(sam, Broken(), CONTENT_LENGTH="24") == (400, "parse_error")
-        assert untouched(osvi_sandbox)
+    def test_post_if_sender_disconnects_returns_400(self, session, operator_user, osvi_sandbox):
+        assert close_over_wsgi(operator_user, DisconnectingBody(), CONTENT_LENGTH="24") == (
+            400,
+            "parse_error",
+        )
+        assert is_unchanged(osvi_sandbox)
 
     @pytest.mark.parametrize(
         ("chunked", "body", "status"),
         [(True, NOTE, 411), (True, b"", 411), (False, NOTE, 411), (False, b"", 200)],
     )
-    def test_under_asgi(self, session, sam, osvi_sandbox, chunked, body, status):
+    def test_post_under_asgi_requires_length(
+        self, session, operator_user, osvi_sandbox, chunked, body, status
+    ):
         headers = [
             (b"host", b"testserver"),
-            (b"authorization", basic(sam).encode()),
+            (b"authorization", basic_auth(operator_user).encode()),
             (b"content-type", b"application/json"),
         ]
         if chunked:
@@ -213,8 +223,6 @@ class TestLength:
         async def receive():
             if events:
                 return events.pop()
-            import asyncio  # noqa: PLC0415
-
             return await asyncio.Future()
 
         async def send(event):
@@ -230,18 +238,12 @@ class TestLength:
         }
         async_to_sync(ASGIHandler())(scope, receive, send)
         assert sent[0]["status"] == status
-        assert untouched(osvi_sandbox) is (status == 411)
-
-
-def free_port():
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        assert is_unchanged(osvi_sandbox) is (status == 411)
 
 
 @contextmanager
-def served(osvi_sandbox, *options, command=("gunicorn", "example_project.wsgi")):
-    """A web server with the example project, on the database of the test."""
+def run_server(osvi_sandbox, *options, command=("gunicorn", "example_project.wsgi")):
+    """Run a web server with the example project on the database of the test."""
     port = free_port()
     environment = {
         **os.environ,
@@ -260,28 +262,24 @@ def served(osvi_sandbox, *options, command=("gunicorn", "example_project.wsgi"))
         stderr=subprocess.DEVNULL,
     ) as process:
         try:
-            _await(port)
+            until(lambda: is_listening(port))
             yield port
         finally:
             process.terminate()
 
 
-def _await(port):
-    ends_at = time.monotonic() + PATIENCE
-    while time.monotonic() < ends_at:
-        with closing(socket.socket()) as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise AssertionError("the server did not start")
+def is_listening(port):
+    """Return whether a server accepts connections at this port."""
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def say(port, user, *headers, body=b""):
-    """Send a close with these headers, and return the last status and the body."""
+def send_close(port, user, *headers, body=b""):
+    """Send a close with these headers; return the last status and the body."""
     lines = [
         f"POST {BASE}s-1/close HTTP/1.1",
         "Host: 127.0.0.1",
-        f"Authorization: {basic(user)}",
+        f"Authorization: {basic_auth(user)}",
         "Content-Type: application/json",
         "Connection: close",
         *headers,
@@ -299,18 +297,20 @@ RUNSERVER = ("django", "runserver", "--noreload")
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("command", [GUNICORN, RUNSERVER], ids=["gunicorn", "runserver"])
-def test_behind_a_real_server_a_close_is_never_made_without_its_note(
-    session, sam, osvi_sandbox, command
+def test_close_behind_real_server_is_never_made_without_note(
+    session, operator_user, osvi_sandbox, command
 ):
-    with served(osvi_sandbox, command=command) as port:
-        status, body = say(port, sam, "Transfer-Encoding: chunked", body=IN_CHUNKS)
+    with run_server(osvi_sandbox, command=command) as port:
+        status, body = send_close(
+            port, operator_user, "Transfer-Encoding: chunked", body=CHUNKED_NOTE
+        )
         assert (status, json.loads(body)["code"]) == (411, "length_required")
         for length in ("abc", "-5"):
-            assert say(port, sam, f"Content-Length: {length}", body=NOTE)[0] == 400
+            assert send_close(port, operator_user, f"Content-Length: {length}", body=NOTE)[0] == 400
         with_both = ("Transfer-Encoding: chunked", "Content-Length: 0")
-        assert say(port, sam, *with_both, body=IN_CHUNKS)[0] in {400, 411}
-        assert untouched(osvi_sandbox)
+        assert send_close(port, operator_user, *with_both, body=CHUNKED_NOTE)[0] in {400, 411}
+        assert is_unchanged(osvi_sandbox)
         asked = ("Expect: 100-continue", f"Content-Length: {len(NOTE)}")
-        status, body = say(port, sam, *asked, body=NOTE)
+        status, body = send_close(port, operator_user, *asked, body=NOTE)
         assert (status, json.loads(body)["summary"]) == (200, "All is well.")
     assert CloseAttempt.objects.get().note == "Said goodbye"

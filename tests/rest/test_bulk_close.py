@@ -1,4 +1,4 @@
-"""``POST sessions/close/``: many at once, by their ids or by what they are."""
+"""Tests of ``POST sessions/close/``: close many sessions by their ids or by a filter."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def post(client, **body):
     return client.post(URL, body, format="json")
 
 
-def asked(response):
-    """The ids that the job of this answer has."""
+def requested_ids(response):
+    """Return the session ids in the job of this response."""
     assert response.status_code == 202, response.content
     items = CloseJobItem.objects.filter(job=response.json()["id"])
     return set(items.values_list("requested_session_id", flat=True))
 
 
 class TestById:
-    def test_it_answers_202_with_a_job_to_look_at(self, api, staff, osvi_sandbox, run):
+    def test_close_by_ids_returns_202_and_job(self, api, staff, osvi_sandbox, run):
         sessions = [mirror(osvi_sandbox, summary="Fine.") for _number in range(2)]
         ids = [session.session_id for session in sessions]
         response = post(api, session_ids=ids, note="Spring cleaning")
@@ -80,7 +80,7 @@ class TestById:
             "Spring cleaning",
         )
 
-    def test_ids_that_are_not_known_are_results(self, api, run):
+    def test_close_with_unknown_ids_reports_them_in_results(self, api, run):
         known = ClosedSessionFactory()
         body = post(api, session_ids=["nobody's", known.session_id, "sessions/close"]).json()
         assert (body["total"], body["failed"]) == (3, 2)
@@ -94,20 +94,20 @@ class TestById:
         assert results[0]["detail"] == "This site has no such chat session."
         assert results[1]["detail"] == ""
 
-    def test_where_none_is_known_it_is_finished_at_once(self, api):
+    def test_close_with_only_unknown_ids_returns_finished_job(self, api):
         response = post(api, session_ids=["nobody's"])
         assert (response.status_code, response["Retry-After"]) == (202, "0")
         assert response.json()["status"] == "completed_with_errors"
 
-    def test_each_comes_once(self, api):
+    def test_close_with_repeated_ids_counts_each_once(self, api):
         known = ChatSessionFactory().session_id
         assert post(api, session_ids=[known, "x", known, "x"]).json()["total"] == 2
 
-    def test_an_id_is_taken_as_it_is(self, api):
+    def test_close_with_odd_ids_keeps_them_unchanged(self, api):
         odd = [" x", "x ", "0", "a/b", "ä😀", "two\nlines", "x" * 255, "null"]
-        assert asked(post(api, session_ids=odd)) == set(odd)
+        assert requested_ids(post(api, session_ids=odd)) == set(odd)
 
-    def test_look_alikes_are_not_known(self, api):
+    def test_close_with_similar_ids_finds_no_session(self, api):
         ChatSessionFactory(session_id="abc")
         response = post(api, session_ids=["ABC", "abc ", "äbc"])
         assert response.json()["failed"] == 3
@@ -115,7 +115,7 @@ class TestById:
 
 
 class TestByFilter:
-    def test_those_for_which_all_of_it_is_so(self, api):
+    def test_filter_selects_sessions_that_match_all_values(self, api):
         agent = ChatAgentFactory(uuid="agent_x")
         old, new = stored("2026-01-01T00:00:00Z"), stored("2026-02-01T00:00:00Z")
         wanted = {"agent": agent, "customer_id": "+49", "status": "dormant", "started_at": old}
@@ -136,10 +136,10 @@ class TestByFilter:
                 "started_before": "2026-02-01T00:00:00Z",
             },
         )
-        assert asked(response) == {session.session_id}
+        assert requested_ids(response) == {session.session_id}
 
     @pytest.mark.parametrize("key", ["agent_uuid", "customer_id", "started_before"])
-    def test_without_a_status_those_that_are_not_closed(self, api, key):
+    def test_filter_without_status_skips_closed_sessions(self, api, key):
         agent = ChatAgentFactory(uuid="agent_x")
         wanted = {
             "agent": agent,
@@ -156,24 +156,24 @@ class TestByFilter:
             "started_before": "2026-01-01T01:00:01+01:00",
         }
         closed = sessions.pop("closed")
-        assert asked(post(api, filter={key: values[key]})) == set(sessions.values())
+        assert requested_ids(post(api, filter={key: values[key]})) == set(sessions.values())
         both = {key: values[key], "status": "closed"}
-        assert asked(post(api, filter=both)) == {closed}
+        assert requested_ids(post(api, filter=both)) == {closed}
 
-    def test_none_at_all_is_a_job_that_is_done(self, api):
+    def test_filter_without_matches_returns_completed_job(self, api):
         response = post(api, filter={"customer_id": "nobody"})
         assert (response.status_code, response["Retry-After"]) == (202, "0")
         assert (response.json()["status"], response.json()["total"]) == ("completed", 0)
 
-    def test_agents_of_all_accounts_that_have_this_uuid(self, api):
+    def test_filter_by_agent_matches_all_accounts(self, api):
         agents = [ChatAgentFactory(uuid="x", account=account) for account in ("default", "emea")]
         sessions = {ChatSessionFactory(agent=agent).session_id for agent in agents}
-        assert asked(post(api, filter={"agent_uuid": "x"})) == sessions
+        assert requested_ids(post(api, filter={"agent_uuid": "x"})) == sessions
 
     @pytest.mark.parametrize(
         "wanted", ["kunde", "Kunde", "künde", "kunde ", "%", "k_nde", "\\", "'"]
     )
-    def test_look_alikes_stay_open(self, api, wanted):
+    def test_filter_with_similar_ids_matches_exactly(self, api, wanted):
         alikes = [
             *("kunde", "Kunde", "KUNDE", "künde", "kunde ", " kunde", "kunde\u200b", "kundee"),
             *("%", "k_nde", "\\", "'", "\\%", "kun\u200bde"),
@@ -185,9 +185,9 @@ class TestByFilter:
             session = ChatSessionFactory(customer_id=alike, agent=agent)
             sessions[alike] = session.session_id
         for key in ("customer_id", "agent_uuid"):
-            assert asked(post(api, filter={key: wanted})) == {sessions[wanted]}
+            assert requested_ids(post(api, filter={key: wanted})) == {sessions[wanted]}
 
-    def test_it_costs_the_same_for_many(self, staff):
+    def test_filter_with_many_matches_costs_same_queries(self, staff):
         spent = []
         for number in (1, 20):
             ChatSessionFactory.create_batch(number, customer_id="+49")
@@ -205,7 +205,7 @@ class TestLimit:
         settings.OSVI_BULK_LIMIT = 3
 
     @pytest.mark.parametrize("by", ["session_ids", "filter"])
-    def test_as_many_as_that_are_taken_and_one_more_is_not(self, api, by):
+    def test_close_above_limit_returns_400(self, api, by):
         sessions = ChatSessionFactory.create_batch(3, customer_id="+49")
         for status in (202, 400):
             ids = [session.session_id for session in sessions]
@@ -218,7 +218,7 @@ class TestLimit:
         assert body["detail"].startswith(f"{by}: ")
         assert " 3 " in body["detail"]
 
-    def test_a_limit_that_cannot_be_used_is_a_503(self, api, settings):
+    def test_close_with_invalid_limit_setting_returns_503(self, api, settings):
         settings.OSVI_BULK_LIMIT = "many"
         for wanted in ({"session_ids": ["x"]}, {"filter": {"customer_id": "x"}}):
             response = post(api, **wanted)
@@ -297,35 +297,37 @@ class TestInput:
             (None, ["non_field_errors"], ""),
         ],
     )
-    def test_what_cannot_be_used_is_a_400_that_names_it(self, api, body, errors, named):
+    def test_close_with_invalid_body_returns_400_with_name(self, api, body, errors, named):
         ChatSessionFactory(session_id="x")
         # Python's own JSON, as REST framework's cannot say all of this.
         response = api.post(URL, json.dumps(body), content_type="application/json")
-        told = response.json()
+        answer = response.json()
         assert response.status_code == 400
-        assert (told["code"], told["retryable"]) == ("invalid", False)
-        assert list(told["errors"]) == errors
-        assert named in told["detail"]
+        assert (answer["code"], answer["retryable"]) == ("invalid", False)
+        assert list(answer["errors"]) == errors
+        assert named in answer["detail"]
         assert not CloseJob.objects.exists()
 
-    def test_of_thousands_of_mistakes_a_few_are_told_in_words(self, api):
+    def test_close_with_thousands_of_errors_names_a_few(self, api):
         body = post(api, session_ids=[""] * 5_000).json()
         assert len(body["errors"]["session_ids"]) == 5_000
         assert body["detail"].count("session_ids[") == 10
         assert "unknown4'" in post(api, **{f"unknown{n}": 1 for n in range(99)}).json()["detail"]
 
     @pytest.mark.parametrize("year", ["0001", "9999"])
-    def test_a_moment_that_is_none_elsewhere(self, api, year):
+    def test_filter_with_time_out_of_range_returns_400(self, api, year):
         response = post(api, filter={"started_before": f"{year}-06-30T00:00:00Z"})
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert response.json()["detail"] == "started_before is too far in the past or future."
 
-    def test_a_host_without_time_zones(self, api, settings):
+    def test_filter_without_time_zones_converts_time(self, api, settings):
         settings.USE_TZ = False
         settings.TIME_ZONE = "America/New_York"
         session = ChatSessionFactory(started_at=datetime(2026, 1, 1, 12))  # noqa: DTZ001
         for moment, found in (("17:00:00Z", set()), ("17:00:01Z", {session.session_id})):
-            assert asked(post(api, filter={"started_before": f"2026-01-01T{moment}"})) == found
+            assert (
+                requested_ids(post(api, filter={"started_before": f"2026-01-01T{moment}"})) == found
+            )
 
     @pytest.mark.parametrize(
         ("raw", "content_type", "status", "code"),
@@ -342,20 +344,20 @@ class TestInput:
             (b"x", "multipart/form-data; boundary=x", 415, "unsupported_media_type"),
         ],
     )
-    def test_bodies_that_are_none(self, api, raw, content_type, status, code):
+    def test_close_with_unreadable_body_returns_error(self, api, raw, content_type, status, code):
         response = api.post(URL, raw, content_type=content_type)
         assert (response.status_code, response.json()["code"]) == (status, code)
         assert response.json()["retryable"] is False
 
     @pytest.mark.parametrize("depth", range(400, 1_000, 30))
     @pytest.mark.parametrize("field", ["status", "agent_uuid", "started_before"])
-    def test_nesting_of_any_depth(self, api, depth, field):
+    def test_close_with_nested_body_returns_400(self, api, depth, field):
         raw = '{"filter": {"%s": %s"x"%s}}' % (field, "[" * depth, "]" * depth)  # noqa: UP031
         response = api.post(URL, raw, content_type="application/json")
         assert response.status_code == 400
         assert response.json()["code"] in {"invalid", "parse_error"}
 
-    def test_other_methods(self, api):
+    def test_other_methods_return_405(self, api):
         for method in (api.get, api.put, api.patch, api.delete):
             response = method(URL)
             assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
@@ -369,31 +371,31 @@ class TestPermission:
         return ChatSessionFactory(session_id="x", customer_id="x")
 
     @pytest.mark.parametrize("wanted", WANTED)
-    def test_the_unknown_are_asked_who_they_are(self, wanted):
+    def test_close_anonymous_returns_401(self, wanted):
         response = post(APIClient(), **wanted)
         assert (response.status_code, response.json()["code"]) == (401, "not_authenticated")
 
     @pytest.mark.parametrize("wanted", WANTED)
-    def test_without_the_permission_to_close_it_is_a_403(self, somebody, wanted):
+    def test_close_without_close_permission_returns_403(self, somebody, wanted):
         response = post(somebody("view_chatsession", "view_closejob"), **wanted)
         assert response.status_code == 403
         assert set(response.json()) == {"detail", "code", "retryable"}
         assert response.json()["code"] == "permission_denied"
         assert not CloseJob.objects.exists()
 
-    def test_what_one_may_not_see_one_may_not_choose_by(self, somebody):
+    def test_filter_without_view_permission_returns_403(self, somebody):
         client = somebody("close_chatsession")
         response = post(client, filter={"customer_id": "x"})
         assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
         assert "give the ids" in response.json()["detail"]
         assert post(client, session_ids=["x"]).status_code == 202
 
-    def test_one_may_not_even_count(self, somebody, settings):
+    def test_filter_above_limit_without_view_permission_returns_403(self, somebody, settings):
         settings.OSVI_BULK_LIMIT = 1
         ChatSessionFactory.create_batch(2, customer_id="x")
         assert post(somebody("close_chatsession"), filter={"customer_id": "x"}).status_code == 403
 
-    def test_a_session_cookie_needs_the_csrf_token(self, staff):
+    def test_close_with_session_cookie_requires_csrf_token(self, staff):
         client = APIClient(enforce_csrf_checks=True)
         client.force_login(staff)
         assert post(client, session_ids=["x"]).status_code == 403
@@ -401,7 +403,7 @@ class TestPermission:
 
 @pytest.mark.django_db(transaction=True)
 class TestExecutor:
-    def test_hosts_with_atomic_requests_have_their_jobs_run(self, api, osvi_sandbox, settings):
+    def test_close_with_atomic_requests_runs_job(self, api, osvi_sandbox, settings):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
         session = mirror(osvi_sandbox, summary="Fine.", customer_id="+49")
@@ -409,20 +411,20 @@ class TestExecutor:
         assert api.get(response["Location"]).json()["status"] == "completed"
         assert ChatSession.objects.get(pk=session.pk).summary.text == "Fine."
 
-    def test_where_it_fails_the_job_waits(self, api, settings, caplog):
-        settings.OSVI_EXECUTOR = f"{__name__}.out_of_order"
+    def test_close_if_executor_fails_returns_queued_job(self, api, settings, caplog):
+        settings.OSVI_EXECUTOR = f"{__name__}.failing_executor"
         response = post(api, session_ids=[ChatSessionFactory().session_id])
         assert (response.status_code, response.json()["status"]) == (202, "queued")
         assert "could not be started" in caplog.text
 
 
-def out_of_order(job_id):
+def failing_executor(job_id):
     assert not connection.in_atomic_block
     raise RuntimeError("out of order")
 
 
 @pytest.mark.urls("tests.rest.tenant_urls")
-def test_a_host_may_include_it_below_a_prefix_of_its_own(api):
+def test_close_below_prefix_links_below_prefix(api):
     response = api.post("/acme/chats/sessions/close/", {"session_ids": ["x"]}, format="json")
     url = f"http://testserver/acme/chats/close-jobs/{response.json()['id']}/"
     assert (response["Location"], response.json()["results"]) == (url, f"{url}results/")

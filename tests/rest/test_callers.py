@@ -1,10 +1,11 @@
-"""Callers that are not users of the site, such as stateless tokens, follow their own jobs."""
+"""Tests of callers that are not users of this site, such as stateless tokens."""
 
 from __future__ import annotations
 
 import pytest
 from rest_framework.test import APIClient
 
+from osvi_django.models import CloseJob
 from osvi_django.services.jobs import run_close_job
 from osvi_django.testing import Status
 from tests.callers import IDS, TokenUser
@@ -16,6 +17,7 @@ CLOSE = "/api/osvi/sessions/close/"
 
 
 def client_of(caller):
+    """Return a REST client of this caller."""
     client = APIClient()
     client.force_authenticate(caller)
     return client
@@ -23,7 +25,7 @@ def client_of(caller):
 
 @pytest.mark.parametrize("key", IDS, ids=repr)
 @pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async"}], ids=["bulk", "async"])
-def test_a_token_follows_the_address_that_it_was_given(osvi_sandbox, key, headers):
+def test_token_caller_follows_location_and_retries_job(osvi_sandbox, key, headers):
     session = mirror(osvi_sandbox)
     client = client_of(TokenUser(key))
     url = f"/api/osvi/sessions/{session.session_id}/close/" if headers else CLOSE
@@ -42,7 +44,7 @@ def test_a_token_follows_the_address_that_it_was_given(osvi_sandbox, key, header
 
 
 @pytest.mark.parametrize("ending", ["", "results/", "cancel/", "retry/"])
-def test_a_user_of_the_same_number_does_not_see_a_tokens_job(osvi_sandbox, somebody, staff, ending):
+def test_user_with_same_number_as_token_caller_gets_404(osvi_sandbox, somebody, staff, ending):
     session = mirror(osvi_sandbox)
     token = client_of(TokenUser(staff.pk))
     made = token.post(CLOSE, {"session_ids": [session.session_id]}, format="json")
@@ -52,3 +54,28 @@ def test_a_user_of_the_same_number_does_not_see_a_tokens_job(osvi_sandbox, someb
     assert user.get("/api/osvi/close-jobs/").json()["results"] == []
     theirs = user.post(CLOSE, {"session_ids": [session.session_id]}, format="json")
     assert token.get(theirs["Location"]).status_code == 404
+
+
+@pytest.mark.parametrize("number", IDS)
+def test_token_caller_sees_own_job_and_no_other_caller_does(mirrored, number):
+    ids = [each.session_id for each in (mirrored(), mirrored())]
+    client = client_of(TokenUser(number))
+    made = client.post("/api/osvi/sessions/close/", {"session_ids": ids}, format="json")
+    assert made.status_code == 202, made.content
+    run_close_job(CloseJob.objects.get().pk)
+    job = client.get(made["Location"]).json()
+    assert (job["status"], job["succeeded"]) == ("completed", 2)
+    assert job["created_by"].startswith("TokenUser ")
+    results = client.get(job["results"]).json()["results"]
+    assert [each["outcome"] for each in results] == ["closed", "closed"]
+    assert len(client.get("/api/osvi/close-jobs/").json()["results"]) == 1
+    other = client_of(TokenUser("svc-other"))
+    assert other.get(made["Location"]).status_code == 404
+    assert other.get("/api/osvi/close-jobs/").json()["results"] == []
+
+
+def test_token_caller_finds_job_of_async_close(mirrored):
+    client = client_of(TokenUser("svc-1"))
+    url = f"/api/osvi/sessions/{mirrored().session_id}/close/"
+    made = client.post(url, {}, format="json", headers={"Prefer": "respond-async"})
+    assert (made.status_code, client.get(made["Location"]).status_code) == (202, 200)

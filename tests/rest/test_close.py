@@ -1,4 +1,4 @@
-"""``POST sessions/{session_id}/close/``: what another app sees of a close."""
+"""Tests of ``POST sessions/{session_id}/close/``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from datetime import timedelta
 from urllib.parse import quote
 
 import pytest
+from django.db import transaction
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.test import APIClient
@@ -13,6 +14,7 @@ from rest_framework.test import APIClient
 from osvi_django.database import DatabaseNow
 from osvi_django.exceptions import OSVIError
 from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, SessionSummary
+from osvi_django.rest.views.closing import SessionCloseView
 from osvi_django.testing import Drop, Junk, OddSummary, OSVISandbox, Redirect, Status
 from osvi_django.testing.factories import (
     ChatAgentFactory,
@@ -31,13 +33,8 @@ def close_url(session_id):
     return f"{BASE}{quote(session_id, safe='')}/close/"
 
 
-@pytest.fixture
-def session(osvi_sandbox):
-    return mirror(osvi_sandbox, summary="All is well.")
-
-
 class TestSuccess:
-    def test_it_answers_the_session_its_summary_and_what_changed(self, api, session, staff):
+    def test_close_returns_session_with_summary(self, api, session, staff):
         response = api.post(close_url(session.session_id), {"note": "done"}, format="json")
         assert response.status_code == 200
         stored = ChatSession.objects.get()
@@ -62,18 +59,18 @@ class TestSuccess:
         attempt = CloseAttempt.objects.get()
         assert (attempt.requested_by, attempt.via, attempt.note) == (staff, "rest", "done")
 
-    def test_again_is_the_same_without_a_change(self, api, session, osvi_sandbox):
+    def test_close_twice_returns_same_without_change(self, api, session, osvi_sandbox):
         first = api.post(close_url(session.session_id)).json()
         second = api.post(close_url(session.session_id)).json()
         assert second == first | {"changed": False}
         assert osvi_sandbox.close_requests(session.session_id) == 1
 
-    def test_no_summary_is_null_with_its_reason(self, api, session, osvi_sandbox):
+    def test_close_without_summary_returns_null_and_reason(self, api, session, osvi_sandbox):
         osvi_sandbox.script(session.session_id, OddSummary(None))
         body = api.post(close_url(session.session_id)).json()
         assert (body["summary"], body["summary_status"]) == (None, "not_provided")
 
-    def test_a_session_that_is_not_here_is_closed_by_naming_its_agent(self, api, osvi_sandbox):
+    def test_close_unknown_session_with_agent_closes_it(self, api, osvi_sandbox):
         chat = osvi_sandbox.add_session(agent_uuid="agent_new", summary="Hello.")
         response = api.post(close_url(chat.id), {"agent_uuid": "agent_new"}, format="json")
         assert (response.status_code, response.json()["summary"]) == (200, "Hello.")
@@ -82,33 +79,33 @@ class TestSuccess:
     @pytest.mark.parametrize(
         "odd", ["a/b", "a/close", "ä ö?#%2F", "-", "%00", "emoji 😀", "a..b", "two\nlines"]
     )
-    def test_ids_of_any_kind(self, api, osvi_sandbox, odd):
+    def test_close_with_odd_id_succeeds(self, api, osvi_sandbox, odd):
         session = mirror(osvi_sandbox, summary="All is well.", session_id=odd)
         assert api.post(close_url(odd)).json()["session_id"] == odd
         assert osvi_sandbox.close_requests(session.session_id) == 1
 
     @pytest.mark.django_db(transaction=True)
-    def test_hosts_with_atomic_requests_can_close(self, api, session, settings):
+    def test_close_with_atomic_requests_succeeds(self, api, session, settings):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         assert api.post(close_url(session.session_id)).status_code == 200
         assert ChatSession.objects.get().summary.text == "All is well."
 
 
 class TestUnconfirmed:
-    def test_session_that_is_open_at_osvi_is_closed(self, api, unconfirmed, osvi_sandbox):
+    def test_close_session_open_at_osvi_closes_it(self, api, unconfirmed, osvi_sandbox):
         session = unconfirmed(Drop())
         response = api.post(close_url(session.session_id))
         assert (response.status_code, response.json()["changed"]) == (200, True)
         assert response.json()["status"] == "closed"
         assert osvi_sandbox.closes(session.session_id) == 1
 
-    def test_session_that_is_closed_at_osvi_is_settled(self, api, unconfirmed, osvi_sandbox):
+    def test_close_session_closed_at_osvi_settles_it(self, api, unconfirmed, osvi_sandbox):
         session = unconfirmed(Drop(after_closing=True))
         response = api.post(close_url(session.session_id))
         assert (response.status_code, response.json()["changed"]) == (200, True)
         assert osvi_sandbox.closes(session.session_id) == 1
 
-    def test_session_that_osvi_does_not_tell_of_stays(self, api, unconfirmed, osvi_sandbox):
+    def test_close_if_osvi_fails_leaves_session_unconfirmed(self, api, unconfirmed, osvi_sandbox):
         session = unconfirmed(Drop(after_closing=True))
         osvi_sandbox.script(None, Status(500))
         response = api.post(close_url(session.session_id))
@@ -137,7 +134,9 @@ class TestErrors:
         ],
         ids=repr,
     )
-    def test_osvis_troubles(self, api, session, osvi_sandbox, fault, status, code, retryable):
+    def test_close_osvi_error_returns_matching_status(
+        self, api, session, osvi_sandbox, fault, status, code, retryable
+    ):
         osvi_sandbox.script(session.session_id, fault)
         response = api.post(close_url(session.session_id))
         body = response.json()
@@ -148,23 +147,23 @@ class TestErrors:
         assert body["detail"].endswith((".", "”"))
         assert response.get("Retry-After") == ("7" if retryable else None)
 
-    def test_osvi_being_down(self, api, session, settings):
+    def test_close_osvi_unreachable_returns_503(self, api, session, settings):
         settings.OSVI["default"]["BASE_URL"] = "http://127.0.0.1:1"
         response = api.post(close_url(session.session_id))
         assert (response.status_code, response.json()["code"]) == (503, "unreachable")
         assert (response.json()["retryable"], response["Retry-After"]) == (True, "10")
 
-    def test_throttled_without_a_time_names_one(self, api, session, osvi_sandbox):
+    def test_close_throttled_without_delay_sends_retry_after(self, api, session, osvi_sandbox):
         osvi_sandbox.script(session.session_id, Status(429))
         assert api.post(close_url(session.session_id))["Retry-After"] == "10"
 
-    def test_not_configured(self, api, session, settings):
+    def test_close_not_configured_returns_503(self, api, session, settings):
         settings.OSVI = {}
         response = api.post(close_url(session.session_id))
         assert (response.status_code, response.json()["code"]) == (503, "not_configured")
         assert not response.json()["retryable"]
 
-    def test_under_way(self, api, session):
+    def test_close_in_progress_returns_409_and_attempt(self, api, session):
         later = DatabaseNow() + timedelta(minutes=1)
         ChatSession.objects.update(status="closing", lease_until=later)
         attempt = CloseAttemptFactory(session=session, via="admin")
@@ -177,14 +176,12 @@ class TestErrors:
             True,
         )
 
-    def test_unknown_here(self, api, osvi_sandbox):
+    def test_close_unknown_session_returns_404(self, api, osvi_sandbox):
         response = api.post(close_url("unknown"))
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
         assert "agent_uuid" in response.json()["detail"]
 
-    def test_inside_a_hosts_transaction(self, api, session, osvi_sandbox):
-        from django.db import transaction  # noqa: PLC0415
-
+    def test_close_inside_transaction_returns_503(self, api, session, osvi_sandbox):
         with transaction.atomic():
             response = api.post(close_url(session.session_id))
         assert (response.status_code, response.json()["code"]) == (503, "inside_transaction")
@@ -192,7 +189,7 @@ class TestErrors:
 
 
 class TestPermission:
-    def test_the_unknown_are_asked_who_they_are(self, session, osvi_sandbox):
+    def test_close_anonymous_returns_401(self, session, osvi_sandbox):
         response = APIClient().post(close_url(session.session_id))
         assert response.status_code == 401
         assert response.json()["code"] == "not_authenticated"
@@ -200,7 +197,7 @@ class TestPermission:
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("known", [True, False])
-    def test_without_the_permission_it_is_a_403(
+    def test_close_without_permission_returns_403(
         self, session, osvi_sandbox, django_user_model, grant, known
     ):
         user = django_user_model.objects.create_user("jo", is_staff=True)
@@ -217,12 +214,14 @@ class TestPermission:
         assert osvi_sandbox.requests == []
         assert ChatSession.objects.count() == 1
 
-    def test_whoever_may_close_may_not_therefore_read(self, osvi_sandbox, django_user_model, grant):
+    def test_close_without_view_permission_hides_fields(
+        self, osvi_sandbox, django_user_model, grant
+    ):
         user = grant(django_user_model.objects.create_user("jo"), "close_chatsession")
         client = APIClient()
         client.force_authenticate(user)
         session = mirror(osvi_sandbox, summary="All is well.")
-        told = {
+        expected = {
             "session_id": session.session_id,
             "status": "closed",
             "mode": "ai",
@@ -230,21 +229,23 @@ class TestPermission:
             "summary_status": "stored",
             "changed": True,
         }
-        assert client.post(close_url(session.session_id)).json() == told
-        assert client.post(close_url(session.session_id)).json() == told | {"changed": False}
+        assert client.post(close_url(session.session_id)).json() == expected
+        assert client.post(close_url(session.session_id)).json() == expected | {"changed": False}
         # The summary takes a permission of its own, whatever else is seen.
         client.force_authenticate(grant(user, "view_sessionsummary"))
         seen = client.post(close_url(session.session_id)).json()
-        assert seen == told | {"changed": False, "summary": "All is well."}
+        assert seen == expected | {"changed": False, "summary": "All is well."}
 
-    def test_nobody_learns_of_sessions_without_the_permission(self, session, django_user_model):
+    def test_close_without_permission_hides_whether_session_exists(
+        self, session, django_user_model
+    ):
         client = APIClient()
         client.force_authenticate(django_user_model.objects.create_user("jo"))
         for session_id in (session.session_id, "unknown"):
             response = client.post(close_url(session_id), {"agent_uuid": "x"}, format="json")
             assert response.status_code == 403
 
-    def test_a_session_cookie_needs_the_csrf_token(self, session, staff, osvi_sandbox):
+    def test_close_with_session_cookie_requires_csrf_token(self, session, staff, osvi_sandbox):
         client = APIClient(enforce_csrf_checks=True)
         client.force_login(staff)
         response = client.post(close_url(session.session_id))
@@ -274,7 +275,7 @@ class TestInput:
             ("text", "dictionary"),
         ],
     )
-    def test_what_cannot_be_used_is_a_400_that_names_it(
+    def test_close_with_invalid_body_returns_400_with_name(
         self, api, session, osvi_sandbox, body, named
     ):
         response = api.post(close_url(session.session_id), body, format="json")
@@ -293,19 +294,21 @@ class TestInput:
             (b"x", "text/plain", 415, "unsupported_media_type"),
         ],
     )
-    def test_bodies_that_are_none(self, api, session, raw, content_type, status, code):
+    def test_close_with_unreadable_body_returns_error(
+        self, api, session, raw, content_type, status, code
+    ):
         response = api.post(close_url(session.session_id), raw, content_type=content_type)
         assert (response.status_code, response.json()["code"]) == (status, code)
         assert response.json()["retryable"] is False
 
-    def test_other_methods(self, api, session):
+    def test_other_methods_return_405(self, api, session):
         for method in (api.get, api.put, api.patch, api.delete):
             response = method(close_url(session.session_id))
             assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
 
     @pytest.mark.parametrize("odd", ["a\x00b", "x" * 256, "\x00", ".."])
     @pytest.mark.parametrize("agent", [{}, {"agent_uuid": "agent"}])
-    def test_ids_that_cannot_be_ids(self, api, osvi_sandbox, odd, agent):
+    def test_close_with_invalid_id_returns_error(self, api, osvi_sandbox, odd, agent):
         response = api.post(close_url(odd), agent, format="json")
         expected = (400, "invalid") if agent else (404, "not_found")
         assert (response.status_code, response.json()["code"]) == expected
@@ -315,10 +318,11 @@ class TestInput:
 @pytest.mark.parametrize("prefer", [{}, {"Prefer": "respond-async"}], ids=["wait", "async"])
 @pytest.mark.parametrize("via", ["close", "support"])
 class TestAccounts:
-    """The account is that of the agent, and one that is named must be one of this site's."""
+    """A close uses the account of the agent; a named account must be configured."""
 
     @pytest.fixture
-    def osvis(self, osvi_sandbox, settings):
+    def two_sandboxes(self, osvi_sandbox, settings):
+        """Configure a second account with its own sandbox."""
         with OSVISandbox(token="token-of-another") as there:
             other = {"API_TOKEN": "token-of-another", "BASE_URL": there.url}
             settings.OSVI = {**settings.OSVI, "other": other}
@@ -337,8 +341,8 @@ class TestAccounts:
         return _close
 
     @pytest.mark.parametrize("named", [{}, {"account": "other"}])
-    def test_it_is_the_one_that_knows_the_agent(self, api, osvis, close, named):
-        here, there = osvis
+    def test_close_with_known_agent_uses_its_account(self, api, two_sandboxes, close, named):
+        here, there = two_sandboxes
         agent = ChatAgentFactory(account="other", uuid="agent_b")
         chat = there.add_session(agent_uuid="agent_b", summary="Of other.")
         assert close(api, chat.id, agent_uuid="agent_b", **named).status_code in {200, 202}
@@ -346,61 +350,59 @@ class TestAccounts:
         assert ChatAgent.objects.get() == agent
         assert here.requests == []
 
-    def test_of_a_new_agent_it_is_named(self, api, osvis, close):
-        chat = osvis[1].add_session(agent_uuid="agent_new", summary="Of other.")
+    def test_close_with_new_agent_uses_named_account(self, api, two_sandboxes, close):
+        chat = two_sandboxes[1].add_session(agent_uuid="agent_new", summary="Of other.")
         named = {"agent_uuid": "agent_new", "account": "other"}
         assert close(api, chat.id, **named).status_code in {200, 202}
         assert ChatAgent.objects.get().account == "other"
 
     @pytest.mark.parametrize("account", ["nobody's", "", 5, None, ["other"], "\x00"], ids=repr)
-    def test_one_that_is_not_there_is_a_400_that_names_it(self, api, osvis, close, account):
+    def test_close_with_unknown_account_returns_400(self, api, two_sandboxes, close, account):
         session = ChatSessionFactory()
         for session_id in (session.session_id, "unknown"):
             response = close(api, session_id, agent_uuid=session.agent.uuid, account=account)
             assert (response.status_code, list(response.json()["errors"])) == (400, ["account"])
             assert response.json()["detail"].startswith("account: ")
-        assert [osvi.requests for osvi in osvis] == [[], []]
+        assert [osvi.requests for osvi in two_sandboxes] == [[], []]
 
-    def test_another_than_a_known_sessions_is_a_400_that_names_it(self, api, osvis, close):
+    def test_close_with_other_account_than_session_returns_400(self, api, two_sandboxes, close):
         session = ChatSessionFactory(agent__uuid="agent_a")
         response = close(api, session.session_id, agent_uuid="agent_a", account="other")
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert "account" in response.json()["detail"]
-        assert [osvi.requests for osvi in osvis] == [[], []]
+        assert [osvi.requests for osvi in two_sandboxes] == [[], []]
         assert ChatAgent.objects.count() == 1
 
-    def test_nobody_learns_of_accounts_without_the_permission(self, somebody, osvis, close):
+    def test_close_without_permission_hides_accounts(self, somebody, two_sandboxes, close):
         named = {"agent_uuid": "agent_a", "account": "nobody's"}
         assert close(somebody("view_chatsession"), "unknown", **named).status_code == 403
 
 
-class TestHostsSettings:
-    def test_a_hosts_own_exception_handler_changes_nothing_here(self, api, settings):
-        settings.REST_FRAMEWORK = {"EXCEPTION_HANDLER": f"{__name__}.hosts_own_handler"}
+class TestHostSettings:
+    def test_close_with_exception_handler_of_host_does_not_use_it(self, api, settings):
+        settings.REST_FRAMEWORK = {"EXCEPTION_HANDLER": f"{__name__}.failing_exception_handler"}
         assert api.post(close_url("unknown")).json()["code"] == "not_found"
 
-    def test_a_hosts_throttle_is_a_429_that_may_be_retried(self, api, monkeypatch, osvi_sandbox):
-        from osvi_django.rest.views.closing import SessionCloseView  # noqa: PLC0415
-
-        monkeypatch.setattr(SessionCloseView, "throttle_classes", [Never])
+    def test_close_with_throttle_of_host_returns_retryable_429(
+        self, api, monkeypatch, osvi_sandbox
+    ):
+        monkeypatch.setattr(SessionCloseView, "throttle_classes", [ClosedThrottle])
         response = api.post(close_url("unknown"))
         assert (response.status_code, response.json()["code"]) == (429, "throttled")
         assert (response.json()["retryable"], response["Retry-After"]) == (True, "3")
 
     @pytest.mark.parametrize("detail", [{"message": "x"}, ["a"], {"detail": ["x"]}], ids=repr)
-    def test_a_hosts_own_authentication_may_say_anything(
+    def test_close_with_authentication_of_host_returns_401(
         self, api, monkeypatch, osvi_sandbox, detail
     ):
-        from osvi_django.rest.views.closing import SessionCloseView  # noqa: PLC0415
-
-        monkeypatch.setattr(Odd, "detail", detail)
-        monkeypatch.setattr(SessionCloseView, "authentication_classes", [Odd])
+        monkeypatch.setattr(OddAuthentication, "detail", detail)
+        monkeypatch.setattr(SessionCloseView, "authentication_classes", [OddAuthentication])
         response = APIClient().post(close_url("unknown"))
         assert (response.status_code, response.json()["code"]) == (401, "authentication_failed")
         assert response.json()["detail"] == "Incorrect authentication credentials."
 
     @pytest.mark.urls("tests.rest.tenant_urls")
-    def test_a_host_may_include_it_below_a_prefix_of_its_own(self, api, session, osvi_sandbox):
+    def test_close_below_prefix_links_below_prefix(self, api, session, osvi_sandbox):
         url = f"/acme/chats/sessions/{session.session_id}/"
         osvi_sandbox.script(session.session_id, Drop())
         attempt = api.post(f"{url}close/").json()["attempt"]
@@ -409,35 +411,31 @@ class TestHostsSettings:
         assert api.get(url).json()["status"] == "unconfirmed"
         assert api.post(f"{url}recover/").json()["settled"] == "reopened"
 
-    def test_a_bug_of_the_host_stays_one(self, api, monkeypatch, osvi_sandbox):
-        from osvi_django.rest.views.closing import SessionCloseView  # noqa: PLC0415
-
-        monkeypatch.setattr(SessionCloseView, "throttle_classes", [Buggy])
+    def test_close_with_bug_of_host_raises_it(self, api, monkeypatch, osvi_sandbox):
+        monkeypatch.setattr(SessionCloseView, "throttle_classes", [BuggyThrottle])
         with pytest.raises(ZeroDivisionError):
             api.post(close_url("unknown"))
 
     @pytest.mark.parametrize(("was_sent", "status"), [(None, 502), (False, 503)])
-    def test_error_with_a_code_of_the_hosts_own_has_a_status(
+    def test_close_with_error_code_of_host_has_status(
         self, api, monkeypatch, osvi_sandbox, was_sent, status
     ):
-        from osvi_django.rest.views.closing import SessionCloseView  # noqa: PLC0415
-
-        monkeypatch.setattr(SessionCloseView, "throttle_classes", [Unheard])
-        monkeypatch.setattr(OutOfHours, "was_sent", was_sent)
+        monkeypatch.setattr(SessionCloseView, "throttle_classes", [RaisingThrottle])
+        monkeypatch.setattr(HostError, "was_sent", was_sent)
         response = api.post(close_url("unknown"))
         assert (response.status_code, response.json()["code"]) == (status, "out_of_hours")
 
 
-class OutOfHours(OSVIError):
+class HostError(OSVIError):
     code = "out_of_hours"
 
 
-class Unheard:
+class RaisingThrottle:
     def allow_request(self, request, view):
-        raise OutOfHours
+        raise HostError
 
 
-class Odd(BaseAuthentication):
+class OddAuthentication(BaseAuthentication):
     detail = None
 
     def authenticate(self, request):
@@ -447,16 +445,16 @@ class Odd(BaseAuthentication):
         return "Odd"
 
 
-class Buggy:
+class BuggyThrottle:
     def allow_request(self, request, view):
         return 1 / 0
 
 
-def hosts_own_handler(exc, context):
+def failing_exception_handler(exc, context):
     raise AssertionError("not for these views")
 
 
-class Never:
+class ClosedThrottle:
     def allow_request(self, request, view):
         return False
 

@@ -1,4 +1,4 @@
-"""A database that is away, or has no connection left, is a 503 that says so."""
+"""Tests of REST when the database is away or has no free connection."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ pytestmark = pytest.mark.django_db(transaction=True)
 AWAY = OperationalError("too many connections for role a-secret")
 
 
-def told(answer):
+def error_of(answer):
+    """Return status, code, whether it may be retried, and whether Retry-After is set."""
     assert "secret" not in answer.content.decode()
     body = answer.json()
     return answer.status_code, body["code"], body["retryable"], "Retry-After" in answer.headers
 
 
-def test_a_list_can_be_read_again(api):
+def test_list_if_database_is_away_returns_retryable_503(api):
     with refused(lambda sql, _params: "osvi_django_chatsession" in sql, AWAY):
-        assert told(api.get("/api/osvi/sessions/")) == (503, "database_away", True, True)
+        assert error_of(api.get("/api/osvi/sessions/")) == (503, "database_away", True, True)
 
 
-def test_a_close_that_was_not_begun_can_be_repeated(mirrored, osvi_sandbox):
+def test_close_if_database_is_away_before_start_is_retryable(mirrored, osvi_sandbox):
     session = mirrored()
     api = APIClient(headers={"Authorization": f"Basic {b64encode(b'sam:secret').decode()}"})
     with refused(lambda sql, _params: "auth_user" in sql, AWAY):
         answer = api.post(f"/api/osvi/sessions/{session.session_id}/close/")
-    assert told(answer) == (503, "database_away", True, True)
+    assert error_of(answer) == (503, "database_away", True, True)
     assert osvi_sandbox.close_requests(session.session_id) == 0
 
 
-def test_what_may_have_been_done_is_to_be_looked_at(api, mirrored):
+def test_close_if_database_is_away_after_start_is_not_retryable(api, mirrored):
     session = mirrored()
     with refused(lambda sql, _params: "osvi_django_closeattempt" in sql, AWAY):
         answer = api.post(f"/api/osvi/sessions/{session.session_id}/close/")
-    assert told(answer) == (503, "database_away", False, False)
+    assert error_of(answer) == (503, "database_away", False, False)

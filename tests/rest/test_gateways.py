@@ -1,4 +1,4 @@
-"""A page of a firewall in OSVI's place is called what it is, and changes nothing."""
+"""Tests of answers that come from a firewall instead of OSVI."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAGE = b"<html><h1>Blocked</h1></html>"
 
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 422])
 @pytest.mark.parametrize("before", ["active", "dormant"])
-def test_close_that_a_firewall_refuses_leaves_the_session_as_it_was(
+def test_close_refused_by_firewall_leaves_session_unchanged(
     api, mirrored, osvi_sandbox, status, before
 ):
     session = mirrored(status=before)
@@ -26,10 +26,10 @@ def test_close_that_a_firewall_refuses_leaves_the_session_as_it_was(
     response = api.post(f"/api/osvi/sessions/{session.session_id}/close/")
     assert response.status_code == 502
     assert response["Retry-After"]
-    told = response.json()
-    assert (told["code"], told["retryable"]) == ("gateway_refused", True)
-    assert f"(HTTP {status})" in told["detail"]
-    assert "firewall" in told["detail"]
+    error = response.json()
+    assert (error["code"], error["retryable"]) == ("gateway_refused", True)
+    assert f"(HTTP {status})" in error["detail"]
+    assert "firewall" in error["detail"]
     session.refresh_from_db()
     assert (session.status, session.claim) == (before, None)
     # Nothing that a firewall says is asked about, or taken for OSVI's refusal.
@@ -42,7 +42,7 @@ def test_close_that_a_firewall_refuses_leaves_the_session_as_it_was(
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_look_up_that_a_firewall_refuses_changes_nothing(mirrored, osvi_sandbox, status):
+def test_look_up_refused_by_firewall_changes_nothing(mirrored, osvi_sandbox, status):
     session = mirrored(customer_id="+1")
     osvi_sandbox.script(None, Status(status, body=PAGE))
     with pytest.raises(OSVIGatewayRefused):
@@ -52,7 +52,7 @@ def test_look_up_that_a_firewall_refuses_changes_nothing(mirrored, osvi_sandbox,
 
 
 @pytest.mark.parametrize("status", [403, 404, 409, 422])
-def test_pause_that_a_firewall_refuses_closes_nothing(mirrored, osvi_sandbox, status):
+def test_pause_refused_by_firewall_closes_nothing(mirrored, osvi_sandbox, status):
     session = mirrored(customer_id="+1")
     osvi_sandbox.sessions[session.session_id].status = "dormant"
     osvi_sandbox.script(session.session_id, Status(status, body=PAGE))
@@ -62,7 +62,7 @@ def test_pause_that_a_firewall_refuses_closes_nothing(mirrored, osvi_sandbox, st
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_recovery_that_a_firewall_refuses_leaves_it_unconfirmed(unconfirmed, osvi_sandbox, status):
+def test_recovery_refused_by_firewall_leaves_session_unconfirmed(unconfirmed, osvi_sandbox, status):
     session = unconfirmed(Drop(after_closing=True))
     osvi_sandbox.script(None, Status(status, body=PAGE))
     assert recover_session(session).settled is Settled.UNCHANGED
@@ -73,7 +73,7 @@ def test_recovery_that_a_firewall_refuses_leaves_it_unconfirmed(unconfirmed, osv
     assert recover_session(session).settled is Settled.STORED
 
 
-def test_words_that_a_firewall_refused_may_be_sent_again(mirrored, osvi_sandbox):
+def test_tell_refused_by_firewall_can_be_sent_again(mirrored, osvi_sandbox):
     session = mirrored()
     osvi_sandbox.script(session.session_id, Status(403, body=PAGE))
     with pytest.raises(OSVIGatewayRefused):

@@ -1,4 +1,4 @@
-"""``close-jobs/``: looked at, cancelled, tried again, by those who may."""
+"""Tests of ``close-jobs/``: list, show, cancel and retry jobs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db
 LIST = "/api/osvi/close-jobs/"
 READING = ("", "results/")
 WRITING = ("cancel/", "retry/")
-told = []
+started = []
 
 
 def url_of(job, ending=""):
@@ -35,26 +35,26 @@ def results_of(client, job, **query):
     return response.json()["results"]
 
 
-def tell(job_id):
-    told.append(job_id)
+def record_start(job_id):
+    started.append(job_id)
 
 
 @pytest.fixture
-def telling(settings):
-    """An executor that only writes down what it is told."""
-    settings.OSVI_EXECUTOR = f"{__name__}.tell"
-    told.clear()
+def recording_executor(settings):
+    """Use an executor that only records the jobs it should start."""
+    settings.OSVI_EXECUTOR = f"{__name__}.record_start"
+    started.clear()
 
 
 class TestJob:
-    def test_one_that_waits(self, api, job):
+    def test_job_queued_shows_counts_and_retry_after(self, api, job):
         response = api.get(url_of(job))
         body = response.json()
         assert (response.status_code, response["Retry-After"]) == (200, "5")
         assert (body["id"], body["status"], body["note"]) == (job.pk, "queued", "Goodbye")
         assert (body["total"], body["done"], body["created_by"]) == (3, 0, "sam")
 
-    def test_one_that_is_finished(self, api, job, run):
+    def test_job_finished_shows_counts_and_times(self, api, job, run):
         run(job)
         response = api.get(url_of(job))
         body = response.json()
@@ -62,7 +62,7 @@ class TestJob:
         assert body["created_at"] <= body["started_at"] <= body["finished_at"]
         assert "Retry-After" not in response
 
-    def test_one_with_failures(self, api, job, run, osvi_sandbox):
+    def test_job_with_failures_counts_each_kind(self, api, job, run, osvi_sandbox):
         refused, lost, _closed = job.items.all()
         osvi_sandbox.script(refused.requested_session_id, Status(403, errors=["No."]))
         osvi_sandbox.script(lost.requested_session_id, Drop())
@@ -71,7 +71,7 @@ class TestJob:
         counts = [body[name] for name in ("done", "succeeded", "failed", "unconfirmed")]
         assert (body["status"], counts) == ("completed_with_errors", [3, 1, 1, 1])
 
-    def test_one_that_is_paused_says_why_and_when_it_goes_on(self, api, job, run, osvi_sandbox):
+    def test_job_paused_shows_reason_and_resume_time(self, api, job, run, osvi_sandbox):
         osvi_sandbox.token = "another"
         run(job)
         response = api.get(url_of(job))
@@ -80,7 +80,7 @@ class TestJob:
         assert body["resume_at"] > timezone.now().isoformat()
         assert 5 < int(response["Retry-After"]) <= 30
 
-    def test_one_whose_pause_is_over_is_worth_a_look_soon(self, api, job):
+    def test_job_after_pause_sends_short_retry_after(self, api, job):
         CloseJob.objects.update(
             status="paused",
             resume_at=timezone.now() - timedelta(hours=1),
@@ -88,7 +88,7 @@ class TestJob:
         )
         assert api.get(url_of(job))["Retry-After"] == "5"
 
-    def test_one_of_the_hosts_own_code_has_no_name(self, somebody):
+    def test_job_of_host_code_has_no_name(self, somebody):
         job = create_close_job([ChatSessionFactory()])
         assert somebody("view_closejob").get(url_of(job)).json()["created_by"] is None
 
@@ -96,14 +96,14 @@ class TestJob:
         "odd", ["0", "999", "-1", "x", "1.0", "1_0", "9" * 30, "9" * 5_000, "%00", "%FF", "a%2Fb"]
     )
     @pytest.mark.parametrize("ending", [*READING, *WRITING])
-    def test_what_is_not_there_is_a_404(self, api, odd, ending):
+    def test_unknown_job_returns_404(self, api, odd, ending):
         method = api.post if ending in WRITING else api.get
         response = method(f"{LIST}{odd}/{ending}")
         assert response.status_code == 404
         if odd != "a%2Fb":  # no address of ours
             assert (response.json()["code"], response.json()["retryable"]) == ("not_found", False)
 
-    def test_other_methods(self, api, job):
+    def test_other_methods_return_405(self, api, job):
         refused = {
             "": (api.post, api.put, api.patch, api.delete),
             "results/": (api.post, api.delete),
@@ -116,7 +116,7 @@ class TestJob:
                 assert response.json()["code"] == "method_not_allowed"
         assert api.post(LIST).status_code == 405
 
-    def test_a_browser_is_shown_pages(self, staff, job):
+    def test_pages_in_browser_are_html(self, staff, job):
         client = APIClient(headers={"Accept": "text/html"})
         client.force_login(staff)
         for url in (LIST, url_of(job), url_of(job, "results/")):
@@ -124,46 +124,46 @@ class TestJob:
             assert (response.status_code, response["Content-Type"][:9]) == (200, "text/html")
 
 
-class TestTakingUp:
+class TestResume:
     @pytest.fixture(autouse=True)
-    def _telling(self, telling):
-        """Nobody runs anything."""
+    def _recording_executor(self, recording_executor):
+        """Record each job that would be started."""
 
     @pytest.fixture
-    def silent(self, job):
-        """A job whose process is gone."""
+    def stalled(self, job):
+        """Return a running job whose worker has died."""
         CloseJob.objects.update(status="running", heartbeat_at=DatabaseNow() - timedelta(hours=1))
         return job
 
-    def test_what_a_process_left_that_is_gone_goes_on(self, api, silent):
+    def test_get_stalled_job_starts_it_once(self, api, stalled):
         for _time in range(2):
-            assert api.get(url_of(silent)).json()["status"] == "running"
-        assert told == [str(silent.uuid)]
+            assert api.get(url_of(stalled)).json()["status"] == "running"
+        assert started == [str(stalled.uuid)]
 
-    def test_one_that_is_at_work_is_left_alone(self, api, job):
+    def test_get_working_job_starts_nothing(self, api, job):
         CloseJob.objects.update(status="running", heartbeat_at=DatabaseNow())
         api.get(url_of(job))
-        assert told == []
+        assert started == []
 
-    def test_so_is_one_that_is_finished(self, api, silent):
+    def test_get_finished_job_starts_nothing(self, api, stalled):
         CloseJob.objects.update(status="completed", finished_at=timezone.now())
-        api.get(url_of(silent))
-        assert told == []
+        api.get(url_of(stalled))
+        assert started == []
 
-    def test_others_let_nothing_go_on(self, somebody, silent):
-        assert somebody("view_chatsession").get(url_of(silent)).status_code == 404
-        assert told == []
+    def test_get_job_of_others_starts_nothing(self, somebody, stalled):
+        assert somebody("view_chatsession").get(url_of(stalled)).status_code == 404
+        assert started == []
 
     @pytest.mark.django_db(transaction=True)
-    def test_it_is_committed_before_anybody_is_told(self, api, silent, settings):
+    def test_get_stalled_job_with_atomic_requests_runs_it(self, api, stalled, settings):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
-        api.get(url_of(silent))
-        assert api.get(url_of(silent)).json()["status"] == "completed"
+        api.get(url_of(stalled))
+        assert api.get(url_of(stalled)).json()["status"] == "completed"
 
 
 class TestResults:
-    def test_each_session_with_what_became_of_it(self, api, job, run, osvi_sandbox):
+    def test_results_show_outcome_of_each_session(self, api, job, run, osvi_sandbox):
         refused, lost, closed = job.items.all()
         osvi_sandbox.script(refused.requested_session_id, Status(403, errors=["Not yours."]))
         osvi_sandbox.script(lost.requested_session_id, Drop())
@@ -191,7 +191,7 @@ class TestResults:
         )
         assert "All is well." not in api.get(url_of(job, "results/")).content.decode()
 
-    def test_those_that_it_may_not_close(self, api, job, run, staff):
+    def test_results_without_close_permission_say_not_allowed(self, api, job, run, staff):
         staff.user_permissions.clear()
         run(job)
         assert {(each["outcome"], each["code"]) for each in results_of(api, job)} == {
@@ -199,7 +199,7 @@ class TestResults:
         }
 
     @pytest.mark.parametrize("outcome", CloseJobItem.Outcome.values)
-    def test_by_outcome(self, api, job, outcome):
+    def test_results_with_outcome_filter_show_matches(self, api, job, outcome):
         chosen = job.items.all()[1]
         CloseJobItem.objects.update(outcome="waiting" if outcome != "waiting" else "closed")
         CloseJobItem.objects.filter(pk=chosen.pk).update(outcome=outcome)
@@ -208,12 +208,12 @@ class TestResults:
         ]
 
     @pytest.mark.parametrize("outcome", ["lost", "a\x00", "\ud800"])
-    def test_by_an_outcome_that_there_is_not(self, api, job, outcome):
+    def test_results_with_unknown_outcome_return_400(self, api, job, outcome):
         response = api.get(url_of(job, "results/"), {"outcome": outcome.encode("utf-8", "replace")})
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert list(response.json()["errors"]) == ["outcome"]
 
-    def test_in_the_order_of_the_request_page_by_page(self, api):
+    def test_results_pages_keep_order_of_request(self, api):
         ids = [f"unknown {number}" for number in (3, 1, 2, 5, 4)]
         body = api.post("/api/osvi/sessions/close/", {"session_ids": ids}, format="json").json()
         create_close_job(["another"])
@@ -227,21 +227,21 @@ class TestResults:
 
     @pytest.mark.parametrize("position", ["abc", "-1", "1.5", "\uff19", "9" * 19, "2026-01-01", ""])
     @pytest.mark.parametrize("ending", ["", "results/"])
-    def test_a_cursor_that_makes_no_sense_is_a_400(self, api, job, position, ending):
+    def test_lists_with_invalid_cursor_return_400(self, api, job, position, ending):
         cursor = b64encode(f"p={position}".encode()).decode()
         url = url_of(job, ending) if ending else LIST
         response = api.get(url, {"cursor": cursor})
         assert (response.status_code, list(response.json()["errors"])) == (400, ["cursor"])
 
-    def test_of_a_job_of_none_there_are_none(self, api, staff):
+    def test_results_of_empty_job_are_empty(self, api, staff):
         assert results_of(api, create_close_job([], requested_by=staff)) == []
 
-    def test_a_page_has_an_end(self, api, staff):
+    def test_results_page_size_is_bounded(self, api, staff):
         job = create_close_job([f"x{number}" for number in range(201)], requested_by=staff)
         assert len(results_of(api, job, page_size=200)) == 200
         assert len(results_of(api, job)) == 50
 
-    def test_the_queries_do_not_grow_with_the_rows(self, staff, django_assert_num_queries):
+    def test_results_with_many_items_cost_same_queries(self, staff, django_assert_num_queries):
         for number in (1, 30):
             ids = [f"x{each}" for each in range(number)]
             job = create_close_job([*ids, ChatSessionFactory()], requested_by=staff)
@@ -254,7 +254,7 @@ class TestResults:
 
 
 class TestList:
-    def test_newest_first_page_by_page(self, api, staff):
+    def test_list_pages_are_newest_first(self, api, staff):
         keys = [create_close_job(["x"], requested_by=staff).pk for _number in range(7)]
         first = api.get(LIST, {"page_size": 5}).json()
         assert [each["id"] for each in first["results"]] == keys[:1:-1]
@@ -263,16 +263,16 @@ class TestList:
         assert second["next"] is None
         assert len(api.get(second["previous"]).json()["results"]) == 5
 
-    def test_what_would_be_ignored_is_a_400_that_names_it(self, api, job):
+    def test_lists_with_unknown_parameter_return_400_with_name(self, api, job):
         for url in (LIST, url_of(job, "results/")):
             response = api.get(url, {"status": "running", "page_size": 1})
             assert (response.status_code, response.json()["code"]) == (400, "invalid")
             assert "'status' is unknown" in response.json()["detail"]
 
-    def test_each_is_what_its_own_address_shows(self, api, job):
+    def test_list_shows_same_fields_as_job(self, api, job):
         assert api.get(LIST).json()["results"] == [api.get(url_of(job)).json()]
 
-    def test_the_queries_do_not_grow_with_the_rows(self, staff, django_assert_num_queries):
+    def test_list_with_many_jobs_costs_same_queries(self, staff, django_assert_num_queries):
         for _time in range(2):
             for _number in range(10):
                 create_close_job(["x"], requested_by=staff)
@@ -285,7 +285,7 @@ class TestList:
 
 class TestPermission:
     @pytest.mark.parametrize("ending", [*READING, *WRITING])
-    def test_the_unknown_are_asked_who_they_are(self, job, ending):
+    def test_jobs_anonymous_return_401(self, job, ending):
         client = APIClient()
         method = client.post if ending in WRITING else client.get
         assert method(url_of(job, ending)).status_code == 401
@@ -293,7 +293,7 @@ class TestPermission:
 
     @pytest.mark.parametrize("ending", [*READING, *WRITING])
     @pytest.mark.parametrize("may", [(), ("view_chatsession", "close_chatsession")])
-    def test_others_jobs_are_not_there(self, somebody, job, ending, may):
+    def test_job_of_others_returns_404(self, somebody, job, ending, may):
         client = somebody(*may)
         method = client.post if ending in WRITING else client.get
         response = method(url_of(job, ending))
@@ -302,21 +302,21 @@ class TestPermission:
         job.refresh_from_db()
         assert job.status == "queued"
 
-    def test_who_may_see_all_jobs_sees_others(self, somebody, job):
+    def test_job_of_others_with_view_permission_is_shown(self, somebody, job):
         client = somebody("view_closejob")
         assert client.get(url_of(job)).json()["id"] == job.pk
         assert len(results_of(client, job)) == 3
         assert [each["id"] for each in client.get(LIST).json()["results"]] == [job.pk]
 
     @pytest.mark.parametrize("ending", WRITING)
-    def test_but_decides_only_with_the_permission_to_close(self, somebody, job, run, ending):
+    def test_actions_with_view_permission_only_return_403(self, somebody, job, run, ending):
         response = somebody("view_closejob").post(url_of(job, ending))
         assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
         assert response.json().keys() == {"detail", "code", "retryable"}
         assert somebody("close_chatsession").post(url_of(job, "cancel/")).status_code == 200
 
     @pytest.mark.parametrize("ending", [*READING, *WRITING])
-    def test_drafts_are_never_shown(self, api, staff, grant, ending):
+    def test_draft_job_returns_404(self, api, staff, grant, ending):
         grant(staff, "view_closejob")
         draft = create_close_job([ChatSessionFactory()], requested_by=staff, draft=True)
         method = api.post if ending in WRITING else api.get
@@ -327,7 +327,7 @@ class TestPermission:
 
 
 class TestCancel:
-    def test_what_was_not_begun_is_given_up(self, api, job, run, osvi_sandbox):
+    def test_cancel_waiting_job_stops_it(self, api, job, run, osvi_sandbox):
         response = api.post(url_of(job, "cancel/"))
         body = response.json()
         assert (response.status_code, body["status"]) == (200, "cancelled")
@@ -337,13 +337,13 @@ class TestCancel:
         assert osvi_sandbox.requests == []
         assert {each["outcome"] for each in results_of(api, job)} == {"cancelled"}
 
-    def test_a_finished_one_stays_so(self, api, job, run):
+    def test_cancel_finished_job_changes_nothing(self, api, job, run):
         run(job)
         response = api.post(url_of(job, "cancel/"))
         assert (response.status_code, response.json()["status"]) == (200, "completed")
 
     @pytest.mark.parametrize("ending", ["cancel/", "retry/"])
-    def test_a_body_that_asks_for_more_is_a_400(self, api, job, ending):
+    def test_actions_with_unknown_field_return_400(self, api, job, ending):
         response = api.post(url_of(job, ending), {"whatever": 1}, format="json")
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert "'whatever'" in response.json()["detail"]
@@ -351,13 +351,13 @@ class TestCancel:
         assert job.status == "queued"
 
     @pytest.mark.django_db(transaction=True)
-    def test_hosts_with_atomic_requests_can_cancel(self, api, job, settings):
+    def test_cancel_with_atomic_requests_succeeds(self, api, job, settings):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         assert api.post(url_of(job, "cancel/")).json()["status"] == "cancelled"
 
 
 class TestRetry:
-    def test_what_failed_safely_becomes_a_new_job(self, api, job, run, osvi_sandbox, staff):
+    def test_retry_creates_job_of_safe_failures(self, api, job, run, osvi_sandbox, staff):
         refused, lost, _closed = job.items.all()
         osvi_sandbox.script(refused.requested_session_id, Status(403))
         osvi_sandbox.script(lost.requested_session_id, Drop())
@@ -376,16 +376,14 @@ class TestRetry:
             refused.requested_session_id
         ]
 
-    def test_where_nothing_did_it_is_a_400(self, api, job, run):
+    def test_retry_without_safe_failures_returns_400(self, api, job, run):
         run(job)
         response = api.post(url_of(job, "retry/"))
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert "retried" in response.json()["detail"]
         assert CloseJob.objects.count() == 1
 
-    def test_one_that_somebody_else_has_retried_is_theirs_to_see(
-        self, api, somebody, job, run, osvi_sandbox
-    ):
+    def test_retry_created_by_another_user_is_readable(self, api, somebody, job, run, osvi_sandbox):
         osvi_sandbox.script(job.items.first().requested_session_id, Status(403))
         run(job)
         client = somebody("view_closejob", "close_chatsession")
@@ -397,20 +395,20 @@ class TestRetry:
 
 
 @pytest.mark.parametrize("ending", WRITING)
-def test_a_session_cookie_needs_the_csrf_token(staff, job, ending):
+def test_actions_with_session_cookie_require_csrf_token(staff, job, ending):
     client = APIClient(enforce_csrf_checks=True)
     client.force_login(staff)
     assert client.post(url_of(job, ending)).status_code == 403
 
 
-def test_inside_a_hosts_transaction_a_job_is_made_and_waits_for_the_commit(
-    api, osvi_sandbox, telling, django_capture_on_commit_callbacks
+def test_close_inside_transaction_starts_job_after_commit(
+    api, osvi_sandbox, recording_executor, django_capture_on_commit_callbacks
 ):
     session = mirror(osvi_sandbox)
     with django_capture_on_commit_callbacks(execute=True) as callbacks, transaction.atomic():
         response = api.post(
             "/api/osvi/sessions/close/", {"session_ids": [session.session_id]}, format="json"
         )
-        assert (response.status_code, told) == (202, [])
+        assert (response.status_code, started) == (202, [])
     assert len(callbacks) == 1
-    assert told == [str(CloseJob.objects.get(pk=response.json()["id"]).uuid)]
+    assert started == [str(CloseJob.objects.get(pk=response.json()["id"]).uuid)]

@@ -1,4 +1,4 @@
-"""``POST sessions/{session_id}/recover/`` and the attempts that errors link to."""
+"""Tests of ``POST sessions/{session_id}/recover/`` and of the attempts that errors link to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BASE = "/api/osvi/sessions/"
 
 @pytest.fixture
 def lost(unconfirmed):
-    """A session that OSVI closed, and whose answer was lost."""
+    """Create a session that OSVI has closed and whose answer was lost."""
     return unconfirmed(Drop(after_closing=True), summary="All is well.")
 
 
@@ -32,7 +32,7 @@ def recover(client, session):
 
 
 class TestRecover:
-    def test_it_answers_the_session_and_what_became_of_it(self, api, lost, staff):
+    def test_recover_returns_session_and_settlement(self, api, lost, staff):
         response = recover(api, lost)
         body = response.json()
         assert response.status_code == 200
@@ -41,23 +41,23 @@ class TestRecover:
         fetch = ChatSession.objects.get().attempts.first()
         assert (fetch.requested_by, fetch.via) == (staff, "rest")
 
-    def test_what_cannot_be_settled_is_left_and_said(self, api, lost, osvi_sandbox):
+    def test_recover_if_osvi_fails_returns_unchanged(self, api, lost, osvi_sandbox):
         osvi_sandbox.script(None, Status(500))
         body = recover(api, lost).json()
         assert (body["settled"], body["status"]) == ("unchanged", "unconfirmed")
         assert body["detail"].startswith("OSVI")
 
-    def test_a_closed_one_is_left(self, api, osvi_sandbox):
+    def test_recover_closed_session_returns_unchanged(self, api, osvi_sandbox):
         assert recover(api, ClosedSessionFactory()).json()["settled"] == "unchanged"
 
-    def test_a_body_that_asks_for_more_is_a_400(self, api, lost, osvi_sandbox):
+    def test_recover_with_unknown_field_returns_400(self, api, lost, osvi_sandbox):
         asked = len(osvi_sandbox.requests)
         response = api.post(f"{BASE}{lost.session_id}/recover/", {"again": True}, format="json")
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert response.json()["detail"] == "'again' is unknown: leave it out."
         assert len(osvi_sandbox.requests) == asked
 
-    def test_whoever_may_not_see_sessions_learns_what_became_of_it(self, lost, somebody):
+    def test_recover_without_view_permission_hides_fields(self, lost, somebody):
         assert recover(somebody("close_chatsession"), lost).json() == {
             "session_id": lost.session_id,
             "status": "closed",
@@ -68,34 +68,34 @@ class TestRecover:
             "detail": "",
         }
 
-    def test_one_under_way_is_a_409(self, api, lost):
+    def test_recover_in_progress_returns_409(self, api, lost):
         ChatSession.objects.update(status="closing", lease_until=DatabaseNow() + timedelta(hours=1))
         response = recover(api, lost)
         assert (response.status_code, response.json()["code"]) == (409, "close_in_progress")
         assert "attempt" in response.json()
 
-    def test_unknown_here(self, api):
+    def test_recover_unknown_session_returns_404(self, api):
         assert recover(api, ChatSession(session_id="unknown")).status_code == 404
 
     @pytest.mark.parametrize("known", [True, False])
-    def test_without_the_permission_it_is_a_403(self, lost, django_user_model, grant, known):
+    def test_recover_without_permission_returns_403(self, lost, django_user_model, grant, known):
         client = APIClient()
         user = django_user_model.objects.create_user("jo")
         client.force_authenticate(grant(user, "view_chatsession"))
         session = lost if known else ChatSession(session_id="unknown")
         assert recover(client, session).status_code == 403
 
-    def test_without_a_name_it_is_a_401(self, lost):
+    def test_recover_anonymous_returns_401(self, lost):
         assert recover(APIClient(), lost).status_code == 401
 
     @pytest.mark.django_db(transaction=True)
-    def test_hosts_with_atomic_requests_can_recover(self, api, lost, settings):
+    def test_recover_with_atomic_requests_succeeds(self, api, lost, settings):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         assert recover(api, lost).json()["settled"] == "stored"
 
 
 class TestAttempt:
-    def test_it_is_shown_without_the_answer(self, api, staff):
+    def test_attempt_omits_raw_answer(self, api, staff):
         attempt = CloseAttemptFactory(requested_by=staff, note="bye", answer="secret words")
         response = api.get(f"{BASE}{attempt.session.session_id}/attempts/{attempt.pk}/")
         body = response.json()
@@ -103,26 +103,26 @@ class TestAttempt:
         assert (body["kind"], body["outcome"], body["note"]) == ("close", "started", "bye")
         assert "secret" not in response.content.decode()
 
-    def test_the_hosts_own_code_has_no_name(self, api):
+    def test_attempt_of_host_code_has_no_name(self, api):
         attempt = CloseAttemptFactory()
         url = f"{BASE}{attempt.session.session_id}/attempts/{attempt.pk}/"
         assert api.get(url).json()["requested_by"] is None
 
     @pytest.mark.parametrize(
-        ("of", "told"),
+        ("of", "detail"),
         [
             ("another", "This chat session has no such attempt."),
             ("unknown", "This site has no such chat session."),
         ],
     )
-    def test_one_of_another_session_is_a_404(self, api, of, told):
+    def test_attempt_of_another_session_returns_404(self, api, of, detail):
         ChatSessionFactory(session_id="another")
         response = api.get(f"{BASE}{of}/attempts/{CloseAttemptFactory().pk}/")
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
-        assert response.json()["detail"] == told
+        assert response.json()["detail"] == detail
 
     @pytest.mark.parametrize("odd", [0, 10**30])
-    def test_one_that_is_not_there_is_said_in_a_sentence(self, api, odd):
+    def test_unknown_attempt_returns_404_with_detail(self, api, odd):
         response = api.get(f"{BASE}{ChatSessionFactory().session_id}/attempts/{odd}/")
         assert response.status_code == 404
         assert response.json() == {
@@ -131,7 +131,7 @@ class TestAttempt:
             "retryable": False,
         }
 
-    def test_it_takes_the_permission_to_view(self, django_user_model, grant):
+    def test_attempt_without_view_permission_returns_403(self, django_user_model, grant):
         client = APIClient()
         user = django_user_model.objects.create_user("jo")
         client.force_authenticate(grant(user, "close_chatsession"))

@@ -1,4 +1,4 @@
-"""``GET sessions/`` and ``GET sessions/{session_id}/``."""
+"""Tests of ``GET sessions/`` and ``GET sessions/{session_id}/``."""
 
 from __future__ import annotations
 
@@ -19,25 +19,12 @@ pytestmark = pytest.mark.django_db
 LIST = "/api/osvi/sessions/"
 
 
-@pytest.fixture
-def limited(django_user_model, grant):
-    """A client of somebody with no more than these permissions."""
-
-    def _limited(*codenames):
-        client = APIClient()
-        user = django_user_model.objects.create_user("jo", is_staff=True)
-        client.force_authenticate(grant(user, *codenames))
-        return client
-
-    return _limited
-
-
 def ids(response):
     return [session["session_id"] for session in response.json()["results"]]
 
 
 class TestList:
-    def test_newest_first_page_by_page(self, api):
+    def test_list_pages_are_newest_first(self, api):
         days = [stored(f"2026-01-{day:02}T00:00:00Z") for day in range(1, 8)]
         sessions = [ChatSessionFactory(started_at=day) for day in days]
         newest_first = [session.session_id for session in reversed(sessions)]
@@ -48,13 +35,13 @@ class TestList:
         assert second.json()["next"] is None
         assert ids(api.get(second.json()["previous"])) == newest_first[:5]
 
-    def test_sessions_of_one_moment_are_each_listed_once(self, api):
+    def test_list_sessions_with_equal_time_are_listed_once(self, api):
         ChatSessionFactory.create_batch(7, started_at=stored("2026-01-01T00:00:00Z"))
         first = api.get(LIST, {"page_size": 4})
         listed = ids(first) + ids(api.get(first.json()["next"]))
         assert len(set(listed)) == 7
 
-    def test_it_is_filtered(self, api):
+    def test_list_with_filter_shows_matches(self, api):
         agent = ChatAgentFactory(uuid="agent_x")
         wanted = ChatSessionFactory(agent=agent, status="dormant", customer_id="+4917")
         ChatSessionFactory.create_batch(2)
@@ -79,7 +66,7 @@ class TestList:
             ({"customer_id": "x" * 256}, "customer_id"),
         ],
     )
-    def test_a_filter_that_makes_no_sense_is_a_400_that_names_it(self, api, query, named):
+    def test_list_with_invalid_filter_returns_400_with_name(self, api, query, named):
         response = api.get(LIST, query)
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert response.json()["detail"].startswith(f"{named}: ")
@@ -96,13 +83,13 @@ class TestList:
             ({"csrfmiddlewaretoken": "x"}, "'csrfmiddlewaretoken' is unknown: "),
         ],
     )
-    def test_what_would_be_ignored_is_a_400_that_names_it(self, api, query, detail):
+    def test_list_with_unknown_parameter_returns_400_with_name(self, api, query, detail):
         ChatSessionFactory()
         response = api.get(LIST, query)
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert detail in response.json()["detail"]
 
-    def test_a_host_may_choose_formats_by_no_parameter(self, api, settings):
+    def test_list_without_format_override_rejects_format(self, api, settings):
         settings.REST_FRAMEWORK = {"URL_FORMAT_OVERRIDE": None}
         assert api.get(LIST, {"format": "json"}).status_code == 400
         assert api.get(LIST).status_code == 200
@@ -118,21 +105,21 @@ class TestList:
             "p=0001-01-01T00:00:00%2B14:00",
         ],
     )
-    def test_a_cursor_that_makes_no_sense_is_a_400(self, api, position):
+    def test_list_with_invalid_cursor_returns_400(self, api, position):
         cursor = "junk" if position is None else b64encode(position.encode()).decode()
         response = api.get(LIST, {"cursor": cursor})
         assert (response.status_code, list(response.json()["errors"])) == (400, ["cursor"])
 
-    def test_a_page_has_an_end(self, api):
+    def test_list_page_size_is_bounded(self, api):
         ChatSessionFactory.create_batch(201)
         assert len(ids(api.get(LIST, {"page_size": 200}))) == 200
         assert len(ids(api.get(LIST))) == 50
 
-    def test_the_queries_do_not_grow_with_the_rows(self, staff, django_assert_num_queries):
+    def test_list_with_many_sessions_costs_same_queries(self, staff, django_assert_num_queries):
         for _ in range(2):
             ClosedSessionFactory.create_batch(10)
             client = APIClient()
-            # Anew each time: a user remembers what it may.
+            # A new user object each time: it caches its permissions.
             client.force_authenticate(type(staff).objects.get())
             # What the caller may (2), and all the rows.
             with django_assert_num_queries(3):
@@ -140,32 +127,32 @@ class TestList:
 
 
 class TestDetail:
-    def test_it_is_the_session_with_its_summary(self, api):
+    def test_detail_shows_session_and_summary(self, api):
         session = ClosedSessionFactory()
         body = api.get(f"{LIST}{session.session_id}/").json()
         assert (body["session_id"], body["status"]) == (session.session_id, "closed")
         assert (body["summary"], body["summary_status"]) == (session.summary.text, "stored")
 
     @pytest.mark.parametrize("source", ["osvi", "host"])
-    def test_who_wrote_it(self, api, limited, source):
+    def test_detail_summary_source_requires_summary_permission(self, api, somebody, source):
         session = ClosedSessionFactory(summary__source=source)
         url = f"{LIST}{session.session_id}/"
         assert api.get(url).json()["summary_source"] == source
-        assert limited("view_chatsession").get(url).json()["summary_source"] is None
+        assert somebody("view_chatsession").get(url).json()["summary_source"] is None
 
-    def test_why_this_site_wrote_none(self, api):
+    def test_detail_with_failed_summarizer_shows_error(self, api):
         failed = ClosedSessionFactory(
             summary=None, summary_status="lost", summarizer_error="ValueError"
         )
         body = api.get(f"{LIST}{failed.session_id}/").json()
         assert (body["summary_source"], body["summarizer_error"]) == (None, "ValueError")
 
-    def test_an_open_one_has_none_yet(self, api):
+    def test_detail_of_open_session_has_no_summary_yet(self, api):
         body = api.get(f"{LIST}{ChatSessionFactory().session_id}/").json()
         assert (body["summary"], body["summary_status"]) == (None, "pending")
 
     @pytest.mark.parametrize("odd", ["unknown", "a%00b", "x" * 256, "%FF", "a/b", "..%2F.."])
-    def test_what_is_not_here_is_a_404(self, api, odd):
+    def test_detail_of_unknown_session_returns_404(self, api, odd):
         response = api.get(f"{LIST}{odd}/")
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
         assert response.json()["retryable"] is False
@@ -173,18 +160,18 @@ class TestDetail:
 
 class TestPermission:
     @pytest.mark.parametrize("path", ["", "{id}/"])
-    def test_nobody_in_particular_sees_nothing(self, path):
+    def test_sessions_anonymous_return_401(self, path):
         url = LIST + path.format(id=ChatSessionFactory().session_id)
         assert APIClient().get(url).status_code == 401
 
     @pytest.mark.parametrize("path", ["", "{id}/", "unknown/"])
-    def test_without_the_permission_it_is_a_403(self, limited, path):
+    def test_sessions_without_permission_return_403(self, somebody, path):
         url = LIST + path.format(id=ChatSessionFactory().session_id)
-        response = limited("close_chatsession", "view_sessionsummary").get(url)
+        response = somebody("close_chatsession", "view_sessionsummary").get(url)
         assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
 
-    def test_summaries_are_for_those_who_may_read_them(self, limited):
-        client, session = limited("view_chatsession"), ClosedSessionFactory()
+    def test_summary_without_permission_is_null(self, somebody):
+        client, session = somebody("view_chatsession"), ClosedSessionFactory()
         listed = client.get(LIST).json()["results"][0]
         assert (listed["summary"], listed["summary_status"]) == (None, "stored")
         assert client.get(f"{LIST}{session.session_id}/").json()["summary"] is None

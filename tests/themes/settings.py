@@ -1,4 +1,4 @@
-"""Settings of a host project whose admin has the theme that the environment names."""
+"""Settings of a host project with the admin theme in ``OSVI_TEST_THEME``."""
 
 from __future__ import annotations
 

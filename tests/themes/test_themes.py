@@ -1,4 +1,4 @@
-"""The admin's pages under themes and beside packages that hosts have, each in its own process."""
+"""Run the tests of the admin's pages with each theme, in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ THEMES = ("plain", "unfold", "unfold_mixed", "jazzmin", "object_actions", "guard
 
 
 @pytest.mark.parametrize("theme", THEMES)
-def test_every_page_works_with(theme):
+def test_pages_with_theme_work(theme):
     command = [
         sys.executable,
         "-m",

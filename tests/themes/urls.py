@@ -20,7 +20,7 @@ _MIXINS = {
 
 
 def _mixin():
-    """What the theme's documentation says an admin is to be made of."""
+    """Return the base class that the theme's documentation asks for."""
     if settings.THEME not in _MIXINS:
         return type("Nothing", (), {})
     module, name = _MIXINS[settings.THEME]

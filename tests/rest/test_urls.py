@@ -1,4 +1,4 @@
-"""Every address works with and without its final slash, and never by a redirect."""
+"""Tests of the URLs of REST: with and without the final slash, and without redirects."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ ODD_IDS = ["autoclose", "a/close", "close", "sync", "a/close/close", "close-jobs
 
 
 @pytest.mark.parametrize("name", PATHS)
-class TestEach:
-    def test_reverse_gives_the_form_with_the_slash(self, name):
+class TestEachURL:
+    def test_reverse_returns_path_with_slash(self, name):
         values = {"pk": 5, "session_id": "s-1"}
         taken = {key: values[key] for key in values if f"/{values[key]}/" in PATHS[name]}
         assert reverse(f"osvi_django:{name}", kwargs=taken) == BASE + PATHS[name]
 
-    def test_both_forms_lead_to_the_same(self, name):
+    def test_resolve_with_and_without_slash_finds_same_view(self, name):
         slashed, bare = (resolve(BASE + form) for form in (PATHS[name], PATHS[name][:-1]))
         assert slashed.view_name == bare.view_name == f"osvi_django:{name}"
         assert slashed.kwargs == bare.kwargs
         assert slashed.func is bare.func
 
 
-def test_no_address_is_left_out():
+def test_paths_include_every_url_name():
     assert {pattern.name for pattern in urlpatterns if pattern.name} == set(PATHS)
 
 
@@ -57,7 +57,7 @@ def test_no_address_is_left_out():
 @pytest.mark.parametrize(
     "path", ["sessions//", "close-jobs//", "close-jobs/1/foo/", "close-jobs/1/foo"]
 )
-def test_what_is_no_address_is_a_404_in_json(client, method, path):
+def test_unknown_path_returns_404_as_json(client, method, path):
     response = getattr(client, method)(f"{BASE}/{path}")
     assert response.status_code == 404
     assert response.json() == {
@@ -67,14 +67,14 @@ def test_what_is_no_address_is_a_404_in_json(client, method, path):
     }
 
 
-def test_what_begins_otherwise_is_left_to_the_host():
+def test_unknown_path_of_host_is_not_resolved():
     with pytest.raises(Resolver404):
         resolve(f"{BASE}/foo/")
 
 
 @pytest.mark.django_db
 class TestQueryStrings:
-    """What would be left unread is a 400, at each address and for each method."""
+    """An unknown parameter returns 400 at each URL and for each method."""
 
     CALLS = (
         ("get", "sessions/"),
@@ -102,7 +102,7 @@ class TestQueryStrings:
         job = CloseJob.objects.create(requested_by=staff)
         return {"id": attempt.session.session_id, "attempt": attempt.pk, "job": job.pk}
 
-    def test_a_key_that_is_not_known_is_a_400_everywhere(self, api, ids, osvi_sandbox):
+    def test_unknown_parameter_returns_400_at_every_url(self, api, ids, osvi_sandbox):
         for method, path in self.CALLS:
             address = f"{BASE}/{path.format(**ids)}?x=1"
             response = getattr(api, method)(address)
@@ -111,18 +111,18 @@ class TestQueryStrings:
         assert osvi_sandbox.requests == []
         assert ChatSession.objects.get().status == "active"
 
-    def test_a_start_takes_no_wish_from_its_address(self, operator, ids, osvi_sandbox):
+    def test_start_with_query_parameters_returns_400(self, operator, ids, osvi_sandbox):
         body = {"agent_uuid": "a", "customer_id": "+1"}
         for query in ("replace=true", "status=active", "page_size=5"):
             response = operator.post(f"{BASE}/sessions/?{query}", body, format="json")
             assert response.status_code == 400
         assert osvi_sandbox.requests == []
 
-    def test_pages_are_of_lists_alone(self, api, ids):
+    def test_details_with_page_size_return_400(self, api, ids):
         for path in ("sessions/{id}/", "close-jobs/{job}/"):
             assert api.get(f"{BASE}/{path.format(**ids)}?page_size=5").status_code == 400
 
-    def test_what_rest_framework_takes_is_taken(self, api, ids, settings):
+    def test_parameters_of_rest_framework_are_accepted(self, api, ids, settings):
         address = f"{BASE}/sessions/{ids['id']}/"
         assert api.get(f"{address}?format=json").status_code == 200
         assert api.get(f"{address}?version=1").status_code == 400
@@ -136,7 +136,7 @@ class TestQueryStrings:
 
 @pytest.mark.parametrize("name", ["session-close", "session-recover", "session-support"])
 @pytest.mark.parametrize("odd", ODD_IDS)
-def test_an_odd_id_is_found_in_both_forms(name, odd):
+def test_odd_id_resolves_with_and_without_slash(name, odd):
     address = reverse(f"osvi_django:{name}", kwargs={"session_id": odd})
     for form in (address, address[:-1]):
         found = resolve(form.replace("%2F", "/"))
@@ -145,12 +145,12 @@ def test_an_odd_id_is_found_in_both_forms(name, odd):
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("append_slash", [True, False])
-class TestWithoutTheSlash:
+class TestWithoutSlash:
     @pytest.fixture(autouse=True)
     def host(self, settings, append_slash):
         settings.APPEND_SLASH = append_slash
 
-    def test_lists_and_details_are_shown(self, api, staff):
+    def test_lists_and_details_without_slash_are_shown(self, api, staff):
         session = ChatSessionFactory(session_id="autoclose")
         attempt = CloseAttemptFactory(session=session)
         job = CloseJob.objects.create(requested_by=staff)
@@ -168,19 +168,19 @@ class TestWithoutTheSlash:
             assert bare.status_code == slashed.status_code == 200, path
             assert bare.json() == slashed.json()
 
-    def test_a_close_keeps_its_note(self, api, osvi_sandbox):
+    def test_close_without_slash_keeps_note(self, api, osvi_sandbox):
         session = mirror(osvi_sandbox, session_id="autoclose", summary="All is well.")
         response = api.post(f"{BASE}/sessions/autoclose/close", {"note": "Bye"}, format="json")
         assert (response.status_code, response.json()["summary"]) == (200, "All is well.")
         assert CloseAttempt.objects.get(session=session).note == "Bye"
 
-    def test_a_start_starts(self, operator, osvi_sandbox):
+    def test_start_without_slash_starts_session(self, operator, osvi_sandbox):
         body = json.dumps({"agent_uuid": "agent_a", "customer_id": "+4917"})
         response = operator.post(f"{BASE}/sessions", body, content_type="application/json")
         assert response.status_code == 201
         assert response["Location"].endswith(f"/{ChatSession.objects.get().session_id}/")
 
-    def test_many_are_closed_by_a_filter(self, api, osvi_sandbox):
+    def test_bulk_close_without_slash_uses_filter(self, api, osvi_sandbox):
         sessions = [ChatSessionFactory(customer_id=customer) for customer in ("+1", "+2")]
         wanted = {"filter": {"customer_id": "+1"}}
         response = api.post(f"{BASE}/sessions/close", wanted, format="json")

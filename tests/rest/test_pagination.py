@@ -1,4 +1,4 @@
-"""Lists in pages, whatever their rows have in common, and query strings that make no sense."""
+"""Tests of paginated lists and of invalid query strings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem, SupportAction
+from osvi_django.rest.pagination import ByKey
 from osvi_django.rest.urls import urlpatterns
 from osvi_django.services.jobs import create_close_job
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
@@ -22,7 +23,7 @@ MANY = 450
 
 
 def walk(client, url, link="next"):
-    """The pages from here on; fails if they never end."""
+    """Return all pages from this URL on; fail if they do not end."""
     pages = []
     while url:
         page = client.get(url).json()
@@ -48,21 +49,21 @@ def add_sessions(moments):
     )
 
 
-class TestEqualMoments:
+class TestEqualTimes:
     @pytest.mark.parametrize("size", ["200", "113"])
-    def test_sessions_of_one_moment_come_once_each_in_both_directions(self, api, size):
+    def test_sessions_with_equal_time_are_listed_once_in_both_directions(self, api, size):
         add_sessions([NOON] * MANY)
         pages = walk(api, f"{SESSIONS}?page_size={size}")
         assert keys(pages, "session_id") == [f"s{number}" for number in reversed(range(MANY))]
         back = walk(api, pages[-1]["previous"], "previous")
         assert keys([*reversed(back), pages[-1]], "session_id") == keys(pages, "session_id")
 
-    def test_sessions_of_several_moments_come_in_order(self, api):
+    def test_sessions_with_several_times_are_ordered(self, api):
         add_sessions(NOON + timedelta(microseconds=number // 7) for number in range(50))
         pages = walk(api, f"{SESSIONS}?page_size=4")
         assert keys(pages, "session_id") == [f"s{number}" for number in reversed(range(50))]
 
-    def test_actions_of_one_moment_come_once_each_in_both_directions(self, api):
+    def test_actions_with_equal_time_are_listed_once_in_both_directions(self, api):
         session = ChatSessionFactory()
         SupportAction.objects.bulk_create(
             SupportAction(session=session, kind="tell", started_at=NOON) for _number in range(MANY)
@@ -73,7 +74,7 @@ class TestEqualMoments:
         back = walk(api, pages[-1]["previous"], "previous")
         assert keys([*reversed(back), pages[-1]], "id") == wanted
 
-    def test_jobs_of_one_moment_come_once_each(self, api, staff):
+    def test_jobs_with_equal_time_are_listed_once(self, api, staff):
         CloseJob.objects.bulk_create(
             CloseJob(requested_by=staff, created_at=NOON) for _number in range(MANY)
         )
@@ -81,7 +82,7 @@ class TestEqualMoments:
         wanted = CloseJob.objects.order_by("-pk").values_list("pk", flat=True)
         assert keys(pages, "id") == list(wanted)
 
-    def test_results_come_once_each(self, api, staff):
+    def test_results_on_several_pages_are_listed_once(self, api, staff):
         job = CloseJob.objects.create(requested_by=staff)
         CloseJobItem.objects.bulk_create(
             CloseJobItem(job=job, requested_session_id=f"s{number}") for number in range(MANY)
@@ -89,7 +90,7 @@ class TestEqualMoments:
         pages = walk(api, f"{JOBS}{job.pk}/results/?page_size=200")
         assert keys(pages, "session_id") == [f"s{number}" for number in range(MANY)]
 
-    def test_rows_that_go_and_come_meanwhile_disturb_no_other(self, api):
+    def test_rows_added_or_deleted_between_pages_shift_no_others(self, api):
         add_sessions([NOON] * 6)
         first = api.get(SESSIONS, {"page_size": 2}).json()
         ChatSession.objects.filter(session_id__in=["s4", "s3"]).delete()
@@ -97,7 +98,7 @@ class TestEqualMoments:
         second = api.get(first["next"]).json()
         assert keys([second], "session_id") == ["s2", "s1"]
 
-    def test_a_page_that_is_empty_by_now_leads_back(self, api):
+    def test_page_that_became_empty_links_back(self, api):
         add_sessions([NOON] * 4)
         first = api.get(SESSIONS, {"page_size": 2}).json()
         ChatSession.objects.filter(session_id__in=["s0", "s1"]).delete()
@@ -106,7 +107,7 @@ class TestEqualMoments:
         assert keys([api.get(second["previous"]).json()], "session_id") == ["s3"]
 
 
-def test_a_page_size_that_cannot_be_used_is_a_400_that_names_it(api, staff):
+def test_lists_with_invalid_page_size_return_400_with_name(api, staff):
     session, job = ChatSessionFactory(), create_close_job([], requested_by=staff, start=False)
     lists = [
         SESSIONS,
@@ -118,8 +119,8 @@ def test_a_page_size_that_cannot_be_used_is_a_400_that_names_it(api, staff):
     answers = [api.get(lists[0], {"page_size": size}) for size in odd]
     answers += [api.get(url, {"page_size": "1000"}) for url in lists]
     assert {(each.status_code, each.json()["code"]) for each in answers} == {(400, "invalid")}
-    told = {each.json()["detail"] for each in answers}
-    assert told == {"page_size: Use a whole number from 1 to 200."}
+    details = {each.json()["detail"] for each in answers}
+    assert details == {"page_size: Use a whole number from 1 to 200."}
     assert all(api.get(url, {"page_size": "200"}).status_code == 200 for url in lists)
 
 
@@ -129,7 +130,7 @@ class TestCursor:
         add_sessions([NOON] * 5)
         return api.get(SESSIONS, {"page_size": 2}).json()
 
-    def test_a_changed_one_is_a_400_that_names_it(self, api, page):
+    def test_cursor_changed_returns_400_with_name(self, api, page):
         cursor = cursor_of(page)
         for place in range(len(cursor)):
             changed = chr(ord(cursor[place]) ^ 1)
@@ -139,20 +140,20 @@ class TestCursor:
             assert list(response.json()["errors"]) == ["cursor"]
 
     @pytest.mark.parametrize("odd", ["x", "cD1hYmM=", "cj0xJnA9MQ==", ":", "\x00", "é", "🎉" * 99])
-    def test_one_that_was_made_up_is_a_400_that_names_it(self, api, page, odd):
+    def test_cursor_invented_returns_400_with_name(self, api, page, odd):
         response = api.get(SESSIONS, {"cursor": odd})
         assert (response.status_code, list(response.json()["errors"])) == (400, ["cursor"])
 
-    def test_one_of_another_list_is_a_400(self, api, page):
+    def test_cursor_of_another_list_returns_400(self, api, page):
         response = api.get(JOBS, {"cursor": cursor_of(page)})
         assert (response.status_code, list(response.json()["errors"])) == (400, ["cursor"])
 
-    def test_a_link_keeps_the_filters(self, api, page):
+    def test_next_link_keeps_filters(self, api, page):
         url = api.get(SESSIONS, {"page_size": 2, "status": "active"}).json()["next"]
         asked = parse_qs(urlsplit(url).query)
         assert (asked["status"], asked["page_size"]) == (["active"], ["2"])
 
-    def test_a_browser_is_shown_the_links(self, api, page):
+    def test_page_in_browser_shows_links(self, api, page):
         html = api.get(f"{SESSIONS}?page_size=2", headers={"Accept": "text/html"}).content.decode()
         assert "cursor=" in html
 
@@ -168,7 +169,7 @@ class TestQueryStrings:
 
     @pytest.mark.parametrize("key", ["cursor", "page_size", "format"])
     @pytest.mark.parametrize("query", ["{0}=", "{0}", "{0}=%20", "{0}=1&{0}=1", "{0}=&{0}=5"])
-    def test_a_blank_or_repeated_value_is_a_400_that_names_it(self, ask, key, query):
+    def test_parameter_blank_or_repeated_returns_400_with_name(self, ask, key, query):
         response = ask(query.format(key))
         if "format" in query.format(key) and response.status_code == 404:
             return  # REST framework knows no such format
@@ -180,7 +181,7 @@ class TestQueryStrings:
 @pytest.mark.parametrize(
     "query", ["{0}=", "{0}", "{0}=+", "{0}=active&{0}=closed", "{0}=&{0}=active"]
 )
-def test_a_filter_without_one_value_lists_no_sessions(api, key, query):
+def test_session_list_with_blank_or_repeated_filter_returns_400(api, key, query):
     ChatSessionFactory.create_batch(2)
     response = api.get(f"{SESSIONS}?{query.format(key)}")
     assert (response.status_code, list(response.json()["errors"])) == (400, [key])
@@ -188,15 +189,13 @@ def test_a_filter_without_one_value_lists_no_sessions(api, key, query):
 
 
 @pytest.mark.parametrize("query", ["outcome=", "outcome=closed&outcome=rejected"])
-def test_an_outcome_without_one_value_lists_no_results(api, staff, query):
+def test_results_with_blank_or_repeated_outcome_return_400(api, staff, query):
     job = CloseJob.objects.create(requested_by=staff)
     response = api.get(f"{JOBS}{job.pk}/results/?{query}")
     assert (response.status_code, list(response.json()["errors"])) == (400, ["outcome"])
 
 
-def test_every_list_has_pages_of_ours():
-    from osvi_django.rest.pagination import ByKey  # noqa: PLC0415
-
+def test_list_views_use_pagination_by_key():
     views = {pattern.callback.view_class for pattern in urlpatterns}
     lists = [view for view in views if hasattr(view, "pagination_class")]
     assert len(lists) == 4
