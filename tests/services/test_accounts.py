@@ -1,4 +1,4 @@
-"""Two accounts at once: no call carries the other's token, and none goes to the other's address."""
+"""Test two accounts at once: no call carries the other's token or goes to the other's address."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ TOKENS = {"default": "token-of-default", "other": "token-of-another"}
 
 
 @pytest.fixture
-def osvis(settings, transactional_db):
-    """The sandbox of each account, by its name."""
+def sandboxes(settings, transactional_db):
+    """Start a sandbox for each account, and check whom each request went to."""
     with OSVISandbox(token=TOKENS["default"]) as here, OSVISandbox(token=TOKENS["other"]) as there:
         both = {"default": here, "other": there}
         settings.OSVI = {
@@ -45,7 +45,7 @@ def osvis(settings, transactional_db):
         }
         yield both
         for alias, osvi in both.items():
-            assert osvi.requests, "each account is asked for something"
+            assert osvi.requests, "each account is used"
             sent = {request.headers["API-Token"] for request in osvi.requests}
             assert sent == {TOKENS[alias]}
             # Whatever is asked for is the account's own.
@@ -58,33 +58,33 @@ def osvis(settings, transactional_db):
 
 
 @pytest.fixture
-def agents(osvis):
-    """An agent of each account; both have the same UUID, as nothing forbids."""
-    return {alias: ChatAgentFactory(account=alias, uuid="agent_1") for alias in osvis}
+def agents(sandboxes):
+    """Create an agent in each account; both have the same UUID, which is allowed."""
+    return {alias: ChatAgentFactory(account=alias, uuid="agent_1") for alias in sandboxes}
 
 
 @pytest.fixture
-def chats(osvis, agents):
-    """Make so many sessions of each account, in turns."""
+def make_sessions(sandboxes, agents):
+    """Return a function that creates sessions of each account in turn."""
 
     def _chats(number, **fields):
         return [
             mirror(
-                osvis[alias],
+                sandboxes[alias],
                 agent=agents[alias],
                 customer_id=f"{alias}-{index}",
                 summary=f"Of {alias}.",
                 **fields,
             )
             for index in range(number)
-            for alias in osvis
+            for alias in sandboxes
         ]
 
     return _chats
 
 
 def run_all(works, threads=8):
-    """Do all of these in a few threads; raises what one of them raises."""
+    """Run all of these in a few threads; raise the error of the first that fails."""
 
     def run(work):
         try:
@@ -96,39 +96,41 @@ def run_all(works, threads=8):
         return list(pool.map(run, works))
 
 
-def summaries_are_their_own():
+def assert_summaries_match_accounts():
     for session in ChatSession.objects.select_related("agent", "summary"):
         assert session.summary.text == f"Of {session.agent.account}."
 
 
-def test_closes_in_one_thread_take_turns(chats):
-    for session in chats(5):
+def test_close_session_in_one_thread_uses_account_of_each_session(make_sessions):
+    for session in make_sessions(5):
         assert close_session(session).changed
-    summaries_are_their_own()
+    assert_summaries_match_accounts()
 
 
-def test_closes_of_many_threads(chats):
-    run_all([lambda each=each: close_session(each) for each in chats(20)])
-    summaries_are_their_own()
+def test_close_session_in_many_threads_uses_account_of_each_session(make_sessions):
+    run_all([lambda each=each: close_session(each) for each in make_sessions(20)])
+    assert_summaries_match_accounts()
 
 
-def test_sessions_known_by_their_ids_alone(osvis, agents):
-    for alias, osvi in osvis.items():
+def test_close_by_id_with_account_uses_that_account(sandboxes, agents):
+    for alias, osvi in sandboxes.items():
         chat = osvi.add_session(agent_uuid="agent_1", summary=f"Of {alias}.")
         close_session_by_id(chat.id, agent_uuid="agent_1", account=alias)
-    summaries_are_their_own()
+    assert_summaries_match_accounts()
 
 
-def test_a_job(chats):
-    chats(40)
+def test_close_job_uses_account_of_each_session(make_sessions):
+    make_sessions(40)
     job = run_close_job(create_close_job(ChatSession.objects.all(), start=False).pk)
     assert (job.status, job.succeeded) == ("completed", 80)
-    summaries_are_their_own()
+    assert_summaries_match_accounts()
 
 
-def test_a_job_whose_closes_are_refused_and_looked_into(chats, osvis):
-    for session in chats(5):
-        osvi = osvis[session.agent.account]
+def test_close_job_when_closes_are_refused_checks_in_account_of_each_session(
+    make_sessions, sandboxes
+):
+    for session in make_sessions(5):
+        osvi = sandboxes[session.agent.account]
         osvi.sessions[session.session_id].change(status="closed")
         osvi.when_closed = 409
     job = run_close_job(create_close_job(ChatSession.objects.all(), start=False).pk)
@@ -136,11 +138,11 @@ def test_a_job_whose_closes_are_refused_and_looked_into(chats, osvis):
 
 
 @pytest.mark.parametrize("again", [recover_session, close_again])
-def test_recovery(chats, osvis, again):
-    sessions = chats(3)
+def test_recovery_uses_account_of_each_session(make_sessions, sandboxes, again):
+    sessions = make_sessions(3)
     for index, session in enumerate(sessions):
         fault = Drop(after_closing=index % 2 == 0)
-        osvis[session.agent.account].script(session.session_id, fault)
+        sandboxes[session.agent.account].script(session.session_id, fault)
         with pytest.raises(OSVINoAnswer):
             close_session(session)
     run_all([lambda each=each: again(each) for each in sessions])
@@ -148,19 +150,19 @@ def test_recovery(chats, osvis, again):
     assert not ChatSession.objects.filter(status="unconfirmed").exists()
 
 
-def test_looking_up(chats, osvis):
-    chats(20)
+def test_sync_uses_account_of_each_customer(make_sessions, sandboxes):
+    make_sessions(20)
     assert sync_open().looked_up == 40
     works = [
         lambda alias=alias, index=index: sync_customer(f"{alias}-{index}", account=alias)
         for index in range(10)
-        for alias in osvis
+        for alias in sandboxes
     ]
     for found in run_all(works):
         assert len(found) == 1
 
 
-def test_starting_and_operating(osvis, agents):
+def test_support_actions_use_account_of_each_session(sandboxes, agents):
     def talk(alias, index):
         session = start_session(agent_uuid="agent_1", customer_id=f"{alias}-{index}", account=alias)
         assert session.agent.account == alias
@@ -171,13 +173,13 @@ def test_starting_and_operating(osvis, agents):
         take_over(session)
         send_message(session, "I am Sam.")
         hand_back(session)
-        assert osvis[alias].sessions[session.session_id].context == [f"{alias} knows"]
+        assert sandboxes[alias].sessions[session.session_id].context == [f"{alias} knows"]
 
-    run_all([lambda a=alias, i=index: talk(a, i) for index in range(5) for alias in osvis])
+    run_all([lambda a=alias, i=index: talk(a, i) for index in range(5) for alias in sandboxes])
 
 
-def test_all_at_once(chats, osvis):
-    chats(10)
+def test_different_calls_at_once_use_account_of_each_session(make_sessions, sandboxes):
+    make_sessions(10)
     job = create_close_job(ChatSession.objects.filter(customer_id__endswith="-1"), start=False)
     others = list(ChatSession.objects.exclude(customer_id__endswith="-1"))
     works = [lambda: run_close_job(job.pk), sync_open]
@@ -187,21 +189,21 @@ def test_all_at_once(chats, osvis):
     named = {"agent_uuid": "agent_1"}
     works += [
         lambda alias=alias: start_session(**named, customer_id=f"{alias}-new", account=alias)
-        for alias in osvis
+        for alias in sandboxes
     ]
     run_all(works)
     for session in ChatSession.objects.select_related("agent"):
-        assert session.session_id in osvis[session.agent.account].sessions
+        assert session.session_id in sandboxes[session.agent.account].sessions
 
 
-def test_trouble_in_one_is_none_in_the_other(chats, osvis):
-    chats(10)
-    osvis["other"].script(None, *[Status(401)] * 50)
+def test_sync_open_with_trouble_in_one_account_completes_the_other(make_sessions, sandboxes):
+    make_sessions(10)
+    sandboxes["other"].script(None, *[Status(401)] * 50)
     progress = sync_open()
     assert (progress.looked_up, progress.troubles) == (10, {"other": "unauthorized"})
 
 
-def test_a_token_that_rotates_stays_with_its_account(chats, settings):
+def test_callable_token_is_read_once_for_each_close_of_its_account(make_sessions, settings):
     lock, asked = threading.Lock(), []
 
     def token_of(alias):
@@ -214,16 +216,16 @@ def test_a_token_that_rotates_stays_with_its_account(chats, settings):
 
     for alias in TOKENS:
         settings.OSVI[alias]["API_TOKEN"] = token_of(alias)
-    run_all([lambda each=each: close_session(each) for each in chats(10)])
+    run_all([lambda each=each: close_session(each) for each in make_sessions(10)])
     assert sorted(asked) == ["default"] * 10 + ["other"] * 10
 
 
-class TestAnAgentThatIsKnown:
-    """Its sessions go through the account that knows it, whoever names them and however."""
+class TestAccountOfKnownAgent:
+    """Test that the sessions of an agent use the account that knows the agent."""
 
     @pytest.fixture(autouse=True)
-    def _of_other(self, osvis):
-        self.osvis = osvis
+    def agent_of_other_account(self, sandboxes):
+        self.sandboxes = sandboxes
         self.agent = ChatAgentFactory(account="other", uuid="agent_b")
         yield
         sync_customer("default-1")  # as each is asked for something
@@ -231,50 +233,50 @@ class TestAnAgentThatIsKnown:
 
     @pytest.fixture
     def chat(self):
-        return self.osvis["other"].add_session(agent_uuid="agent_b", summary="Of other.")
+        return self.sandboxes["other"].add_session(agent_uuid="agent_b", summary="Of other.")
 
-    def refused(self, ask, words):
+    def assert_refused(self, ask, words):
         with pytest.raises(InvalidInput, match=words) as caught:
             ask()
         assert caught.value.field == "account"
-        assert all(osvi.requests == [] for osvi in self.osvis.values())
+        assert all(osvi.requests == [] for osvi in self.sandboxes.values())
 
     @pytest.mark.parametrize("named", [{}, {"account": "other"}])
-    def test_a_session_is_closed_through_it(self, chat, named):
+    def test_close_by_id_uses_account_of_agent(self, chat, named):
         assert close_session_by_id(chat.id, agent_uuid="agent_b", **named).changed
         assert ChatAgent.objects.get() == self.agent
-        summaries_are_their_own()
+        assert_summaries_match_accounts()
 
     @pytest.mark.parametrize("named", [{}, {"account": "other"}])
-    def test_a_session_is_started_through_it(self, named):
+    def test_start_session_uses_account_of_agent(self, named):
         started = start_session(agent_uuid="agent_b", customer_id="other-1", **named)
         assert started.agent == self.agent
 
-    def test_one_of_the_same_uuid_is_another_accounts_where_that_is_named(self):
+    def test_other_account_for_known_agent_uuid_creates_agent_in_that_account(self):
         started = start_session(agent_uuid="agent_b", customer_id="default-1", account="default")
-        ours = self.osvis["default"].add_session(agent_uuid="agent_b", summary="Of default.")
+        ours = self.sandboxes["default"].add_session(agent_uuid="agent_b", summary="Of default.")
         closed = close_session_by_id(ours.id, agent_uuid="agent_b", account="default")
         assert started.agent.account == closed.session.agent.account == "default"
-        assert self.osvis["other"].requests == []
+        assert self.sandboxes["other"].requests == []
 
-    def test_another_account_than_that_of_a_known_session_is_an_error(self, chat):
-        mirror(self.osvis["default"], session_id="known", agent__uuid="agent_a")
+    def test_close_by_id_with_other_account_than_the_sessions_raises_invalid_input(self, chat):
+        mirror(self.sandboxes["default"], session_id="known", agent__uuid="agent_a")
         for named in ({}, {"agent_uuid": "agent_a"}):
-            self.refused(
+            self.assert_refused(
                 lambda named=named: close_session_by_id("known", account="other", **named),
                 "account is not the account",
             )
 
     @pytest.mark.parametrize("account", ["default", "third"])
-    def test_of_several_none_is_taken_for_meant(self, chat, account):
+    def test_close_by_id_with_agent_in_two_accounts_requires_account(self, chat, account):
         ChatAgentFactory(account=account, uuid="agent_b")
         names = "”, “".join(sorted([account, "other"]))
-        self.refused(lambda: close_session_by_id(chat.id, agent_uuid="agent_b"), names)
+        self.assert_refused(lambda: close_session_by_id(chat.id, agent_uuid="agent_b"), names)
         assert close_session_by_id(chat.id, agent_uuid="agent_b", account="other").changed
-        summaries_are_their_own()
+        assert_summaries_match_accounts()
 
-    def test_a_mistake_once_says_nothing_of_whose_it_is(self, chat):
-        """Whoever names another account with a session makes an agent there, as it was said."""
+    def test_agent_created_in_wrong_account_does_not_make_account_ambiguous(self, chat):
+        """Ignore an agent that a call with the wrong account created."""
         mistaken = ChatAgentFactory(account="default", uuid="agent_b", name="", number=None)
         ChatSessionFactory(agent=mistaken, customer_id="")
         started = start_session(agent_uuid="agent_b", customer_id="other-1")
@@ -282,32 +284,32 @@ class TestAnAgentThatIsKnown:
         result = close_session_by_id(chat.id, agent_uuid="agent_b")
         assert (result.changed, result.summary.text) == (True, "Of other.")
 
-    def test_one_that_only_looks_alike_is_new(self):
-        ours = self.osvis["default"].add_session(agent_uuid="AGENT_B", summary="Of default.")
+    def test_close_by_id_with_agent_uuid_in_other_case_creates_agent(self):
+        ours = self.sandboxes["default"].add_session(agent_uuid="AGENT_B", summary="Of default.")
         assert close_session_by_id(ours.id, agent_uuid="AGENT_B").changed
-        summaries_are_their_own()
+        assert_summaries_match_accounts()
 
-    def test_a_mistaken_account_can_be_corrected(self, chat):
+    def test_close_by_id_with_right_account_corrects_wrong_account(self, chat):
         mistaken = ChatAgentFactory(account="default", uuid="agent_b")
         session = ChatSessionFactory(session_id=chat.id, agent=mistaken, customer_id="")
         CloseAttemptFactory(session=session, outcome="rejected")
         named = {"agent_uuid": "agent_b", "account": "other"}
         assert close_session_by_id(chat.id, **named).session.agent == self.agent
-        summaries_are_their_own()
+        assert_summaries_match_accounts()
 
-    def test_a_corrected_agent_stays_with_the_account_that_was_named(self, chat):
+    def test_close_by_id_with_corrected_agent_keeps_account_given_before(self, chat):
         mirror_by_id(chat.id, agent_uuid="mistyped", account="other")
-        self.osvis["other"].script(chat.id, Status(422))
+        self.sandboxes["other"].script(chat.id, Status(422))
         with pytest.raises(OSVIError, match="did not close"):
             close_session_by_id(chat.id, agent_uuid="mistyped", account="other")
         ChatAgent.objects.filter(uuid="agent_b").delete()
         assert close_session_by_id(chat.id, agent_uuid="agent_b").changed
-        summaries_are_their_own()
+        assert_summaries_match_accounts()
 
 
-class TestAnAccountThatIsNotThere:
+class TestUnknownAccount:
     @pytest.fixture(autouse=True)
-    def _one_account(self, osvi_sandbox, transactional_db):
+    def only_default_account(self, osvi_sandbox, transactional_db):
         self.osvi = osvi_sandbox
         yield
         assert osvi_sandbox.requests == []
@@ -323,27 +325,27 @@ class TestAnAccountThatIsNotThere:
             ),
         ],
     )
-    def test_it_is_said_and_nothing_is_written(self, call):
+    def test_call_with_unknown_account_raises_not_configured(self, call):
         with pytest.raises(OSVINotConfigured, match='no account "nobody"'):
             call()
         assert not ChatAgent.objects.exists()
 
     @pytest.mark.parametrize("act", [close_session, take_over, recover_session])
-    def test_so_it_is_for_a_session_of_one(self, act):
+    def test_call_for_session_of_unknown_account_raises_not_configured(self, act):
         session = ChatSessionFactory(agent__account="nobody")
         with pytest.raises(OSVINotConfigured, match='no account "nobody"'):
             act(session)
         session.refresh_from_db()
         assert session.status == "active"
 
-    def test_no_other_is_taken_in_its_place(self):
+    def test_session_of_unknown_account_is_not_sent_to_another_account(self):
         ChatSessionFactory(agent__account="nobody")
         assert sync_open().troubles == {"nobody": "not_configured"}
         job = run_close_job(create_close_job(ChatSession.objects.all(), start=False).pk)
         assert (job.status, job.paused_by) == ("paused", "not_configured")
         assert [each.detail for each in recover_all()] == []
 
-    def test_a_session_of_another_account_is_not_this_ones(self, settings):
+    def test_mirror_session_with_other_account_raises_invalid_input(self, settings):
         settings.OSVI["other"] = settings.OSVI["default"]
         session = ChatSessionFactory(agent__uuid="a")
         payload = {"id": session.session_id, "status": "active", "customer_id": "+1"}
@@ -351,7 +353,7 @@ class TestAnAccountThatIsNotThere:
             mirror_session(payload, account="other")
 
     @pytest.mark.parametrize("token", [None, "", "two words"])
-    def test_an_account_without_a_token_sends_nothing(self, settings, token):
+    def test_sync_customer_without_usable_token_sends_nothing(self, settings, token):
         settings.OSVI["other"] = {**settings.OSVI["default"], "API_TOKEN": token}
         with pytest.raises((OSVINotConfigured, OSVIError), match="API_TOKEN"):
             sync_customer("+1", account="other")

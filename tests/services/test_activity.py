@@ -1,4 +1,4 @@
-"""When a session was last active: only real changes of it count."""
+"""Test when a session was last active: only real changes of it count."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.django_db
 LONG_AGO = stored("2026-06-04T11:40:00Z")
 
 
-def told(**changes):
-    """A session object of Chat v1 of that time."""
+def session_object(**changes):
+    """Return a session object of Chat v1 that was updated at LONG_AGO."""
     facts = {
         "id": "s1",
         "chat_agent_id": 42,
@@ -57,8 +57,8 @@ def is_recent(moment):
 
 
 @pytest.fixture
-def quiet(mirrored):
-    """A session in which nothing has happened for a week."""
+def make_quiet_session(mirrored):
+    """Return a function that creates a session in which nothing happened for a week."""
 
     def _quiet(**fields):
         week_ago = timezone.now() - timedelta(days=7)
@@ -67,12 +67,12 @@ def quiet(mirrored):
     return _quiet
 
 
-class TestWhatOSVITells:
-    def test_new_session_was_active_when_osvi_says(self):
-        assert active_at(mirror_session(told())) == LONG_AGO
+class TestMirroring:
+    def test_mirror_new_session_uses_time_of_osvi(self):
+        assert active_at(mirror_session(session_object())) == LONG_AGO
 
-    def test_new_session_without_a_moment_is_active_now(self):
-        assert is_recent(active_at(mirror_session(told(updated_at=None))))
+    def test_mirror_new_session_without_time_uses_now(self):
+        assert is_recent(active_at(mirror_session(session_object(updated_at=None))))
 
     @pytest.mark.parametrize(
         "again",
@@ -86,10 +86,10 @@ class TestWhatOSVITells:
             {"metadata": {"context": []}},
         ],
     )
-    def test_look_up_without_news_is_no_activity(self, again):
-        mirror_session(told())
+    def test_mirror_session_without_changes_is_no_activity(self, again):
+        mirror_session(session_object())
         for _time in range(2):
-            assert active_at(mirror_session(told(**again))) == LONG_AGO
+            assert active_at(mirror_session(session_object(**again))) == LONG_AGO
 
     @pytest.mark.parametrize(
         "news",
@@ -102,50 +102,54 @@ class TestWhatOSVITells:
         ],
     )
     @pytest.mark.parametrize("moment", [{}, {"updated_at": None}])
-    def test_changed_fact_is_activity_even_without_a_moment(self, news, moment):
-        mirror_session(told())
-        session = mirror_session(told(**news, **moment))
+    def test_mirror_session_with_changed_field_is_activity_even_without_time(self, news, moment):
+        mirror_session(session_object())
+        session = mirror_session(session_object(**news, **moment))
         moved = active_at(session)
         assert is_recent(moved)
-        assert active_at(mirror_session(told(**news, **moment))) == moved
+        assert active_at(mirror_session(session_object(**news, **moment))) == moved
 
-    def test_session_that_woke_up_is_active(self):
-        mirror_session(told(status="dormant"))
-        assert is_recent(active_at(mirror_session(told())))
+    def test_mirror_session_that_is_active_again_is_activity(self):
+        mirror_session(session_object(status="dormant"))
+        assert is_recent(active_at(mirror_session(session_object())))
 
-    def test_later_moment_of_osvi_is_the_activity(self):
-        mirror_session(told())
-        session = mirror_session(told(updated_at="2026-06-05T00:00:00Z", mode="support"))
+    def test_mirror_session_with_later_time_of_osvi_uses_that_time(self):
+        mirror_session(session_object())
+        session = mirror_session(session_object(updated_at="2026-06-05T00:00:00Z", mode="support"))
         assert active_at(session) == stored("2026-06-05T00:00:00Z")
 
-    def test_activity_never_goes_back(self):
-        session = mirror_session(told())
+    def test_mirror_session_with_earlier_time_of_osvi_keeps_later_activity(self):
+        session = mirror_session(session_object())
         later = timezone.now()
         ChatSession.objects.update(last_activity_at=later)
-        mirror_session(told(updated_at="2026-06-05T00:00:00Z"))
+        mirror_session(session_object(updated_at="2026-06-05T00:00:00Z"))
         assert active_at(session) == later
 
-    def test_start_in_the_legacy_dialect_is_activity(self):
+    def test_mirror_started_in_legacy_dialect_is_activity(self):
         session = mirror_started({"session_id": "s2"}, agent_uuid="agent_1")
         assert is_recent(active_at(session))
 
-    def test_look_up_that_finds_a_session_quiet_is_no_activity(self, quiet, osvi_sandbox):
-        session = quiet(customer_id="carol")
+    def test_sync_customer_when_session_is_dormant_is_no_activity(
+        self, make_quiet_session, osvi_sandbox
+    ):
+        session = make_quiet_session(customer_id="carol")
         before = active_at(session)
         osvi_sandbox.sessions[session.session_id].status = "dormant"
         (found,) = sync_customer("carol")
         assert (found.status, active_at(session)) == ("dormant", before)
 
 
-class TestCloses:
-    def test_close_is_activity(self, quiet):
-        session = quiet()
+class TestClosing:
+    def test_close_session_is_activity(self, make_quiet_session):
+        session = make_quiet_session()
         close_session(session)
         assert is_recent(active_at(session))
 
     @pytest.mark.parametrize("fault", [Status(403, errors=["No."]), Status(401), Status(429)])
-    def test_refused_close_is_no_activity(self, quiet, osvi_sandbox, fault):
-        session = quiet()
+    def test_close_session_when_osvi_refuses_is_no_activity(
+        self, make_quiet_session, osvi_sandbox, fault
+    ):
+        session = make_quiet_session()
         before = active_at(session)
         osvi_sandbox.script(session.session_id, fault)
         with pytest.raises(OSVIError):
@@ -154,8 +158,10 @@ class TestCloses:
         old = {"idle_since": timezone.now() - timedelta(days=6)}
         assert list(select_matching(SessionFilter(**old))) == [session]
 
-    def test_close_in_doubt_and_its_recovery_are_no_activity(self, quiet, osvi_sandbox):
-        session = quiet()
+    def test_close_session_without_answer_and_its_recovery_are_no_activity(
+        self, make_quiet_session, osvi_sandbox
+    ):
+        session = make_quiet_session()
         before = active_at(session)
         osvi_sandbox.script(session.session_id, Drop())
         with pytest.raises(OSVIError):
@@ -179,15 +185,15 @@ class TestCloses:
         (lambda session: receive_message(session, "Hi"), "ai"),
     ],
 )
-def test_support_action_that_is_done_is_activity(quiet, osvi_sandbox, act, mode):
-    session = quiet(mode=mode)
+def test_support_action_that_is_done_is_activity(make_quiet_session, osvi_sandbox, act, mode):
+    session = make_quiet_session(mode=mode)
     osvi_sandbox.sessions[session.session_id].mode = mode
     act(session)
     assert is_recent(active_at(session))
 
 
-def test_support_action_that_was_refused_is_no_activity(quiet, osvi_sandbox):
-    session = quiet()
+def test_support_action_that_osvi_refuses_is_no_activity(make_quiet_session, osvi_sandbox):
+    session = make_quiet_session()
     before = active_at(session)
     osvi_sandbox.script(session.session_id, Status(422, errors=["No."]))
     with pytest.raises(OSVIError):

@@ -1,4 +1,4 @@
-"""Ids of sessions that come from callers and that this database does not know."""
+"""Test session ids that come from callers and that this database does not know."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ SAFE = [VICTIM, VICTIM.upper(), "s-1", "s_1.2~3", "chat:5@shop", "a.b", ".a", "5
 CLOSE = "/api/osvi/sessions/{}/close/"
 
 
-class TestUnsafe:
+class TestUnsafeId:
     @pytest.mark.parametrize("odd", UNSAFE, ids=repr)
-    def test_it_is_refused_and_osvi_is_not_asked(self, osvi_sandbox, odd):
+    def test_close_by_id_with_unsafe_id_raises_invalid_input(self, osvi_sandbox, odd):
         with pytest.raises(InvalidInput) as caught:
             close_session_by_id(odd, agent_uuid="agent_1")
         assert caught.value.field == "session_id"
@@ -79,7 +79,7 @@ class TestUnsafe:
         assert not ChatAgent.objects.exists()
 
     @pytest.mark.parametrize("odd", UNSAFE, ids=repr)
-    def test_it_is_not_mirrored(self, odd):
+    def test_mirror_by_id_with_unsafe_id_raises_invalid_input(self, odd):
         with pytest.raises(InvalidInput):
             mirror_by_id(odd, agent_uuid="agent_1", account="default")
         assert not ChatAgent.objects.exists()
@@ -87,7 +87,7 @@ class TestUnsafe:
     @pytest.mark.parametrize("odd", [odd for odd in UNSAFE if isinstance(odd, str) and odd])
     @pytest.mark.parametrize("body", [{}, {"agent_uuid": "agent_1"}])
     @pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async"}])
-    def test_over_rest_it_is_json_and_nothing_is_closed(
+    def test_rest_close_with_unsafe_id_returns_json_error(
         self, api, osvi_sandbox, odd, body, headers
     ):
         from urllib.parse import quote  # noqa: PLC0415
@@ -99,41 +99,41 @@ class TestUnsafe:
         assert osvi_sandbox.requests == []
         assert not ChatSession.objects.exists()
 
-    def test_in_a_job_it_is_not_found_and_osvi_is_not_asked(self, osvi_sandbox):
+    def test_close_job_with_unsafe_ids_finds_none(self, osvi_sandbox):
         job = create_close_job(UNSAFE[:5])
         run_close_job(job.pk)
         assert set(job.items.values_list("outcome", flat=True)) == {"not_found"}
         assert osvi_sandbox.requests == []
 
-    def test_the_command_does_not_send_it(self, osvi_sandbox, capsys):
+    def test_close_command_with_unsafe_id_sends_nothing(self, osvi_sandbox, capsys):
         with pytest.raises(CommandError, match="Not closed: 1 of 1"):
             call_command("osvi_close", f"x/../{VICTIM}")
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("odd", ["a/b", "x/../y", "two words", "caf\u00e9", "a;b", "a%2e"])
-    def test_one_that_osvi_told_goes_on(self, osvi_sandbox, odd):
+    def test_close_by_id_with_unsafe_id_that_osvi_used_closes_session(self, osvi_sandbox, odd):
         mirror(osvi_sandbox, session_id=odd, agent__uuid="agent_1", summary="Fine.")
         result = close_session_by_id(odd, agent_uuid="agent_1")
         assert result.summary.text == "Fine."
         assert mirror_by_id(odd, agent_uuid="agent_1", account="default") == result.session
 
-    def test_one_that_a_start_was_answered_with_is_mirrored(self):
+    def test_mirror_started_with_unsafe_id_from_osvi_creates_session(self):
         told = {"session_id": "a/b", "started_at": "2026-06-04T11:40:25", "agent_name": "Maya"}
         assert mirror_started(told, agent_uuid="agent_1").session_id == "a/b"
 
 
 @pytest.mark.parametrize("session_id", SAFE)
-def test_a_safe_one_is_closed(osvi_sandbox, session_id):
+def test_close_by_id_with_safe_id_closes_session(osvi_sandbox, session_id):
     osvi_sandbox.add_session(session_id=session_id, agent_uuid="agent_1", summary="Fine.")
     assert close_session_by_id(session_id, agent_uuid="agent_1").summary.text == "Fine."
 
 
-class TestUnknownToOSVI:
-    """A first close of a session that neither this database nor OSVI knows."""
+class TestSessionUnknownToOSVI:
+    """Test the first close of a session that neither this database nor OSVI knows."""
 
     close = staticmethod(partial(close_session_by_id, "s-1", agent_uuid="agent_1"))
 
-    def test_it_leaves_nothing_but_a_line_in_the_log(self, osvi_sandbox, caplog):
+    def test_close_by_id_leaves_only_a_log_line(self, osvi_sandbox, caplog):
         with pytest.raises(SessionNotFound, match="OSVI does not know this chat session either"):
             self.close()
         assert not ChatSession.objects.exists()
@@ -141,27 +141,27 @@ class TestUnknownToOSVI:
         assert not CloseAttempt.objects.exists()
         assert "session 's-1' not closed by attempt" in caplog.text
 
-    def test_over_rest_it_is_a_404(self, api, osvi_sandbox):
+    def test_rest_close_returns_404(self, api, osvi_sandbox):
         response = api.post(CLOSE.format("s-1"), {"agent_uuid": "agent_1"}, format="json")
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
         assert response.json()["retryable"] is False
         assert "OSVI does not know" in response.json()["detail"]
         assert not ChatSession.objects.exists()
 
-    def test_as_the_command_close_it_is_a_404(self, api, osvi_sandbox):
+    def test_rest_support_command_close_returns_404(self, api, osvi_sandbox):
         body = {"command": "close", "agent_uuid": "agent_1"}
         response = api.post("/api/osvi/sessions/s-1/support/", body, format="json")
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
         assert not ChatSession.objects.exists()
 
     @pytest.mark.parametrize("dialect", ["legacy", "v1"])
-    def test_in_both_dialects(self, osvi_sandbox, settings, dialect):
+    def test_close_by_id_in_each_dialect_raises_not_found(self, osvi_sandbox, settings, dialect):
         settings.OSVI["default"]["CLOSE_WITH"] = dialect
         with pytest.raises(SessionNotFound):
             self.close()
         assert not ChatSession.objects.exists()
 
-    def test_an_agent_that_was_here_stays(self, osvi_sandbox):
+    def test_close_by_id_keeps_known_agent(self, osvi_sandbox):
         agent = ChatAgentFactory(uuid="agent_1")
         with pytest.raises(SessionNotFound):
             self.close()
@@ -175,14 +175,14 @@ class TestUnknownToOSVI:
         ],
         ids=repr,
     )
-    def test_one_that_may_be_closed_stays(self, osvi_sandbox, fault, error):
+    def test_close_by_id_without_usable_answer_keeps_session(self, osvi_sandbox, fault, error):
         osvi_sandbox.script("s-1", fault)
         with pytest.raises(error) as caught:
             self.close()
         assert not isinstance(caught.value, SessionNotFound)
         assert ChatSession.objects.get().attempts.count() == 1
 
-    def test_one_that_was_here_before_stays(self, osvi_sandbox, settings):
+    def test_close_by_id_when_session_was_known_keeps_it(self, osvi_sandbox, settings):
         mirror_by_id("s-1", agent_uuid="agent_1", account="default")
         there = settings.OSVI["default"]["BASE_URL"]
         settings.OSVI["default"]["BASE_URL"] = "http://127.0.0.1:9"
@@ -209,14 +209,14 @@ class TestUnknownToOSVI:
             ),
         ],
     )
-    def test_one_that_others_use_by_now_stays(self, osvi_sandbox, use):
+    def test_close_by_id_when_session_is_used_meanwhile_keeps_it(self, osvi_sandbox, use):
         osvi_sandbox.script("s-1", Meanwhile(lambda: use(ChatSession.objects.get())))
         with pytest.raises(SessionNotFound):
             self.close()
         assert ChatSession.objects.get().status == "active"
 
     @pytest.mark.django_db(transaction=True)
-    def test_one_that_osvi_told_of_meanwhile_stays(self, osvi_sandbox):
+    def test_close_by_id_when_session_is_mirrored_meanwhile_keeps_it(self, osvi_sandbox):
         def told():
             ChatSession.objects.update(customer_id="+1555")
 
@@ -226,7 +226,7 @@ class TestUnknownToOSVI:
         assert ChatSession.objects.exists()
 
     @pytest.mark.django_db(transaction=True)
-    def test_its_agent_stays_if_it_has_another_session_by_now(self, osvi_sandbox):
+    def test_close_by_id_when_agent_gets_other_session_meanwhile_keeps_agent(self, osvi_sandbox):
         def another():
             ChatSessionFactory(agent=ChatAgent.objects.get())
 
@@ -235,7 +235,7 @@ class TestUnknownToOSVI:
             self.close()
         assert ChatSession.objects.get().session_id != "s-1"
 
-    def test_whoever_listens_is_told_all_the_same(self, osvi_sandbox):
+    def test_close_by_id_sends_close_failed_signal(self, osvi_sandbox):
         heard = []
 
         def hear(session, error, attempt, **_named):
@@ -249,8 +249,8 @@ class TestUnknownToOSVI:
             session_close_failed.disconnect(hear)
         assert heard == [("s-1", "active", "rejected", True)]
 
-    def test_a_process_that_dies_over_it_leaves_a_claim_that_recovery_settles(self, osvi_sandbox):
-        """Nothing is written down of the refusal without the session being removed."""
+    def test_close_by_id_when_process_dies_leaves_claim_for_recovery(self, osvi_sandbox):
+        """Store the refusal and remove the session in one transaction."""
 
         def is_delete(sql, params):
             return sql.startswith("DELETE")
@@ -264,7 +264,9 @@ class TestUnknownToOSVI:
         session.refresh_from_db()
         assert (session.status, session.attempts.get().outcome) == ("active", "rejected")
 
-    def test_where_it_cannot_be_removed_it_stays(self, osvi_sandbox, caplog):
+    def test_close_by_id_when_session_cannot_be_deleted_keeps_it_and_logs(
+        self, osvi_sandbox, caplog
+    ):
         def is_delete(sql, params):
             return sql.startswith("DELETE")
 
@@ -276,7 +278,7 @@ class TestUnknownToOSVI:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("is_said", [True, False])  # MariaDB's INSERT IGNORE says nothing
-def test_an_agent_that_is_removed_meanwhile_is_made_again(osvi_sandbox, is_said):
+def test_mirror_by_id_when_agent_is_deleted_meanwhile_creates_it_again(osvi_sandbox, is_said):
     agent = ChatAgentFactory(uuid="agent_1")
     removed = []
 
@@ -288,7 +290,9 @@ def test_an_agent_that_is_removed_meanwhile_is_made_again(osvi_sandbox, is_said)
         ChatAgent.objects.filter(pk=agent.pk).delete()
 
     def is_insert(sql, params):
-        return not is_said and len(removed) == 1 and sql.startswith("INSERT") and _once(removed)
+        return (
+            not is_said and len(removed) == 1 and sql.startswith("INSERT") and note_insert(removed)
+        )
 
     osvi_sandbox.add_session(session_id="s-1", agent_uuid="agent_1", summary="Fine.")
     with noticed(is_look, remove), ignored(is_insert):
@@ -300,16 +304,16 @@ def test_an_agent_that_is_removed_meanwhile_is_made_again(osvi_sandbox, is_said)
     assert session.agent_id != agent.pk
 
 
-def _once(removed):
+def note_insert(removed):
     removed.append(None)
     return True
 
 
-class TestUnknownToOSVIAsJob:
-    """The same by a caller that prefers not to wait."""
+class TestSessionUnknownToOSVIInJob:
+    """Test the same with ``Prefer: respond-async``."""
 
     @pytest.fixture(autouse=True)
-    def executor(self, settings):
+    def no_executor(self, settings):
         settings.OSVI_EXECUTOR = None
 
     @staticmethod
@@ -320,7 +324,9 @@ class TestUnknownToOSVIAsJob:
         return run_close_job(response.json()["id"])
 
     @pytest.mark.parametrize("dialect", ["legacy", "v1"])
-    def test_it_leaves_no_session_and_no_agent(self, api, osvi_sandbox, settings, dialect):
+    def test_run_close_job_leaves_no_session_and_no_agent(
+        self, api, osvi_sandbox, settings, dialect
+    ):
         settings.OSVI["default"]["CLOSE_WITH"] = dialect
         job = self.close(api)
         item = job.items.get()
@@ -331,8 +337,10 @@ class TestUnknownToOSVIAsJob:
         assert not ChatSession.objects.exists()
         assert not ChatAgent.objects.exists()
 
-    def test_nor_does_one_that_was_begun_and_left(self, api, osvi_sandbox):
-        """As a process leaves it that found another at work on the session."""
+    def test_run_close_job_with_abandoned_item_leaves_no_session_and_no_agent(
+        self, api, osvi_sandbox
+    ):
+        """Close an item that another worker left in the state "closing"."""
         body, headers = {"agent_uuid": "agent_1"}, {"Prefer": "respond-async"}
         response = api.post(CLOSE.format("s-1"), body, format="json", headers=headers)
         CloseJobItem.objects.update(outcome="closing", claim=uuid.uuid4())
@@ -344,7 +352,7 @@ class TestUnknownToOSVIAsJob:
         assert not ChatSession.objects.exists()
         assert not ChatAgent.objects.exists()
 
-    def test_a_process_that_dies_over_it_leaves_its_item_to_the_next(self, api, osvi_sandbox):
+    def test_run_close_job_when_process_dies_leaves_item_to_next_worker(self, api, osvi_sandbox):
         def is_end(sql, params):
             return sql.startswith("UPDATE") and "not_found" in params
 
@@ -356,28 +364,26 @@ class TestUnknownToOSVIAsJob:
         assert (job.items.get().outcome, job.status) == ("not_found", "completed_with_errors")
         assert osvi_sandbox.close_requests("s-1") == 1
 
-    def test_an_agent_that_was_here_stays(self, api, osvi_sandbox):
+    def test_run_close_job_keeps_known_agent(self, api, osvi_sandbox):
         agent = ChatAgentFactory(uuid="agent_1")
         self.close(api)
         assert ChatAgent.objects.get() == agent
         assert not ChatSession.objects.exists()
 
-    def test_one_that_was_here_before_stays(self, api, osvi_sandbox):
+    def test_run_close_job_keeps_known_session(self, api, osvi_sandbox):
         mirror_by_id("s-1", agent_uuid="agent_1", account="default")
         job = self.close(api)
         assert job.items.get().outcome == "rejected"
         assert ChatSession.objects.get().status == "active"
 
-    def test_one_that_osvi_knows_is_closed_and_stays(self, api, osvi_sandbox):
+    def test_run_close_job_when_osvi_knows_session_closes_it(self, api, osvi_sandbox):
         osvi_sandbox.add_session(session_id="s-1", agent_uuid="agent_1", summary="Fine.")
         assert self.close(api).items.get().outcome == "closed"
         assert ChatSession.objects.get().summary.text == "Fine."
 
 
 @pytest.mark.parametrize("odd", ["a/b", "x/../y", "a?b", "a#b", "a%2eb", "a\\b"])
-def test_an_unsafe_one_among_many_is_not_found_as_a_single_one_without_agent_is(
-    api, osvi_sandbox, settings, odd
-):
+def test_unsafe_id_among_many_and_alone_is_not_found(api, osvi_sandbox, settings, odd):
     settings.OSVI_EXECUTOR = None
     body = {"session_ids": [odd]}
     response = api.post("/api/osvi/sessions/close/", body, format="json")

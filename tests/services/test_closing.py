@@ -1,4 +1,4 @@
-"""The close of one session, as the host's own code sees it, against a sandbox over real HTTP."""
+"""Test the close of one session from Python, against a sandbox over real HTTP."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ Outcome = CloseAttempt.Outcome
 
 @pytest.fixture
 def session(mirrored):
-    """An active session that the sandbox knows as well."""
+    """Create an active session that the sandbox knows as well."""
     return mirrored()
 
 
 @pytest.fixture
-def heard():
-    """What the two signals said, in order."""
+def signals_received():
+    """Return the list of signals that were received, in order."""
     said = []
 
     def hear(signal, sender, **named):
@@ -74,8 +74,8 @@ def heard():
     session_close_failed.disconnect(hear)
 
 
-class TestSuccess:
-    def test_the_summary_is_returned_and_stored(self, session):
+class TestCloseSession:
+    def test_close_session_stores_and_returns_summary(self, session):
         result = close_session(session)
         assert result.summary.text == SUMMARY
         assert result.changed
@@ -85,13 +85,13 @@ class TestSuccess:
         assert stored.closed_at is not None
         assert (stored.claim, stored.lease_until) == (None, None)
 
-    def test_the_session_in_hand_is_up_to_date(self, session):
+    def test_close_session_with_stale_instance_updates_it(self, session):
         stale = ChatSession.objects.get()
         result = close_session(stale)
         assert result.session is stale
         assert stale.status == "closed"
 
-    def test_the_journal_says_who_when_through_which_door_and_what_came(self, session, staff):
+    def test_close_session_stores_attempt_with_requester_via_times_and_answer(self, session, staff):
         before = timezone.now()
         result = close_session(session, requested_by=staff, via="desk", note=" Bye. ")
         attempt = CloseAttempt.objects.get()
@@ -102,20 +102,20 @@ class TestSuccess:
         assert before < attempt.started_at < attempt.answered_at < attempt.finished_at
         assert result.attempt.outcome == Outcome.CLOSED
 
-    def test_updated_at_moves_on(self, session):
+    def test_close_session_changes_updated_at(self, session):
         before = session.updated_at
         close_session(session)
         assert ChatSession.objects.get().updated_at > before
 
     @pytest.mark.parametrize("said", [None, "", " \n", MISSING])
-    def test_no_summary_is_a_fact_of_its_own(self, session, osvi_sandbox, said):
+    def test_close_session_without_summary_stores_not_provided(self, session, osvi_sandbox, said):
         osvi_sandbox.script(session.session_id, OddSummary(said))
         result = close_session(session)
         assert (result.summary, result.changed) == (None, True)
         assert session.summary_status == "not_provided"
         assert not SessionSummary.objects.exists()
 
-    def test_v1_closes_with_the_support_command(self, session, osvi_sandbox, settings):
+    def test_close_session_with_v1_sends_support_command(self, session, osvi_sandbox, settings):
         settings.OSVI["default"]["CLOSE_WITH"] = "v1"
         result = close_session(session)
         assert (result.session.status, result.summary) == ("closed", None)
@@ -123,24 +123,26 @@ class TestSuccess:
         assert request.path.endswith("/support")
         assert request.body == {"command": "close"}
 
-    def test_v1_takes_a_summary_where_there_is_one(self, session, osvi_sandbox, settings):
+    def test_close_session_with_v1_stores_summary_if_there_is_one(
+        self, session, osvi_sandbox, settings
+    ):
         settings.OSVI["default"]["CLOSE_WITH"] = "v1"
         osvi_sandbox.v1_summary = True
         assert close_session(session).summary.text.startswith("The customer asked")
 
-    def test_an_answer_that_no_database_stores_is_made_storable(self, session, osvi_sandbox):
+    def test_close_session_with_unstorable_characters_replaces_them(self, session, osvi_sandbox):
         osvi_sandbox.script(session.session_id, OddSummary("a\x00b\ud800c 😀"))
         assert close_session(session).summary.text == "a\ufffdb\ufffdc 😀"
         assert SessionSummary.objects.get().text == "a\ufffdb\ufffdc 😀"
 
-    def test_the_kept_answer_is_capped_and_whole_characters(self, session, osvi_sandbox):
+    def test_close_session_with_huge_answer_truncates_stored_answer(self, session, osvi_sandbox):
         osvi_sandbox.script(session.session_id, OddSummary("€" * 400_000))
         close_session(session)
         kept = CloseAttempt.objects.get().answer
         assert len(kept.encode()) <= 1_000_000
         assert len(SessionSummary.objects.get().text) == 400_000
 
-    def test_a_summary_that_is_here_already_is_not_replaced_by_none(self, osvi_sandbox):
+    def test_close_session_without_summary_keeps_stored_summary(self, osvi_sandbox):
         session = mirror(osvi_sandbox)
         SessionSummary.objects.create(session=session, text="Written before.")
         osvi_sandbox.script(session.session_id, OddSummary(None))
@@ -148,14 +150,14 @@ class TestSuccess:
         assert result.summary.text == "Written before."
         assert session.summary_status == "stored"
 
-    def test_closed_is_told_after_it_is_stored(self, session, heard):
+    def test_close_session_sends_session_closed_signal(self, session, signals_received):
         result = close_session(session)
-        [(signal, sender, named)] = heard
+        [(signal, sender, named)] = signals_received
         assert (signal, sender) == (session_closed, ChatSession)
         assert (named["session"], named["summary"]) == (session, result.summary)
         assert named["attempt"] == result.attempt
 
-    def test_a_receiver_that_raises_changes_nothing(self, session, caplog):
+    def test_close_session_when_receiver_raises_is_still_closed(self, session, caplog):
         def explode(**named):
             raise RuntimeError("a bug of the host")
 
@@ -167,7 +169,7 @@ class TestSuccess:
         assert ChatSession.objects.get().summary.text
         assert "a bug of the host" in caplog.text
 
-    def test_no_payload_and_no_token_is_logged(self, session, caplog, osvi_sandbox):
+    def test_close_session_logs_no_payload_and_no_token(self, session, caplog, osvi_sandbox):
         caplog.set_level("DEBUG")
         close_session(session, note="A private note.")
         assert session.session_id in caplog.text
@@ -175,8 +177,8 @@ class TestSuccess:
             assert secret not in caplog.text
 
 
-class TestClosedAlready:
-    def test_the_stored_summary_is_returned_and_nobody_is_asked(self, osvi_sandbox):
+class TestCloseClosedSession:
+    def test_close_session_returns_stored_summary_and_sends_nothing(self, osvi_sandbox):
         session = ClosedSessionFactory()
         result = close_session(session)
         assert (result.changed, result.attempt) == (False, None)
@@ -184,18 +186,18 @@ class TestClosedAlready:
         assert osvi_sandbox.requests == []
         assert not CloseAttempt.objects.exists()
 
-    def test_it_needs_no_configuration(self, settings):
+    def test_close_session_without_configuration_succeeds(self, settings):
         del settings.OSVI
         assert not close_session(ClosedSessionFactory()).changed
 
-    def test_a_stale_row_in_hand_makes_no_second_call(self, session, osvi_sandbox):
+    def test_close_session_with_stale_instance_sends_nothing(self, session, osvi_sandbox):
         stale = ChatSession.objects.get()
         close_session(session)
         assert not close_session(stale).changed
         assert osvi_sandbox.close_requests(session.session_id) == 1
 
 
-class TestFailure:
+class TestCloseFailure:
     @pytest.mark.parametrize("status", ["active", "dormant"])
     @pytest.mark.parametrize(
         ("fault", "error", "code"),
@@ -207,7 +209,9 @@ class TestFailure:
             (Status(503, retry_after=7, body=b""), OSVIThrottled, "throttled"),
         ],
     )
-    def test_a_refusal_leaves_the_session_as_it_was(self, osvi_sandbox, fault, error, code, status):
+    def test_close_session_when_refused_keeps_status_and_can_be_repeated(
+        self, osvi_sandbox, fault, error, code, status
+    ):
         session = mirror(osvi_sandbox, status=status)
         osvi_sandbox.script(session.session_id, fault)
         with pytest.raises(error) as caught:
@@ -229,14 +233,16 @@ class TestFailure:
         else:
             assert close_session(session).changed
 
-    def test_osvis_own_words_are_kept_short(self, session, osvi_sandbox):
+    def test_close_session_when_refused_truncates_reason(self, session, osvi_sandbox):
         osvi_sandbox.script(session.session_id, Status(422, errors=["no " * 500]))
         with pytest.raises(OSVIRejected) as caught:
             close_session(session)
         assert CloseAttempt.objects.get().error_reason == caught.value.reason
         assert len(caught.value.reason) == 300
 
-    def test_what_was_not_sent_can_be_closed_later(self, session, osvi_sandbox, settings):
+    def test_close_session_when_not_sent_keeps_status_and_can_be_repeated(
+        self, session, osvi_sandbox, settings
+    ):
         here = settings.OSVI["default"]["BASE_URL"]
         settings.OSVI["default"]["BASE_URL"] = "http://127.0.0.1:1"
         with pytest.raises(OSVIUnreachable):
@@ -258,7 +264,7 @@ class TestFailure:
         ],
         ids=repr,
     )
-    def test_sent_without_an_answer_is_unconfirmed_and_not_repeated(
+    def test_close_session_without_answer_is_unconfirmed_and_not_sent_again(
         self, session, osvi_sandbox, fault
     ):
         osvi_sandbox.script(session.session_id, fault)
@@ -274,7 +280,9 @@ class TestFailure:
         assert CloseAttempt.objects.count() == 1
 
     @pytest.mark.parametrize("fault", [Hang(), Drip(interval=0.1), Drip("headers", interval=0.1)])
-    def test_a_server_that_takes_for_ever_is_given_up(self, session, osvi_sandbox, settings, fault):
+    def test_close_session_with_slow_answer_raises_no_answer_at_deadline(
+        self, session, osvi_sandbox, settings, fault
+    ):
         settings.OSVI["default"] |= {"CONNECT_TIMEOUT": 0.2, "READ_TIMEOUT": 5, "DEADLINE": 0.5}
         osvi_sandbox.script(session.session_id, fault)
         began = timezone.now()
@@ -294,7 +302,9 @@ class TestFailure:
         ],
         ids=repr,
     )
-    def test_an_answer_that_makes_no_sense_is_kept(self, session, osvi_sandbox, fault):
+    def test_close_session_with_unreadable_answer_is_unconfirmed_and_stores_answer(
+        self, session, osvi_sandbox, fault
+    ):
         osvi_sandbox.script(session.session_id, fault)
         with pytest.raises(OSVIBadAnswer):
             close_session(session)
@@ -306,24 +316,28 @@ class TestFailure:
             expected = fault.body.decode(errors="replace").replace("\x00", "\ufffd")
             assert attempt.answer == expected
 
-    def test_failed_is_told_after_it_is_written_down(self, session, osvi_sandbox, heard):
+    def test_close_session_when_refused_sends_close_failed_signal(
+        self, session, osvi_sandbox, signals_received
+    ):
         osvi_sandbox.script(session.session_id, Status(404))
         with pytest.raises(OSVIRejected) as caught:
             close_session(session)
-        [(signal, sender, named)] = heard
+        [(signal, sender, named)] = signals_received
         assert (signal, sender) == (session_close_failed, ChatSession)
         assert (named["session"], named["error"]) == (session, caught.value)
         assert named["attempt"].outcome == Outcome.REJECTED
 
-    def test_nothing_is_told_of_what_was_not_tried(self, osvi_sandbox, heard):
+    def test_close_session_when_nothing_is_tried_sends_no_signal(
+        self, osvi_sandbox, signals_received
+    ):
         close_session(ClosedSessionFactory())
         with pytest.raises(NotAllowed):
             close_session(mirror(osvi_sandbox), requested_by=AnonymousUser())
-        assert heard == []
+        assert signals_received == []
 
 
 class TestNotConfigured:
-    def test_an_unknown_account_is_said_before_anything_is_written(self, osvi_sandbox):
+    def test_close_session_with_unknown_account_stores_no_attempt(self, osvi_sandbox):
         session = mirror(osvi_sandbox, agent__account="emea")
         with pytest.raises(OSVINotConfigured, match="emea") as caught:
             close_session(session)
@@ -331,7 +345,7 @@ class TestNotConfigured:
         assert session.status == "active"
         assert not CloseAttempt.objects.exists()
 
-    def test_a_token_that_cannot_be_read_leaves_the_session_open(
+    def test_close_session_with_failing_token_keeps_session_open(
         self, session, osvi_sandbox, settings
     ):
         def vault():
@@ -344,7 +358,7 @@ class TestNotConfigured:
         assert CloseAttempt.objects.get().outcome == Outcome.NOT_SENT
         assert osvi_sandbox.requests == []
 
-    def test_a_session_goes_through_the_account_of_its_agent(self, osvi_sandbox, settings):
+    def test_close_session_uses_account_of_agent(self, osvi_sandbox, settings):
         with OSVISandbox(token="token-of-emea-16") as emea:
             settings.OSVI["emea"] = {"API_TOKEN": emea.token, "BASE_URL": emea.url}
             assert close_session(mirror(emea, agent__account="emea")).changed
@@ -354,12 +368,14 @@ class TestNotConfigured:
                 assert request.headers["API-Token"] == osvi.token
 
 
-class TestPermission:
-    def test_staff_with_the_permission_may(self, session, staff):
+class TestClosePermission:
+    def test_close_session_by_user_with_permission_succeeds(self, session, staff):
         assert close_session(session, requested_by=staff).changed
 
     @pytest.mark.parametrize("inactive", [False, True])
-    def test_others_may_not(self, session, osvi_sandbox, django_user_model, grant, inactive):
+    def test_close_session_by_user_without_permission_raises_not_allowed(
+        self, session, osvi_sandbox, django_user_model, grant, inactive
+    ):
         user = django_user_model.objects.create_user("max", is_active=not inactive)
         user = grant(user, "view_chatsession", "change_chatsession")
         if inactive:
@@ -369,18 +385,18 @@ class TestPermission:
         assert osvi_sandbox.requests == []
         assert not CloseAttempt.objects.exists()
 
-    def test_nobody_in_particular_may_not(self, session):
+    def test_close_session_by_anonymous_user_raises_not_allowed(self, session):
         with pytest.raises(NotAllowed):
             close_session(session, requested_by=AnonymousUser())
 
-    def test_a_closed_session_is_not_shown_to_those_who_may_not_close(self):
+    def test_close_closed_session_by_anonymous_user_raises_not_allowed(self):
         with pytest.raises(NotAllowed):
             close_session(ClosedSessionFactory(), requested_by=AnonymousUser())
 
-    def test_permissions_on_one_object_count(
+    def test_close_session_with_object_permission_succeeds(
         self, session, osvi_sandbox, settings, django_user_model
     ):
-        settings.AUTHENTICATION_BACKENDS = [f"{__name__}.{OwnersOnly.__name__}"]
+        settings.AUTHENTICATION_BACKENDS = [f"{__name__}.{ObjectPermissionBackend.__name__}"]
         user = django_user_model.objects.create_user(session.customer_id)
         other = mirror(osvi_sandbox)
         with pytest.raises(NotAllowed):
@@ -388,8 +404,8 @@ class TestPermission:
         assert close_session(session, requested_by=user).changed
 
 
-class OwnersOnly:
-    """A backend that gives permissions on single objects alone."""
+class ObjectPermissionBackend:
+    """Grant permissions on single objects only."""
 
     def authenticate(self, request):
         return None
@@ -398,16 +414,16 @@ class OwnersOnly:
         return obj is not None and obj.customer_id == user.get_username()
 
 
-class TestInput:
+class TestCloseInput:
     @pytest.mark.parametrize(("field", "length"), [("note", 1_000), ("via", 32)])
-    def test_what_is_too_long_is_named(self, session, field, length):
+    def test_close_session_with_too_long_text_raises_invalid_input(self, session, field, length):
         with pytest.raises(InvalidInput, match=str(length)) as caught:
             close_session(session, **{field: "x" * (length + 1)})
         assert caught.value.field == field
         assert session.status == "active"
         assert close_session(session, **{field: "x" * length}).changed
 
-    def test_a_note_is_made_storable(self, session):
+    def test_close_session_with_unstorable_note_replaces_characters(self, session):
         close_session(session, note="a\x00b")
         assert CloseAttempt.objects.get().note == "a\ufffdb"
 
@@ -415,10 +431,10 @@ class TestInput:
         "narrow",
         [lambda rows: rows.only("session_id"), lambda rows: rows.defer("agent", "status")],
     )
-    def test_a_row_of_which_not_all_was_read(self, session, narrow):
+    def test_close_session_with_deferred_fields_succeeds(self, session, narrow):
         assert close_session(narrow(ChatSession.objects).get()).changed
 
-    def test_whoever_is_no_row_of_the_users_table_is_not_named(self, session):
+    def test_close_session_by_caller_that_is_no_user_stores_no_user(self, session):
         class Service:
             pk = 1
 
@@ -427,11 +443,11 @@ class TestInput:
 
         assert close_session(session, requested_by=Service()).attempt.requested_by is None
 
-    def test_whoever_knows_no_permissions_has_none(self, session):
+    def test_close_session_by_caller_without_has_perm_raises_not_allowed(self, session):
         with pytest.raises(NotAllowed):
             close_session(session, requested_by=object())
 
-    def test_a_session_that_was_deleted_or_never_saved_is_not_found(self, osvi_sandbox):
+    def test_close_session_that_is_deleted_or_unsaved_raises_not_found(self, osvi_sandbox):
         session = ChatSessionFactory()
         ChatSession.objects.all().delete()
         for gone in (session, ChatSession(session_id="never saved")):
@@ -440,32 +456,32 @@ class TestInput:
         assert osvi_sandbox.requests == []
 
 
-class TestById:
-    def test_a_session_that_is_not_here_is_closed_and_mirrored(self, osvi_sandbox):
+class TestCloseById:
+    def test_close_by_id_with_unknown_id_mirrors_and_closes_session(self, osvi_sandbox):
         chat = osvi_sandbox.add_session(agent_uuid="agent_new", summary="All is well.")
         result = close_session_by_id(chat.id, agent_uuid="agent_new", note="tidy")
         assert (result.changed, result.summary.text) == (True, "All is well.")
         assert result.session.session_id == chat.id
         assert ChatAgent.objects.get().uuid == "agent_new"
         assert result.attempt.note == "tidy"
-        # Known by now: nobody is asked again.
+        # It is known now, so OSVI is not asked again.
         assert not close_session_by_id(chat.id).changed
         assert osvi_sandbox.close_requests(chat.id) == 1
 
-    def test_the_account_of_an_unknown_session_is_the_one_named(self, osvi_sandbox, settings):
+    def test_close_by_id_with_account_creates_agent_in_that_account(self, osvi_sandbox, settings):
         settings.OSVI["emea"] = dict(settings.OSVI["default"])
         chat = osvi_sandbox.add_session(agent_uuid="agent_emea")
         close_session_by_id(chat.id, agent_uuid="agent_emea", account="emea")
         assert ChatAgent.objects.get().account == "emea"
 
-    def test_a_known_session_needs_no_agent(self, session):
+    def test_close_by_id_with_known_id_needs_no_agent(self, session):
         assert close_session_by_id(session.session_id).changed
 
-    def test_an_unknown_session_without_agent_says_what_to_do(self, osvi_sandbox):
+    def test_close_by_id_with_unknown_id_and_no_agent_raises_not_found(self, osvi_sandbox):
         with pytest.raises(SessionNotFound, match="agent_uuid"):
             close_session_by_id("unknown")
 
-    def test_another_agent_than_the_sessions_is_an_error(self, session, osvi_sandbox):
+    def test_close_by_id_with_other_agent_raises_invalid_input(self, session, osvi_sandbox):
         with pytest.raises(InvalidInput) as caught:
             close_session_by_id(session.session_id, agent_uuid="agent_other")
         assert caught.value.field == "agent_uuid"
@@ -474,14 +490,14 @@ class TestById:
     @pytest.mark.parametrize(
         "bad", ["", "a\x00b", "\ud800", "x" * 256, uuid.uuid4(), None, 5, b"x"]
     )
-    def test_ids_that_cannot_be_ids(self, osvi_sandbox, bad):
+    def test_close_by_id_with_invalid_ids_creates_no_session(self, osvi_sandbox, bad):
         for ids in ({"session_id": bad, "agent_uuid": "a"}, {"session_id": "a", "agent_uuid": bad}):
             with pytest.raises((InvalidInput, SessionNotFound)):
                 close_session_by_id(**ids)
         assert not ChatSession.objects.exists()
         assert osvi_sandbox.requests == []
 
-    def test_an_agent_known_by_its_number_alone_gets_its_uuid(self, osvi_sandbox):
+    def test_close_by_id_for_agent_without_uuid_stores_given_uuid(self, osvi_sandbox):
         chat = osvi_sandbox.add_session(agent_uuid="agent_1", summary="All is well.")
         numbered = ChatAgentFactory(uuid=None, number=chat.chat_agent_id)
         ChatSessionFactory(session_id=chat.id, customer_id=chat.customer_id, agent=numbered)
@@ -490,7 +506,7 @@ class TestById:
         result = close_session_by_id(chat.id, agent_uuid="agent_1")
         assert (result.changed, result.session.agent.uuid) == (True, "agent_1")
 
-    def test_a_mistyped_agent_can_be_corrected(self, osvi_sandbox):
+    def test_close_by_id_after_mistyped_agent_accepts_right_agent(self, osvi_sandbox):
         chat = osvi_sandbox.add_session(agent_uuid="agent_right", summary="All is well.")
         osvi_sandbox.script(chat.id, Status(422, errors=["Wrong agent"]))
         with pytest.raises(OSVIRejected):
@@ -499,25 +515,25 @@ class TestById:
         assert (result.changed, result.session.agent.uuid) == (True, "agent_right")
 
     @pytest.mark.parametrize("known", [{"customer_id": "+1555"}, {"status": "unconfirmed"}, {}])
-    def test_the_agent_of_a_session_that_is_known_stays(self, osvi_sandbox, known):
+    def test_close_by_id_with_other_agent_keeps_agent_of_known_session(self, osvi_sandbox, known):
         session = ChatSessionFactory(**{"customer_id": "", **known})
         with pytest.raises(InvalidInput):
             close_session_by_id(session.session_id, agent_uuid="agent_other")
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("odd", [".", ".."])
-    def test_ids_that_no_url_can_carry_are_not_sent(self, osvi_sandbox, odd):
+    def test_close_by_id_with_path_steps_raises_invalid_input(self, osvi_sandbox, odd):
         with pytest.raises(InvalidInput) as caught:
             close_session_by_id(odd, agent_uuid="agent")
         assert caught.value.field == "session_id"
         assert not ChatSession.objects.exists()
-        # Nor where a host made such a row by itself.
+        # The same if the host created such a row.
         with pytest.raises(InvalidInput):
             close_session(ChatSessionFactory(session_id=odd))
         assert CloseAttempt.objects.get().outcome == Outcome.NOT_SENT
         assert osvi_sandbox.requests == []
 
-    def test_an_id_that_only_looks_alike_is_another_session(self, osvi_sandbox):
+    def test_close_by_id_with_id_in_other_case_leaves_session_open(self, osvi_sandbox):
         agent = mirror(osvi_sandbox, session_id="session-a").agent
         with pytest.raises(SessionNotFound):
             close_session_by_id("SESSION-A")
@@ -529,7 +545,9 @@ class TestById:
         assert ChatSession.objects.get(session_id__exact="session-a").status == "active"
 
     @pytest.mark.parametrize("column", ["session_id", "uuid"])
-    def test_a_database_that_takes_look_alikes_for_the_same(self, osvi_sandbox, column):
+    def test_close_by_id_in_case_insensitive_database_raises_invalid_input(
+        self, osvi_sandbox, column
+    ):
         table = "chatsession" if column == "session_id" else "chatagent"
         if connection.vendor != "mysql":  # MariaDB does so by itself
             with connection.cursor() as cursor:
@@ -544,24 +562,26 @@ class TestById:
         assert ChatSession.objects.get(pk=session.pk).status == "active"
         assert osvi_sandbox.requests == []
 
-    def test_those_who_may_not_close_cannot_make_rows(self, osvi_sandbox):
+    def test_close_by_id_without_permission_creates_no_session(self, osvi_sandbox):
         with pytest.raises(NotAllowed):
             close_session_by_id("new", agent_uuid="agent", requested_by=AnonymousUser())
         assert not ChatSession.objects.exists()
 
 
-class TestOthersAtIt:
-    def test_one_under_way_is_in_progress(self, session, osvi_sandbox):
-        claim_as_if_elsewhere(session, ends_in=60)
+class TestConcurrentClose:
+    def test_close_session_while_being_closed_raises_close_in_progress(self, session, osvi_sandbox):
+        claim_in_another_process(session, ends_in=60)
         with pytest.raises(CloseInProgress) as caught:
             close_session(session)
         assert (caught.value.retryable, caught.value.retry_after) == (True, 5)
         assert ChatSession.objects.get().status == "closing"
         assert osvi_sandbox.requests == []
 
-    def test_one_that_is_closed_just_before_the_claim(self, session, osvi_sandbox, settings):
+    def test_close_session_that_is_closed_before_claim_sends_nothing(
+        self, session, osvi_sandbox, settings
+    ):
         class Meanwhile(dict):
-            """Settings are read between the look at a session and its claim."""
+            """Close the session when settings are read, which is just before the claim."""
 
             def get(self, key, default=None):
                 ChatSession.objects.update(status="closed")
@@ -573,7 +593,7 @@ class TestOthersAtIt:
         assert osvi_sandbox.requests == []
         assert not CloseAttempt.objects.exists()
 
-    def test_unconfirmed_session_that_is_open_at_osvi_is_closed(self, session, osvi_sandbox):
+    def test_close_unconfirmed_session_that_osvi_has_open_closes_it(self, session, osvi_sandbox):
         osvi_sandbox.script(session.session_id, Drop())
         with pytest.raises(OSVINoAnswer):
             close_session(session)
@@ -581,7 +601,7 @@ class TestOthersAtIt:
         assert (result.changed, result.attempt.note) == (True, "again")
         assert osvi_sandbox.closes(session.session_id) == 1
 
-    def test_unconfirmed_session_that_is_closed_at_osvi_is_settled(self, session, osvi_sandbox):
+    def test_close_unconfirmed_session_that_osvi_closed_settles_it(self, session, osvi_sandbox):
         osvi_sandbox.script(session.session_id, Drop(after_closing=True))
         with pytest.raises(OSVINoAnswer):
             close_session(session)
@@ -589,8 +609,8 @@ class TestOthersAtIt:
         assert osvi_sandbox.closes(session.session_id) == 1
         assert not close_session(session).changed
 
-    def test_one_whose_process_died_is_unconfirmed(self, session, osvi_sandbox):
-        attempt = claim_as_if_elsewhere(session, ends_in=-1)
+    def test_close_session_with_expired_lease_is_unconfirmed(self, session, osvi_sandbox):
+        attempt = claim_in_another_process(session, ends_in=-1)
         osvi_sandbox.script(None, Status(500))
         with pytest.raises(OSVINoAnswer):
             close_session(session)
@@ -600,11 +620,13 @@ class TestOthersAtIt:
         assert (attempt.outcome, attempt.error_code) == (Outcome.NO_ANSWER, "unconfirmed")
         assert osvi_sandbox.close_requests(session.session_id) == 0
 
-    def test_answer_that_a_dead_process_kept_is_read_without_asking(self, session, osvi_sandbox):
+    def test_close_session_with_stored_answer_reads_it_and_sends_nothing(
+        self, session, osvi_sandbox
+    ):
         data = {"session_id": session.session_id, "summary": "Kept."}
         answer = json.dumps({"success": True, "data": data})
         kept = {"outcome": Outcome.ANSWERED, "http_status": 200, "answer": answer}
-        attempt = claim_as_if_elsewhere(session, ends_in=-1, **kept)
+        attempt = claim_in_another_process(session, ends_in=-1, **kept)
         result = close_session(session)
         assert (result.changed, result.summary.text) == (True, "Kept.")
         attempt.refresh_from_db()
@@ -612,8 +634,8 @@ class TestOthersAtIt:
         assert osvi_sandbox.requests == []
 
 
-def claim_as_if_elsewhere(session, *, ends_in, **fields):
-    """Write what another process writes before it sends; its lease is over ``ends_in`` seconds."""
+def claim_in_another_process(session, *, ends_in, **fields):
+    """Store the claim of another process, with a lease that ends in ``ends_in`` seconds."""
     attempt = CloseAttemptFactory(session=session, **fields)
     ChatSession.objects.update(
         status="closing",
@@ -625,7 +647,7 @@ def claim_as_if_elsewhere(session, *, ends_in, **fields):
 
 
 @pytest.mark.django_db
-def test_an_id_in_the_place_of_a_session_is_told_where_it_belongs(osvi_sandbox):
+def test_close_session_with_id_raises_type_error(osvi_sandbox):
     with pytest.raises(TypeError, match="use close_session_by_id"):
         close_session("nope")
     assert osvi_sandbox.requests == []

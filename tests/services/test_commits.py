@@ -1,4 +1,4 @@
-"""What is committed when: real transactions, real threads, a real process that dies."""
+"""Test what is committed when, with real transactions, threads and a process that dies."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def session(osvi_sandbox, transactional_db):
     return mirror(osvi_sandbox, summary="All is well.")
 
 
-class TestInsideATransaction:
-    def test_the_close_is_refused_before_anything_is_sent(self, session, osvi_sandbox):
+class TestInsideTransaction:
+    def test_close_inside_transaction_raises_and_sends_nothing(self, session, osvi_sandbox):
         with transaction.atomic(), pytest.raises(InsideTransaction):
             close_session(session)
         with transaction.atomic(), pytest.raises(RuntimeError):
@@ -45,7 +45,7 @@ class TestInsideATransaction:
         assert not CloseAttempt.objects.exists()
         assert close_session(session).changed
 
-    def test_so_it_is_with_autocommit_switched_off(self, session, osvi_sandbox):
+    def test_close_without_autocommit_raises_and_sends_nothing(self, session, osvi_sandbox):
         transaction.set_autocommit(False)
         try:
             with pytest.raises(InsideTransaction):
@@ -56,15 +56,15 @@ class TestInsideATransaction:
         assert osvi_sandbox.requests == []
 
     @pytest.mark.django_db
-    def test_the_transaction_of_a_test_case_is_not_the_callers(self, osvi_sandbox):
+    def test_close_inside_transaction_of_test_case_is_allowed(self, osvi_sandbox):
         session = mirror(osvi_sandbox, summary="All is well.")
         with transaction.atomic(), pytest.raises(InsideTransaction):
             close_session(session)
         assert close_session(session).changed
 
 
-class TestEachStepIsCommitted:
-    def test_claim_and_attempt_are_there_while_osvi_is_asked(self, session, osvi_sandbox):
+class TestCommittedSteps:
+    def test_close_commits_claim_and_attempt_before_sending(self, session, osvi_sandbox):
         seen = {}
 
         def look(_chat):
@@ -86,7 +86,7 @@ class TestEachStepIsCommitted:
         # A process that dies now has lost it in half a minute; one that lives renews it.
         assert seen == {**told, 25: 0, 31: 1}
 
-    def test_a_clock_that_steps_frees_no_lease(self, session, osvi_sandbox, monkeypatch):
+    def test_close_when_clock_of_host_jumps_keeps_lease(self, session, osvi_sandbox, monkeypatch):
         errors = []
         tomorrow = timezone.now() + timedelta(days=1)
 
@@ -107,7 +107,9 @@ class TestEachStepIsCommitted:
         assert len(errors) == 1
         assert osvi_sandbox.close_requests(session.session_id) == 1
 
-    def test_a_session_that_is_deleted_meanwhile_is_said(self, session, osvi_sandbox, caplog):
+    def test_close_when_session_is_deleted_meanwhile_raises_not_found(
+        self, session, osvi_sandbox, caplog
+    ):
         def delete(_chat):
             try:
                 ChatSession.objects.all().delete()
@@ -121,7 +123,7 @@ class TestEachStepIsCommitted:
         assert "was deleted while OSVI was asked" in caplog.text
         assert "All is well" not in caplog.text
 
-    def test_a_closed_session_is_read_while_somebody_writes(self, session):
+    def test_close_closed_session_while_database_is_locked_returns_summary(self, session):
         if connection.vendor != "sqlite":
             pytest.skip("only SQLite has one lock for all writers")
         close_session(session)
@@ -144,7 +146,7 @@ class TestEachStepIsCommitted:
             done.set()
             thread.join()
 
-    def test_no_connection_is_held_while_osvi_is_asked(self, session, osvi_sandbox):
+    def test_close_holds_no_connection_while_osvi_is_called(self, session, osvi_sandbox):
         closing_threads_wrapper = connections[connection.alias]
         held_then = []
 
@@ -157,7 +159,7 @@ class TestEachStepIsCommitted:
         close_session(session)
         assert held_then == [None]
 
-    def test_an_answer_outlives_a_process_that_dies_over_reading_it(self, session, osvi_sandbox):
+    def test_close_when_process_dies_while_parsing_keeps_answer(self, session, osvi_sandbox):
         settings = {"OSVI_BASE_URL": osvi_sandbox.url, "OSVI_API_TOKEN": osvi_sandbox.token}
         died = subprocess.run(
             [sys.executable, "-c", DIES_OVER_READING, database_url(), session.session_id],
@@ -193,7 +195,7 @@ close_session(session)
 
 
 def database_url():
-    """Where this test's database is, for another process."""
+    """Return the URL of this test's database, for another process."""
     name, vendor = connection.settings_dict["NAME"], connection.vendor
     if vendor == "sqlite":
         return f"sqlite:///{name}"
@@ -204,7 +206,7 @@ def database_url():
 
 
 def run_at_once(target, count):
-    """Run it in so many threads, until the last has ended."""
+    """Run ``target`` in ``count`` threads, and wait for them."""
     threads = [threading.Thread(target=target) for _ in range(count)]
     for thread in threads:
         thread.start()
@@ -213,7 +215,7 @@ def run_at_once(target, count):
 
 
 @pytest.mark.parametrize("by_id", [False, True])
-def test_of_twenty_closers_one_asks(session, osvi_sandbox, by_id):
+def test_close_by_twenty_threads_sends_one_request(session, osvi_sandbox, by_id):
     osvi_sandbox.latency = 0.3
     results, errors = [], []
     start = threading.Barrier(20, timeout=PATIENCE)
@@ -239,7 +241,9 @@ def test_of_twenty_closers_one_asks(session, osvi_sandbox, by_id):
     assert CloseAttempt.objects.count() == 1
 
 
-def test_of_ten_who_meet_an_unknown_session_one_asks(transactional_db, osvi_sandbox):
+def test_close_by_id_of_unknown_session_by_ten_threads_sends_one_request(
+    transactional_db, osvi_sandbox
+):
     chat = osvi_sandbox.add_session(agent_uuid="agent_new", summary="All is well.")
     outcomes = []
     start = threading.Barrier(10, timeout=PATIENCE)
@@ -261,7 +265,7 @@ def test_of_ten_who_meet_an_unknown_session_one_asks(transactional_db, osvi_sand
     assert ChatSession.objects.get().status == "closed"
 
 
-def test_of_many_recoveries_one_asks(transactional_db, osvi_sandbox):
+def test_recover_all_by_five_threads_sends_one_request_per_session(transactional_db, osvi_sandbox):
     sessions = [mirror(osvi_sandbox, summary="All is well.") for _ in range(4)]
     for session in sessions:
         osvi_sandbox.script(session.session_id, Drop(after_closing=True))

@@ -1,4 +1,4 @@
-"""No connection of the database is held while OSVI is asked, whoever asks."""
+"""Test that no database connection is held while OSVI is called."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.mirroring import SUMMARY, mirror
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-class Witness(logging.Handler):
-    """Note, as each call to OSVI ends, whether its thread held a connection over it."""
+class ConnectionRecorder(logging.Handler):
+    """Record, when a call to OSVI ends, whether its thread held a connection meanwhile."""
 
     def __init__(self):
         super().__init__()
@@ -36,8 +36,8 @@ class Witness(logging.Handler):
 
 
 @pytest.fixture
-def witness():
-    logger, found = logging.getLogger("osvi_django.client"), Witness()
+def recorder():
+    logger, found = logging.getLogger("osvi_django.client"), ConnectionRecorder()
     level = logger.level
     logger.addHandler(found)
     logger.setLevel(logging.INFO)
@@ -53,7 +53,7 @@ def session(osvi_sandbox):
 
 @pytest.fixture
 def desk(client, admin_user):
-    """A web client of a superuser."""
+    """Return a web client of a superuser."""
     client.force_login(admin_user)
     return client
 
@@ -71,14 +71,14 @@ def close_in_the_admin(session, desk):
 
 def operate_over_rest(session, desk):
     url = f"/api/osvi/sessions/{session.session_id}/support/"
-    told = {"command": "takeover"}
-    assert desk.post(url, told, content_type="application/json").status_code == 200
+    body = {"command": "takeover"}
+    assert desk.post(url, body, content_type="application/json").status_code == 200
 
 
 def look_up_over_rest(session, desk):
-    told = {"customer_id": session.customer_id}
+    body = {"customer_id": session.customer_id}
     url = "/api/osvi/sessions/sync/"
-    assert desk.post(url, told, content_type="application/json").status_code == 200
+    assert desk.post(url, body, content_type="application/json").status_code == 200
 
 
 CALLS = {
@@ -99,11 +99,11 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_who_asks_holds_no_connection(call, session, desk, witness):
+def test_call_holds_no_connection(call, session, desk, recorder):
     assert ChatSession.objects.count() == 1  # there is one before
     call(session, desk)
-    assert witness.held
-    assert not any(witness.held)
+    assert recorder.held
+    assert not any(recorder.held)
 
 
 RECOVERIES = {
@@ -115,17 +115,17 @@ RECOVERIES = {
 
 
 @pytest.mark.parametrize("settle", RECOVERIES.values(), ids=RECOVERIES)
-def test_recovery_holds_no_connection(settle, session, osvi_sandbox, witness):
+def test_recovery_holds_no_connection(settle, session, osvi_sandbox, recorder):
     osvi_sandbox.script(session.session_id, Drop(after_closing=True))
     with pytest.raises(OSVINoAnswer):
         close_session(session)
     settle(session)
     session.refresh_from_db()
     assert session.summary.text == SUMMARY
-    assert witness.held == [False] * 3
+    assert recorder.held == [False] * 3
 
 
-def test_a_token_that_is_kept_in_the_database_holds_none_either(session, settings, witness):
+def test_close_with_token_from_database_holds_no_connection(session, settings, recorder):
     token = settings.OSVI["default"]["API_TOKEN"]
 
     def read():
@@ -134,10 +134,10 @@ def test_a_token_that_is_kept_in_the_database_holds_none_either(session, setting
 
     settings.OSVI["default"]["API_TOKEN"] = read
     assert close_session(session).changed
-    assert witness.held == [False]
+    assert recorder.held == [False]
 
 
-def test_the_hosts_summarizer_is_called_without_a_connection(session, osvi_sandbox, settings):
+def test_summarizer_is_called_without_connection(session, osvi_sandbox, settings):
     held = []
 
     def write(each):
@@ -150,15 +150,15 @@ def test_the_hosts_summarizer_is_called_without_a_connection(session, osvi_sandb
 
 
 @pytest.mark.django_db
-def test_in_the_transaction_of_a_test_case_the_connection_stays(osvi_sandbox, witness):
+def test_close_inside_transaction_of_test_case_keeps_connection(osvi_sandbox, recorder):
     session = mirror(osvi_sandbox)
     assert close_session(session).changed
-    assert witness.held == [True]
+    assert recorder.held == [True]
     assert ChatSession.objects.get().status == "closed"
 
 
-class TestRescuers:
-    def test_no_more_than_four_at_once_and_none_holds_a_connection(self, osvi_sandbox, witness):
+class TestRescuer:
+    def test_rescue_runs_four_threads_at_most_and_holds_no_connection(self, osvi_sandbox, recorder):
         for _number in range(12):
             mirror(osvi_sandbox, status="unconfirmed")
         seen = []
@@ -171,4 +171,4 @@ class TestRescuers:
         job = create_close_job(ChatSession.objects.all(), start=False)
         assert run_close_job(job.pk).succeeded == 12
         assert max(seen) == rescuer.MAX_THREADS == 4
-        assert not any(witness.held)
+        assert not any(recorder.held)
