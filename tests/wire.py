@@ -128,6 +128,11 @@ class RawServer:
                     reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
                 reply(call) if callable(reply) else call.send(reply)
 
+    def shut_down_at_exit(self, sock):
+        """Have the exit end this connection: wrapping a socket leaves the plain one without it."""
+        with self._lock:
+            self._socks.add(sock)
+
     def _spawn(self, target, *args):
         thread = threading.Thread(target=target, args=args, daemon=True)
         self._threads.append(thread)
@@ -150,8 +155,7 @@ class RawServer:
         try:
             if self.context:
                 sock = self.context.wrap_socket(plain, server_side=True)
-                with self._lock:
-                    self._socks.add(sock)
+                self.shut_down_at_exit(sock)
             self.converse(sock)
         except (OSError, ssl.SSLError):
             pass  # the client has gone, or the test wanted an end without an answer

@@ -141,6 +141,14 @@ def test_socks_proxy_without_pysocks_says_what_to_install(close, monkeypatch):
 # SOCKS
 
 
+def read(file, number):
+    """Return so many bytes. Raises ``ConnectionAbortedError`` if the client has gone."""
+    data = file.read(number)
+    if len(data) < number:
+        raise ConnectionAbortedError
+    return data
+
+
 class SocksProxy(RawServer):
     """A SOCKS proxy of version 4, 4a or 5 that hands each connection to ``target``."""
 
@@ -152,36 +160,38 @@ class SocksProxy(RawServer):
     def converse(self, sock):
         self.asked = []
         with sock.makefile("rb", buffering=0) as file:
-            answer = self._version_5(sock, file) if file.read(1) == b"\5" else self._version_4(file)
+            is_5 = read(file, 1) == b"\5"
+            answer = self._version_5(sock, file) if is_5 else self._version_4(file)
         self.before(sock)
         sock.sendall(answer)
         if not self.status:
             with self.target.context.wrap_socket(sock, server_side=True) as tls_sock:
+                self.shut_down_at_exit(tls_sock)
                 self.target.converse(tls_sock)
 
     def _version_5(self, sock, file):
-        methods = file.read(file.read(1)[0])
+        methods = read(file, read(file, 1)[0])
         method = b"\2" if self.password else b"\0"
         assert method in methods
         sock.sendall(b"\5" + method)
         if self.password:
-            file.read(1)
-            _user, password = file.read(file.read(1)[0]), file.read(file.read(1)[0])
+            read(file, 1)
+            _user, password = read(file, read(file, 1)[0]), read(file, read(file, 1)[0])
             sock.sendall(b"\1" + (b"\0" if password == self.password else b"\1"))
             if password != self.password:
                 raise ConnectionAbortedError
-        _version, _command, _reserved, kind = file.read(4)
-        host = file.read(4 if kind == 1 else file.read(1)[0])
-        self.asked.append((kind, host, struct.unpack(">H", file.read(2))[0]))
+        _version, _command, _reserved, kind = read(file, 4)
+        host = read(file, 4 if kind == 1 else read(file, 1)[0])
+        self.asked.append((kind, host, struct.unpack(">H", read(file, 2))[0]))
         return bytes([5, self.status, 0, 1]) + bytes(6)
 
     def _version_4(self, file):
-        _command, port, address = file.read(1), file.read(2), file.read(4)
-        while file.read(1) != b"\0":
+        _command, port, address = read(file, 1), read(file, 2), read(file, 4)
+        while read(file, 1) != b"\0":
             pass
         host = b""
         if address[:3] == bytes(3):
-            while (byte := file.read(1)) != b"\0":
+            while (byte := read(file, 1)) != b"\0":
                 host += byte
         self.asked.append((4, host, struct.unpack(">H", port)[0]))
         return bytes([0, 91 if self.status else 90]) + bytes(6)

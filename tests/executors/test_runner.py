@@ -191,7 +191,13 @@ class TestTrouble:
         osvi_sandbox.stop()
         for session in sessions:
             create_close_job([session])
-        until(lambda: CloseJob.objects.filter(status="paused").count() == 5)
+        paused = set()
+
+        def each_was_paused():
+            paused.update(CloseJob.objects.filter(status="paused").values_list("pk", flat=True))
+            return len(paused) == 5
+
+        until(each_was_paused)
         osvi_sandbox.start()
         until(all_are_finished)
         assert SessionSummary.objects.count() == 5

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import pytest
 from django.core.management import call_command
 from django.db import DatabaseError, OperationalError, ProgrammingError, connection
 
-from osvi_django.models import ChatSession, CloseAttempt, CloseJob, SessionSummary
+from osvi_django.database import DatabaseNow
+from osvi_django.models import ChatSession, CloseAttempt, CloseJob, CloseJobItem, SessionSummary
 from osvi_django.services.jobs import create_close_job, progress_of, run_close_job
 from osvi_django.testing import Status
 from tests.outside import Meanwhile, refused
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -110,12 +113,31 @@ def test_a_summary_that_it_refuses_stops_no_other(
     with_one_poisoned, refuse, close_all, outcomes, osvi_sandbox
 ):
     refuse(*SUMMARIES)
-    job = close_all()
+    with leases_that_end_when(lambda: SessionSummary.objects.count() == 7):
+        job = close_all()
     assert outcomes(job).pop(with_one_poisoned.session_id) == "unconfirmed"
     assert (job.status, job.succeeded, job.unconfirmed) == ("completed_with_errors", 7, 1)
     attempt = CloseAttempt.objects.get(session=with_one_poisoned)
     assert (attempt.outcome, "poison" in attempt.answer) == ("answered", True)
     assert osvi_sandbox.close_requests(with_one_poisoned.session_id) == 1
+
+
+@contextmanager
+def leases_that_end_when(condition):
+    """End all leases when the condition holds: in an in-memory database they last for minutes."""
+
+    def end_leases():
+        try:
+            until(condition)
+            for model in (ChatSession, CloseJobItem):
+                model.objects.exclude(lease_until=None).update(lease_until=DatabaseNow())
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(end_leases)
+        yield
+        ended.result()
 
 
 @pytest.fixture(params=[OperationalError, ProgrammingError])

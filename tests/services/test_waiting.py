@@ -32,9 +32,14 @@ def one_waits(osvi_sandbox):
     @contextmanager
     def _one_waits(call):
         slow, goes_on = mirror(osvi_sandbox), threading.Event()
-        sent = len(osvi_sandbox.requests)
+        sent, is_first = len(osvi_sandbox.requests), threading.Lock()
+
+        def wait():
+            if is_first.acquire(blocking=False):
+                goes_on.wait(20)
+
         for named in (slow.session_id, None):
-            osvi_sandbox.script(named, Meanwhile(lambda: goes_on.wait(20)))
+            osvi_sandbox.script(named, Meanwhile(wait))
 
         def ask():
             try:
