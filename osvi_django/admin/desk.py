@@ -140,7 +140,7 @@ class DeskViews(AskingViews):
         return [self._path("<path:object_id>/desk", self.desk_view), *super().own_urls()]
 
     def desk_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
-        """Run one action in a session (POST with ``act``), or show only its desk (GET)."""
+        """Run one action in a session (POST with ``command``), or show only its desk (GET)."""
         session = self.get_object(request, unquote(object_id))
         if not self.has_operate_permission(request, session):
             raise PermissionDenied
@@ -175,9 +175,9 @@ class DeskViews(AskingViews):
         }
 
     def _act_as_asked(self, request: HttpRequest, session: ChatSession) -> HttpResponseBase:
-        # ``again`` means: repeat on purpose what was sent before.
-        again = request.POST.get("again", "")
-        name = again or request.POST.get("act", "")
+        # ``resend`` means: send on purpose what was sent before.
+        resend = request.POST.get("resend", "")
+        name = resend or request.POST.get("command", "")
         form = DeskForm(posted(request))
         act = _ACTS.get(name)
         words = form.words_of(name) if form.is_valid() and act and act.takes_words else ""
@@ -188,7 +188,7 @@ class DeskViews(AskingViews):
         # A second request at the same moment is refused when its action is stored.
         if first := action_of_form(session, form_key_of(request)):
             return self._say_sent(request, session, act, words, form, first)
-        return self._act(request, session, act, words, form, on_purpose=bool(again))
+        return self._act(request, session, act, words, form, resend=bool(resend))
 
     def _act(
         self,
@@ -198,13 +198,13 @@ class DeskViews(AskingViews):
         words: str,
         form: DeskForm,
         *,
-        on_purpose: bool,
+        resend: bool,
     ) -> HttpResponseBase:
         name = act.field
         key = form_key_of(request)
         by = {"requested_by": request.user, "via": "admin", "form_key": key}
         try:
-            result = _do(act, session, words, by, on_purpose=on_purpose)
+            result = _do(act, session, words, by, resend=resend)
         except NotAllowed as error:
             raise PermissionDenied from error
         except SentBefore:
@@ -275,13 +275,13 @@ def _focused(form: DeskForm) -> DeskForm:
 
 
 def _do(
-    act: _Act, session: ChatSession, words: str, by: Mapping[str, Any], *, on_purpose: bool
+    act: _Act, session: ChatSession, words: str, by: Mapping[str, Any], *, resend: bool
 ) -> ActionResult:
     if not act.takes_words:
         return act.do(session, **by)
-    if not on_purpose and _was_just_done(session, act, words):
+    if not resend and _was_just_done(session, act, words):
         raise SentBefore
-    return act.do(session, words, again=on_purpose, **by)
+    return act.do(session, words, resend=resend, **by)
 
 
 def _was_just_done(session: ChatSession, act: _Act, words: str) -> bool:

@@ -22,11 +22,11 @@ _DEEPEST: Final = 20
 # The fields of each command; without a command, the message goes to the customer.
 FIELDS_OF_COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "takeover": (),
-    "tell": ("message", "again"),
-    "whisper": ("message", "again"),
+    "tell": ("message", "resend"),
+    "whisper": ("message", "resend"),
     "end": (),
     "close": ("note", "agent_uuid", "account"),
-    "": ("message", "again"),
+    "": ("message", "resend"),
 }
 
 

@@ -177,12 +177,12 @@ class SupportSerializer(StrictSerializer):
     note = NoteField()
     agent_uuid = IdField(required=False)
     account = IdField(required=False)
-    again = StrictBooleanField()
+    resend = StrictBooleanField()
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Check that every field fits the command, and that a message is there if needed."""
         taken = FIELDS_OF_COMMANDS[attrs.get("command", "")]
-        for name in ("message", "note", "agent_uuid", "account", "again"):
+        for name in ("message", "note", "agent_uuid", "account", "resend"):
             if attrs.get(name) and name not in taken:
                 problem = _("This field cannot be used with this command: leave it out.")
                 raise serializers.ValidationError({name: [problem]})
@@ -196,14 +196,14 @@ class ContextSerializer(StrictSerializer):
     """A fact that the agent should know from now on."""
 
     context = MessageField()  # type: ignore[assignment]
-    again = StrictBooleanField()
+    resend = StrictBooleanField()
 
 
 class MessageSerializer(StrictSerializer):
     """What the customer wrote."""
 
     content = MessageField()
-    again = StrictBooleanField()
+    resend = StrictBooleanField()
 
 
 def _not_known(unknown: Sequence[object], serializer: StrictSerializer) -> str:

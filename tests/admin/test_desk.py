@@ -55,7 +55,7 @@ def act(operator):
     """Do one thing at the desk, and follow to the page after it."""
 
     def _act(session, name, text="", **more):
-        data = {"act": name, name: text, **more}
+        data = {"command": name, name: text, **more}
         return operator.post(desk_of(session), data, follow=True)
 
     return _act
@@ -263,7 +263,7 @@ class TestUnanswered:
         assert len(osvi_sandbox.requests) == 1
 
     def test_it_can_be_sent_again_on_purpose(self, operator, lost, osvi_sandbox, told):
-        data = {"again": "tell", "tell": "Say hello."}
+        data = {"resend": "tell", "tell": "Say hello."}
         response = operator.post(desk_of(lost), data, follow=True)
         assert told(response)[0][0] == "success"
         assert len(osvi_sandbox.requests) == 2
@@ -281,7 +281,7 @@ class TestUnanswered:
         response = act(session, name, "Hello.")
         [error] = response.context["desk"].errors[name]
         assert error.startswith("You already sent this text")
-        assert f'name="again" value="{name}"' in html_of(response)
+        assert f'name="resend" value="{name}"' in html_of(response)
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize(("seconds", "requests"), [(5, 0), (60, 1)])
@@ -300,7 +300,7 @@ class TestUnanswered:
     def test_nor_is_a_message_that_is_meant_twice(self, act, mirrored, said, osvi_sandbox):
         session = mirrored()
         said(session, "whisper", text="They are new.")
-        act(session, "", whisper="They are new.", again="whisper")
+        act(session, "", whisper="They are new.", resend="whisper")
         assert len(osvi_sandbox.requests) == 1
 
 
@@ -309,23 +309,25 @@ class TestPermissions:
     def test_without_the_permission_it_is_a_403(self, log_in, mirrored, osvi_sandbox, method):
         client = log_in("view_chatsession", "close_chatsession", "view_sessionsummary")
         session = mirrored()
-        assert getattr(client, method)(desk_of(session), {"act": "takeover"}).status_code == 403
+        assert getattr(client, method)(desk_of(session), {"command": "takeover"}).status_code == 403
         assert osvi_sandbox.requests == []
         assert "osvi-desk" not in html_of(client.get(page_of(session)))
 
     def test_it_wants_a_csrf_token(self, operator, mirrored):
         strict = Client(enforce_csrf_checks=True)
         strict.force_login(get_user_model().objects.get())
-        assert strict.post(desk_of(mirrored()), {"act": "takeover"}).status_code == 403
+        assert strict.post(desk_of(mirrored()), {"command": "takeover"}).status_code == 403
 
     def test_the_unknown_are_asked_to_log_in(self, client, mirrored):
-        response = client.post(desk_of(mirrored()), {"act": "takeover"})
+        response = client.post(desk_of(mirrored()), {"command": "takeover"})
         assert response["Location"].startswith(reverse("admin:login"))
 
     def test_who_may_operate_and_not_look_stays_at_the_desk(self, log_in, mirrored, told):
         client = log_in("operate_chatsession")
         session = mirrored()
-        response = client.post(desk_of(session), {"act": "whisper", "whisper": "Wait"}, follow=True)
+        response = client.post(
+            desk_of(session), {"command": "whisper", "whisper": "Wait"}, follow=True
+        )
         assert response.redirect_chain == [(desk_of(session), 302)]
         assert told(response)[0][0] == "success"
         html = html_of(response)
@@ -337,13 +339,13 @@ class TestPermissions:
     ):
         client = log_in()
         allowed_once("operate_chatsession")
-        assert client.post(desk_of(mirrored()), {"act": "takeover"}).status_code == 403
+        assert client.post(desk_of(mirrored()), {"command": "takeover"}).status_code == 403
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("key", ["999999", "x"])
     def test_a_session_that_is_gone_is_said_to_be(self, operator, told, key):
         url = reverse("admin:osvi_django_chatsession_desk", args=[key])
-        [(level, sentence)] = told(operator.post(url, {"act": "takeover"}, follow=True))
+        [(level, sentence)] = told(operator.post(url, {"command": "takeover"}, follow=True))
         assert (level, "There is no chat session" in sentence) == ("warning", True)
 
     def test_one_that_goes_at_this_moment_too(self, act, mirrored, told):
@@ -512,6 +514,6 @@ class TestPage:
 def test_hosts_with_atomic_requests_can_operate(operator, mirrored, settings):
     assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
     session = mirrored()
-    operator.post(desk_of(session), {"act": "takeover"})
+    operator.post(desk_of(session), {"command": "takeover"})
     session.refresh_from_db()
     assert session.mode == "support"

@@ -49,7 +49,7 @@ class TestDesk:
     ):
         session = mirrored(mode="support")
         osvi_sandbox.sessions[session.session_id].mode = "support"
-        data = {"act": "end", "whisper": TYPED}
+        data = {"command": "end", "whisper": TYPED}
         response = operator.post(page_of(session, "desk"), data, follow=True)
         assert SHOWN in response.text
         session.refresh_from_db()
@@ -62,7 +62,7 @@ class TestDesk:
     def test_reload_after_refusal_sends_nothing(self, operator, mirrored, osvi_sandbox):
         session = mirrored()
         osvi_sandbox.script(session.session_id, Status(422, errors=["No."]))
-        data = {"act": "tell", "tell": TYPED, "context": "A fact"}
+        data = {"command": "tell", "tell": TYPED, "context": "A fact"}
         response = operator.post(page_of(session, "desk"), data, follow=True)
         [(url, _status)] = response.redirect_chain
         assert "sentence" not in url
@@ -75,18 +75,18 @@ class TestDesk:
 
     def test_sent_text_is_cleared_and_other_texts_are_kept(self, operator, mirrored):
         session = mirrored()
-        data = {"act": "tell", "tell": "Say hello.", "whisper": TYPED}
+        data = {"command": "tell", "tell": "Say hello.", "whisper": TYPED}
         html = operator.post(page_of(session, "desk"), data, follow=True).text
         assert "Say hello.</textarea>" not in html
         assert SHOWN in html
-        data = {"act": "whisper", "whisper": TYPED}
+        data = {"command": "whisper", "whisper": TYPED}
         assert SHOWN not in operator.post(page_of(session, "desk"), data, follow=True).text
 
     def test_kept_text_is_shown_only_for_its_session_and_user(
         self, client, operator, mirrored, log_in
     ):
         session, other = mirrored(), mirrored()
-        operator.post(page_of(session, "desk"), {"act": "", "tell": TYPED})
+        operator.post(page_of(session, "desk"), {"command": "", "tell": TYPED})
         assert TYPED.replace("<", "&lt;") not in operator.get(page_of(other)).text
         log_in("view_chatsession", "operate_chatsession", name="kim")
         assert SHOWN not in client.get(page_of(session)).text
@@ -94,13 +94,13 @@ class TestDesk:
     def test_kept_text_after_time_limit_is_not_shown(self, operator, mirrored, monkeypatch):
         session = mirrored()
         monkeypatch.setattr(kept, "KEPT_SECONDS", -1)
-        operator.post(page_of(session, "desk"), {"act": "", "tell": TYPED})
+        operator.post(page_of(session, "desk"), {"command": "", "tell": TYPED})
         assert SHOWN not in operator.get(page_of(session)).text
 
     def test_kept_texts_of_many_sessions_are_bounded(self, operator, mirrored):
         sessions = [mirrored() for _number in range(8)]
         for session in sessions:
-            operator.post(page_of(session, "desk"), {"act": "", "tell": "x" * 100_000})
+            operator.post(page_of(session, "desk"), {"command": "", "tell": "x" * 100_000})
         assert len(str(operator.session._session)) < 1_000_000
         assert "xxx</textarea>" not in operator.get(page_of(sessions[0])).text
         assert "xxx</textarea>" in operator.get(page_of(sessions[-1])).text
@@ -108,9 +108,9 @@ class TestDesk:
     def test_form_submitted_twice_acts_once(self, operator, mirrored, told, osvi_sandbox):
         session = mirrored()
         once = token_in(operator.get(page_of(session)).text)
-        operator.post(page_of(session, "desk"), {"act": "takeover", "once": once})
+        operator.post(page_of(session, "desk"), {"command": "takeover", "once": once})
         # From the history of the browser, with something else typed into it.
-        data = {"act": "end", "once": once, "whisper": TYPED}
+        data = {"command": "end", "once": once, "whisper": TYPED}
         html = operator.post(page_of(session, "desk"), data, follow=True).text
         assert "You already sent this form, so nothing was done now." in html
         assert SHOWN in html
@@ -124,14 +124,14 @@ class TestDesk:
         osvi_sandbox.script(session.session_id, Status(422, errors=["No."]))
         once = token_in(operator.get(page_of(session)).text)
         for _time in range(2):
-            data = {"act": "tell", "tell": TYPED, "once": once}
+            data = {"command": "tell", "tell": TYPED, "once": once}
             operator.post(page_of(session, "desk"), data)
         assert len(osvi_sandbox.requests) == 2
 
     def test_post_to_closed_session_shows_error(self, operator, mirrored):
         session = mirrored()
         ChatSession.objects.update(status="closed")
-        data = {"act": "takeover"}
+        data = {"command": "takeover"}
         html = operator.post(page_of(session, "desk"), data, follow=True).text
         assert "This chat session is closed or is being closed, so nothing was sent." in html
 

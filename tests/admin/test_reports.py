@@ -83,7 +83,7 @@ def review(desk, session):
 
 def act(name):
     def _act(desk, session):
-        form = {"act": name, name: f"{MESSAGE} {session.pk}", "whisper": MESSAGE}
+        form = {"command": name, name: f"{MESSAGE} {session.pk}", "whisper": MESSAGE}
         assert desk.post(url_of("chatsession_desk", session.pk), form).status_code == 302
         desk.get(url_of("chatsession_desk", session.pk))
 
@@ -93,7 +93,7 @@ def act(name):
 def refuse(desk, session):
     """Keep the words, and show them once more."""
     url = url_of("chatsession_desk", session.pk)
-    desk.post(url, {"act": "nothing", "message": MESSAGE})
+    desk.post(url, {"command": "nothing", "message": MESSAGE})
     desk.get(url)
 
 
@@ -155,7 +155,7 @@ def test_report_of_interrupted_page_contains_no_texts(desk, chat, way, settings)
 
 def test_mailed_report_of_form_contains_no_texts(desk, chat):
     desk.raise_request_exception = False
-    form = {"act": "message", "message": MESSAGE, "whisper": MESSAGE}
+    form = {"command": "message", "message": MESSAGE, "whisper": MESSAGE}
     handler, log = KeptMails(include_html=True), logging.getLogger("django.request")
     log.addHandler(handler)
     try:

@@ -58,7 +58,7 @@ def form(operator, session):
     """What a browser sends of a form that it was just shown."""
 
     def _form(name="message", text=WORDS):
-        return {"act": name, name: text, "once": key_in(operator.get(page_of(session)))}
+        return {"command": name, name: text, "once": key_in(operator.get(page_of(session)))}
 
     return _form
 
@@ -103,14 +103,14 @@ class TestConcurrentSubmissions:
 
         return _click
 
-    @pytest.mark.parametrize("again", [False, True])
+    @pytest.mark.parametrize("resend", [False, True])
     @pytest.mark.parametrize("name", ["message", "tell", "whisper", "context"])
     def test_form_submitted_five_times_is_sent_once(
-        self, click, form, osvi_sandbox, told, name, again
+        self, click, form, osvi_sandbox, told, name, resend
     ):
         data = form(name)
-        if again:
-            data["again"] = data.pop("act")
+        if resend:
+            data["resend"] = data.pop("command")
         responses = click(data)
         assert len(osvi_sandbox.requests) == 1
         assert SupportAction.objects.get().outcome == "done"
@@ -151,13 +151,13 @@ class TestConcurrentSubmissions:
         assert {text for _who, text in said(osvi_sandbox, session)} == {WORDS, "And welcome."}
 
     @pytest.mark.parametrize(
-        ("name", "word"), [("message", "act"), ("message", "again"), ("end", "act")]
+        ("name", "word"), [("message", "command"), ("message", "resend"), ("end", "command")]
     )
     def test_second_submission_after_first_is_done_says_already_sent(
         self, operator, session, form, osvi_sandbox, told, name, word
     ):
         data = form(name)
-        data[word] = data.pop("act")
+        data[word] = data.pop("command")
         quick, looked = Client(), []
         quick.cookies = operator.cookies.copy()
 

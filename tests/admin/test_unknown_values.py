@@ -84,7 +84,7 @@ def test_lists_with_unknown_values_show_them(admin_client, rows, name):
 
 def test_actions_with_unknown_status_are_no_server_error(admin_client, rows, osvi_sandbox):
     session, _job = rows
-    for name, data in (("desk", {"act": "takeover"}), ("close", {"post": "yes"})):
+    for name, data in (("desk", {"command": "takeover"}), ("close", {"post": "yes"})):
         url = reverse(f"admin:osvi_django_chatsession_{name}", args=[session.pk])
         assert admin_client.post(url, data, follow=True).status_code == 200
 

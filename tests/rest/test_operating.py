@@ -341,7 +341,7 @@ class TestSupport:
     @pytest.mark.parametrize("command", ["end", "close"])
     def test_a_command_without_words_may_say_so(self, operator, session, command):
         url = url_of(session.session_id, "support")
-        body = {"command": command, "message": " ", "again": False}
+        body = {"command": command, "message": " ", "resend": False}
         assert post(operator, url, body).status_code == 200
 
     def test_words_lose_the_spaces_around_them(self, operator, session):
@@ -375,10 +375,10 @@ class TestSupport:
             ({"message": "x", "agent_uuid": "y"}, "agent_uuid"),
             ({"command": "close", "note": "x" * 1001}, "note"),
             ({"command": "close", "agent_uuid": ""}, "agent_uuid"),
-            *(({"message": "x", "again": odd}, "again") for odd in ODD_ANSWERS),
-            ({"command": "takeover", "again": True}, "again"),
-            ({"command": "end", "again": True}, "again"),
-            ({"command": "close", "again": True}, "again"),
+            *(({"message": "x", "resend": odd}, "resend") for odd in ODD_ANSWERS),
+            ({"command": "takeover", "resend": True}, "resend"),
+            ({"command": "end", "resend": True}, "resend"),
+            ({"command": "close", "resend": True}, "resend"),
             ({"command": "explode"}, "command"),
             ({"command": "\ud800"}, "command"),
             ({"command": "", "message": "x"}, "command"),
@@ -524,14 +524,14 @@ class TestSentBefore:
         assert body["code"] == "unconfirmed"
         return body["action"]
 
-    def again(self, client, session, kind, again):
+    def resend(self, client, session, kind, resend):
         what, body = ACTS[kind]
-        return post(client, url_of(session.session_id, what), body | {"again": again})
+        return post(client, url_of(session.session_id, what), body | {"resend": resend})
 
     def test_it_is_a_409(self, operator, session, osvi_sandbox, kind, first):
         for response in (
             do(operator, session, kind),
-            self.again(operator, session, kind, again=False),
+            self.resend(operator, session, kind, resend=False),
         ):
             body = response.json()
             assert (response.status_code, "Retry-After" in response) == (409, False)
@@ -542,14 +542,14 @@ class TestSentBefore:
         assert len(osvi_sandbox.requests) == 1
 
     def test_unless_it_is_meant(self, operator, session, osvi_sandbox, kind, first):
-        response = self.again(operator, session, kind, again=True)
+        response = self.resend(operator, session, kind, resend=True)
         assert (response.status_code, response.json()["action"] != first) == (200, True)
         assert len(osvi_sandbox.requests) == 2
 
     @pytest.mark.parametrize("odd", ODD_ANSWERS, ids=repr)
     def test_a_value_that_cannot_be_used(self, operator, session, osvi_sandbox, kind, odd):
-        response = self.again(operator, session, kind, again=odd)
-        assert (response.status_code, list(response.json()["errors"])) == (400, ["again"])
+        response = self.resend(operator, session, kind, resend=odd)
+        assert (response.status_code, list(response.json()["errors"])) == (400, ["resend"])
         assert osvi_sandbox.requests == []
 
 

@@ -274,7 +274,7 @@ class TestSentBefore:
 
     def test_it_is_sent_again_on_purpose_and_then_is_known(self, session, osvi_sandbox, kind, lost):
         lost(kind)
-        assert act(kind, session, again=True).action.outcome == "done"
+        assert act(kind, session, resend=True).action.outcome == "done"
         assert act(kind, session).action.outcome == "done"
         assert len(osvi_sandbox.requests) == 2
 
@@ -299,7 +299,7 @@ class TestSentBefore:
         first = lost(kind)
         osvi_sandbox.script(session.session_id, Status(429))
         with pytest.raises(OSVIThrottled):
-            act(kind, session, again=True)
+            act(kind, session, resend=True)
         with pytest.raises(SentBefore) as caught:
             act(kind, session)
         assert caught.value.action == first
@@ -358,9 +358,9 @@ class TestFormKey:
     def test_of_two_calls_one_is_sent(self, session, osvi_sandbox, kind, key):
         first = act(kind, session, form_key=key).action
         assert first.form_key == key
-        again = {} if kind in WORDLESS else {"again": True}
+        resend = {} if kind in WORDLESS else {"resend": True}
         with pytest.raises(SentBefore, match="You already sent this form") as caught:
-            act(kind, session, form_key=key, **again)
+            act(kind, session, form_key=key, **resend)
         assert caught.value.action == first
         assert (len(osvi_sandbox.requests), journal()) == (1, first)
 

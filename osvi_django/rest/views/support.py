@@ -75,7 +75,7 @@ class SupportView(OSVIAPIView):
         """Run it: 200, the session and the agent's reply; a close answers as a close does."""
         wanted = validated_body(SupportSerializer, request)
         command, message = wanted.pop("command", ""), wanted.pop("message", "")
-        again = wanted.pop("again")
+        resend = wanted.pop("resend")
         if command == "close":
             return closed(request, session_id, **wanted)
         session = _session_for(request, session_id)
@@ -83,7 +83,7 @@ class SupportView(OSVIAPIView):
             result = _WORDLESS[command](session, requested_by=request.user, via="rest")
         else:
             act = _WITH_WORDS[command]
-            result = act(session, message, again=again, requested_by=request.user, via="rest")
+            result = act(session, message, resend=resend, requested_by=request.user, via="rest")
         return _done(result, request)
 
 

@@ -84,10 +84,10 @@ class ActionResult:
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked(RequestOrigin):
-    """Who asks and via what; ``again``: whether to send the same text again."""
+    """Who asks and via what; ``resend``: whether to send a text that was sent before."""
 
     note: str = ""
-    again: bool = False
+    resend: bool = False
     form_key: uuid.UUID | None = None
 
 
@@ -105,12 +105,12 @@ def take_over(
     ``Busy`` and ``OSVINotConfigured`` before anything is sent, and then what the client raises.
 
     Those that take a text also raise ``SentBefore`` if the same text was the last one sent in the
-    same way and is still being sent, or it is unknown whether it arrived. ``again`` sends it
+    same way and is still being sent, or it is unknown whether it arrived. ``resend`` sends it
     anyway; a text that did arrive is then repeated. Of two callers at the same moment one is
     refused; a redacted text does not refuse any.
 
     Of all calls with the same ``form_key``, a UUID of the form or the task that asks, one is sent.
-    The others raise ``SentBefore``, even with ``again``; its ``action`` is the one that was sent,
+    The others raise ``SentBefore``, even with ``resend``; its ``action`` is the one that was sent,
     or None if that is of another session. An action that was not done, because OSVI was not reached
     or refused it, can be sent with the same key again.
     """
@@ -137,11 +137,11 @@ def tell(
     *,
     requested_by: User | None = None,
     via: str = "code",
-    again: bool = False,
+    resend: bool = False,
     form_key: uuid.UUID | None = None,
 ) -> ActionResult:
     """Guide the agent, and have it answer the customer at once; ``reply`` is its answer."""
-    asked = _Asked(requested_by=requested_by, via=via, again=again, form_key=form_key)
+    asked = _Asked(requested_by=requested_by, via=via, resend=resend, form_key=form_key)
     return _do(TELL, session, text, asked)
 
 
@@ -152,11 +152,11 @@ def whisper(
     *,
     requested_by: User | None = None,
     via: str = "code",
-    again: bool = False,
+    resend: bool = False,
     form_key: uuid.UUID | None = None,
 ) -> ActionResult:
     """Guide the agent for the customer's next message; only the agent sees this."""
-    asked = _Asked(requested_by=requested_by, via=via, again=again, form_key=form_key)
+    asked = _Asked(requested_by=requested_by, via=via, resend=resend, form_key=form_key)
     return _do(WHISPER, session, text, asked)
 
 
@@ -167,11 +167,11 @@ def send_message(
     *,
     requested_by: User | None = None,
     via: str = "code",
-    again: bool = False,
+    resend: bool = False,
     form_key: uuid.UUID | None = None,
 ) -> ActionResult:
     """Write to the customer, after having taken over."""
-    asked = _Asked(requested_by=requested_by, via=via, again=again, form_key=form_key)
+    asked = _Asked(requested_by=requested_by, via=via, resend=resend, form_key=form_key)
     return _do(MESSAGE, session, text, asked)
 
 
@@ -182,11 +182,11 @@ def inject_context(
     *,
     requested_by: User | None = None,
     via: str = "code",
-    again: bool = False,
+    resend: bool = False,
     form_key: uuid.UUID | None = None,
 ) -> ActionResult:
     """Add a fact to what the agent knows of this session; OSVI keeps the last five."""
-    asked = _Asked(requested_by=requested_by, via=via, again=again, form_key=form_key)
+    asked = _Asked(requested_by=requested_by, via=via, resend=resend, form_key=form_key)
     return _do(CONTEXT, session, text, asked)
 
 
@@ -197,11 +197,11 @@ def receive_message(
     *,
     requested_by: User | None = None,
     via: str = "code",
-    again: bool = False,
+    resend: bool = False,
     form_key: uuid.UUID | None = None,
 ) -> ActionResult:
     """Pass on what the customer wrote; ``reply`` is the agent's answer, if it gives one."""
-    asked = _Asked(requested_by=requested_by, via=via, again=again, form_key=form_key)
+    asked = _Asked(requested_by=requested_by, via=via, resend=resend, form_key=form_key)
     return _do(INBOUND, session, text, asked)
 
 
@@ -301,7 +301,7 @@ def _write_down(
     def work() -> None:
         if _is_written(action):
             return
-        if text and not asked.again:
+        if text and not asked.resend:
             _refuse_sent_before(action)
         # Not an UPDATE: the key from an earlier try may be another action's by now.
         action.pk = None
