@@ -1,4 +1,4 @@
-"""Answers that could not be read when they came: kept to the byte, read again, judged by staff."""
+"""Test answers that could not be read when they arrived: stored, read again, and reviewed."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ Kind = CloseAttempt.Kind
 TEXT = "Größe: “M”.\n5 € were paid back."
 
 
-def body_of(session, text=TEXT, **data):
+def answer_body(session, text=TEXT, **data):
     told = {"success": True, "data": {"session_id": session.session_id, "summary": text, **data}}
     return json.dumps(told, ensure_ascii=False)
 
 
-def kept(session, body, **fields):
-    """An attempt of a process with an older parser, which could make nothing of this answer."""
+def create_attempt_with_answer(session, body, **fields):
+    """Create an attempt of an older version, which could not read this answer."""
     told = {"outcome": "bad_answer", "error_code": "bad_answer", "http_status": 200, **fields}
     return CloseAttemptFactory(session=session, answer=body, **told)
 
 
-class TestKeeping:
+class TestStoredAnswer:
     @pytest.mark.parametrize(
         ("encoding", "content_type", "is_exact"),
         [
@@ -69,11 +69,11 @@ class TestKeeping:
             ("utf-16", "application/json", False),
         ],
     )
-    def test_a_close_in_any_character_set_is_stored_and_kept_to_the_byte(
+    def test_close_with_answer_in_any_charset_stores_exact_bytes(
         self, mirrored, osvi_sandbox, encoding, content_type, is_exact
     ):
         session = mirrored()
-        body = body_of(session).encode(encoding)
+        body = answer_body(session).encode(encoding)
         osvi_sandbox.script(session.session_id, Junk(body, content_type))
         assert close_session(session).summary.text == TEXT
         attempt = session.attempts.get()
@@ -84,7 +84,7 @@ class TestKeeping:
         declared = "windows-1252" if "windows" in content_type else ""
         assert attempt.answer_charset == declared
 
-    def test_bytes_that_are_no_text_are_kept(self, mirrored, osvi_sandbox):
+    def test_close_with_binary_answer_stores_exact_bytes(self, mirrored, osvi_sandbox):
         session = mirrored()
         body = b"\x00\xff\xfe<html>" * 9
         osvi_sandbox.script(session.session_id, Junk(body))
@@ -92,7 +92,7 @@ class TestKeeping:
             close_session(session)
         assert answer_of(session.attempts.get()).body == body
 
-    def test_an_answer_that_is_too_long_is_marked_as_incomplete(self, mirrored, osvi_sandbox):
+    def test_close_with_too_long_answer_marks_it_as_incomplete(self, mirrored, osvi_sandbox):
         session = mirrored()
         body = b"\xff" + b"x" * 1_200_000
         osvi_sandbox.script(session.session_id, Junk(body))
@@ -103,12 +103,12 @@ class TestKeeping:
         assert answer_of(attempt).truncated
         assert bytes(attempt.answer_bytes) == body[:1_000_000]
 
-    def test_the_spool_keeps_all_that_the_journal_does(
+    def test_close_without_database_spools_charset_and_completeness(
         self, mirrored, osvi_sandbox, settings, tmp_path
     ):
         settings.OSVI["default"] |= {"SPOOL_DIR": tmp_path / "spool", "DATABASE_RETRY_TIMEOUT": 0.1}
         session = mirrored()
-        body = body_of(session).encode("cp1251", errors="replace")
+        body = answer_body(session).encode("cp1251", errors="replace")
         body = body.replace(b"Gr", "Привет".encode("koi8-r"))
         osvi_sandbox.script(session.session_id, Junk(body, "text/html; charset=koi8-r"))
 
@@ -126,7 +126,7 @@ class TestKeeping:
         assert result.settled is Settled.STORED
         assert SessionSummary.objects.get().text.startswith("Привет")
 
-    def test_a_file_of_an_earlier_version_is_read(self, tmp_path):
+    def test_spool_file_of_earlier_version_is_readable(self, tmp_path):
         answer = spool.SpooledAnswer(
             session=1, attempt=2, claim="c", status=200, body=b"x", truncated=False
         )
@@ -137,33 +137,35 @@ class TestKeeping:
         assert spool.read(path) == answer
 
 
-class TestRecovery:
+class TestRecoverSession:
     @pytest.mark.parametrize("outcome", ["answered", "bad_answer", "no_answer"])
-    def test_what_can_be_read_by_now_is_stored_without_asking_osvi(
+    def test_recover_session_with_readable_stored_answer_sends_nothing(
         self, mirrored, osvi_sandbox, outcome
     ):
         session = mirrored(status="unconfirmed")
-        attempt = kept(session, body_of(session) + ",", outcome=outcome)
+        attempt = create_attempt_with_answer(session, answer_body(session) + ",", outcome=outcome)
         assert recover_session(session).settled is Settled.STORED
         assert session.summary.text == TEXT
         assert osvi_sandbox.requests == []
         attempt.refresh_from_db()
         assert (attempt.outcome, attempt.error_code) == ("closed", "")
 
-    def test_the_answer_with_the_summary_counts_however_many_have_none(
+    def test_recover_session_with_several_answers_takes_the_one_with_summary(
         self, mirrored, osvi_sandbox
     ):
         session = mirrored(status="unconfirmed")
-        kept(session, body_of(session))
-        kept(session, body_of(session, None), outcome="answered")
-        kept(session, "<html>")
-        kept(session, "", outcome="no_answer", http_status=None)
+        create_attempt_with_answer(session, answer_body(session))
+        create_attempt_with_answer(session, answer_body(session, None), outcome="answered")
+        create_attempt_with_answer(session, "<html>")
+        create_attempt_with_answer(session, "", outcome="no_answer", http_status=None)
         assert recover_session(session).settled is Settled.STORED
         assert session.summary.text == TEXT
 
-    def test_an_answer_without_a_summary_says_that_there_is_none(self, mirrored, osvi_sandbox):
+    def test_recover_session_with_answer_without_summary_is_not_provided(
+        self, mirrored, osvi_sandbox
+    ):
         session = mirrored(status="unconfirmed")
-        kept(session, body_of(session, None).replace("true", '"true"'))
+        create_attempt_with_answer(session, answer_body(session, None).replace("true", '"true"'))
         assert recover_session(session).settled is Settled.NOT_PROVIDED
         assert osvi_sandbox.requests == []
 
@@ -175,46 +177,48 @@ class TestRecovery:
             "<html>",
         ],
     )
-    def test_what_cannot_be_trusted_is_never_stored(self, unconfirmed, osvi_sandbox, body):
+    def test_recovery_with_untrusted_answer_stores_no_summary(
+        self, unconfirmed, osvi_sandbox, body
+    ):
         session = unconfirmed(Drop(after_closing=True))
         body = body.replace("%s", session.session_id)
-        kept(session, body, answer_incomplete=True)
+        create_attempt_with_answer(session, body, answer_incomplete=True)
         osvi_sandbox.when_closed = 409
         assert recover_session(session).settled is Settled.LOST
         assert [result for result in reread_all() if result.session == session] == []
         assert not SessionSummary.objects.exists()
 
-    def test_a_close_behind_our_back_finds_the_summary_of_an_earlier_answer(
+    def test_close_session_closed_elsewhere_takes_summary_of_earlier_answer(
         self, mirrored, osvi_sandbox
     ):
         session = mirrored()
-        kept(session, body_of(session))
+        create_attempt_with_answer(session, answer_body(session))
         osvi_sandbox.sessions[session.session_id].status = "closed"
         osvi_sandbox.when_closed = 409
         assert close_session(session).summary.text == TEXT
 
-    def test_marking_as_closed_finds_it_too(self, mirrored):
+    def test_mark_closed_takes_summary_of_stored_answer(self, mirrored):
         session = mirrored(status="unconfirmed")
-        kept(session, body_of(session))
+        create_attempt_with_answer(session, answer_body(session))
         assert mark_closed(session, note="Seen.").summary.text == TEXT
         assert not session.attempts.filter(kind=Kind.MARK).exists()
 
-    def test_a_second_try_finds_it_too(self, mirrored, osvi_sandbox):
+    def test_close_again_takes_summary_of_stored_answer(self, mirrored, osvi_sandbox):
         session = mirrored(status="unconfirmed")
-        kept(session, body_of(session))
+        create_attempt_with_answer(session, answer_body(session))
         assert close_again(session).summary.text == TEXT
         assert osvi_sandbox.requests == []
 
 
-class TestRereading:
+class TestRereadAll:
     @pytest.mark.parametrize("summary_status", ["lost", "not_provided", "pending"])
     @pytest.mark.parametrize("status", ["closed", "unconfirmed"])
     @pytest.mark.parametrize("outcome", list(CloseAttempt.Outcome))
-    def test_the_command_stores_what_can_be_read_by_now(
+    def test_recover_command_with_reread_stores_readable_summary(
         self, osvi_sandbox, capsys, status, summary_status, outcome
     ):
         session = ChatSessionFactory(status=status, summary_status=summary_status)
-        attempt = kept(session, body_of(session), outcome=outcome)
+        attempt = create_attempt_with_answer(session, answer_body(session), outcome=outcome)
         heard = []
 
         def hear(**named):
@@ -238,27 +242,27 @@ class TestRereading:
         assert list(reread_all()) == []
 
     @pytest.mark.parametrize("status", ["active", "dormant", "closing"])
-    def test_nothing_that_is_open_is_closed_by_it(self, status):
+    def test_reread_all_keeps_open_session(self, status):
         session = ChatSessionFactory(status=status)
-        kept(session, body_of(session))
+        create_attempt_with_answer(session, answer_body(session))
         assert list(reread_all()) == []
         session.refresh_from_db()
         assert session.status == status
 
     @pytest.mark.parametrize("source", list(SessionSummary.Source))
-    def test_a_stored_summary_stays(self, source):
+    def test_reread_all_keeps_stored_summary(self, source):
         session = ClosedSessionFactory(summary_status="stored")
         SessionSummary.objects.filter(session=session).delete()
         SessionSummaryFactory(session=session, text="First.", source=source)
-        kept(session, body_of(session))
-        ChatSession.objects.update(summary_status="lost")  # by whoever was slower
+        create_attempt_with_answer(session, answer_body(session))
+        ChatSession.objects.update(summary_status="lost")  # as another process may do
         assert list(reread_all()) == []
         assert SessionSummary.objects.get(session=session).text == "First."
 
-    def test_one_bad_row_does_not_stop_it(self, caplog):
+    def test_reread_all_with_failing_session_continues(self, caplog):
         first, second = (ChatSessionFactory(status="closed") for _number in range(2))
         for session in (first, second):
-            kept(session, body_of(session))
+            create_attempt_with_answer(session, answer_body(session))
 
         def is_refused(sql, params):
             return sql.startswith("UPDATE") and first.pk in params
@@ -268,10 +272,10 @@ class TestRereading:
         assert found == {first: Settled.FAILED, second: Settled.STORED}
         assert "could not be read" in caplog.text
 
-    def test_an_attempt_that_is_deleted_meanwhile_is_passed_over(self):
+    def test_reread_all_with_attempt_deleted_meanwhile_continues(self):
         session = ChatSessionFactory(status="closed")
-        kept(session, body_of(session))
-        gone = kept(session, body_of(session, "Gone."))
+        create_attempt_with_answer(session, answer_body(session))
+        gone = create_attempt_with_answer(session, answer_body(session, "Gone."))
 
         def delete():
             CloseAttempt.objects.filter(pk=gone.pk).delete()
@@ -280,28 +284,30 @@ class TestRereading:
             assert [result.settled for result in reread_all()] == [Settled.STORED]
         assert session.summary.text == TEXT
 
-    def test_there_may_be_more_than_a_page_of_them(self, monkeypatch):
+    def test_reread_all_with_several_chunks_reads_all(self, monkeypatch):
         monkeypatch.setattr("osvi_django.services.recovery.reviewing.CHUNK", 2)
         for _number in range(5):
             session = ChatSessionFactory(status="closed")
-            kept(session, body_of(session))
+            create_attempt_with_answer(session, answer_body(session))
         assert len(list(reread_all())) == 5
 
 
 class TestReview:
     @pytest.fixture
-    def half(self, mirrored):
-        """A session of which half an answer is kept."""
+    def half_answer(self, mirrored):
+        """Create an attempt with half an answer."""
         session = mirrored(status="unconfirmed")
-        body = body_of(session)[:-30]
-        return kept(session, body, outcome="no_answer", answer_incomplete=True)
+        body = answer_body(session)[:-30]
+        return create_attempt_with_answer(
+            session, body, outcome="no_answer", answer_incomplete=True
+        )
 
-    def test_staff_see_what_there_is_of_it(self, half):
-        review = review_of(half)
+    def test_review_of_incomplete_answer_returns_its_text(self, half_answer):
+        review = review_of(half_answer)
         assert (review.is_incomplete, review.names_another) == (True, False)
         assert TEXT.startswith(review.summary)
         assert review.summary
-        assert review.text == half.answer
+        assert review.text == half_answer.answer
 
     @pytest.mark.parametrize(
         ("body", "summary", "is_anothers"),
@@ -315,15 +321,21 @@ class TestReview:
             ("<html>", "", False),
         ],
     )
-    def test_what_may_be_the_summary_is_proposed(self, body, summary, is_anothers):
-        review = review_of(kept(ChatSessionFactory(), body))
+    def test_review_of_answer_proposes_summary(self, body, summary, is_anothers):
+        review = review_of(create_attempt_with_answer(ChatSessionFactory(), body))
         assert (review.summary, review.names_another) == (summary, is_anothers)
 
     @pytest.mark.parametrize("status", ["unconfirmed", "closed"])
-    def test_the_reviewed_text_is_the_summary_from_then_on(self, half, osvi_sandbox, staff, status):
+    def test_take_reviewed_summary_stores_summary_and_attempt(
+        self, half_answer, osvi_sandbox, staff, status
+    ):
         ChatSession.objects.update(status=status, summary_status="lost")
         result = take_reviewed_summary(
-            half, text=" The half\r\nof it. ", requested_by=staff, via="admin", note=" Seen. "
+            half_answer,
+            text=" The half\r\nof it. ",
+            requested_by=staff,
+            via="admin",
+            note=" Seen. ",
         )
         session = result.session
         assert (session.status, session.summary_status) == ("closed", "stored")
@@ -334,52 +346,52 @@ class TestReview:
         assert (attempt.kind, attempt.outcome) == (Kind.REVIEW, "closed")
         assert (attempt.requested_by, attempt.via, attempt.note) == (staff, "admin", "Seen.")
         assert attempt.finished_at is not None
-        half.refresh_from_db()
-        assert half.outcome == "no_answer"
+        half_answer.refresh_from_db()
+        assert half_answer.outcome == "no_answer"
         assert osvi_sandbox.requests == []
-        # It can be put right, and written by nobody else.
-        again = take_reviewed_summary(half, text="Better.")
+        # It can be corrected.
+        again = take_reviewed_summary(half_answer, text="Better.")
         assert (again.summary.text, session.attempts.filter(kind=Kind.REVIEW).count()) == (
             "Better.",
             2,
         )
 
-    def test_a_summary_of_this_site_gives_way_to_it(self, half):
+    def test_take_reviewed_summary_replaces_summary_of_host(self, half_answer):
         ChatSession.objects.update(status="closed", summary_status="stored")
-        SessionSummaryFactory(session=half.session, source="host")
-        assert take_reviewed_summary(half, text="x").summary.source == "reviewed"
+        SessionSummaryFactory(session=half_answer.session, source="host")
+        assert take_reviewed_summary(half_answer, text="x").summary.source == "reviewed"
 
-    def test_osvis_own_gives_way_to_none(self, half):
+    def test_take_reviewed_summary_with_summary_of_osvi_raises_invalid_input(self, half_answer):
         ChatSession.objects.update(status="closed", summary_status="stored")
-        SessionSummaryFactory(session=half.session, text="OSVI's.", source="osvi")
+        SessionSummaryFactory(session=half_answer.session, text="OSVI's.", source="osvi")
         with pytest.raises(InvalidInput, match="own summary") as caught:
-            take_reviewed_summary(half, text="x")
+            take_reviewed_summary(half_answer, text="x")
         assert caught.value.field == "summary"
         assert SessionSummary.objects.get().text == "OSVI's."
         assert not CloseAttempt.objects.filter(kind=Kind.REVIEW).exists()
 
-    def test_osvis_own_takes_its_place_when_it_comes_after_all(self, half):
-        take_reviewed_summary(half, text="x")
-        attempt = kept(half.session, body_of(half.session))
+    def test_recovered_summary_of_osvi_replaces_reviewed_summary(self, half_answer):
+        take_reviewed_summary(half_answer, text="x")
+        attempt = create_attempt_with_answer(half_answer.session, answer_body(half_answer.session))
         ChatSession.objects.update(status="unconfirmed")
-        assert recover_session(half.session).settled is Settled.STORED
+        assert recover_session(half_answer.session).settled is Settled.STORED
         summary = SessionSummary.objects.get()
         assert (summary.text, summary.source, attempt.kind) == (TEXT, "osvi", "close")
 
     @pytest.mark.parametrize("status", ["active", "dormant", "closing"])
-    def test_nothing_that_is_open_is_closed_by_it(self, half, status):
+    def test_take_reviewed_summary_of_open_session_raises_invalid_input(self, half_answer, status):
         lease_until = DatabaseNow() + timedelta(minutes=1)
         ChatSession.objects.update(status=status, lease_until=lease_until)
         with pytest.raises(InvalidInput, match="open or being closed") as caught:
-            take_reviewed_summary(half, text="x")
+            take_reviewed_summary(half_answer, text="x")
         assert caught.value.field == "status"
         assert ChatSession.objects.get().status == status
         assert not SessionSummary.objects.exists()
 
     @pytest.mark.parametrize("text", ["", " \n", None, 7, "\x00" * 0, "x" * 1_000_001])
-    def test_a_text_that_cannot_be_one_is_refused(self, half, text):
+    def test_take_reviewed_summary_with_invalid_text_raises_invalid_input(self, half_answer, text):
         with pytest.raises(InvalidInput) as caught:
-            take_reviewed_summary(half, text=text)
+            take_reviewed_summary(half_answer, text=text)
         assert caught.value.field == "text"
 
     @pytest.mark.parametrize(
@@ -391,18 +403,20 @@ class TestReview:
             {"outcome": "no_answer", "http_status": None},
         ],
     )
-    def test_an_attempt_without_an_answer_to_judge_is_refused(self, half, fields):
+    def test_take_reviewed_summary_without_unread_answer_raises_invalid_input(
+        self, half_answer, fields
+    ):
         CloseAttempt.objects.update(**fields)
-        half.refresh_from_db()
+        half_answer.refresh_from_db()
         with pytest.raises(InvalidInput) as caught:
-            take_reviewed_summary(half, text="x")
+            take_reviewed_summary(half_answer, text="x")
         assert caught.value.field == "attempt"
 
-    def test_those_who_may_not_close_may_not_take_it(self, half):
+    def test_take_reviewed_summary_without_permission_raises_not_allowed(self, half_answer):
         with pytest.raises(NotAllowed):
-            take_reviewed_summary(half, text="x", requested_by=AnonymousUser())
+            take_reviewed_summary(half_answer, text="x", requested_by=AnonymousUser())
 
     @pytest.mark.django_db(transaction=True)
-    def test_inside_a_transaction_it_is_refused(self, half):
+    def test_take_reviewed_summary_inside_transaction_raises(self, half_answer):
         with transaction.atomic(), pytest.raises(InsideTransaction):
-            take_reviewed_summary(half, text="x")
+            take_reviewed_summary(half_answer, text="x")

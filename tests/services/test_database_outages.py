@@ -1,4 +1,4 @@
-"""The database goes away between OSVI's answer and our write: for a moment, or for longer."""
+"""Test a database that is unavailable when an answer is stored: for a moment, or for longer."""
 
 from __future__ import annotations
 
@@ -33,52 +33,52 @@ SUMMARIES = "osvi_django_sessionsummary"
 
 @pytest.fixture(autouse=True)
 def spool_dir(settings, osvi_sandbox, tmp_path):
-    """A spool of the test's own, and little patience."""
+    """Set a spool directory for this test, and a short retry timeout."""
     directory = tmp_path / "spool"
     settings.OSVI["default"] |= {"SPOOL_DIR": directory, "DATABASE_RETRY_TIMEOUT": 0.3}
     return directory
 
 
 @pytest.fixture
-def lost():
-    """The tables that are away."""
+def missing_tables():
+    """Return the list of tables that are renamed."""
     return []
 
 
 @pytest.fixture
-def lose(osvi_sandbox, lost):
-    """Take a table away while OSVI works on a close; ``bring`` ends that."""
+def lose_table(osvi_sandbox, missing_tables):
+    """Return a function that lets a table disappear while OSVI works on a close."""
 
-    def _lose(table):
+    def _lose_table(table):
         def take_away(_chat):
-            # In the sandbox's own thread, with a connection of its own.
+            # This runs in the sandbox's thread, which has its own connection.
             try:
-                rename(table, f"{table}_away")
-                lost.append(table)
+                rename_table(table, f"{table}_away")
+                missing_tables.append(table)
             finally:
                 connection.close()
             return 0
 
         osvi_sandbox.latency = take_away
 
-    yield _lose
-    bring_back(osvi_sandbox, lost)
+    yield _lose_table
+    restore(osvi_sandbox, missing_tables)
 
 
 @pytest.fixture
-def bring(osvi_sandbox, lost):
-    """Bring all tables back."""
-    return lambda: bring_back(osvi_sandbox, lost)
+def restore_tables(osvi_sandbox, missing_tables):
+    """Return a function that restores all tables."""
+    return lambda: restore(osvi_sandbox, missing_tables)
 
 
-def bring_back(osvi, lost):
+def restore(osvi, missing_tables):
     osvi.latency = 0
-    while lost:
-        table = lost.pop()
-        rename(f"{table}_away", table)
+    while missing_tables:
+        table = missing_tables.pop()
+        rename_table(f"{table}_away", table)
 
 
-def rename(old, new):
+def rename_table(old, new):
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE {old} RENAME TO {new}")
 
@@ -87,8 +87,8 @@ def expire_lease():
     ChatSession.objects.filter(status="closing").update(lease_until=DatabaseNow())
 
 
-class TestForAMoment:
-    def test_a_connection_that_is_cut_is_made_anew(
+class TestShortOutage:
+    def test_close_with_broken_connection_connects_again(
         self, mirrored, osvi_sandbox, spool_dir, settings
     ):
         settings.OSVI["default"]["DATABASE_RETRY_TIMEOUT"] = (
@@ -104,7 +104,7 @@ class TestForAMoment:
         assert CloseAttempt.objects.get().outcome == "closed"
         assert not list(spool_dir.glob("*.json"))  # on a busy machine it may have waited there
 
-    def test_work_is_tried_again_until_it_succeeds(self):
+    def test_persist_with_temporary_error_repeats_work(self):
         tries = []
 
         def work():
@@ -116,14 +116,14 @@ class TestForAMoment:
         assert persist(work, using="default", patience=5) == "done"
         assert len(tries) == 3
 
-    def test_patience_ends(self):
+    def test_persist_with_lasting_error_raises_when_time_is_over(self):
         def work():
             raise OperationalError("gone")
 
         with pytest.raises(OperationalError, match="gone"):
             persist(work, using="default", patience=0.2)
 
-    def test_what_was_half_written_is_not_written(self, mirrored):
+    def test_persist_with_error_rolls_back(self, mirrored):
         session = mirrored()
 
         def work():
@@ -137,7 +137,7 @@ class TestForAMoment:
 
 
 @pytest.mark.django_db
-def test_inside_a_test_case_nothing_is_tried_again():
+def test_persist_inside_test_case_does_not_repeat_work():
     tries = []
 
     def work():
@@ -150,9 +150,9 @@ def test_inside_a_test_case_nothing_is_tried_again():
 
 
 class MomentaryFault:
-    """Cuts this thread's connection at the first query after OSVI was asked; locks an SQLite file.
+    """Break this thread's connection once, at the first query after OSVI was called.
 
-    ``errors``: what came of that query.
+    SQLite has no server, so its file is locked instead. ``errors`` has the error of that query.
     """
 
     def __init__(self):
@@ -160,7 +160,7 @@ class MomentaryFault:
         self._is_due = False
 
     def begin(self, _chat):
-        """Let the next query fail; a latency of the sandbox."""
+        """Let the next query fail; used as latency of the sandbox."""
         self._is_due = True
         return 0
 
@@ -168,7 +168,7 @@ class MomentaryFault:
         if not self._is_due:
             return execute(sql, params, many, context)
         self._is_due = False
-        fault = locked if connection.vendor == "sqlite" else without_connection
+        fault = lock_sqlite if connection.vendor == "sqlite" else cut_connection
         with fault():
             try:
                 return execute(sql, params, many, context)
@@ -178,8 +178,8 @@ class MomentaryFault:
 
 
 @contextmanager
-def locked():
-    """Another thread may write to the file, and this one's connection waits for hardly anything."""
+def lock_sqlite():
+    """Lock the SQLite file from another thread, and let this connection wait only 10 ms."""
     connection.connection.execute("PRAGMA busy_timeout = 10")
     is_locked, is_over = threading.Event(), threading.Event()
 
@@ -201,21 +201,21 @@ def locked():
 
 
 @contextmanager
-def without_connection():
-    """The server has ended this thread's connection."""
+def cut_connection():
+    """Let the server end this thread's connection."""
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(cut, own_id()).result()
+        pool.submit(terminate, connection_id()).result()
     yield
 
 
-def own_id():
+def connection_id():
     query = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT CONNECTION_ID()"}
     with connection.cursor() as cursor:
         cursor.execute(query[connection.vendor])
         return cursor.fetchone()[0]
 
 
-def cut(victim):
+def terminate(victim):
     command = {"postgresql": "SELECT pg_terminate_backend(%s)", "mysql": "KILL %s"}
     try:
         with connection.cursor() as cursor:
@@ -224,19 +224,19 @@ def cut(victim):
         connection.close()
 
 
-class TestForLonger:
-    def test_the_answer_waits_in_the_spool_and_recovery_brings_it_home(
-        self, mirrored, osvi_sandbox, lose, bring, spool_dir, caplog
+class TestLongOutage:
+    def test_close_without_database_spools_answer_and_recovery_stores_it(
+        self, mirrored, osvi_sandbox, lose_table, restore_tables, spool_dir, caplog
     ):
         session = mirrored()
-        lose(ATTEMPTS)
+        lose_table(ATTEMPTS)
         with pytest.raises(AnswerNotStored) as caught:
             close_session(session)
         assert caught.value.code == "unconfirmed"
         [path] = spool.waiting(spool_dir)
         assert spool.read(path).session == session.pk
         assert "refund" not in caplog.text
-        bring()
+        restore_tables()
         assert ChatSession.objects.get().status == "closing"
         [result] = recover_all()
         assert (result.settled, result.session) == (Settled.STORED, session)
@@ -247,14 +247,14 @@ class TestForLonger:
         assert osvi_sandbox.close_requests(session.session_id) == 1
         assert list(recover_all()) == []
 
-    def test_an_answer_that_was_kept_is_applied_when_the_lease_is_over(
-        self, mirrored, osvi_sandbox, lose, bring, spool_dir
+    def test_recover_all_with_stored_answer_and_expired_lease_settles_session(
+        self, mirrored, osvi_sandbox, lose_table, restore_tables, spool_dir
     ):
         session = mirrored()
-        lose(SUMMARIES)
+        lose_table(SUMMARIES)
         with pytest.raises(AnswerNotStored):
             close_session(session)
-        bring()
+        restore_tables()
         assert CloseAttempt.objects.get().outcome == "answered"
         assert not SessionSummary.objects.exists()
         expire_lease()
@@ -264,50 +264,50 @@ class TestForLonger:
         assert osvi_sandbox.close_requests(session.session_id) == 1
         assert not spool_dir.exists()
 
-    def test_the_answer_to_a_fetch_waits_as_well(
-        self, mirrored, osvi_sandbox, lose, bring, spool_dir
+    def test_recover_all_without_database_spools_answer_of_second_close(
+        self, mirrored, osvi_sandbox, lose_table, restore_tables, spool_dir
     ):
         session = mirrored()
         osvi_sandbox.script(session.session_id, Drop(after_closing=True))
         with pytest.raises(OSVINoAnswer):
             close_session(session)
-        lose(ATTEMPTS)
+        lose_table(ATTEMPTS)
         [result] = recover_all()
         assert (result.settled, "saved" in result.detail) == (Settled.UNCHANGED, True)
-        bring()
+        restore_tables()
         assert [result.settled for result in recover_all()] == [Settled.STORED]
         assert osvi_sandbox.close_requests(session.session_id) == 2
 
-    def test_a_watch_goes_on_when_the_database_is_back(self, mirrored):
-        rename(SESSIONS, f"{SESSIONS}_away")
+    def test_recover_command_with_watch_continues_after_outage(self, mirrored):
+        rename_table(SESSIONS, f"{SESSIONS}_away")
         try:
             call_command(
                 "osvi_recover", watch=0.1, stderr=StopsAfter("The database is unavailable", times=2)
             )
         finally:
-            rename(f"{SESSIONS}_away", SESSIONS)
+            rename_table(f"{SESSIONS}_away", SESSIONS)
 
-    def test_a_refusal_is_told_though_it_cannot_be_written(
-        self, mirrored, osvi_sandbox, lose, bring
+    def test_close_when_refused_without_database_raises_rejected(
+        self, mirrored, osvi_sandbox, lose_table, restore_tables
     ):
         session = mirrored()
         osvi_sandbox.script(session.session_id, Status(403, errors=["No."], close=True))
-        lose(SESSIONS)
+        lose_table(SESSIONS)
         with pytest.raises(OSVIRejected, match="No"):
             close_session(session)
-        bring()
+        restore_tables()
         expire_lease()
         [result] = recover_all()
         assert result.settled is Settled.REOPENED
 
-    def test_where_even_the_spool_fails_one_line_says_which_session(
-        self, mirrored, lose, bring, settings, caplog, tmp_path, monkeypatch
+    def test_close_without_database_and_spool_logs_session_id(
+        self, mirrored, lose_table, restore_tables, settings, caplog, tmp_path, monkeypatch
     ):
         (tmp_path / "file").write_text("")
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
         settings.OSVI["default"]["SPOOL_DIR"] = tmp_path / "file" / "spool"
         session = mirrored()
-        lose(ATTEMPTS)
+        lose_table(ATTEMPTS)
         with pytest.raises(OSVINoAnswer) as caught:
             close_session(session)
         assert not isinstance(caught.value, AnswerNotStored)
@@ -315,7 +315,7 @@ class TestForLonger:
         assert session.session_id in record.getMessage()
         assert "refund" not in caplog.text
 
-    def test_a_setting_that_broke_meanwhile_loses_nothing(
+    def test_close_when_setting_becomes_invalid_meanwhile_stores_summary(
         self, mirrored, osvi_sandbox, settings, spool_dir
     ):
         session = mirrored()
@@ -328,73 +328,79 @@ class TestForLonger:
         assert close_session(session).summary.text == SUMMARY
 
 
-class TestSpool:
+class TestSpooledAnswer:
     @pytest.fixture
-    def spooled(self, mirrored, lose, bring, spool_dir):
-        """A session whose answer is in the spool."""
+    def make_spooled_session(self, mirrored, lose_table, restore_tables, spool_dir):
+        """Return a function that creates a session whose answer is in the spool."""
 
-        def _spooled():
+        def _make_spooled_session():
             session = mirrored()
-            lose(ATTEMPTS)
+            lose_table(ATTEMPTS)
             with pytest.raises(AnswerNotStored):
                 close_session(session)
-            bring()
+            restore_tables()
             return session
 
-        return _spooled
+        return _make_spooled_session
 
-    def test_a_refusal_that_waited_opens_the_session_again(
-        self, spooled, osvi_sandbox, mirrored, lose, bring, spool_dir
+    def test_recover_all_with_spooled_refusal_reopens_session(
+        self, make_spooled_session, osvi_sandbox, mirrored, lose_table, restore_tables, spool_dir
     ):
         session = mirrored()
         osvi_sandbox.script(session.session_id, Status(403, errors=["No."], close=True))
-        lose(ATTEMPTS)
+        lose_table(ATTEMPTS)
         with pytest.raises(AnswerNotStored):
             close_session(session)
-        bring()
+        restore_tables()
         assert [result.settled for result in recover_all()] == [Settled.REOPENED]
         assert CloseAttempt.objects.get().error_reason == "No."
         assert list(spool.waiting(spool_dir)) == []
 
-    def test_junk_that_waited_settles_nothing_and_osvi_is_asked(
-        self, osvi_sandbox, mirrored, lose, bring, spool_dir
+    def test_recover_all_with_spooled_junk_asks_osvi(
+        self, osvi_sandbox, mirrored, lose_table, restore_tables, spool_dir
     ):
         session = mirrored()
         osvi_sandbox.script(session.session_id, Junk())
-        lose(ATTEMPTS)
+        lose_table(ATTEMPTS)
         with pytest.raises(AnswerNotStored):
             close_session(session)
-        bring()
+        restore_tables()
         found = [result.settled for result in recover_all()]
         assert found == [Settled.UNCHANGED, Settled.STORED]
         assert list(spool.waiting(spool_dir)) == []
 
     @pytest.mark.parametrize("ask", [recover_session, close_again])
-    def test_whoever_looks_into_one_session_reads_it_first(
-        self, spooled, osvi_sandbox, spool_dir, ask
+    def test_recovery_of_one_session_reads_spool_first(
+        self, make_spooled_session, osvi_sandbox, spool_dir, ask
     ):
-        session = spooled()
+        session = make_spooled_session()
         expire_lease()
         ask(session)
         assert session.summary.text == SUMMARY
         assert osvi_sandbox.close_requests(session.session_id) == 1
         assert list(spool.waiting(spool_dir)) == []
 
-    def test_a_spool_that_cannot_be_read_stops_nobody(self, spooled, spool_dir, caplog):
-        session = spooled()
+    def test_recovery_of_one_session_with_unreadable_spool_asks_osvi(
+        self, make_spooled_session, spool_dir, caplog
+    ):
+        session = make_spooled_session()
         expire_lease()
         spool_dir.chmod(0o777)
         assert recover_session(session).settled is Settled.STORED  # from OSVI
         assert "cannot be read" in caplog.text
 
-    def test_an_answer_whose_attempt_is_settled_is_thrown_away(self, spooled, spool_dir):
-        spooled()
+    def test_recover_all_with_answer_of_settled_attempt_deletes_file(
+        self, make_spooled_session, spool_dir
+    ):
+        make_spooled_session()
         CloseAttempt.objects.update(outcome="closed")
         assert list(recover_all()) == []
         assert list(spool.waiting(spool_dir)) == []
 
-    def test_an_answer_of_another_projects_database_is_left(self, spooled, spool_dir, caplog):
-        spooled()
+    def test_recover_all_with_answer_of_other_database_keeps_file(
+        self, make_spooled_session, spool_dir, caplog
+    ):
+        make_spooled_session()
         [path] = spool.waiting(spool_dir)
         other = replace(spool.read(path), claim=str(CloseAttemptFactory.build().claim))
         path.unlink()
@@ -404,32 +410,36 @@ class TestSpool:
         assert "belongs to no attempt here" in caplog.text
 
     @pytest.mark.parametrize("text", ["", "{}", '{"claim": "x", "body": ""}'])
-    def test_a_file_that_is_no_answer_stays_and_stops_nothing(
-        self, spooled, spool_dir, caplog, text
+    def test_recover_all_with_invalid_file_keeps_it_and_continues(
+        self, make_spooled_session, spool_dir, caplog, text
     ):
-        spooled()
+        make_spooled_session()
         bad = spool_dir / "0.json"
         bad.write_text(text)
         assert [result.settled for result in recover_all()] == [Settled.STORED]
         assert bad.exists()
         assert "stays there" in caplog.text
 
-    def test_a_spool_that_others_may_write_is_not_read(self, spooled, spool_dir, caplog):
-        spooled()
+    def test_recover_all_with_world_writable_spool_does_not_read_it(
+        self, make_spooled_session, spool_dir, caplog
+    ):
+        make_spooled_session()
         spool_dir.chmod(0o777)
         assert list(recover_all()) == []
         assert "cannot be read" in caplog.text
         spool_dir.chmod(0o700)
         assert [result.settled for result in recover_all()] == [Settled.STORED]
 
-    def test_a_file_that_another_recovery_took_is_not_missed(self, spooled, spool_dir):
-        spooled()
+    def test_recover_all_with_file_deleted_meanwhile_continues(
+        self, make_spooled_session, spool_dir
+    ):
+        make_spooled_session()
         [path] = spool.waiting(spool_dir)
         (spool_dir / "0.json").symlink_to(spool_dir / "gone")
         assert [result.settled for result in recover_all()] == [Settled.STORED]
         assert not path.exists()
 
 
-def test_one_connection_is_left(mirrored):
+def test_close_leaves_one_connection(mirrored):
     close_session(mirrored())
     assert len(connections.all(initialized_only=True)) == 1

@@ -1,4 +1,4 @@
-"""Leases: short, renewed while their process lives, and never sent under when they may be over."""
+"""Test leases: short, renewed while their process lives, and not used after their end."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def session(osvi_sandbox):
 
 
 @pytest.fixture(autouse=True)
-def short(settings, osvi_sandbox):
-    """A second of lease, and calls that may take long."""
+def short_lease(settings, osvi_sandbox):
+    """Set a lease of one second, and a long deadline for calls."""
     settings.OSVI["default"] |= {"LEASE_TIMEOUT": 1, "DEADLINE": 60}
 
 
 def broken_context():
-    """A host's OSVI_THREAD_CONTEXT with a bug."""
+    """Raise, as an OSVI_THREAD_CONTEXT with a bug does."""
     raise RuntimeError
 
 
@@ -55,8 +55,8 @@ def heartbeats():
     return [each for each in threading.enumerate() if each.name == "osvi-heartbeat"]
 
 
-def in_a_thread_of_osvi(do):
-    """A latency of the sandbox during which something is done, in a thread of its own."""
+def as_latency(do):
+    """Return a latency of the sandbox that calls ``do`` in the sandbox's thread."""
 
     def latency(_chat):
         try:
@@ -68,53 +68,53 @@ def in_a_thread_of_osvi(do):
     return latency
 
 
-def number_over(table, seconds=0):
-    """How many leases are over by then, by the database's clock."""
+def count_expired(table, seconds=0):
+    """Return how many leases end within ``seconds``, by the database's clock."""
     then = DatabaseNow() + timedelta(seconds=seconds)
     return table.objects.filter(lease_until__lt=then).count()
 
 
 def in_another_thread(do):
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(in_a_thread_of_osvi(do), None).result()
+        pool.submit(as_latency(do), None).result()
 
 
-class TestAClose:
-    def test_that_takes_longer_than_its_lease_keeps_it(self, session, osvi_sandbox):
+class TestCloseLease:
+    def test_close_longer_than_lease_renews_it(self, session, osvi_sandbox):
         seen = []
 
         def look():
             for _time in range(8):
                 time.sleep(0.3)
-                seen.append(number_over(ChatSession))
+                seen.append(count_expired(ChatSession))
                 with pytest.raises(CloseInProgress):
                     recover_session(ChatSession.objects.get())
 
-        osvi_sandbox.latency = in_a_thread_of_osvi(look)
+        osvi_sandbox.latency = as_latency(look)
         assert close_session(session).summary.text == SUMMARY
         assert seen == [0] * 8
         assert osvi_sandbox.close_requests(session.session_id) == 1
         until(lambda: not heartbeats())
 
-    def test_that_is_quick_asks_the_database_for_no_heartbeat(self, session, settings):
+    def test_close_shorter_than_lease_runs_no_heartbeat_query(self, session, settings):
         settings.OSVI["default"]["LEASE_TIMEOUT"] = 30
         with database_away("osvi-heartbeat") as refused:
             assert close_session(session).changed
             until(lambda: not heartbeats())
         assert refused == []
 
-    def test_whose_heartbeat_cannot_reach_the_database_is_settled_by_its_claim(
+    def test_close_when_heartbeat_fails_is_settled_by_its_claim(
         self, session, osvi_sandbox, caplog
     ):
-        """Another process finds the lease over, and has OSVI tell the summary once more."""
+        """Let another process recover the session after its lease has expired."""
         found = []
 
         def take_over():
             osvi_sandbox.latency = 0
-            until(lambda: number_over(ChatSession) == 1)
+            until(lambda: count_expired(ChatSession) == 1)
             found.append(recover_session(ChatSession.objects.get()).settled)
 
-        osvi_sandbox.latency = in_a_thread_of_osvi(take_over)
+        osvi_sandbox.latency = as_latency(take_over)
         with database_away("osvi-heartbeat") as refused:
             assert close_session(session).summary.text == SUMMARY
         assert found == [Settled.STORED]
@@ -122,7 +122,7 @@ class TestAClose:
         assert "1 leases were not renewed: OperationalError" in caplog.text
         assert "a secret" not in caplog.text
 
-    def test_without_a_thread_for_its_heartbeat_claims_for_as_long_as_it_may_take(
+    def test_close_without_heartbeat_thread_claims_long_lease(
         self, session, osvi_sandbox, monkeypatch
     ):
         start = threading.Thread.start
@@ -133,34 +133,32 @@ class TestAClose:
             start(thread)
 
         seen = []
-        osvi_sandbox.latency = in_a_thread_of_osvi(
-            lambda: seen.extend([number_over(ChatSession, 60), number_over(ChatSession, 300)])
+        osvi_sandbox.latency = as_latency(
+            lambda: seen.extend([count_expired(ChatSession, 60), count_expired(ChatSession, 300)])
         )
         until(lambda: not heartbeats())
         monkeypatch.setattr(threading.Thread, "start", no_heartbeat)
         assert close_session(session).changed
         assert seen == [0, 1]  # three calls of 60 seconds, and some for what is written
 
-    def test_in_a_context_that_cannot_be_had_claims_for_as_long_as_it_may_take(
+    def test_close_with_broken_thread_context_claims_long_lease(
         self, session, osvi_sandbox, settings, caplog
     ):
         seen = []
-        osvi_sandbox.latency = in_a_thread_of_osvi(
-            lambda: seen.append(number_over(ChatSession, 60))
-        )
+        osvi_sandbox.latency = as_latency(lambda: seen.append(count_expired(ChatSession, 60)))
         settings.OSVI_THREAD_CONTEXT = f"{__name__}.broken_context"
         assert close_session(session).changed
         assert seen == [0]
         assert "leases cannot be renewed in this context: RuntimeError" in caplog.text
 
-    def test_that_ends_with_an_error_is_renewed_no_longer(self, session, osvi_sandbox):
+    def test_close_with_error_stops_heartbeat(self, session, osvi_sandbox):
         osvi_sandbox.script(session.session_id, Drop())
         with pytest.raises(OSVINoAnswer):
             close_session(session)
         until(lambda: not heartbeats())
 
-    def test_that_is_interrupted_is_free_when_its_lease_is_over(self, session, settings):
-        """As gunicorn interrupts a thread of a worker that lives on."""
+    def test_close_that_is_interrupted_lets_lease_expire(self, session, settings):
+        """Interrupt the close as gunicorn does it with a thread."""
 
         def interrupt():
             raise KeyboardInterrupt
@@ -170,20 +168,20 @@ class TestAClose:
         with pytest.raises(KeyboardInterrupt):
             close_session(session)
         settings.OSVI["default"]["API_TOKEN"] = token
-        until(lambda: number_over(ChatSession) == 1, 3)
+        until(lambda: count_expired(ChatSession) == 1, 3)
         assert recover_session(session).settled is Settled.REOPENED
 
-    def test_that_was_taken_over_before_it_was_sent_is_not_sent(
+    def test_close_that_lost_its_lease_before_sending_sends_nothing(
         self, session, osvi_sandbox, settings
     ):
-        """The host's vault takes so long to hand out the token that the lease is over."""
+        """Let the host take so long to return the token that the lease expires."""
         token = settings.OSVI["default"]["API_TOKEN"]
         others = []
 
         def slow():
             if threading.current_thread() is closer and not others:
                 others.append(None)
-                until(lambda: number_over(ChatSession) == 1)
+                until(lambda: count_expired(ChatSession) == 1)
                 in_another_thread(lambda: close_again(ChatSession.objects.get()))
             return token
 
@@ -198,17 +196,17 @@ class TestAClose:
         assert list(outcomes) == ["not_sent", "closed"]
 
 
-class TestWhatWasNotClaimed:
-    """Nothing is renewed of what this process has not claimed, or has failed to."""
+class TestNoLease:
+    """Test that no lease is renewed that this process does not have."""
 
     @pytest.fixture(autouse=True)
-    def long(self, settings):
-        """A lease that is not forgotten soon."""
+    def long_lease(self, settings):
+        """Set a long lease."""
         settings.OSVI["default"]["LEASE_TIMEOUT"] = 30
 
     @pytest.fixture
-    def at_claims(self):
-        """The database refuses each attempt that is written for a claim."""
+    def failing_attempts(self):
+        """Let the database refuse each attempt."""
 
         def is_refused(sql, _params):
             return sql.startswith("INSERT") and "closeattempt" in sql
@@ -216,31 +214,31 @@ class TestWhatWasNotClaimed:
         with refused(is_refused, DataError("no")):
             yield
 
-    def test_session_that_is_not_unconfirmed(self, session):
+    def test_recover_session_that_is_not_unconfirmed_starts_no_heartbeat(self, session):
         assert recover_session(session).settled is Settled.UNCHANGED
         until(lambda: not heartbeats(), 5)
 
-    def test_session_with_no_place_for_its_recovery(self, session, settings):
+    def test_recover_session_without_valid_sync_limit_starts_no_heartbeat(self, session, settings):
         ChatSession.objects.update(status="unconfirmed")
         settings.OSVI_MAX_SYNC_CALLS = 0
         with pytest.raises(OSVINotConfigured):
             recover_session(session, via="rest")
         until(lambda: not heartbeats(), 5)
 
-    @pytest.mark.usefixtures("at_claims")
-    def test_session_whose_attempt_cannot_be_written(self, session):
+    @pytest.mark.usefixtures("failing_attempts")
+    def test_close_session_when_attempt_cannot_be_stored_starts_no_heartbeat(self, session):
         with pytest.raises(DataError):
             close_session(session)
         until(lambda: not heartbeats(), 5)
 
-    @pytest.mark.usefixtures("at_claims")
-    def test_sessions_of_a_job_whose_attempts_cannot_be_written(self, session):
+    @pytest.mark.usefixtures("failing_attempts")
+    def test_close_job_when_attempts_cannot_be_stored_starts_no_heartbeat(self, session):
         job = create_close_job([session], start=False)
         with pytest.raises(DataError):
             run_close_job(job.pk)
         until(lambda: not heartbeats(), 5)
 
-    def test_sessions_of_a_job_that_another_worker_was_faster_to_take(self, session):
+    def test_close_job_when_other_worker_takes_items_starts_no_heartbeat(self, session):
         job = create_close_job([session], start=False)
         stop = threading.Event()
 
@@ -263,14 +261,14 @@ class TestWhatWasNotClaimed:
 
 
 @pytest.mark.django_db
-def test_in_a_test_case_a_claim_is_long_and_nothing_beats(osvi_sandbox, settings):
-    """Another connection would not see what is in the transaction."""
+def test_close_inside_test_case_claims_long_lease_without_heartbeat(osvi_sandbox, settings):
+    """Renew nothing: another connection would not see the rows of the transaction."""
     session = mirror(osvi_sandbox)
     seen = []
     token = settings.OSVI["default"]["API_TOKEN"]
 
     def look():
-        seen.append((heartbeats(), number_over(ChatSession, 60)))
+        seen.append((heartbeats(), count_expired(ChatSession, 60)))
         return token
 
     settings.OSVI["default"]["API_TOKEN"] = look
@@ -278,69 +276,69 @@ def test_in_a_test_case_a_claim_is_long_and_nothing_beats(osvi_sandbox, settings
     assert seen == [([], 0)]
 
 
-class TestSend:
-    """What may be sent under a lease, by the monotonic clock."""
+class TestSendBy:
+    """Test until when a request may be sent under a lease, by the monotonic clock."""
 
     @pytest.fixture
-    def held(self, session):
+    def held_row(self, session):
         row = leases.Held(table=ChatSession, using="default", pk=session.pk, claim=uuid.uuid4())
         ChatSession.objects.update(status="closing", claim=row.claim)
         with leases.dropping(row):
             yield row
 
-    def test_nothing_under_a_claim_that_is_not_ours(self, held):
-        assert leases.send_by(held) is None
-        assert not leases.renew(held)
+    def test_send_by_of_claim_that_is_not_held_returns_none(self, held_row):
+        assert leases.send_by(held_row) is None
+        assert not leases.renew(held_row)
 
-    def test_for_most_of_a_lease_that_cannot_be_renewed(self, held):
+    def test_send_by_of_lease_without_renewal_expires(self, held_row):
         terms = leases.Terms(seconds=1, longest=1.5, is_renewed=False)
-        assert leases.hold([held], terms) == 1.5
-        assert leases.send_by(held) > time.monotonic() + 1
-        until(lambda: leases.send_by(held) is None, 1.2)
-        assert leases.renew(held)
-        assert leases.send_by(held) is not None
+        assert leases.hold([held_row], terms) == 1.5
+        assert leases.send_by(held_row) > time.monotonic() + 1
+        until(lambda: leases.send_by(held_row) is None, 1.2)
+        assert leases.renew(held_row)
+        assert leases.send_by(held_row) is not None
 
-    def test_nothing_when_another_has_the_row(self, held):
-        leases.hold([held], leases.Terms(seconds=1, longest=20))
+    def test_send_by_of_row_claimed_by_other_returns_none(self, held_row):
+        leases.hold([held_row], leases.Terms(seconds=1, longest=20))
         ChatSession.objects.update(claim=uuid.uuid4())
-        until(lambda: leases.send_by(held) is None, 2)
-        assert not leases.renew(held)
-        until(lambda: not heartbeats(), 2)  # it is forgotten when its lease is over
+        until(lambda: leases.send_by(held_row) is None, 2)
+        assert not leases.renew(held_row)
+        until(lambda: not heartbeats(), 2)  # it is dropped when its lease is over
 
-    def test_what_cannot_be_renewed_stays_as_it_is_beside_what_can(self, held):
+    def test_hold_with_renewal_does_not_renew_other_leases(self, held_row):
         other = leases.Held(table=ChatSession, using="default", pk=0, claim=uuid.uuid4())
         leases.hold([other], leases.Terms(seconds=1, longest=20, is_renewed=False))
-        leases.hold([held], leases.Terms(seconds=1, longest=20))
-        first = (leases.send_by(held), leases.send_by(other))
-        until(lambda: leases.send_by(held) > first[0], 2)
+        leases.hold([held_row], leases.Terms(seconds=1, longest=20))
+        first = (leases.send_by(held_row), leases.send_by(other))
+        until(lambda: leases.send_by(held_row) > first[0], 2)
         with leases.dropping(other):
             assert leases.send_by(other) == first[1]
 
-    def test_nothing_is_renewed_for_longer_than_a_close_may_take(self, held):
-        leases.hold([held], leases.Terms(seconds=1, longest=1.5))
+    def test_hold_with_renewal_ends_after_longest_time(self, held_row):
+        leases.hold([held_row], leases.Terms(seconds=1, longest=1.5))
         until(lambda: not heartbeats(), 2)
-        assert leases.send_by(held) is None
+        assert leases.send_by(held_row) is None
 
 
-class TestAJob:
-    def test_that_takes_longer_than_its_leases_keeps_them(self, osvi_sandbox):
+class TestJobLease:
+    def test_close_job_longer_than_leases_renews_them(self, osvi_sandbox):
         for _number in range(3):
             mirror(osvi_sandbox)
         seen = []
 
         def look():
             time.sleep(2)
-            seen.extend([number_over(ChatSession), number_over(CloseJobItem)])
+            seen.extend([count_expired(ChatSession), count_expired(CloseJobItem)])
 
-        osvi_sandbox.latency = in_a_thread_of_osvi(look)
+        osvi_sandbox.latency = as_latency(look)
         job = create_close_job(ChatSession.objects.all(), start=False)
         assert run_close_job(job.pk).succeeded == 3
         assert set(seen) == {0}
         assert all(osvi_sandbox.close_requests(each) == 1 for each in osvi_sandbox.sessions)
         until(lambda: not heartbeats())
 
-    def test_sends_nothing_under_leases_that_may_be_over(self, osvi_sandbox, settings):
-        """One close at a time: those that wait for it are handed back, and claimed once more."""
+    def test_close_job_with_expired_leases_requeues_items(self, osvi_sandbox, settings):
+        """Close one at a time: items that wait too long are requeued and claimed again."""
         settings.OSVI["default"] |= {"CONCURRENCY": 1}
         for _number in range(4):
             mirror(osvi_sandbox)
@@ -354,7 +352,7 @@ class TestAJob:
         assert CloseAttempt.objects.count() == 4
 
 
-def test_a_forked_child_holds_nothing_of_its_parents():
+def test_forked_child_holds_no_lease_of_parent():
     code = """
 import os, uuid
 import django; django.setup()

@@ -1,4 +1,4 @@
-"""What each reply to a close says of a session in each state: the same for all who close."""
+"""Test what each reply to a close means for a session in each state."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def envelope(status=200, *, success=True, data=None, errors=()):
     return Answer(status=status, body=json.dumps(body).encode())
 
 
-def refused(status):
+def refusal(status):
     return envelope(status, success=False, errors=["No"])
 
 
@@ -46,12 +46,12 @@ REPLIES = {
     "another session": envelope(data={**ENDED, "session_id": "s-2", "summary": "Not yours."}),
     "no JSON": Answer(status=200, body=b"<html>"),
     "an error of OSVI": Answer(status=500, body=b"Oops"),
-    "400": refused(400),
-    "401": refused(401),
-    "404": refused(404),
-    "409": refused(409),
-    "422": refused(422),
-    "429": refused(429),
+    "400": refusal(400),
+    "401": refusal(401),
+    "404": refusal(404),
+    "409": refusal(409),
+    "422": refusal(422),
+    "429": refusal(429),
     "a gateway's 403": Answer(status=403, body=b"<html>No</html>"),
     "unreachable": OSVIUnreachable(),
     "no answer": OSVINoAnswer(),
@@ -61,7 +61,7 @@ REPLIES = {
     "another has it": CloseInProgress(),
     "an error that says nothing": OSVIError(),
 }
-# By reply, what it says of an open session, of a dormant one, of one that recovery holds, and of
+# By reply: what it means for an active session, a dormant one, one that recovery has claimed, and
 # one that is closed once more for its summary.
 TABLE = {
     "closed": ("stored", "stored", "stored", "stored"),
@@ -87,7 +87,7 @@ TABLE = {
 STATES = {
     "active": ("active", "close", None),
     "dormant": ("dormant", "close", None),
-    "held by recovery": ("dormant", "close", TOKEN),
+    "claimed by recovery": ("dormant", "close", TOKEN),
     "closed once more": ("unconfirmed", "reclose", TOKEN),
 }
 CASES = [
@@ -97,7 +97,7 @@ CASES = [
 ]
 
 
-def meaning_of(end):
+def describe(end):
     if isinstance(end, NeedsCheck):
         return "check"
     if isinstance(end, Failure):
@@ -106,7 +106,7 @@ def meaning_of(end):
 
 
 @pytest.fixture
-def parts():
+def make_parts():
     def make(state):
         status, kind, token = STATES[state]
         session = ChatSession(session_id="s-1", status=status)
@@ -120,24 +120,26 @@ def test_table_has_a_row_for_each_reply():
 
 
 @pytest.mark.parametrize(("state", "reply", "meaning"), CASES)
-def test_reply_to_a_session_in_this_state_means(parts, state, reply, meaning):
-    session, attempt, token = parts(state)
+def test_interpret_reply_for_session_in_each_state_returns_expected_meaning(
+    make_parts, state, reply, meaning
+):
+    session, attempt, token = make_parts(state)
     end = interpret(REPLIES[reply], session=session, attempt=attempt, claim_token=token)
-    assert meaning_of(end) == meaning
+    assert describe(end) == meaning
     assert (end.session, end.attempt) == (session, attempt)
     if isinstance(end, Failure):
         assert end.claim_token == token
 
 
-def test_settlement_by_osvis_word_needs_no_claim(parts):
-    session, attempt, token = parts("held by recovery")
+def test_interpret_answer_of_osvi_needs_no_claim(make_parts):
+    session, attempt, token = make_parts("claimed by recovery")
     end = interpret(REPLIES["closed"], session=session, attempt=attempt, claim_token=token)
     assert (end.text, end.claim_token) == ("All is well.", None)
     assert end.attempt_fields == {"outcome": "closed", "error_code": "", "error_reason": ""}
 
 
-def test_settlement_after_a_second_close_that_failed_needs_the_claim(parts):
-    session, attempt, token = parts("closed once more")
+def test_interpret_failed_second_close_needs_claim(make_parts):
+    session, attempt, token = make_parts("closed once more")
     end = interpret(REPLIES["404"], session=session, attempt=attempt, claim_token=token)
     assert (end.text, end.claim_token) == (None, TOKEN)
     assert end.attempt_fields == {
@@ -147,20 +149,20 @@ def test_settlement_after_a_second_close_that_failed_needs_the_claim(parts):
     }
 
 
-class TestCheck:
+class TestInterpretCheck:
     @pytest.fixture
-    def check(self, parts):
-        session, attempt, _token = parts("active")
+    def check(self, make_parts):
+        session, attempt, _token = make_parts("active")
         return interpret(REPLIES["404"], session=session, attempt=attempt)
 
-    def test_session_that_is_not_closed_is_as_it_was(self, check):
+    def test_interpret_check_when_session_is_open_keeps_status(self, check):
         end = interpret_check(check, None)
         assert isinstance(end, Failure)
         assert (end.is_open, end.claim_token, end.error) == (True, None, check.error)
         assert isinstance(end.error, OSVIRejected)
 
     @pytest.mark.parametrize(("text", "status"), [("Kept.", "lost"), (None, "not_provided")])
-    def test_session_that_is_closed_has_what_is_kept_of_it(self, check, text, status):
+    def test_interpret_check_when_session_is_closed_settles_it(self, check, text, status):
         end = interpret_check(check, RemoteClose(text=text, summary_status_if_none=status))
         assert isinstance(end, Settlement)
         assert (end.text, end.summary_status_if_none) == (text, status)
@@ -168,8 +170,8 @@ class TestCheck:
         assert end.attempt_fields["outcome"] == "rejected"
 
 
-def test_interpretations_show_no_summary(parts):
-    session, attempt, _token = parts("active")
+def test_repr_of_interpretation_has_no_summary(make_parts):
+    session, attempt, _token = make_parts("active")
     end = interpret(REPLIES["closed"], session=session, attempt=attempt)
     remote = RemoteClose(text="All is well.", summary_status_if_none="lost")
     assert "All is well" not in f"{end!r}{remote!r}"

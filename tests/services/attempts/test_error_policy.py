@@ -1,4 +1,4 @@
-"""Every class of error says what it means, and services, REST and the documentation know it."""
+"""Test that each error class is complete, and known to services, REST and the documentation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from osvi_django.models import CloseAttempt, CloseJobItem
 from osvi_django.rest.errors import STATUSES
 from osvi_django.services.attempts import error_policy
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KINDS = [
     kind for kind in error_policy.error_classes() if kind.__module__.startswith("osvi_django.")
 ]
@@ -57,7 +57,7 @@ def test_error_class_sets_each_attribute_itself(kind, name):
 
 
 @pytest.mark.parametrize("kind", LEAVES)
-def test_error_class_has_an_http_status(kind):
+def test_error_class_has_http_status(kind):
     assert 400 <= STATUSES[kind.code] < 600
 
 
@@ -68,14 +68,14 @@ def test_error_class_is_documented(kind, documentation):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_error_class_has_an_attempt_outcome(kind):
+def test_error_class_has_attempt_outcome(kind):
     outcome = error_policy.attempt_outcome(error_of(kind))
     assert outcome in CloseAttempt.Outcome
     assert outcome in ATTEMPTS[kind.was_sent]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_error_class_has_an_item_outcome(kind):
+def test_error_class_has_item_outcome(kind):
     outcome = error_policy.item_outcome(error_of(kind))
     if kind.was_sent is None:
         assert outcome == "unconfirmed"
@@ -87,19 +87,19 @@ def test_error_class_has_an_item_outcome(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_session_is_open_again_only_if_osvi_surely_did_not_close_it(kind):
+def test_error_class_reopens_session_only_if_osvi_did_not_close_it(kind):
     in_doubt = {OSVIError, OSVIBadAnswer, OSVINoAnswer, AnswerNotStored}
     assert error_policy.reopens(error_of(kind)) is (kind not in in_doubt)
 
 
-def test_error_classes_that_slow_an_account_down():
+def test_error_classes_that_affect_throttle_are_these():
     wide = {OSVIUnreachable, OSVIUnauthorized, OSVIThrottled, OSVINotConfigured, NetworkRefused}
     assert {kind for kind in KINDS if is_account_wide(error_of(kind))} == wide
     ambiguous = {OSVIError, OSVIBadAnswer, OSVINoAnswer, AnswerNotStored, OSVIGatewayRefused}
     assert {kind for kind in KINDS if is_ambiguous(error_of(kind))} == ambiguous
 
 
-def test_codes_to_send_later_are_those_that_osvi_has_not_judged():
+def test_codes_to_send_later_are_these():
     assert error_policy.codes_to_send_later() == [
         "busy",
         "close_in_progress",
@@ -111,14 +111,14 @@ def test_codes_to_send_later_are_those_that_osvi_has_not_judged():
     ]
 
 
-class TestErrorClassThatSaysNothing:
+class TestUnknownErrorClass:
     @pytest.fixture
     def error(self):
-        """An error of a host's own, which is in no table."""
+        """Return an error of a class that only the host knows."""
         namespace = {"code": "unheard_of", "__module__": "host"}
         return type("UnheardOf", (OSVIError,), namespace)()
 
-    def test_may_have_been_sent(self, error):
+    def test_unknown_error_class_counts_as_maybe_sent(self, error):
         assert error.was_sent is None
         assert error_policy.attempt_outcome(error) == "no_answer"
         assert error_policy.item_outcome(error) == "unconfirmed"
@@ -127,6 +127,6 @@ class TestErrorClassThatSaysNothing:
         assert is_ambiguous(error)
 
 
-def test_rejected_error_keeps_the_words_of_osvi_in_the_item():
+def test_item_result_of_rejected_error_has_reason_of_osvi():
     result = error_policy.item_result(OSVIRejected(reason="No"))
     assert (result.outcome, result.code, result.reason) == ("rejected", "rejected", "No")
