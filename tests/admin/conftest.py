@@ -1,4 +1,4 @@
-"""What the admin's tests share: a browser of sorts, what it was told, and jobs to look at."""
+"""Fixtures of the tests of the admin: clients with permissions, messages, and close jobs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,28 @@ from tests.outside import Fickle
 FICKLE = f"{Fickle.__module__}.{Fickle.__name__}"
 
 
+@pytest.fixture(autouse=True)
+def no_executor(settings):
+    """Let each job wait until a test runs it."""
+    settings.OSVI_EXECUTOR = None
+
+
 @pytest.fixture
-def desk(client, staff):
-    """A client that a member of the support staff is logged in with."""
+def immediate_executor(settings):
+    """Run each job in the request that starts or resumes it."""
+    settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
+
+
+@pytest.fixture
+def staff_client(client, staff):
+    """Log in as support staff."""
     client.force_login(staff)
     return client
 
 
 @pytest.fixture
 def log_in(client, django_user_model, grant):
-    """Log in as staff with no more than these permissions."""
+    """Log in as staff with only these permissions."""
 
     def _log_in(*codenames, name="jo"):
         user = django_user_model.objects.create_user(name, is_staff=True)
@@ -34,8 +46,14 @@ def log_in(client, django_user_model, grant):
 
 
 @pytest.fixture
+def operator(log_in):
+    """Log in as staff who may view and operate sessions."""
+    return log_in("view_chatsession", "operate_chatsession")
+
+
+@pytest.fixture
 def allowed_once(settings):
-    """Everybody is allowed these, each for one look at it."""
+    """Grant these permissions for one check each."""
     settings.AUTHENTICATION_BACKENDS = [*settings.AUTHENTICATION_BACKENDS, FICKLE]
     yield lambda *codenames: Fickle.once.extend(f"osvi_django.{each}" for each in codenames)
     left, Fickle.once[:] = list(Fickle.once), []
@@ -43,20 +61,26 @@ def allowed_once(settings):
 
 
 @pytest.fixture
-def told():
-    """The sentences that a page says at its top, with their level."""
+def messages_of():
+    """Return the level and text of each message on a page."""
 
-    def _told(response):
+    def _messages_of(response):
         return [(message.level_tag, message.message) for message in response.context["messages"]]
 
-    return _told
+    return _messages_of
 
 
 @pytest.fixture
-def job_with(staff):
-    """Make a job of which nobody knows but its rows: so many sessions of each outcome."""
+def told(messages_of):
+    """Return the level and text of each message on a page."""
+    return messages_of
 
-    def _job_with(status="running", *, requested_by=staff, reason="", code="", **outcomes):
+
+@pytest.fixture
+def make_job(staff):
+    """Create a job that no worker runs, with so many sessions of each outcome."""
+
+    def _make_job(status="running", *, requested_by=staff, reason="", code="", **outcomes):
         counted = {}
         for outcome, number in outcomes.items():
             if counter := COUNTERS.get(outcome):
@@ -87,10 +111,10 @@ def job_with(staff):
                 )
         return job
 
-    return _job_with
+    return _make_job
 
 
 @pytest.fixture
-def url_of():
-    """The address of a page about a job."""
+def job_url():
+    """Return the URL of a page of a job."""
     return lambda name, job: reverse(f"admin:osvi_django_closejob_{name}", args=[job.pk])

@@ -1,4 +1,4 @@
-"""From a selection in the list of sessions, however large, to a job that is at work."""
+"""Tests of closing selected sessions: selection, draft, confirmation and job."""
 
 from __future__ import annotations
 
@@ -24,55 +24,47 @@ LIST = "/admin/osvi_django/chatsession/"
 JOBS = "/admin/osvi_django/closejob/"
 
 
-@pytest.fixture(autouse=True)
-def nobody_runs_jobs(settings):
-    settings.OSVI_EXECUTOR = None
-
-
-@pytest.fixture
-def at_once(settings):
-    """Jobs are run by whoever begins them."""
-    settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
-
-
 @pytest.fixture
 def draft(staff):
-    """Make a draft of these sessions, as the list does."""
+    """Create a draft of these sessions, as the list does."""
     return lambda *sessions: create_close_job(
         list(sessions), requested_by=staff, via="admin", draft=True
     )
 
 
 def select(chosen, **fields):
+    """Return the form that selects these sessions in the list."""
     keys = [session.pk for session in chosen]
     return {"action": "close_selected", "_selected_action": keys, **fields}
 
 
 class TestSelection:
-    def test_select_sessions_creates_draft_and_redirects_to_confirmation(self, desk, staff, url_of):
+    def test_select_sessions_creates_draft_and_redirects_to_confirmation(
+        self, staff_client, staff, job_url
+    ):
         chosen = ChatSessionFactory.create_batch(2)
         ChatSessionFactory()
-        response = desk.post(LIST, select(chosen))
+        response = staff_client.post(LIST, select(chosen))
         job = CloseJob.objects.get()
-        assert response["Location"] == url_of("confirm", job)
+        assert response["Location"] == job_url("confirm", job)
         assert (job.status, job.via, job.requested_by) == ("draft", "admin", staff)
         asked = set(job.items.values_list("requested_session_id", flat=True))
         assert asked == {session.session_id for session in chosen}
 
-    def test_select_with_list_filter_skips_others_and_links_back(self, desk, url_of):
+    def test_select_with_list_filter_skips_others_and_links_back(self, staff_client, job_url):
         wanted = ChatSessionFactory(mode="support")
         chosen = [wanted, ChatSessionFactory()]
-        response = desk.post(f"{LIST}?mode__exact=support&p=1", select(chosen), follow=True)
+        response = staff_client.post(f"{LIST}?mode__exact=support&p=1", select(chosen), follow=True)
         assert CloseJob.objects.get().items.get().session == wanted
         assert (
             f'href="{LIST}?mode__exact=support&amp;p=1" role="button" class="closelink"'
             in response.text
         )
 
-    def test_select_sessions_not_in_list_shows_warning(self, desk, told):
+    def test_select_sessions_not_in_list_shows_warning(self, staff_client, messages_of):
         session = ClosedSessionFactory()
         url = f"{LIST}?status__exact=active"
-        [(level, sentence)] = told(desk.post(url, select([session]), follow=True))
+        [(level, sentence)] = messages_of(staff_client.post(url, select([session]), follow=True))
         assert (level, sentence.startswith("None of the chat sessions")) == ("warning", True)
         assert not CloseJob.objects.exists()
 
@@ -83,44 +75,48 @@ class TestSelection:
         client.post(LIST, select([session]))
         assert not CloseJob.objects.exists()
 
-    def test_select_refused_by_service_shows_error(self, log_in, told, monkeypatch):
+    def test_select_refused_by_service_shows_error(self, log_in, messages_of, monkeypatch):
         # As a subclass may; what it inherits is not asked.
         monkeypatch.setattr(ChatSessionAdmin, "has_close_permission", lambda *_args: True)
         client = log_in("view_chatsession")
         response = client.post(LIST, select([ChatSessionFactory()]), follow=True)
-        assert told(response) == [("error", str(NotAllowed()))]
+        assert messages_of(response) == [("error", str(NotAllowed()))]
         assert not CloseJob.objects.exists()
 
-    def test_select_with_old_draft_deletes_it(self, desk, draft):
+    def test_select_with_old_draft_deletes_it(self, staff_client, draft):
         forgotten = draft(ChatSessionFactory())
         CloseJob.objects.update(created_at=timezone.now() - timezone.timedelta(days=2))
-        desk.post(LIST, select([ChatSessionFactory()]))
+        staff_client.post(LIST, select([ChatSessionFactory()]))
         assert not CloseJob.objects.filter(pk=forgotten.pk).exists()
 
-    def test_select_across_thousands_costs_few_queries(self, desk, django_assert_max_num_queries):
+    def test_select_across_thousands_costs_few_queries(
+        self, staff_client, django_assert_max_num_queries
+    ):
         agent = ChatAgentFactory()
         rows = (ChatSession(session_id=f"s-{number}", agent=agent) for number in range(2_400))
         ChatSession.objects.bulk_create(rows)
         first = ChatSession.objects.first()
         # SQLite takes eighty rows at a time, and the others thousands.
         with django_assert_max_num_queries(60):
-            response = desk.post(LIST, select([first], select_across="1"))
+            response = staff_client.post(LIST, select([first], select_across="1"))
         job = CloseJob.objects.get()
         assert job.total == job.items.count() == 2_400
         with django_assert_max_num_queries(8):
-            html = desk.get(response["Location"]).text
+            html = staff_client.get(response["Location"]).text
         assert "Close <strong>2400</strong> chat sessions?" in html
         assert html.count("<input") < 10
         with django_assert_max_num_queries(20):
-            response = desk.post(response["Location"])
+            response = staff_client.post(response["Location"])
         with django_assert_max_num_queries(12):
-            html = desk.get(response["Location"]).text
+            html = staff_client.get(response["Location"]).text
         assert "0 of 2400 done" in html
         assert first.session_id not in html
 
 
 class TestConfirmationPage:
-    def test_confirmation_page_counts_sessions_by_status(self, desk, draft, url_of, osvi_sandbox):
+    def test_confirmation_page_counts_sessions_by_status(
+        self, staff_client, draft, job_url, osvi_sandbox
+    ):
         for status, number in {
             "active": 3,
             "dormant": 1,
@@ -130,7 +126,7 @@ class TestConfirmationPage:
         }.items():
             ChatSessionFactory.create_batch(number, status=status)
         job = draft(*ChatSession.objects.all(), "not-known-here")
-        html = desk.get(url_of("confirm", job)).text
+        html = staff_client.get(job_url("confirm", job)).text
         for expected in (
             "Close <strong>9</strong> chat sessions?",
             "4 are open.",
@@ -143,39 +139,39 @@ class TestConfirmationPage:
             assert expected in html
         assert osvi_sandbox.requests == []
 
-    def test_confirmation_page_omits_empty_counts(self, desk, draft, url_of):
-        html = desk.get(url_of("confirm", draft(ChatSessionFactory()))).text
+    def test_confirmation_page_omits_empty_counts(self, staff_client, draft, job_url):
+        html = staff_client.get(job_url("confirm", draft(ChatSessionFactory()))).text
         assert "Close <strong>1</strong> chat session?" in html
         assert "1 is open." in html
         for words in ("unconfirmed:", "being closed", "already closed", "any more"):
             assert words not in html
 
-    def test_confirmation_page_opened_twice_changes_nothing(self, desk, draft, url_of):
+    def test_confirmation_page_opened_twice_changes_nothing(self, staff_client, draft, job_url):
         job = draft(ChatSessionFactory())
-        assert desk.get(url_of("confirm", job)).text.count("Close <strong>1") == 1
-        assert desk.get(url_of("confirm", job)).text.count("Close <strong>1") == 1
+        assert staff_client.get(job_url("confirm", job)).text.count("Close <strong>1") == 1
+        assert staff_client.get(job_url("confirm", job)).text.count("Close <strong>1") == 1
         job.refresh_from_db()
         assert job.status == "draft"
 
-    def test_draft_page_redirects_to_confirmation(self, desk, draft, url_of):
+    def test_draft_page_redirects_to_confirmation(self, staff_client, draft, job_url):
         job = draft(ChatSessionFactory())
-        assert desk.get(url_of("change", job))["Location"] == url_of("confirm", job)
+        assert staff_client.get(job_url("change", job))["Location"] == job_url("confirm", job)
 
     def test_confirmation_page_without_view_permission_links_to_index(
-        self, log_in, url_of, django_user_model
+        self, log_in, job_url, django_user_model
     ):
         client = log_in("close_chatsession")
         user = django_user_model.objects.get()
         job = create_close_job([ChatSessionFactory()], requested_by=user, draft=True)
         assert (
             'href="/admin/" role="button" class="closelink"'
-            in client.get(url_of("confirm", job)).text
+            in client.get(job_url("confirm", job)).text
         )
 
-    def test_confirm_with_long_note_shows_error_and_keeps_note(self, desk, draft, url_of):
+    def test_confirm_with_long_note_shows_error_and_keeps_note(self, staff_client, draft, job_url):
         job = draft(ChatSessionFactory())
         note = "<long> " * 200
-        html = desk.post(url_of("confirm", job), {"note": note}, follow=True).text
+        html = staff_client.post(job_url("confirm", job), {"note": note}, follow=True).text
         assert "at most 1000 characters" in html
         assert "&lt;long&gt; &lt;long&gt;" in html
         assert CloseJob.objects.get().status == "draft"
@@ -183,16 +179,16 @@ class TestConfirmationPage:
 
 class TestConfirm:
     @pytest.mark.django_db(transaction=True)
-    @pytest.mark.usefixtures("at_once")
+    @pytest.mark.usefixtures("immediate_executor")
     def test_confirm_selection_closes_sessions_and_stores_summaries(
-        self, desk, mirrored, staff, settings, osvi_sandbox
+        self, staff_client, mirrored, staff, settings, osvi_sandbox
     ):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         chosen = [mirrored(), mirrored(), mirrored(), ClosedSessionFactory()]
         spared = mirrored()
         osvi_sandbox.script(chosen[2].session_id, Status(422, errors=["<i>No.</i>"]))
-        question = desk.post(LIST, select(chosen))["Location"]
-        response = desk.post(question, {"note": " Tidy. "}, follow=True)
+        question = staff_client.post(LIST, select(chosen))["Location"]
+        response = staff_client.post(question, {"note": " Tidy. "}, follow=True)
         job = CloseJob.objects.get()
         assert response.redirect_chain == [(f"{JOBS}{job.pk}/change/", 302)]
         assert (job.status, job.succeeded, job.failed) == ("completed_with_errors", 3, 1)
@@ -204,53 +200,53 @@ class TestConfirm:
         spared.refresh_from_db()
         assert spared.status == "active"
 
-    def test_confirm_draft_queues_job_and_logs_it(self, desk, draft, url_of, staff):
+    def test_confirm_draft_queues_job_and_logs_it(self, staff_client, draft, job_url, staff):
         job = draft(ChatSessionFactory())
-        response = desk.post(url_of("confirm", job), {"note": "Tidy."})
-        assert response["Location"] == url_of("change", job)
+        response = staff_client.post(job_url("confirm", job), {"note": "Tidy."})
+        assert response["Location"] == job_url("change", job)
         job.refresh_from_db()
         assert (job.status, job.note) == ("queued", "Tidy.")
-        assert "Tidy." in desk.get(url_of("change", job)).text
+        assert "Tidy." in staff_client.get(job_url("change", job)).text
         entry = LogEntry.objects.get()
         assert (entry.user, entry.get_change_message()) == (staff, "Confirmed.")
-        assert "Confirmed." in desk.get(url_of("history", job)).text
+        assert "Confirmed." in staff_client.get(job_url("history", job)).text
 
-    def test_confirm_started_job_redirects_to_job(self, desk, draft, url_of, mirrored):
+    def test_confirm_started_job_redirects_to_job(self, staff_client, draft, job_url, mirrored):
         job = draft(mirrored())
-        for send in (desk.post, desk.post, desk.get):
-            assert send(url_of("confirm", job))["Location"] == url_of("change", job)
+        for send in (staff_client.post, staff_client.post, staff_client.get):
+            assert send(job_url("confirm", job))["Location"] == job_url("change", job)
         run_close_job(job.pk)
-        assert desk.get(url_of("confirm", job))["Location"] == url_of("change", job)
+        assert staff_client.get(job_url("confirm", job))["Location"] == job_url("change", job)
         assert CloseAttempt.objects.count() == 1
 
-    def test_confirm_twice_says_job_has_started(self, desk, draft, url_of, told):
+    def test_confirm_twice_says_job_has_started(self, staff_client, draft, job_url, messages_of):
         job = draft(ChatSessionFactory())
-        desk.post(url_of("confirm", job))
-        response = desk.post(url_of("confirm", job), follow=True)
-        assert told(response) == [("info", "This close job has already started.")]
+        staff_client.post(job_url("confirm", job))
+        response = staff_client.post(job_url("confirm", job), follow=True)
+        assert messages_of(response) == [("info", "This close job has already started.")]
         assert LogEntry.objects.count() == 1
 
-    def test_actions_without_csrf_token_return_403(self, staff, draft, url_of):
+    def test_actions_without_csrf_token_return_403(self, staff, draft, job_url):
         strict = Client(enforce_csrf_checks=True)
         strict.force_login(staff)
         job = draft(ChatSessionFactory())
         for name in ("confirm", "cancel", "retry"):
-            assert strict.post(url_of(name, job)).status_code == 403
+            assert strict.post(job_url(name, job)).status_code == 403
         job.refresh_from_db()
         assert job.status == "draft"
 
-    def test_pages_for_anonymous_user_redirect_to_login(self, client, draft, url_of):
+    def test_pages_for_anonymous_user_redirect_to_login(self, client, draft, job_url):
         job = draft(ChatSessionFactory())
         for name in ("change", "progress", "sessions", "confirm", "cancel", "retry"):
-            assert client.post(url_of(name, job))["Location"].startswith("/admin/login/")
+            assert client.post(job_url(name, job))["Location"].startswith("/admin/login/")
 
     @pytest.mark.parametrize("name", ["confirm", "cancel", "retry"])
     def test_actions_after_permission_is_removed_return_403(
-        self, log_in, draft, url_of, allowed_once, name
+        self, log_in, draft, job_url, allowed_once, name
     ):
         job, client = draft(ChatSessionFactory()), log_in()
         # One look at the page, one at its rows, two by the view: none is left for the service.
         allowed_once(*["close_chatsession", "view_closejob"] * 2)
-        assert client.post(url_of(name, job)).status_code == 403
+        assert client.post(job_url(name, job)).status_code == 403
         job.refresh_from_db()
         assert job.status == "draft"

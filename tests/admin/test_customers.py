@@ -1,4 +1,4 @@
-"""Looking a customer up at OSVI, and starting sessions."""
+"""Tests of looking up a customer and starting a session."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from osvi_django.testing.factories import (
     ChatSessionFactory,
     ClosedSessionFactory,
 )
+from tests.admin.session_urls import session_url
 from tests.mirroring import at_the_start
 
 pytestmark = pytest.mark.django_db
@@ -26,21 +27,9 @@ START = reverse("admin:osvi_django_chatsession_start")
 CUSTOMER = "+1555<b>&"
 
 
-def html_of(response):
-    return response.content.decode()
-
-
-def page_of(session):
-    return reverse("admin:osvi_django_chatsession_change", args=[session.pk])
-
-
-@pytest.fixture
-def operator(log_in):
-    return log_in("view_chatsession", "operate_chatsession")
-
-
 @pytest.fixture
 def look_up(operator, osvi_sandbox):
+    """Look up a customer."""
     return lambda customer=CUSTOMER, **more: operator.post(
         LOOKUP, {"customer_id": customer, **more}, follow=True
     )
@@ -48,7 +37,7 @@ def look_up(operator, osvi_sandbox):
 
 @pytest.fixture
 def start(operator, osvi_sandbox):
-    """Start a session, of a new agent where none is named."""
+    """Start a session, with a new agent if none is named."""
 
     def _start(**fields):
         data = {"agent_uuid": "agent_new", "customer_id": CUSTOMER, **fields}
@@ -58,8 +47,8 @@ def start(operator, osvi_sandbox):
 
 
 @pytest.fixture
-def closer(log_in, osvi_sandbox):
-    """The same as somebody who may also close."""
+def start_as_closer(log_in, osvi_sandbox):
+    """Start a session as staff who may also close."""
     client = log_in("view_chatsession", "operate_chatsession", "close_chatsession")
 
     def _start(**fields):
@@ -71,6 +60,7 @@ def closer(log_in, osvi_sandbox):
 
 @pytest.fixture
 def two_accounts(settings, osvi_sandbox):
+    """Configure a second account."""
     settings.OSVI["other"] = dict(settings.OSVI["default"])
 
 
@@ -94,7 +84,7 @@ class TestAccess:
 
     @pytest.mark.parametrize("permission", ["operate_chatsession", "close_chatsession"])
     def test_list_links_to_pages_only_with_permission(self, log_in, permission):
-        html = html_of(log_in("view_chatsession", permission).get(LIST))
+        html = log_in("view_chatsession", permission).get(LIST).text
         for url in (LOOKUP, START):
             assert (f'href="{url}"' in html) == (permission == "operate_chatsession")
 
@@ -113,21 +103,21 @@ class TestAccess:
     def test_pages_without_view_permission_do_not_link_to_list(self, log_in):
         client = log_in("operate_chatsession")
         for url in (LOOKUP, START):
-            assert f'href="{LIST}"' not in html_of(client.get(url))
+            assert f'href="{LIST}"' not in client.get(url).text
 
 
 class TestLookUp:
-    def test_look_up_shows_open_and_closed_sessions(self, look_up, told, osvi_sandbox):
+    def test_look_up_shows_open_and_closed_sessions(self, look_up, messages_of, osvi_sandbox):
         closed = ClosedSessionFactory(customer_id=CUSTOMER)
         another = ChatSessionFactory(customer_id="another")
         there = osvi_sandbox.add_session(customer_id=CUSTOMER)
         response = look_up(f" {CUSTOMER} ")
         [(url, status)] = response.redirect_chain
         assert (url.partition("?")[0], status) == (LOOKUP, 302)
-        assert told(response) == [("success", "OSVI has 1 active chat for this customer.")]
-        html = html_of(response)
-        assert f'<a href="{page_of(ChatSession.objects.get(session_id=there.id))}">' in html
-        assert f'<a href="{page_of(closed)}">' in html
+        assert messages_of(response) == [("success", "OSVI has 1 active chat for this customer.")]
+        html = response.text
+        assert f'<a href="{session_url(ChatSession.objects.get(session_id=there.id))}">' in html
+        assert f'<a href="{session_url(closed)}">' in html
         assert another.session_id not in html
         assert CUSTOMER not in html
         assert "Chat sessions of +1555&lt;b&gt;&amp;" in html
@@ -135,7 +125,7 @@ class TestLookUp:
     def test_look_up_explains_pause_and_changes_nothing_else(
         self, operator, look_up, osvi_sandbox, mirrored
     ):
-        html = html_of(operator.get(LOOKUP))
+        html = operator.get(LOOKUP).text
         assert "we briefly pause them at OSVI" in html
         assert "Nothing at OSVI is changed" not in html
         there = osvi_sandbox.add_session(customer_id=CUSTOMER)
@@ -147,13 +137,13 @@ class TestLookUp:
         assert (asked.method, paused.session_id) == ("GET", gone.session_id)
         assert paused.path.endswith("/pause_session")
 
-    def test_look_up_without_sessions_says_so(self, look_up, told):
+    def test_look_up_without_sessions_says_so(self, look_up, messages_of):
         response = look_up()
-        assert told(response) == [("info", "OSVI has no active chat for this customer.")]
-        assert "No chats found for" in html_of(response)
+        assert messages_of(response) == [("info", "OSVI has no active chat for this customer.")]
+        assert "No chats found for" in response.text
 
     @pytest.mark.parametrize(
-        ("listed", "quiet", "untold", "level", "words"),
+        ("listed", "quiet", "unknown", "level", "words"),
         [
             (0, 1, 0, "success", "no active chat for this customer. 1 more chat is still open"),
             (2, 2, 0, "success", "2 active chats for this customer. 2 more chats are still open"),
@@ -162,16 +152,16 @@ class TestLookUp:
         ],
     )
     def test_look_up_message_counts_active_open_and_unknown_chats(
-        self, look_up, told, osvi_sandbox, mirrored, listed, quiet, untold, level, words
+        self, look_up, messages_of, osvi_sandbox, mirrored, listed, quiet, unknown, level, words
     ):
         for number in range(listed):
             osvi_sandbox.add_session(customer_id=CUSTOMER, agent_uuid=f"agent_{number}")
         for _number in range(quiet):
             mirrored(customer_id=CUSTOMER, status="dormant")
-        for _number in range(untold):
+        for _number in range(unknown):
             session = mirrored(customer_id=CUSTOMER, status="dormant")
             osvi_sandbox.script(session.session_id, Drop())
-        [(said_level, said)] = told(look_up())
+        [(said_level, said)] = messages_of(look_up())
         assert (said_level, words in said) == (level, True)
 
     def test_look_up_session_closed_at_osvi_stores_reason_and_user(
@@ -180,7 +170,7 @@ class TestLookUp:
         session = mirrored(customer_id=CUSTOMER, status="dormant")
         osvi_sandbox.sessions[session.session_id].change(status="closed")
         look_up()
-        html = html_of(operator.get(page_of(session)))
+        html = operator.get(session_url(session)).text
         assert "closed by OSVI" in html
         assert "OSVI no longer lists it as active" in html
         attempt = CloseAttempt.objects.get()
@@ -188,10 +178,10 @@ class TestLookUp:
 
     def test_look_up_by_get_sends_nothing(self, operator, osvi_sandbox):
         session = ChatSessionFactory(customer_id=CUSTOMER)
-        html = html_of(operator.get(LOOKUP, {"customer_id": CUSTOMER}))
+        html = operator.get(LOOKUP, {"customer_id": CUSTOMER}).text
         assert session.session_id in html
         assert 'value="+1555&lt;b&gt;&amp;"' in html
-        assert "osvi-known" not in html_of(operator.get(LOOKUP))
+        assert "osvi-known" not in operator.get(LOOKUP).text
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("customer", ["", "a\0b", "x" * 256, "."])
@@ -219,8 +209,8 @@ class TestLookUp:
         osvi_sandbox.script(None, fault)
         response = look_up()
         assert [status for _url, status in response.redirect_chain] == [302]
-        assert words in html_of(response)
-        assert session.session_id in html_of(response)
+        assert words in response.text
+        assert session.session_id in response.text
 
     @pytest.mark.parametrize(
         ("setting", "value", "words"),
@@ -233,25 +223,25 @@ class TestLookUp:
         self, look_up, settings, setting, value, words
     ):
         settings.OSVI["default"][setting] = value
-        assert words in html_of(look_up())
+        assert words in look_up().text
 
     def test_look_up_without_settings_shows_message(self, look_up, settings):
         del settings.OSVI
-        assert "OSVI is not set up on this site" in html_of(look_up())
+        assert "OSVI is not set up on this site" in look_up().text
 
     def test_look_up_with_several_accounts_requires_account(
         self, operator, look_up, two_accounts, osvi_sandbox
     ):
-        assert "OSVI account" in html_of(operator.get(LOOKUP))
+        assert "OSVI account" in operator.get(LOOKUP).text
         assert look_up().context["form"].errors["account"]
         assert look_up(account="third").context["form"].errors["account"]
         assert osvi_sandbox.requests == []
         osvi_sandbox.add_session(customer_id=CUSTOMER)
         response = look_up(account="other")
-        assert "OSVI has 1 active chat" in html_of(response)
+        assert "OSVI has 1 active chat" in response.text
         assert ChatAgent.objects.get().account == "other"
-        # The same customer of another account is another one.
-        html = html_of(operator.get(LOOKUP, {"customer_id": CUSTOMER, "account": "default"}))
+        # The same id in another account is another customer.
+        html = operator.get(LOOKUP, {"customer_id": CUSTOMER, "account": "default"}).text
         assert "No chats found for" in html
 
     @pytest.mark.parametrize(("number", "is_cut"), [(2, False), (3, True)])
@@ -260,7 +250,7 @@ class TestLookUp:
     ):
         monkeypatch.setattr(customers, "SESSIONS_SHOWN", 2)
         ChatSessionFactory.create_batch(number, customer_id=CUSTOMER)
-        html = html_of(operator.get(LOOKUP, {"customer_id": CUSTOMER}))
+        html = operator.get(LOOKUP, {"customer_id": CUSTOMER}).text
         assert html.count('<th scope="row">') == 2
         assert ("Older entries are not shown." in html) == is_cut
 
@@ -277,30 +267,30 @@ class TestLookUp:
     def test_look_up_without_view_permission_links_to_desks(self, log_in):
         session = ChatSessionFactory(customer_id=CUSTOMER)
         client = log_in("operate_chatsession")
-        html = html_of(client.get(LOOKUP, {"customer_id": CUSTOMER}))
+        html = client.get(LOOKUP, {"customer_id": CUSTOMER}).text
         assert reverse("admin:osvi_django_chatsession_desk", args=[session.pk]) in html
-        assert page_of(session) not in html
+        assert session_url(session) not in html
 
 
 class TestStart:
     def test_start_page_shows_warning_and_sends_nothing(self, operator, osvi_sandbox):
         known = ChatAgentFactory(name="<Maya>")
         ChatAgentFactory(uuid=None, number=42, name="Nameless")
-        html = html_of(operator.get(START))
+        html = operator.get(START).text
         assert (
             "If the customer already has an open chat with this agent, no new chat is started"
             in html
         )
-        assert "Close the open chat first" not in html  # who may not close is not offered it
+        assert "Close the open chat first" not in html  # it requires the permission to close
         assert f'<option value="{known.pk}">&lt;Maya&gt;</option>' in html
         assert "Nameless" not in html
         assert osvi_sandbox.requests == []
 
-    def test_start_with_new_agent_starts_session(self, start, told, osvi_sandbox):
+    def test_start_with_new_agent_starts_session(self, start, messages_of, osvi_sandbox):
         response = start(input_fields='{"first_name": "Al<ex>"}', context=" One \r\n\r\n Two \r\n")
         session = ChatSession.objects.get()
-        assert response.redirect_chain == [(page_of(session), 302)]
-        assert told(response) == [("success", "The chat session was started.")]
+        assert response.redirect_chain == [(session_url(session), 302)]
+        assert messages_of(response) == [("success", "The chat session was started.")]
         there = osvi_sandbox.sessions[session.session_id]
         assert (there.agent_uuid, there.customer_id) == ("agent_new", CUSTOMER)
         assert there.input_fields == {"first_name": "Al<ex>"}
@@ -312,31 +302,33 @@ class TestStart:
         response = start(agent=agent.pk, agent_uuid="", account="default")
         session = ChatSession.objects.get()
         assert session.agent == agent
-        assert response.redirect_chain == [(page_of(session), 302)]
+        assert response.redirect_chain == [(session_url(session), 302)]
 
     def test_start_page_with_several_accounts_shows_account_of_agent(self, operator, two_accounts):
         ChatAgentFactory(account="other", name="Maya")
-        html = html_of(operator.get(START))
+        html = operator.get(START).text
         assert "Maya (other)" in html
         assert "The account of the agent whose UUID you entered." in html
 
-    def test_start_with_open_chat_is_refused_and_links_to_it(self, start, told, osvi_sandbox):
+    def test_start_with_open_chat_is_refused_and_links_to_it(
+        self, start, messages_of, osvi_sandbox
+    ):
         start()
         response = start(context="Keep <me>", replace="on")
         session = ChatSession.objects.get()
         assert response.redirect_chain == [(START, 302)]
-        html = html_of(response)
+        html = response.text
         assert f"The customer already has the chat {session} open with this agent" in html
-        assert f'This chat is open: <a href="{page_of(session)}">{session}</a>' in html
+        assert f'This chat is open: <a href="{session_url(session)}">{session}</a>' in html
         assert "Keep &lt;me&gt;</textarea>" in html
         assert not osvi_sandbox.sessions[session.session_id].is_closed
 
-    def test_start_with_replace_closes_open_chat_first(self, closer, osvi_sandbox):
-        closer()
+    def test_start_with_replace_closes_open_chat_first(self, start_as_closer, osvi_sandbox):
+        start_as_closer()
         first = ChatSession.objects.get()
-        offered = closer()
-        assert "Close the open chat first" in html_of(offered)
-        closer(replace="on")
+        offered = start_as_closer()
+        assert "Close the open chat first" in offered.text
+        start_as_closer(replace="on")
         assert ChatSession.objects.count() == 2
         attempt = CloseAttempt.objects.get()
         assert (attempt.session, attempt.kind, attempt.via) == (first, "close", "admin")
@@ -345,13 +337,15 @@ class TestStart:
         assert SessionSummary.objects.get().text == osvi_sandbox.sessions[first.session_id].summary
 
     @pytest.mark.parametrize("fault", [Drop(), Status(422), Junk()], ids=repr)
-    def test_start_with_replace_if_close_fails_starts_nothing(self, closer, osvi_sandbox, fault):
-        closer()
+    def test_start_with_replace_if_close_fails_starts_nothing(
+        self, start_as_closer, osvi_sandbox, fault
+    ):
+        start_as_closer()
         first = ChatSession.objects.get()
         osvi_sandbox.script(first.session_id, fault)
-        response = closer(replace="on", context="Keep <me>")
+        response = start_as_closer(replace="on", context="Keep <me>")
         assert response.redirect_chain == [(START, 302)]
-        assert "Keep &lt;me&gt;</textarea>" in html_of(response)
+        assert "Keep &lt;me&gt;</textarea>" in response.text
         assert ChatSession.objects.count() == len(osvi_sandbox.sessions) == 1
 
     @pytest.mark.parametrize("fault", [Drop(), Junk(), Status(500)], ids=repr)
@@ -359,12 +353,12 @@ class TestStart:
         osvi_sandbox.script(None, fault)
         response = start(context="Keep <me>")
         assert response.redirect_chain == [(START, 302)]
-        assert "so no chat was started. Try again in a moment." in html_of(response)
+        assert "so no chat was started. Try again in a moment." in response.text
         assert [each.method for each in osvi_sandbox.requests] == ["GET"]
 
     def test_start_shows_user_in_thread(self, operator, start):
         start()
-        html = html_of(operator.get(page_of(ChatSession.objects.get())))
+        html = operator.get(session_url(ChatSession.objects.get())).text
         assert "<strong>jo</strong> started the chat" in html
         action = ChatSession.objects.get().actions.get()
         assert (str(action.requested_by), action.via) == ("jo", "admin")
@@ -376,7 +370,7 @@ class TestStart:
         assert response.context["form"].errors["agent"] == [
             "Choose an agent from the list, or enter the UUID of another agent."
         ]
-        assert "Keep &lt;me&gt;</textarea>" in html_of(response)
+        assert "Keep &lt;me&gt;</textarea>" in response.text
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize(
@@ -408,21 +402,21 @@ class TestStart:
         osvi_sandbox.script(None, fault)
         response = start(context="Keep <me>")
         assert response.redirect_chain == [(START, 302)]
-        assert words in html_of(response)
-        assert "Keep &lt;me&gt;</textarea>" in html_of(response)
+        assert words in response.text
+        assert "Keep &lt;me&gt;</textarea>" in response.text
         assert not ChatSession.objects.exists()
 
     @pytest.mark.parametrize("fault", [Drop(after_closing=True), Junk()], ids=repr)
     def test_start_without_answer_redirects_to_look_up(
-        self, start, look_up, told, osvi_sandbox, fault
+        self, start, look_up, messages_of, osvi_sandbox, fault
     ):
         at_the_start(osvi_sandbox, fault)
         response = start()
         assert response.redirect_chain[0][0].startswith(f"{LOOKUP}?customer_id=%2B1555")
-        [(level, sentence)] = told(response)
+        [(level, sentence)] = messages_of(response)
         assert level == "warning"
         assert "Look up the customer here" in sentence
-        assert "OSVI has 1 active chat" in html_of(look_up())
+        assert "OSVI has 1 active chat" in look_up().text
 
     @pytest.mark.parametrize(
         ("setting", "value", "words"),
@@ -435,7 +429,7 @@ class TestStart:
         self, start, settings, setting, value, words
     ):
         settings.OSVI["default"][setting] = value
-        assert words in html_of(start())
+        assert words in start().text
 
     def test_start_without_view_permission_redirects_to_desk(self, log_in, osvi_sandbox):
         client = log_in("operate_chatsession")
@@ -450,4 +444,4 @@ class TestStart:
 def test_look_up_and_start_with_atomic_requests_succeed(start, look_up, settings):
     assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
     start()
-    assert "OSVI has 1 active chat" in html_of(look_up())
+    assert "OSVI has 1 active chat" in look_up().text

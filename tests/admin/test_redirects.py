@@ -1,4 +1,4 @@
-"""Every form of ours ends in a redirect: a reload sends nothing, and no typed word is lost."""
+"""Tests of forms: each redirects, a reload sends nothing, and typed texts are kept."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from osvi_django.services.jobs import create_close_job
 from osvi_django.services.support import take_over
 from osvi_django.testing import Drop, Status
 from osvi_django.testing.factories import ChatSessionFactory
+from tests.admin.session_urls import session_url
 from tests.mirroring import at_the_start
 
 pytestmark = pytest.mark.django_db
@@ -25,21 +26,14 @@ TYPED = "Half a <sentence"
 SHOWN = "Half a &lt;sentence</textarea>"
 
 
-def page_of(session, name="change"):
-    return reverse(f"admin:osvi_django_chatsession_{name}", args=[session.pk])
-
-
-def token_in(html):
+def form_key(html):
+    """Return the key of the form on this page."""
     return re.search(r'name="once" value="(\w+)"', html)[1]
-
-
-@pytest.fixture(autouse=True)
-def nobody_runs_jobs(settings):
-    settings.OSVI_EXECUTOR = None
 
 
 @pytest.fixture
 def operator(log_in):
+    """Log in as staff who may view, operate and close sessions."""
     return log_in("view_chatsession", "operate_chatsession", "close_chatsession")
 
 
@@ -50,7 +44,7 @@ class TestDesk:
         session = mirrored(mode="support")
         osvi_sandbox.sessions[session.session_id].mode = "support"
         data = {"command": "end", "whisper": TYPED}
-        response = operator.post(page_of(session, "desk"), data, follow=True)
+        response = operator.post(session_url(session, "desk"), data, follow=True)
         assert SHOWN in response.text
         session.refresh_from_db()
         take_over(session)
@@ -63,12 +57,12 @@ class TestDesk:
         session = mirrored()
         osvi_sandbox.script(session.session_id, Status(422, errors=["No."]))
         data = {"command": "tell", "tell": TYPED, "context": "A fact"}
-        response = operator.post(page_of(session, "desk"), data, follow=True)
+        response = operator.post(session_url(session, "desk"), data, follow=True)
         [(url, _status)] = response.redirect_chain
         assert "sentence" not in url
         again = operator.get(url).text
         assert ("errorlist" in response.text, "errorlist" in again) == (True, False)
-        for html in (response.text, again, operator.get(page_of(session)).text):
+        for html in (response.text, again, operator.get(session_url(session)).text):
             assert SHOWN in html
             assert "A fact</textarea>" in html
         assert len(osvi_sandbox.requests) == 1
@@ -76,63 +70,63 @@ class TestDesk:
     def test_sent_text_is_cleared_and_other_texts_are_kept(self, operator, mirrored):
         session = mirrored()
         data = {"command": "tell", "tell": "Say hello.", "whisper": TYPED}
-        html = operator.post(page_of(session, "desk"), data, follow=True).text
+        html = operator.post(session_url(session, "desk"), data, follow=True).text
         assert "Say hello.</textarea>" not in html
         assert SHOWN in html
         data = {"command": "whisper", "whisper": TYPED}
-        assert SHOWN not in operator.post(page_of(session, "desk"), data, follow=True).text
+        assert SHOWN not in operator.post(session_url(session, "desk"), data, follow=True).text
 
     def test_kept_text_is_shown_only_for_its_session_and_user(
         self, client, operator, mirrored, log_in
     ):
         session, other = mirrored(), mirrored()
-        operator.post(page_of(session, "desk"), {"command": "", "tell": TYPED})
-        assert TYPED.replace("<", "&lt;") not in operator.get(page_of(other)).text
+        operator.post(session_url(session, "desk"), {"command": "", "tell": TYPED})
+        assert TYPED.replace("<", "&lt;") not in operator.get(session_url(other)).text
         log_in("view_chatsession", "operate_chatsession", name="kim")
-        assert SHOWN not in client.get(page_of(session)).text
+        assert SHOWN not in client.get(session_url(session)).text
 
     def test_kept_text_after_time_limit_is_not_shown(self, operator, mirrored, monkeypatch):
         session = mirrored()
         monkeypatch.setattr(kept, "KEPT_SECONDS", -1)
-        operator.post(page_of(session, "desk"), {"command": "", "tell": TYPED})
-        assert SHOWN not in operator.get(page_of(session)).text
+        operator.post(session_url(session, "desk"), {"command": "", "tell": TYPED})
+        assert SHOWN not in operator.get(session_url(session)).text
 
     def test_kept_texts_of_many_sessions_are_bounded(self, operator, mirrored):
         sessions = [mirrored() for _number in range(8)]
         for session in sessions:
-            operator.post(page_of(session, "desk"), {"command": "", "tell": "x" * 100_000})
+            operator.post(session_url(session, "desk"), {"command": "", "tell": "x" * 100_000})
         assert len(str(operator.session._session)) < 1_000_000
-        assert "xxx</textarea>" not in operator.get(page_of(sessions[0])).text
-        assert "xxx</textarea>" in operator.get(page_of(sessions[-1])).text
+        assert "xxx</textarea>" not in operator.get(session_url(sessions[0])).text
+        assert "xxx</textarea>" in operator.get(session_url(sessions[-1])).text
 
-    def test_form_submitted_twice_acts_once(self, operator, mirrored, told, osvi_sandbox):
+    def test_form_submitted_twice_acts_once(self, operator, mirrored, messages_of, osvi_sandbox):
         session = mirrored()
-        once = token_in(operator.get(page_of(session)).text)
-        operator.post(page_of(session, "desk"), {"command": "takeover", "once": once})
+        once = form_key(operator.get(session_url(session)).text)
+        operator.post(session_url(session, "desk"), {"command": "takeover", "once": once})
         # From the history of the browser, with something else typed into it.
         data = {"command": "end", "once": once, "whisper": TYPED}
-        html = operator.post(page_of(session, "desk"), data, follow=True).text
+        html = operator.post(session_url(session, "desk"), data, follow=True).text
         assert "You already sent this form, so nothing was done now." in html
         assert SHOWN in html
         assert len(osvi_sandbox.requests) == 1
-        data["once"] = token_in(html)
-        operator.post(page_of(session, "desk"), data)
+        data["once"] = form_key(html)
+        operator.post(session_url(session, "desk"), data)
         assert len(osvi_sandbox.requests) == 2
 
     def test_form_refused_by_osvi_can_be_submitted_again(self, operator, mirrored, osvi_sandbox):
         session = mirrored()
         osvi_sandbox.script(session.session_id, Status(422, errors=["No."]))
-        once = token_in(operator.get(page_of(session)).text)
+        once = form_key(operator.get(session_url(session)).text)
         for _time in range(2):
             data = {"command": "tell", "tell": TYPED, "once": once}
-            operator.post(page_of(session, "desk"), data)
+            operator.post(session_url(session, "desk"), data)
         assert len(osvi_sandbox.requests) == 2
 
     def test_post_to_closed_session_shows_error(self, operator, mirrored):
         session = mirrored()
         ChatSession.objects.update(status="closed")
         data = {"command": "takeover"}
-        html = operator.post(page_of(session, "desk"), data, follow=True).text
+        html = operator.post(session_url(session, "desk"), data, follow=True).text
         assert "This chat session is closed or is being closed, so nothing was sent." in html
 
 
@@ -153,16 +147,16 @@ class TestStart:
         operator.post(START, self.DATA)
         assert SHOWN not in operator.get(START).text
 
-    def test_form_submitted_twice_starts_one_chat(self, operator, osvi_sandbox, told):
-        data = {**self.DATA, "once": token_in(operator.get(START).text)}
+    def test_form_submitted_twice_starts_one_chat(self, operator, osvi_sandbox, messages_of):
+        data = {**self.DATA, "once": form_key(operator.get(START).text)}
         operator.post(START, data)
-        level, sentence = told(operator.post(START, data, follow=True))[-1]
+        level, sentence = messages_of(operator.post(START, data, follow=True))[-1]
         assert (level, "no chat session was started now" in sentence) == ("warning", True)
         assert len(osvi_sandbox.sessions) == 1
 
     def test_form_submitted_twice_after_lost_answer_sends_one_start(self, operator, osvi_sandbox):
         at_the_start(osvi_sandbox, Drop(after_closing=True))
-        data = {**self.DATA, "once": token_in(operator.get(START).text)}
+        data = {**self.DATA, "once": form_key(operator.get(START).text)}
         operator.post(START, data)
         operator.post(START, data)
         assert [request.method for request in osvi_sandbox.requests] == ["GET", "POST"]
@@ -173,11 +167,11 @@ class TestClose:
         session = mirrored()
         osvi_sandbox.script(session.session_id, Status(422, errors=["No."]))
         data = {"post": "yes", "note": TYPED}
-        response = operator.post(page_of(session, "close"), data)
-        assert response["Location"] == page_of(session)
-        assert SHOWN in operator.get(page_of(session, "close")).text
-        operator.post(page_of(session, "close"), data)
-        assert SHOWN not in operator.get(page_of(session, "close")).text
+        response = operator.post(session_url(session, "close"), data)
+        assert response["Location"] == session_url(session)
+        assert SHOWN in operator.get(session_url(session, "close")).text
+        operator.post(session_url(session, "close"), data)
+        assert SHOWN not in operator.get(session_url(session, "close")).text
 
     def test_recover_selected_confirmation_can_be_reloaded(
         self, operator, unconfirmed, osvi_sandbox

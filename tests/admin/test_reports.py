@@ -1,4 +1,4 @@
-"""What error reporters are sent of an interrupted page of the admin has nobody's words in it."""
+"""Error reports of interrupted pages of the admin contain no texts of people."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def desk(desk, staff, grant):
+def desk(staff_client, staff, grant):
     grant(staff, "operate_chatsession")
     return desk
 
@@ -41,31 +41,31 @@ def chat(mirrored):
     )
 
 
-def url_of(name, *keys):
+def admin_url(name, *keys):
     return reverse(f"admin:osvi_django_{name}", args=keys)
 
 
-def show(desk, session):
-    desk.get(url_of("chatsession_change", session.pk))
+def show(staff_client, session):
+    staff_client.get(admin_url("chatsession_change", session.pk))
 
 
-def show_list(desk, session):
-    desk.get(url_of("chatsession_changelist"), {"q": session.session_id})
+def show_list(staff_client, session):
+    staff_client.get(admin_url("chatsession_changelist"), {"q": session.session_id})
 
 
-def close(desk, session):
-    url = url_of("chatsession_close", session.pk)
-    desk.get(url)
-    assert desk.post(url, {"post": "yes", "note": NOTE}).status_code == 302
+def close(staff_client, session):
+    url = admin_url("chatsession_close", session.pk)
+    staff_client.get(url)
+    assert staff_client.post(url, {"post": "yes", "note": NOTE}).status_code == 302
 
 
-def mark(desk, session):
+def mark(staff_client, session):
     ChatSession.objects.filter(pk=session.pk).update(status="unconfirmed")
-    url = url_of("chatsession_mark", session.pk)
-    assert desk.post(url, {"post": "yes", "note": NOTE}).status_code == 302
+    url = admin_url("chatsession_mark", session.pk)
+    assert staff_client.post(url, {"post": "yes", "note": NOTE}).status_code == 302
 
 
-def review(desk, session):
+def review(staff_client, session):
     ChatSession.objects.filter(pk=session.pk).update(status="unconfirmed")
     answer = '{"success": true, "data": {"session_id": "%s", "summary": "%s'
     attempt = CloseAttemptFactory(
@@ -75,60 +75,60 @@ def review(desk, session):
         answer=answer % (session.session_id, SUMMARY),
         answer_incomplete=True,
     )
-    url = url_of("chatsession_review", session.pk, attempt.pk)
-    desk.get(url)
+    url = admin_url("chatsession_review", session.pk, attempt.pk)
+    staff_client.get(url)
     form = {"post": "yes", "note": NOTE, "text": SUMMARY}
-    assert desk.post(url, form).status_code == 302
+    assert staff_client.post(url, form).status_code == 302
 
 
 def act(name):
-    def _act(desk, session):
+    def _act(staff_client, session):
         form = {"command": name, name: f"{MESSAGE} {session.pk}", "whisper": MESSAGE}
-        assert desk.post(url_of("chatsession_desk", session.pk), form).status_code == 302
-        desk.get(url_of("chatsession_desk", session.pk))
+        assert staff_client.post(admin_url("chatsession_desk", session.pk), form).status_code == 302
+        staff_client.get(admin_url("chatsession_desk", session.pk))
 
     return _act
 
 
-def refuse(desk, session):
-    """Keep the words, and show them once more."""
-    url = url_of("chatsession_desk", session.pk)
-    desk.post(url, {"command": "nothing", "message": MESSAGE})
-    desk.get(url)
+def keep(staff_client, session):
+    """Send an unknown action, so that the texts are kept and shown again."""
+    url = admin_url("chatsession_desk", session.pk)
+    staff_client.post(url, {"command": "nothing", "message": MESSAGE})
+    staff_client.get(url)
 
 
-def look_up(desk, session):
+def look_up(staff_client, session):
     form = {"customer_id": session.customer_id}
-    assert desk.post(url_of("chatsession_lookup"), form).status_code == 302
+    assert staff_client.post(admin_url("chatsession_lookup"), form).status_code == 302
 
 
-def start(desk, session):
+def start(staff_client, session):
     form = {
         "agent": session.agent.pk,
         "customer_id": f"{session.customer_id}-new",
         "input_fields": f'{{"name": "{MESSAGE}"}}',
         "context": MESSAGE,
     }
-    desk.post(url_of("chatsession_start"), {**form, "agent": ""})
-    desk.get(url_of("chatsession_start"))
-    assert desk.post(url_of("chatsession_start"), form).status_code == 302
+    staff_client.post(admin_url("chatsession_start"), {**form, "agent": ""})
+    staff_client.get(admin_url("chatsession_start"))
+    assert staff_client.post(admin_url("chatsession_start"), form).status_code == 302
 
 
-def close_selected(desk, session):
+def close_selected(staff_client, session):
     form = {"action": "close_selected", "_selected_action": session.pk}
-    question = desk.post(url_of("chatsession_changelist"), form)
+    question = staff_client.post(admin_url("chatsession_changelist"), form)
     assert question.status_code == 302
-    assert desk.post(question.url, {"note": NOTE}).status_code == 302
-    desk.get(question.url.replace("confirm", "change"))
+    assert staff_client.post(question.url, {"note": NOTE}).status_code == 302
+    staff_client.get(question.url.replace("confirm", "change"))
 
 
-def recover_selected(desk, session):
+def recover_selected(staff_client, session):
     ChatSession.objects.filter(pk=session.pk).update(status="unconfirmed")
     form = {"action": "recover_selected", "_selected_action": session.pk, "post": "yes"}
-    assert desk.post(url_of("chatsession_changelist"), form).status_code == 302
+    assert staff_client.post(admin_url("chatsession_changelist"), form).status_code == 302
 
 
-WAYS = {
+PAGES = {
     each.__name__: each
     for each in (
         show,
@@ -136,7 +136,7 @@ WAYS = {
         close,
         mark,
         review,
-        refuse,
+        keep,
         look_up,
         start,
         close_selected,
@@ -147,21 +147,20 @@ WAYS = {
 
 # Python complains of PostgreSQL's cursors in the frames of what was interrupted.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("way", WAYS)
-def test_report_of_interrupted_page_contains_no_texts(desk, chat, way, settings):
-    settings.OSVI_EXECUTOR = None
-    assert of_each_interruption(lambda session: WAYS[way](desk, session), chat) == set()
+@pytest.mark.parametrize("page", PAGES)
+def test_report_of_interrupted_page_contains_no_texts(staff_client, chat, page):
+    assert of_each_interruption(lambda session: PAGES[page](staff_client, session), chat) == set()
 
 
-def test_mailed_report_of_form_contains_no_texts(desk, chat):
-    desk.raise_request_exception = False
+def test_mailed_report_of_form_contains_no_texts(staff_client, chat):
+    staff_client.raise_request_exception = False
     form = {"command": "message", "message": MESSAGE, "whisper": MESSAGE}
     handler, log = KeptMails(include_html=True), logging.getLogger("django.request")
     log.addHandler(handler)
     try:
-        url = url_of("chatsession_desk", chat().pk)
+        url = admin_url("chatsession_desk", chat().pk)
         with refused(lambda sql, _params: "supportaction" in sql, RuntimeError("unexpected")):
-            assert desk.post(url, form).status_code == 500
+            assert staff_client.post(url, form).status_code == 500
     finally:
         log.removeHandler(handler)
     assert "whisper = '********************'" in handler.sent[0]

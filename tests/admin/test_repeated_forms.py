@@ -1,4 +1,4 @@
-"""The same form of a desk, sent twice: by a second click, a browser's history, or a lost word."""
+"""Tests of a form that is submitted twice: by a second click or from the browser's history."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from osvi_django.models import SupportAction
 from osvi_django.services.starting import start_session
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import ChatSessionFactory
+from tests.admin.session_urls import desk_url, session_url
 from tests.outside import Meanwhile, in_another_thread, noticed
 from tests.waiting import PATIENCE
 
@@ -24,30 +25,18 @@ pytestmark = pytest.mark.django_db(transaction=True)
 START = reverse("admin:osvi_django_chatsession_start")
 WORDS = "Hello, this is Sam."
 SHOWN = f"{WORDS}</textarea>"
-SENT_BEFORE = "You already sent this form, so nothing was done now."
-UNDER_WAY = "This form is already being sent"
+ALREADY_SENT = "You already sent this form, so nothing was done now."
+BEING_SENT = "This form is already being sent"
 
 
-def page_of(session):
-    return reverse("admin:osvi_django_chatsession_change", args=[session.pk])
-
-
-def desk_of(session):
-    return reverse("admin:osvi_django_chatsession_desk", args=[session.pk])
-
-
-def key_in(response):
+def form_key(response):
+    """Return the key of the first form on this page."""
     return response.text.partition('name="once" value="')[2].partition('"')[0]
 
 
 @pytest.fixture
-def operator(log_in):
-    return log_in("view_chatsession", "operate_chatsession")
-
-
-@pytest.fixture
 def session(mirrored, osvi_sandbox):
-    """A session that somebody has taken over, so that everything may be done in it."""
+    """Create a session that is taken over, so that every action is allowed."""
     made = mirrored(mode="support")
     osvi_sandbox.sessions[made.session_id].mode = "support"
     return made
@@ -55,29 +44,31 @@ def session(mirrored, osvi_sandbox):
 
 @pytest.fixture
 def form(operator, session):
-    """What a browser sends of a form that it was just shown."""
+    """Return what a browser sends for the form that it shows."""
 
     def _form(name="message", text=WORDS):
-        return {"command": name, name: text, "once": key_in(operator.get(page_of(session)))}
+        return {"command": name, name: text, "once": form_key(operator.get(session_url(session)))}
 
     return _form
 
 
 @pytest.fixture
 def send(operator, session):
-    return lambda data: operator.post(desk_of(session), data, follow=True)
+    """Submit a form of the desk."""
+    return lambda data: operator.post(desk_url(session), data, follow=True)
 
 
-def said(osvi, session):
+def messages_at_osvi(osvi, session):
+    """Return the messages of this session at OSVI."""
     return osvi.sessions[session.session_id].messages
 
 
 class TestConcurrentSubmissions:
     @pytest.fixture
-    def click(self, operator, session, osvi_sandbox):
-        """Send the same form several times at the same moment, and return what each is shown."""
+    def submit(self, operator, session, osvi_sandbox):
+        """Submit a form several times at the same time; return the responses."""
 
-        def _click(data, times=5):
+        def _submit(data, times=5):
             responses, others_done = [], threading.Event()
             start = threading.Barrier(times, timeout=PATIENCE)
 
@@ -86,7 +77,7 @@ class TestConcurrentSubmissions:
                 browser.cookies = operator.cookies
                 try:
                     start.wait()
-                    responses.append(browser.post(desk_of(session), data, follow=True))
+                    responses.append(browser.post(desk_url(session), data, follow=True))
                     if len(responses) == times - 1:
                         others_done.set()
                 finally:
@@ -101,31 +92,31 @@ class TestConcurrentSubmissions:
                 thread.join()
             return responses
 
-        return _click
+        return _submit
 
     @pytest.mark.parametrize("resend", [False, True])
     @pytest.mark.parametrize("name", ["message", "tell", "whisper", "context"])
     def test_form_submitted_five_times_is_sent_once(
-        self, click, form, osvi_sandbox, told, name, resend
+        self, submit, form, osvi_sandbox, messages_of, name, resend
     ):
         data = form(name)
         if resend:
             data["resend"] = data.pop("command")
-        responses = click(data)
+        responses = submit(data)
         assert len(osvi_sandbox.requests) == 1
         assert SupportAction.objects.get().outcome == "done"
         first = responses.pop()
-        assert [level for level, _sentence in told(first)] == ["success"]
+        assert [level for level, _sentence in messages_of(first)] == ["success"]
         assert len(responses) == 4
         for response in responses:
-            [(level, sentence)] = told(response)
-            assert (level, UNDER_WAY in sentence) == ("warning", True)
+            [(level, sentence)] = messages_of(response)
+            assert (level, BEING_SENT in sentence) == ("warning", True)
             assert SHOWN not in response.text
 
-    def test_hand_back_submitted_five_times_is_sent_once(self, click, form, osvi_sandbox):
-        responses = click(form("end", ""))
+    def test_hand_back_submitted_five_times_is_sent_once(self, submit, form, osvi_sandbox):
+        responses = submit(form("end", ""))
         assert len(osvi_sandbox.requests) == 1
-        assert sum(UNDER_WAY in response.text for response in responses) == 4
+        assert sum(BEING_SENT in response.text for response in responses) == 4
 
     def test_two_forms_with_different_texts_are_both_sent(
         self, operator, session, form, osvi_sandbox
@@ -138,7 +129,7 @@ class TestConcurrentSubmissions:
             browser = Client()
             browser.cookies = operator.cookies
             try:
-                browser.post(desk_of(session), data)
+                browser.post(desk_url(session), data)
             finally:
                 connection.close()
 
@@ -148,13 +139,16 @@ class TestConcurrentSubmissions:
         for thread in threads:
             thread.join()
         assert not both.broken
-        assert {text for _who, text in said(osvi_sandbox, session)} == {WORDS, "And welcome."}
+        assert {text for _who, text in messages_at_osvi(osvi_sandbox, session)} == {
+            WORDS,
+            "And welcome.",
+        }
 
     @pytest.mark.parametrize(
         ("name", "word"), [("message", "command"), ("message", "resend"), ("end", "command")]
     )
     def test_second_submission_after_first_is_done_says_already_sent(
-        self, operator, session, form, osvi_sandbox, told, name, word
+        self, operator, session, form, osvi_sandbox, messages_of, name, word
     ):
         data = form(name)
         data[word] = data.pop("command")
@@ -165,27 +159,27 @@ class TestConcurrentSubmissions:
             found = sql.startswith("SELECT") and "supportaction" in sql and not looked
             return found and not looked.append(sql)
 
-        post = partial(quick.post, desk_of(session), data)
+        post = partial(quick.post, desk_url(session), data)
         with noticed(is_look, partial(in_another_thread, post)):
-            response = operator.post(desk_of(session), data, follow=True)
+            response = operator.post(desk_url(session), data, follow=True)
         assert looked
-        [(level, sentence)] = told(response)
-        assert (level, SENT_BEFORE in sentence) == ("success", True)
+        [(level, sentence)] = messages_of(response)
+        assert (level, ALREADY_SENT in sentence) == ("success", True)
         assert len(osvi_sandbox.requests) == 1
         assert SupportAction.objects.get().outcome == "done"
 
 
 class TestLaterSubmissions:
     def test_second_submission_shows_first_result_and_clears_text(
-        self, form, send, told, osvi_sandbox
+        self, form, send, messages_of, osvi_sandbox
     ):
         data = form() | {"whisper": "Half a sentence"}
         send(data)
         response = send(data)
-        [(level, sentence)] = told(response)
+        [(level, sentence)] = messages_of(response)
         assert level == "success"
         assert sentence == (
-            f"{SENT_BEFORE} The result of the first time: Your message was sent to the customer."
+            f"{ALREADY_SENT} The result of the first time: Your message was sent to the customer."
         )
         assert SHOWN not in response.text
         assert "Half a sentence</textarea>" in response.text
@@ -196,12 +190,12 @@ class TestLaterSubmissions:
         [(Drop(), "no answer"), (Status(500), "no answer"), (Junk(), "unreadable")],
     )
     def test_second_submission_after_unknown_result_shows_warning(
-        self, session, form, send, told, osvi_sandbox, fault, outcome
+        self, session, form, send, messages_of, osvi_sandbox, fault, outcome
     ):
         osvi_sandbox.script(session.session_id, fault)
         data = form()
         send(data)
-        [(level, sentence)] = told(send(data))
+        [(level, sentence)] = messages_of(send(data))
         assert (level, outcome in sentence) == ("warning", True)
         assert len(osvi_sandbox.requests) == 1
 
@@ -209,9 +203,9 @@ class TestLaterSubmissions:
         data = form()
         send(data)
         response = send(data | {"message": "Something else."})
-        assert SENT_BEFORE in response.text
+        assert ALREADY_SENT in response.text
         assert "Something else.</textarea>" in response.text
-        send(data | {"message": "Something else.", "once": key_in(response)})
+        send(data | {"message": "Something else.", "once": form_key(response)})
         assert len(osvi_sandbox.requests) == 2
 
     @pytest.mark.parametrize("fault", [Status(422, errors=["No."]), Status(429)])
@@ -223,8 +217,8 @@ class TestLaterSubmissions:
         response = send(data)
         assert SHOWN in response.text
         send(data)
-        assert key_in(response) != data["once"]
-        send(data | {"once": key_in(response)})
+        assert form_key(response) != data["once"]
+        send(data | {"once": form_key(response)})
         assert len(osvi_sandbox.requests) == 3
         outcomes = SupportAction.objects.values_list("outcome", flat=True)
         assert list(outcomes) == ["rejected", "rejected", "done"]
@@ -241,7 +235,7 @@ class TestLaterSubmissions:
         data = form()
         send(data)
         other = mirrored(mode="support")
-        response = operator.post(desk_of(other), data, follow=True)
+        response = operator.post(desk_url(other), data, follow=True)
         assert "The result of the first time" not in response.text
         assert SHOWN in response.text
         assert len(osvi_sandbox.requests) == 1
@@ -255,7 +249,7 @@ class TestLaterSubmissions:
             del data["once"]
         assert send(data).status_code == 200
         assert SupportAction.objects.get().form_key is None
-        # Without one, the same words so soon are asked about.
+        # Without a key, the same text within seconds needs a confirmation.
         assert "Send again anyway" in send(data).text
         assert len(osvi_sandbox.requests) == 1
 
@@ -266,8 +260,8 @@ class TestLaterSubmissions:
 
 
 @contextmanager
-def commit_that(monkeypatch, fails):
-    """Have the commit of the action's row be followed by an error, the first time."""
+def failing_commit(monkeypatch, fails):
+    """Raise an error after the first commit of the action's row."""
     due, failed, commit = [], [], connection.commit
 
     def is_insert(sql, _params):
@@ -289,24 +283,24 @@ def commit_that(monkeypatch, fails):
 
 class TestLostCommit:
     def test_commit_with_lost_answer_sends_text_once(
-        self, session, form, send, told, osvi_sandbox, monkeypatch
+        self, session, form, send, messages_of, osvi_sandbox, monkeypatch
     ):
         data = form()
-        with commit_that(monkeypatch, lambda commit: commit()):
+        with failing_commit(monkeypatch, lambda commit: commit()):
             response = send(data)
-        assert [level for level, _sentence in told(response)] == ["success"]
-        assert said(osvi_sandbox, session) == [("operator", WORDS)]
+        assert [level for level, _sentence in messages_of(response)] == ["success"]
+        assert messages_at_osvi(osvi_sandbox, session) == [("operator", WORDS)]
         assert SupportAction.objects.get().outcome == "done"
-        assert SENT_BEFORE in send(data).text
+        assert ALREADY_SENT in send(data).text
         assert len(osvi_sandbox.requests) == 1
 
     def test_commit_rolled_back_writes_row_again(
-        self, session, form, send, told, osvi_sandbox, monkeypatch
+        self, session, form, send, messages_of, osvi_sandbox, monkeypatch
     ):
-        with commit_that(monkeypatch, lambda _commit: connection.rollback()):
+        with failing_commit(monkeypatch, lambda _commit: connection.rollback()):
             response = send(form())
-        assert [level for level, _sentence in told(response)] == ["success"]
-        assert said(osvi_sandbox, session) == [("operator", WORDS)]
+        assert [level for level, _sentence in messages_of(response)] == ["success"]
+        assert messages_at_osvi(osvi_sandbox, session) == [("operator", WORDS)]
         assert SupportAction.objects.get().text == WORDS
 
     def test_commit_rolled_back_with_id_taken_keeps_other_row(
@@ -319,14 +313,14 @@ class TestLostCommit:
             connection.rollback()
             in_another_thread(theirs)
 
-        with commit_that(monkeypatch, fails):
+        with failing_commit(monkeypatch, fails):
             send(data)
         texts = SupportAction.objects.order_by("id").values_list("text", flat=True)
         assert list(texts) == ["Theirs", WORDS]
-        assert said(osvi_sandbox, session) == [("operator", WORDS)]
+        assert messages_at_osvi(osvi_sandbox, session) == [("operator", WORDS)]
 
     def test_commit_rolled_back_before_second_click_sends_text_once(
-        self, operator, session, form, send, told, osvi_sandbox, monkeypatch
+        self, operator, session, form, send, messages_of, osvi_sandbox, monkeypatch
     ):
         data = form()
         quick = Client()
@@ -334,30 +328,31 @@ class TestLostCommit:
 
         def fails(_commit):
             connection.rollback()
-            in_another_thread(partial(quick.post, desk_of(session), data))
+            in_another_thread(partial(quick.post, desk_url(session), data))
 
-        with commit_that(monkeypatch, fails):
+        with failing_commit(monkeypatch, fails):
             response = send(data)
-        assert SENT_BEFORE in told(response)[0][1]
-        assert said(osvi_sandbox, session) == [("operator", WORDS)]
+        assert ALREADY_SENT in messages_of(response)[0][1]
+        assert messages_at_osvi(osvi_sandbox, session) == [("operator", WORDS)]
         assert SupportAction.objects.count() == 1
 
 
 class TestStart:
-    """The start form, whose second click would end the chat that the first one began."""
+    """A second submission of the start form must not replace the chat of the first one."""
 
     @pytest.fixture
     def operator(self, log_in):
+        """Log in as staff who may view, operate and close sessions."""
         return log_in("view_chatsession", "operate_chatsession", "close_chatsession")
 
     @pytest.fixture
     def form(self, operator, osvi_sandbox):
         asked = {"agent_uuid": "agent_1", "customer_id": "+1555", "context": "Order 12."}
-        return {**asked, "once": key_in(operator.get(START))}
+        return {**asked, "once": form_key(operator.get(START))}
 
     @pytest.mark.parametrize("replace", [False, True])
     def test_second_submission_after_first_is_done_starts_nothing(
-        self, operator, form, osvi_sandbox, told, replace
+        self, operator, form, osvi_sandbox, messages_of, replace
     ):
         data = form | ({"replace": "on"} if replace else {})
         quick, looked = Client(), []
@@ -370,7 +365,7 @@ class TestStart:
         with noticed(is_login_session, partial(in_another_thread, post)):
             response = operator.post(START, data, follow=True)
         assert looked
-        [(level, sentence)] = told(response)
+        [(level, sentence)] = messages_of(response)
         assert (level, "no chat session was started now" in sentence) == ("warning", True)
         [chat] = osvi_sandbox.sessions.values()
         assert not chat.is_closed
@@ -378,7 +373,7 @@ class TestStart:
 
     def test_another_form_with_replace_replaces_chat(self, operator, form, osvi_sandbox):
         operator.post(START, form)
-        again = key_in(operator.get(START))
+        again = form_key(operator.get(START))
         operator.post(START, form | {"once": again, "replace": "on"})
         assert sorted(chat.is_closed for chat in osvi_sandbox.sessions.values()) == [False, True]
 
@@ -401,7 +396,7 @@ class TestStart:
         self, operator, form, osvi_sandbox, monkeypatch, arrives
     ):
         fails = (lambda commit: commit()) if arrives else (lambda _commit: connection.rollback())
-        with commit_that(monkeypatch, fails):
+        with failing_commit(monkeypatch, fails):
             response = operator.post(START, form, follow=True)
         assert "The chat session was started." in response.text
         kinds = SupportAction.objects.order_by("id").values_list("kind", flat=True)

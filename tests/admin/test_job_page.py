@@ -1,4 +1,4 @@
-"""The page of a job: how far it is, what went wrong, and what can be done about it."""
+"""Tests of the page of a close job: progress, failures, cancel and retry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.moments import stored
 
 pytestmark = pytest.mark.django_db
 
-FAULTY = {
+WITH_FAILURES = {
     "status": "completed_with_errors",
     "closed": 1,
     "rejected": 2,
@@ -30,38 +30,27 @@ FAULTY = {
 }
 
 
-@pytest.fixture(autouse=True)
-def nobody_runs_jobs(settings):
-    settings.OSVI_EXECUTOR = None
+@pytest.fixture
+def page(staff_client, job_url):
+    """Return the HTML of the page of a job."""
+    return lambda job: staff_client.get(job_url("change", job)).text
 
 
 @pytest.fixture
-def at_once(settings):
-    """Jobs are run by whoever begins them or takes them up."""
-    settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
+def progress_of(staff_client, job_url):
+    """Return the data that the script on the page of a job reads."""
+    return lambda job: staff_client.get(job_url("progress", job)).json()
 
 
-@pytest.fixture
-def page(desk, url_of):
-    """The page of a job."""
-    return lambda job: desk.get(url_of("change", job)).text
-
-
-@pytest.fixture
-def state(desk, url_of):
-    """What the script on the page of a job is told."""
-    return lambda job: desk.get(url_of("progress", job)).json()
-
-
-def hidden(html, outcome):
-    """Whether the count of this outcome is there and not shown."""
+def is_hidden(html, outcome):
+    """Return whether the count of this outcome is on the page and hidden."""
     (mark,) = re.findall(rf'<li( hidden)?><a href="[^"]+\?outcome={outcome}"', html)
     return bool(mark)
 
 
 class TestFacts:
-    def test_page_finished_job_shows_who_when_and_why(self, page, job_with):
-        job = job_with("completed", closed=1)
+    def test_page_finished_job_shows_who_when_and_why(self, page, make_job):
+        job = make_job("completed", closed=1)
         CloseJob.objects.update(note="<b>Tidy</b>")
         html = page(job)
         began = date_format(stored("2026-01-01T10:00Z"), "DATETIME_FORMAT")
@@ -75,8 +64,8 @@ class TestFacts:
         ):
             assert expected in html
 
-    def test_page_queued_job_omits_missing_facts(self, page, job_with):
-        html = page(job_with("queued", waiting=1))
+    def test_page_queued_job_omits_missing_facts(self, page, make_job):
+        html = page(make_job("queued", waiting=1))
         for label in ("Note", "Retry of", "Started", "Finished"):
             assert f"<dt>{label}</dt>" not in html
         assert "<dt>Created</dt>" in html
@@ -91,50 +80,50 @@ class TestFacts:
         assert f"{date_format(moment, 'DATETIME_FORMAT')}<" in html
         assert ", after" not in html
 
-    def test_edit_add_and_delete_job_return_403(self, admin_client, job_with, url_of):
-        job = job_with(waiting=1)
+    def test_edit_add_and_delete_job_return_403(self, admin_client, make_job, job_url):
+        job = make_job(waiting=1)
         add = "/admin/osvi_django/closejob/add/"
-        for url in (add, url_of("delete", job), url_of("change", job)):
+        for url in (add, job_url("delete", job), job_url("change", job)):
             assert admin_client.post(url, {"status": "completed"}).status_code == 403
         job.refresh_from_db()
         assert job.status == "running"
 
 
 class TestProgress:
-    def test_page_running_job_shows_progress_text_and_bar(self, page, job_with):
-        job = job_with(closed=2, already_closed=1, rejected=1, closing=2, waiting=2)
+    def test_page_running_job_shows_progress_text_and_bar(self, page, make_job):
+        job = make_job(closed=2, already_closed=1, rejected=1, closing=2, waiting=2)
         html = page(job)
         assert '<strong class="osvi-status osvi-job-running" data-osvi="status">running' in html
         assert '<label for="osvi-progress" data-osvi="done">4 of 8 done (50 %)</label>' in html
         assert '<progress id="osvi-progress" value="4" max="8"></progress>' in html
-        assert not hidden(html, "closed")
-        assert hidden(html, "cancelled")
+        assert not is_hidden(html, "closed")
+        assert is_hidden(html, "cancelled")
 
     def test_outcomes_include_every_item_outcome(self):
         assert sorted(OUTCOMES) == sorted(CloseJobItem.Outcome)
 
-    def test_page_unfinished_job_refreshes_itself(self, page, job_with, url_of):
-        job = job_with(closed=1, waiting=1)
+    def test_page_unfinished_job_refreshes_itself(self, page, make_job, job_url):
+        job = make_job(closed=1, waiting=1)
         html = page(job)
-        assert f'data-progress="{url_of("progress", job)}"' in html
+        assert f'data-progress="{job_url("progress", job)}"' in html
         assert 'osvi_django/close_job.js" defer></script>' in html
         assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in html
         assert not re.search(r"<script>|onclick|<style|style=", html.split('id="content"')[1])
 
-    def test_page_finished_job_does_not_refresh(self, page, job_with):
-        html = page(job_with(**FAULTY))
+    def test_page_finished_job_does_not_refresh(self, page, make_job):
+        html = page(make_job(**WITH_FAILURES))
         for absent in ("data-progress", "close_job.js", "http-equiv", "osvi-job-stale"):
             assert absent not in html
 
-    def test_progress_running_job_returns_all_page_data(self, state, job_with):
-        job = job_with(closed=2, unconfirmed=1, waiting=5)
+    def test_progress_running_job_returns_all_page_data(self, progress_of, make_job):
+        job = make_job(closed=2, unconfirmed=1, waiting=5)
         since = timezone.now() - timezone.timedelta(seconds=2)
         CloseJob.objects.update(running_since=since, started_at=since)
-        told = state(job)
-        texts = told.pop("texts")
+        data = progress_of(job)
+        texts = data.pop("texts")
         assert re.fullmatch(r"1\.\d a second, about [45] seconds left", texts.pop("pace"))
-        assert "Need attention: 1</h2>" in told.pop("failures")
-        assert told == {
+        assert "Need attention: 1</h2>" in data.pop("failures")
+        assert data == {
             "status": "running",
             "is_finished": False,
             "done": 3,
@@ -163,24 +152,24 @@ class TestProgress:
             "waiting": "5",
         }
 
-    def test_progress_slow_job_shows_pace_per_minute(self, state, job_with):
-        job = job_with(closed=2, waiting=8)
+    def test_progress_slow_job_shows_pace_per_minute(self, progress_of, make_job):
+        job = make_job(closed=2, waiting=8)
         now = timezone.now()
         CloseJob.objects.update(
             running_since=now - timezone.timedelta(minutes=1), heartbeat_at=DatabaseNow()
         )
-        assert state(job)["texts"]["pace"] == "2 a minute, about 4 minutes left"
+        assert progress_of(job)["texts"]["pace"] == "2 a minute, about 4 minutes left"
 
     @pytest.mark.parametrize("status", ["queued", "running", "paused"])
     def test_progress_stalled_job_without_executor_says_it_waits(
-        self, state, job_with, settings, status
+        self, progress_of, make_job, settings, status
     ):
         settings.OSVI_EXECUTOR = None
-        job = job_with(status, closed=2, waiting=8)
+        job = make_job(status, closed=2, waiting=8)
         long_ago = timezone.now() - timezone.timedelta(minutes=1)
         CloseJob.objects.update(running_since=long_ago, heartbeat_at=long_ago, resume_at=long_ago)
         for _look in range(2):
-            texts = state(job)["texts"]
+            texts = progress_of(job)["texts"]
             assert "This job is waiting." in texts["resumes"]
             assert "osvi_worker" in texts["resumes"]
             assert texts["pace"] == ""
@@ -192,11 +181,13 @@ class TestProgress:
             (-1, "It continues automatically in a moment."),
         ],
     )
-    def test_progress_paused_job_shows_reason_and_wait(self, state, page, job_with, wait, words):
-        job = job_with("paused", closed=1, waiting=1)
+    def test_progress_paused_job_shows_reason_and_wait(
+        self, progress_of, page, make_job, wait, words
+    ):
+        job = make_job("paused", closed=1, waiting=1)
         resume_at = timezone.now() + timezone.timedelta(seconds=wait)
         CloseJob.objects.update(paused_by="unreachable", resume_at=resume_at)
-        texts = state(job)["texts"]
+        texts = progress_of(job)["texts"]
         assert texts["status"] == "paused"
         assert texts["trouble"] == "OSVI cannot be reached."
         assert texts["resumes"] == words
@@ -210,10 +201,12 @@ class TestProgress:
             ("", ""),
         ],
     )
-    def test_progress_paused_job_shows_reason_for_each_code(self, state, job_with, code, words):
-        job = job_with("paused", waiting=1)
+    def test_progress_paused_job_shows_reason_for_each_code(
+        self, progress_of, make_job, code, words
+    ):
+        job = make_job("paused", waiting=1)
         CloseJob.objects.update(paused_by=code)
-        trouble = state(job)["texts"]["trouble"]
+        trouble = progress_of(job)["texts"]["trouble"]
         assert trouble.startswith(words)
         assert bool(trouble) == bool(words)
 
@@ -232,9 +225,9 @@ class TestProgress:
     def test_spoken_seconds_returns_fitting_unit(self, seconds, words):
         assert spoken(seconds) == words
 
-    def test_page_with_thousand_separator_keeps_bar_numbers_plain(self, page, job_with, settings):
+    def test_page_with_thousand_separator_keeps_bar_numbers_plain(self, page, make_job, settings):
         settings.USE_THOUSAND_SEPARATOR = True
-        job = job_with()
+        job = make_job()
         CloseJob.objects.update(total=2000)
         items = [CloseJobItem(job=job, requested_session_id=str(number)) for number in range(2000)]
         CloseJobItem.objects.bulk_create(items)
@@ -244,43 +237,47 @@ class TestProgress:
         assert '<strong data-osvi="waiting">2,000</strong> waiting' in html
 
     def test_pages_with_many_items_cost_same_queries(
-        self, desk, job_with, url_of, settings, django_assert_num_queries
+        self, staff_client, make_job, job_url, settings, django_assert_num_queries
     ):
         settings.OSVI_EXECUTOR = "osvi_django.executors.thread"
         # Who is asking and what they may (4), the job, taking it up, its counts and failures.
         for number in (3, 60):
-            job = job_with(closed=number, rejected=number, waiting=number)
+            job = make_job(closed=number, rejected=number, waiting=number)
             with django_assert_num_queries(8):
-                desk.get(url_of("progress", job))
+                staff_client.get(job_url("progress", job))
             # And whether it was tried again.
             with django_assert_num_queries(9):
-                desk.get(url_of("change", job))
+                staff_client.get(job_url("change", job))
 
 
 class TestResume:
     @pytest.mark.django_db(transaction=True)
-    @pytest.mark.usefixtures("at_once")
+    @pytest.mark.usefixtures("immediate_executor")
     @pytest.mark.parametrize("name", ["change", "progress"])
-    def test_view_stalled_job_resumes_it(self, desk, mirrored, url_of, staff, settings, name):
+    def test_view_stalled_job_resumes_it(
+        self, staff_client, mirrored, job_url, staff, settings, name
+    ):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         job = create_close_job([mirrored()], requested_by=staff, start=False)
         CloseJob.objects.update(heartbeat_at=stored("2026-01-01T10:00Z"))
-        answer = desk.get(url_of(name, job)).text
+        answer = staff_client.get(job_url(name, job)).text
         job.refresh_from_db()
         assert job.status == "completed"
         assert "1 of 1 done" in answer
 
-    @pytest.mark.usefixtures("at_once")
-    def test_view_working_job_starts_nothing(self, desk, mirrored, url_of, staff, osvi_sandbox):
+    @pytest.mark.usefixtures("immediate_executor")
+    def test_view_working_job_starts_nothing(
+        self, staff_client, mirrored, job_url, staff, osvi_sandbox
+    ):
         job = create_close_job([mirrored()], requested_by=staff, start=False)
-        desk.get(url_of("change", job))
-        desk.get(url_of("progress", job))
+        staff_client.get(job_url("change", job))
+        staff_client.get(job_url("progress", job))
         assert osvi_sandbox.requests == []
 
 
 class TestFailures:
-    def test_failures_show_reason_and_link_to_session(self, page, job_with):
-        job = job_with(**FAULTY, code="rejected", reason="<i>No.</i>")
+    def test_failures_show_reason_and_link_to_session(self, page, make_job):
+        job = make_job(**WITH_FAILURES, code="rejected", reason="<i>No.</i>")
         html = page(job)
         assert html.count("OSVI said: “&lt;i&gt;No.&lt;/i&gt;”") == 3
         assert "<i>" not in html
@@ -295,28 +292,28 @@ class TestFailures:
         assert "<script>alert" not in html
         assert "This site has no such chat session." in html
 
-    def test_page_without_failures_has_no_failure_section(self, page, job_with):
-        assert "Need attention" not in page(job_with("completed", closed=2))
+    def test_page_without_failures_has_no_failure_section(self, page, make_job):
+        assert "Need attention" not in page(make_job("completed", closed=2))
 
-    def test_failures_beyond_limit_are_counted(self, page, job_with, url_of, monkeypatch):
+    def test_failures_beyond_limit_are_counted(self, page, make_job, job_url, monkeypatch):
         monkeypatch.setattr(admin_jobs, "FAILURES_SHOWN", 2)
-        job = job_with("completed_with_errors", rejected=3, unconfirmed=2)
+        job = make_job("completed_with_errors", rejected=3, unconfirmed=2)
         html = page(job)
         assert "Need attention: 5" in html
         assert html.count("<tr><td>") == 2
-        assert f'<a href="{url_of("sessions", job)}?outcome=failures">and 3 more</a>' in html
+        assert f'<a href="{job_url("sessions", job)}?outcome=failures">and 3 more</a>' in html
         monkeypatch.setattr(admin_jobs, "FAILURES_SHOWN", 5)
         assert "more</a>" not in page(job)
 
     def test_failures_without_view_permission_have_no_session_links(
-        self, log_in, job_with, url_of, django_user_model
+        self, log_in, make_job, job_url, django_user_model
     ):
         client = log_in("close_chatsession")
-        job = job_with(**FAULTY, requested_by=django_user_model.objects.get(username="jo"))
-        assert "/chatsession/" not in client.get(url_of("change", job)).text
+        job = make_job(**WITH_FAILURES, requested_by=django_user_model.objects.get(username="jo"))
+        assert "/chatsession/" not in client.get(job_url("change", job)).text
 
-    def test_failures_without_session_admin_have_no_session_links(self, page, job_with):
-        job = job_with(**FAULTY)
+    def test_failures_without_session_admin_have_no_session_links(self, page, make_job):
+        job = make_job(**WITH_FAILURES)
         admin = site.get_model_admin(ChatSession)
         site.unregister(ChatSession)
         try:
@@ -326,108 +323,112 @@ class TestFailures:
 
 
 class TestCancel:
-    def test_cancel_waiting_job_stops_it(self, desk, mirrored, url_of, staff, told):
+    def test_cancel_waiting_job_stops_it(self, staff_client, mirrored, job_url, staff, messages_of):
         job = create_close_job([mirrored(), mirrored()], requested_by=staff, start=False)
-        assert url_of("cancel", job) in desk.get(url_of("change", job)).text
-        response = desk.post(url_of("cancel", job), follow=True)
-        assert response.redirect_chain == [(url_of("change", job), 302)]
-        [(level, sentence)] = told(response)
+        assert job_url("cancel", job) in staff_client.get(job_url("change", job)).text
+        response = staff_client.post(job_url("cancel", job), follow=True)
+        assert response.redirect_chain == [(job_url("change", job), 302)]
+        [(level, sentence)] = messages_of(response)
         assert (level, sentence.startswith("Stopped.")) == ("success", True)
         assert "Stopped: 0 closed, 0 need attention, 2 not closed" in response.text
         assert "not closed, job stopped" in response.text
         entry = LogEntry.objects.get()
         assert (entry.user, entry.get_change_message()) == (staff, "Stopped.")
 
-    def test_cancel_with_closing_items_waits_for_them(self, desk, job_with, url_of):
-        job = job_with(closing=1, waiting=1)
-        html = desk.post(url_of("cancel", job), follow=True).text
+    def test_cancel_with_closing_items_waits_for_them(self, staff_client, make_job, job_url):
+        job = make_job(closing=1, waiting=1)
+        html = staff_client.post(job_url("cancel", job), follow=True).text
         assert "1 of 2 done" in html
         assert "data-progress" in html
-        assert url_of("cancel", job) not in html
+        assert job_url("cancel", job) not in html
 
-    def test_cancel_finished_job_changes_nothing(self, desk, job_with, url_of, told):
-        job = job_with(**FAULTY)
-        response = desk.post(url_of("cancel", job), follow=True)
-        assert told(response)[0][0] == "info"
+    def test_cancel_finished_job_changes_nothing(
+        self, staff_client, make_job, job_url, messages_of
+    ):
+        job = make_job(**WITH_FAILURES)
+        response = staff_client.post(job_url("cancel", job), follow=True)
+        assert messages_of(response)[0][0] == "info"
         assert not LogEntry.objects.exists()
         job.refresh_from_db()
-        assert job.status == FAULTY["status"]
+        assert job.status == WITH_FAILURES["status"]
 
-    def test_cancel_by_get_changes_nothing(self, desk, job_with, url_of):
-        job = job_with(closing=1, waiting=1)
-        assert desk.get(url_of("cancel", job))["Location"] == url_of("change", job)
+    def test_cancel_by_get_changes_nothing(self, staff_client, make_job, job_url):
+        job = make_job(closing=1, waiting=1)
+        assert staff_client.get(job_url("cancel", job))["Location"] == job_url("change", job)
         job.refresh_from_db()
         assert job.status == "running"
 
 
 class TestRetry:
     @pytest.mark.django_db(transaction=True)
-    @pytest.mark.usefixtures("at_once")
+    @pytest.mark.usefixtures("immediate_executor")
     def test_retry_failed_items_creates_new_job(
-        self, desk, mirrored, url_of, staff, settings, osvi_sandbox
+        self, staff_client, mirrored, job_url, staff, settings, osvi_sandbox
     ):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         good, bad = mirrored(), mirrored()
         osvi_sandbox.script(bad.session_id, Status(422, errors=["No."]))
         job = create_close_job([good, bad], requested_by=staff, note="Tidy.")
-        html = desk.get(url_of("change", job)).text
-        assert url_of("retry", job) in html
-        response = desk.post(url_of("retry", job), follow=True)
+        html = staff_client.get(job_url("change", job)).text
+        assert job_url("retry", job) in html
+        response = staff_client.post(job_url("retry", job), follow=True)
         retry = CloseJob.objects.get(retry_of=job)
-        assert response.redirect_chain == [(url_of("change", retry), 302)]
+        assert response.redirect_chain == [(job_url("change", retry), 302)]
         assert (retry.status, retry.total, retry.via) == ("completed", 1, "admin")
-        assert f'<a href="{url_of("change", job)}">Close job {job.pk}</a>' in response.text
+        assert f'<a href="{job_url("change", job)}">Close job {job.pk}</a>' in response.text
         entry = LogEntry.objects.get()
         assert entry.get_change_message() == f"Retried the failed chats: Close job {retry.pk}."
 
-    def test_retry_twice_redirects_to_same_job(self, desk, job_with, url_of):
-        job = job_with(**FAULTY)
-        first = desk.post(url_of("retry", job))["Location"]
-        assert desk.post(url_of("retry", job))["Location"] == first
+    def test_retry_twice_redirects_to_same_job(self, staff_client, make_job, job_url):
+        job = make_job(**WITH_FAILURES)
+        first = staff_client.post(job_url("retry", job))["Location"]
+        assert staff_client.post(job_url("retry", job))["Location"] == first
         retry = CloseJob.objects.get(retry_of=job)
-        html = desk.get(url_of("change", job)).text
-        assert url_of("retry", job) not in html
-        assert f'<a href="{url_of("change", retry)}">Close job {retry.pk}</a>' in html
+        html = staff_client.get(job_url("change", job)).text
+        assert job_url("retry", job) not in html
+        assert f'<a href="{job_url("change", retry)}">Close job {retry.pk}</a>' in html
 
-    def test_retry_without_safe_failures_shows_error(self, desk, job_with, url_of, told):
-        job = job_with("completed_with_errors", closed=1, unconfirmed=1)
-        assert url_of("retry", job) not in desk.get(url_of("change", job)).text
-        response = desk.post(url_of("retry", job), follow=True)
-        [(level, sentence)] = told(response)
+    def test_retry_without_safe_failures_shows_error(
+        self, staff_client, make_job, job_url, messages_of
+    ):
+        job = make_job("completed_with_errors", closed=1, unconfirmed=1)
+        assert job_url("retry", job) not in staff_client.get(job_url("change", job)).text
+        response = staff_client.post(job_url("retry", job), follow=True)
+        [(level, sentence)] = messages_of(response)
         assert (level, sentence.startswith("No chat of this close job")) == ("error", True)
-        assert response.redirect_chain == [(url_of("change", job), 302)]
+        assert response.redirect_chain == [(job_url("change", job), 302)]
         assert CloseJob.objects.count() == 1
 
-    def test_page_running_job_offers_no_retry(self, desk, job_with, url_of):
-        job = job_with(rejected=1, waiting=1)
-        assert url_of("retry", job) not in desk.get(url_of("change", job)).text
+    def test_page_running_job_offers_no_retry(self, staff_client, make_job, job_url):
+        job = make_job(rejected=1, waiting=1)
+        assert job_url("retry", job) not in staff_client.get(job_url("change", job)).text
 
-    def test_retry_by_get_creates_no_job(self, desk, job_with, url_of):
-        job = job_with(**FAULTY)
-        assert desk.get(url_of("retry", job))["Location"] == url_of("change", job)
+    def test_retry_by_get_creates_no_job(self, staff_client, make_job, job_url):
+        job = make_job(**WITH_FAILURES)
+        assert staff_client.get(job_url("retry", job))["Location"] == job_url("change", job)
         assert CloseJob.objects.count() == 1
 
     def test_retry_without_close_permission_returns_403(
-        self, log_in, job_with, url_of, django_user_model
+        self, log_in, make_job, job_url, django_user_model
     ):
         client = log_in("view_closejob")
-        job = job_with(**FAULTY, requested_by=django_user_model.objects.get(username="jo"))
-        assert client.post(url_of("retry", job)).status_code == 403
+        job = make_job(**WITH_FAILURES, requested_by=django_user_model.objects.get(username="jo"))
+        assert client.post(job_url("retry", job)).status_code == 403
         assert CloseJob.objects.count() == 1
 
 
 class TestSessions:
-    def listed(self, response):
+    def outcomes_listed(self, response):
         return [item.outcome for item in response.context["cl"].result_list]
 
-    def test_sessions_page_shows_outcome_and_reason_of_each(self, desk, job_with, url_of):
-        job = job_with(**FAULTY, code="rejected", reason="<i>No.</i>")
-        job_with(closed=1)
-        response = desk.get(url_of("sessions", job))
-        assert len(self.listed(response)) == 5
+    def test_sessions_page_shows_outcome_and_reason_of_each(self, staff_client, make_job, job_url):
+        job = make_job(**WITH_FAILURES, code="rejected", reason="<i>No.</i>")
+        make_job(closed=1)
+        response = staff_client.get(job_url("sessions", job))
+        assert len(self.outcomes_listed(response)) == 5
         assert "OSVI said: “&lt;i&gt;No.&lt;/i&gt;”" in response.text
         assert f"Chat sessions of close job {job.pk}" in response.text
-        assert f'<a href="{url_of("change", job)}">Close job {job.pk}</a>' in response.text
+        assert f'<a href="{job_url("change", job)}">Close job {job.pk}</a>' in response.text
 
     @pytest.mark.parametrize(
         ("wanted", "outcomes"),
@@ -438,28 +439,32 @@ class TestSessions:
         ],
     )
     def test_sessions_page_with_outcome_filter_shows_matches(
-        self, desk, job_with, url_of, wanted, outcomes
+        self, staff_client, make_job, job_url, wanted, outcomes
     ):
-        response = desk.get(url_of("sessions", job_with(**FAULTY)), {"outcome": wanted})
-        assert self.listed(response) == outcomes
+        response = staff_client.get(
+            job_url("sessions", make_job(**WITH_FAILURES)), {"outcome": wanted}
+        )
+        assert self.outcomes_listed(response) == outcomes
 
-    def test_sessions_page_search_matches_start_of_id(self, desk, job_with, url_of):
-        job = job_with(**FAULTY)
+    def test_sessions_page_search_matches_start_of_id(self, staff_client, make_job, job_url):
+        job = make_job(**WITH_FAILURES)
         item = job.items.last()
-        response = desk.get(url_of("sessions", job), {"q": item.requested_session_id[:10]})
+        response = staff_client.get(job_url("sessions", job), {"q": item.requested_session_id[:10]})
         assert list(response.context["cl"].result_list) == [item]
 
-    def test_sessions_page_with_facets_shows_counts(self, desk, job_with, url_of):
-        response = desk.get(url_of("sessions", job_with(**FAULTY)), {"_facets": "True"})
+    def test_sessions_page_with_facets_shows_counts(self, staff_client, make_job, job_url):
+        response = staff_client.get(
+            job_url("sessions", make_job(**WITH_FAILURES)), {"_facets": "True"}
+        )
         assert "refused by OSVI (2)" in response.text
 
     def test_sessions_page_with_many_items_costs_same_queries(
-        self, desk, job_with, url_of, django_assert_num_queries
+        self, staff_client, make_job, job_url, django_assert_num_queries
     ):
         for number in (3, 60):
-            job = job_with(closed=number, rejected=number)
+            job = make_job(closed=number, rejected=number)
             with django_assert_num_queries(7):
-                desk.get(url_of("sessions", job))
+                staff_client.get(job_url("sessions", job))
 
 
 class TestAfterRun:
