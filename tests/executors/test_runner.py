@@ -218,7 +218,7 @@ class TestTrouble:
         monkeypatch.setattr(runner, "DATABASE_AWAY", 0.2)
         monkeypatch.setattr("osvi_django.services.jobs.running.DATABASE_RETRY_SECONDS", 0.2)
         settings.OSVI["default"] |= {"DATABASE_RETRY_TIMEOUT": 0.2, "SPOOL_DIR": tmp_path / "spool"}
-        settings.OSVI["default"] |= {"LEASE_TIMEOUT": 2}
+        settings.OSVI["default"] |= {"DEADLINE": 3, "CONNECT_TIMEOUT": 3, "LEASE_TIMEOUT": 2}
         away = threading.Event()
 
         def refuse(execute, sql, params, many, context):
@@ -244,7 +244,7 @@ class TestTrouble:
         try:
             for job in jobs:
                 executors.thread(str(job.uuid))
-            until(all_are_finished)
+            until(all_are_finished, seconds=60)  # an in-memory database renews no lease
         finally:
             connection_created.disconnect(note)
         assert SessionSummary.objects.count() == 12

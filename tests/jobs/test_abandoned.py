@@ -102,7 +102,7 @@ def test_a_database_that_goes_away_from_one_thread_is_asked_again(
     in_doubt, settings, monkeypatch, caplog
 ):
     monkeypatch.setattr(rescuer, "LOOK_AGAIN_AFTER", 0.2)
-    settings.OSVI["default"] |= {"LEASE_TIMEOUT": 1}
+    settings.OSVI["default"] |= {"DEADLINE": 3, "CONNECT_TIMEOUT": 3, "LEASE_TIMEOUT": 1}
     failed = []
 
     def fail(execute, sql, params, many, context):

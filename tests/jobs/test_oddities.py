@@ -208,7 +208,7 @@ def test_a_bug_over_one_answer_leaves_that_to_recovery(chats, osvi_sandbox, capl
 def test_a_result_of_the_rescuer_that_cannot_be_stored_leaves_its_item_to_its_lease(
     unconfirmed, settings, caplog
 ):
-    settings.OSVI["default"] |= {"LEASE_TIMEOUT": 1}
+    settings.OSVI["default"] |= {"DEADLINE": 3, "CONNECT_TIMEOUT": 3, "LEASE_TIMEOUT": 1}
     unconfirmed(Drop())
     job = create_close_job(ChatSession.objects.all(), start=False)
     failed = []
