@@ -71,12 +71,6 @@ def messages_of():
 
 
 @pytest.fixture
-def told(messages_of):
-    """Return the level and text of each message on a page."""
-    return messages_of
-
-
-@pytest.fixture
 def make_job(staff):
     """Create a job that no worker runs, with so many sessions of each outcome."""
 

@@ -22,16 +22,16 @@ def keep_test_transaction(monkeypatch):
 
 
 @pytest.fixture
-def somebody(django_user_model, grant):
-    """Make a client of somebody with no more than these permissions."""
+def client_with(django_user_model, grant):
+    """Return a client of a user with only these permissions."""
 
-    def _somebody(*codenames, name="jo"):
+    def _client_with(*codenames, name="jo"):
         user, _is_new = django_user_model.objects.get_or_create(username=name)
         client = APIClient()
         client.force_authenticate(grant(user, *codenames) if codenames else user)
         return client
 
-    return _somebody
+    return _client_with
 
 
 @pytest.fixture

@@ -130,9 +130,9 @@ def test_other_methods_return_405(api, session):
         (["operate_chatsession"], True),
     ],
 )
-def test_list_texts_require_permission_to_read(session, somebody, codenames, readable):
+def test_list_texts_require_permission_to_read(session, client_with, codenames, readable):
     add_action(session)
-    client = somebody("view_chatsession", *codenames)
+    client = client_with("view_chatsession", *codenames)
     [row] = client.get(url_of(session.session_id)).json()["results"]
     words = ("Be kind.", "Of course.") if readable else (None, None)
     assert (row["text"], row["reply"]) == words
@@ -140,11 +140,11 @@ def test_list_texts_require_permission_to_read(session, somebody, codenames, rea
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_list_without_view_permission_returns_403(session, somebody, known):
+def test_list_without_view_permission_returns_403(session, client_with, known):
     url = url_of(session.session_id if known else "unknown")
     assert APIClient().get(url).status_code == 401
     for codenames in ([], ["operate_chatsession", "view_sessionsummary"]):
-        response = somebody(*codenames).get(url)
+        response = client_with(*codenames).get(url)
         assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
 
 

@@ -156,9 +156,9 @@ class TestErrors:
         assert "Preference-Applied" not in response
 
     @pytest.mark.parametrize("session_id", ["x", "unknown"])
-    def test_close_async_without_permission_returns_same_403(self, somebody, session_id):
+    def test_close_async_without_permission_returns_same_403(self, client_with, session_id):
         ChatSessionFactory(session_id="x")
-        client = somebody("view_chatsession")
+        client = client_with("view_chatsession")
         response = close(client, session_id, {"agent_uuid": "new"})
         assert response.status_code == 403
         assert response.json() == close(client, session_id, {}, prefer=None).json()

@@ -376,24 +376,26 @@ class TestPermission:
         assert (response.status_code, response.json()["code"]) == (401, "not_authenticated")
 
     @pytest.mark.parametrize("wanted", WANTED)
-    def test_close_without_close_permission_returns_403(self, somebody, wanted):
-        response = post(somebody("view_chatsession", "view_closejob"), **wanted)
+    def test_close_without_close_permission_returns_403(self, client_with, wanted):
+        response = post(client_with("view_chatsession", "view_closejob"), **wanted)
         assert response.status_code == 403
         assert set(response.json()) == {"detail", "code", "retryable"}
         assert response.json()["code"] == "permission_denied"
         assert not CloseJob.objects.exists()
 
-    def test_filter_without_view_permission_returns_403(self, somebody):
-        client = somebody("close_chatsession")
+    def test_filter_without_view_permission_returns_403(self, client_with):
+        client = client_with("close_chatsession")
         response = post(client, filter={"customer_id": "x"})
         assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
         assert "give the ids" in response.json()["detail"]
         assert post(client, session_ids=["x"]).status_code == 202
 
-    def test_filter_above_limit_without_view_permission_returns_403(self, somebody, settings):
+    def test_filter_above_limit_without_view_permission_returns_403(self, client_with, settings):
         settings.OSVI_BULK_LIMIT = 1
         ChatSessionFactory.create_batch(2, customer_id="x")
-        assert post(somebody("close_chatsession"), filter={"customer_id": "x"}).status_code == 403
+        assert (
+            post(client_with("close_chatsession"), filter={"customer_id": "x"}).status_code == 403
+        )
 
     def test_close_with_session_cookie_requires_csrf_token(self, staff):
         client = APIClient(enforce_csrf_checks=True)

@@ -44,7 +44,7 @@ def test_token_caller_follows_location_and_retries_job(osvi_sandbox, key, header
 
 
 @pytest.mark.parametrize("ending", ["", "results/", "cancel/", "retry/"])
-def test_user_with_same_number_as_token_caller_gets_404(osvi_sandbox, somebody, staff, ending):
+def test_user_with_same_number_as_token_caller_gets_404(osvi_sandbox, client_with, staff, ending):
     session = mirror(osvi_sandbox)
     token = client_of(TokenUser(staff.pk))
     made = token.post(CLOSE, {"session_ids": [session.session_id]}, format="json")

@@ -373,9 +373,9 @@ class TestAccounts:
         assert [osvi.requests for osvi in two_sandboxes] == [[], []]
         assert ChatAgent.objects.count() == 1
 
-    def test_close_without_permission_hides_accounts(self, somebody, two_sandboxes, close):
+    def test_close_without_permission_hides_accounts(self, client_with, two_sandboxes, close):
         named = {"agent_uuid": "agent_a", "account": "nobody's"}
-        assert close(somebody("view_chatsession"), "unknown", **named).status_code == 403
+        assert close(client_with("view_chatsession"), "unknown", **named).status_code == 403
 
 
 class TestHostSettings:

@@ -88,9 +88,9 @@ class TestJob:
         )
         assert api.get(url_of(job))["Retry-After"] == "5"
 
-    def test_job_of_host_code_has_no_name(self, somebody):
+    def test_job_of_host_code_has_no_name(self, client_with):
         job = create_close_job([ChatSessionFactory()])
-        assert somebody("view_closejob").get(url_of(job)).json()["created_by"] is None
+        assert client_with("view_closejob").get(url_of(job)).json()["created_by"] is None
 
     @pytest.mark.parametrize(
         "odd", ["0", "999", "-1", "x", "1.0", "1_0", "9" * 30, "9" * 5_000, "%00", "%FF", "a%2Fb"]
@@ -150,8 +150,8 @@ class TestResume:
         api.get(url_of(stalled))
         assert started == []
 
-    def test_get_job_of_others_starts_nothing(self, somebody, stalled):
-        assert somebody("view_chatsession").get(url_of(stalled)).status_code == 404
+    def test_get_job_of_others_starts_nothing(self, client_with, stalled):
+        assert client_with("view_chatsession").get(url_of(stalled)).status_code == 404
         assert started == []
 
     @pytest.mark.django_db(transaction=True)
@@ -293,8 +293,8 @@ class TestPermission:
 
     @pytest.mark.parametrize("ending", [*READING, *WRITING])
     @pytest.mark.parametrize("may", [(), ("view_chatsession", "close_chatsession")])
-    def test_job_of_others_returns_404(self, somebody, job, ending, may):
-        client = somebody(*may)
+    def test_job_of_others_returns_404(self, client_with, job, ending, may):
+        client = client_with(*may)
         method = client.post if ending in WRITING else client.get
         response = method(url_of(job, ending))
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
@@ -302,18 +302,18 @@ class TestPermission:
         job.refresh_from_db()
         assert job.status == "queued"
 
-    def test_job_of_others_with_view_permission_is_shown(self, somebody, job):
-        client = somebody("view_closejob")
+    def test_job_of_others_with_view_permission_is_shown(self, client_with, job):
+        client = client_with("view_closejob")
         assert client.get(url_of(job)).json()["id"] == job.pk
         assert len(results_of(client, job)) == 3
         assert [each["id"] for each in client.get(LIST).json()["results"]] == [job.pk]
 
     @pytest.mark.parametrize("ending", WRITING)
-    def test_actions_with_view_permission_only_return_403(self, somebody, job, run, ending):
-        response = somebody("view_closejob").post(url_of(job, ending))
+    def test_actions_with_view_permission_only_return_403(self, client_with, job, run, ending):
+        response = client_with("view_closejob").post(url_of(job, ending))
         assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
         assert response.json().keys() == {"detail", "code", "retryable"}
-        assert somebody("close_chatsession").post(url_of(job, "cancel/")).status_code == 200
+        assert client_with("close_chatsession").post(url_of(job, "cancel/")).status_code == 200
 
     @pytest.mark.parametrize("ending", [*READING, *WRITING])
     def test_draft_job_returns_404(self, api, staff, grant, ending):
@@ -383,10 +383,12 @@ class TestRetry:
         assert "retried" in response.json()["detail"]
         assert CloseJob.objects.count() == 1
 
-    def test_retry_created_by_another_user_is_readable(self, api, somebody, job, run, osvi_sandbox):
+    def test_retry_created_by_another_user_is_readable(
+        self, api, client_with, job, run, osvi_sandbox
+    ):
         osvi_sandbox.script(job.items.first().requested_session_id, Status(403))
         run(job)
-        client = somebody("view_closejob", "close_chatsession")
+        client = client_with("view_closejob", "close_chatsession")
         made = client.post(url_of(job, "retry/"))
         assert made.json()["created_by"] == "jo"
         assert api.post(url_of(job, "retry/"))["Location"] == made["Location"]

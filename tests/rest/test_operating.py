@@ -1,4 +1,4 @@
-"""Sessions that are started, looked up and operated by another app."""
+"""Tests of starting, synchronizing and operating sessions over REST."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.django_db
 BASE = "/api/osvi/sessions/"
 SYNC = f"{BASE}sync/"
 START = {"agent_uuid": "agent_a", "customer_id": "+4917"}
-# What each way of operating a session asks for; each is sent to OSVI.
-ACTS = {
+# The path and body of each action; each is sent to OSVI.
+ACTIONS = {
     "takeover": ("support", {"command": "takeover"}),
     "end": ("support", {"command": "end"}),
     "tell": ("support", {"command": "tell", "message": "Be kind."}),
@@ -36,12 +36,12 @@ ACTS = {
     "context": ("context", {"context": "A regular."}),
     "inbound": ("messages", {"content": "Hello?"}),
 }
-# What says something; the others only do.
-WITH_WORDS = ("tell", "whisper", "message", "context", "inbound")
-# What is neither true nor false, though it may look like it.
-ODD_ANSWERS = ("true", "no", 1, None, [], {})
-# A place for a session id, and what is asked for there.
-PLACES = [*ACTS.values(), ("support", {"command": "close"})]
+# The actions with a text.
+WITH_TEXT = ("tell", "whisper", "message", "context", "inbound")
+# Values that look like booleans and are not.
+NO_BOOLEANS = ("true", "no", 1, None, [], {})
+# The path and body of each request that names a session.
+REQUESTS = [*ACTIONS.values(), ("support", {"command": "close"})]
 
 
 def url_of(session_id, what):
@@ -53,33 +53,34 @@ def post(client, url, body):
     return client.post(url, json.dumps(body), content_type="application/json")
 
 
-def said(data):
-    """OSVI answers this."""
+def answer_with(data):
+    """Return a fault with which OSVI answers this data."""
     body = json.dumps({"success": True, "data": data}).encode()
     return Junk(body=body, content_type="application/json", close=False)
 
 
-def do(client, session, kind):
-    what, body = ACTS[kind]
+def act(client, session, kind):
+    """Send an action of this kind."""
+    what, body = ACTIONS[kind]
     return post(client, url_of(session.session_id, what), body)
 
 
 @pytest.fixture
 def session(osvi_sandbox):
-    """A session here and at OSVI, taken over at both."""
+    """Create a session here and at OSVI, taken over in both."""
     session = mirror(osvi_sandbox, mode="support", summary="All is well.")
     osvi_sandbox.sessions[session.session_id].change(mode="support", active_human="Sam")
     return session
 
 
 @pytest.fixture
-def blind(somebody):
-    """A client who may operate, and see nothing."""
-    return somebody("operate_chatsession", name="blind")
+def operator_without_view(client_with):
+    """Return a client that may operate and not view sessions."""
+    return client_with("operate_chatsession", name="blind")
 
 
 class TestStart:
-    def test_it_is_a_201_with_the_session_and_where_it_is(self, operator, osvi_sandbox):
+    def test_start_returns_201_and_session(self, operator, osvi_sandbox):
         known = {"input_fields": {"first_name": "Alex", "tags": [1, None]}, "context": ["A VIP."]}
         response = post(operator, BASE, START | known)
         session = ChatSession.objects.get()
@@ -108,22 +109,25 @@ class TestStart:
         assert chat.context == known["context"]
 
     @pytest.mark.parametrize("odd", ["a/b", "ä ö?#%2F", "two\nlines", "emoji 😀"])
-    def test_an_id_of_any_kind_has_an_address(self, operator, osvi_sandbox, odd):
-        told = {"id": odd, "status": "active", "customer_id": "+4917"}
-        at_the_start(osvi_sandbox, said(told))
+    def test_start_with_odd_id_returns_its_location(self, operator, osvi_sandbox, odd):
+        answer = {"id": odd, "status": "active", "customer_id": "+4917"}
+        at_the_start(osvi_sandbox, answer_with(answer))
         response = post(operator, BASE, START)
         assert operator.get(response["Location"]).json()["session_id"] == odd
 
     @pytest.mark.parametrize(
-        "told", [{}, {"id": "x"}, {"id": "..", "status": "active"}, {"id": "x", "status": "active"}]
+        "answer",
+        [{}, {"id": "x"}, {"id": "..", "status": "active"}, {"id": "x", "status": "active"}],
     )
-    def test_what_osvi_tells_may_make_no_sense(self, operator, osvi_sandbox, told):
-        at_the_start(osvi_sandbox, said(told))
+    def test_start_with_unreadable_answer_returns_502(self, operator, osvi_sandbox, answer):
+        at_the_start(osvi_sandbox, answer_with(answer))
         response = post(operator, BASE, START)
         assert (response.status_code, response.json()["code"]) == (502, "bad_answer")
         assert not ChatSession.objects.exists()
 
-    def test_where_no_account_is_meant_by_naming_none(self, operator, osvi_sandbox, settings):
+    def test_sync_without_account_if_none_is_default_returns_400(
+        self, operator, osvi_sandbox, settings
+    ):
         settings.OSVI = {"bank": settings.OSVI["default"], "shop": {"API_TOKEN": "x"}}
         response = post(operator, f"{BASE}sync/", {"customer_id": "+1"})
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
@@ -131,21 +135,21 @@ class TestStart:
         named = post(operator, f"{BASE}sync/", {"customer_id": "+1", "account": "bank"})
         assert named.status_code == 200
 
-    def test_in_another_account(self, operator, osvi_sandbox, settings):
+    def test_start_with_account_uses_it(self, operator, osvi_sandbox, settings):
         settings.OSVI = settings.OSVI | {"emea": settings.OSVI["default"]}
         assert post(operator, BASE, START | {"account": "emea"}).json()["account"] == "emea"
 
-    def test_it_goes_through_the_account_that_knows_the_agent(
-        self, operator, osvi_sandbox, settings
-    ):
+    def test_start_with_known_agent_uses_its_account(self, operator, osvi_sandbox, settings):
         settings.OSVI = settings.OSVI | {"emea": settings.OSVI["default"]}
         ChatAgentFactory(account="emea", uuid="agent_a")
         assert post(operator, BASE, START).json()["account"] == "emea"
         named = post(operator, BASE, START | {"account": "default", "customer_id": "+2"})
         assert named.json()["account"] == "default"
 
-    def test_whoever_may_not_see_sessions_learns_what_operating_takes(self, blind, osvi_sandbox):
-        response = post(blind, BASE, START)
+    def test_start_without_view_permission_returns_few_fields(
+        self, operator_without_view, osvi_sandbox
+    ):
+        response = post(operator_without_view, BASE, START)
         session_id = ChatSession.objects.get().session_id
         assert response.status_code == 201
         assert response.json() == {"session_id": session_id, "status": "active", "mode": "ai"}
@@ -177,7 +181,9 @@ class TestStart:
         ],
         ids=repr,
     )
-    def test_a_value_that_cannot_be_used(self, operator, osvi_sandbox, more, named):
+    def test_start_with_invalid_value_returns_400_with_name(
+        self, operator, osvi_sandbox, more, named
+    ):
         response = post(operator, BASE, START | more)
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert list(response.json()["errors"]) == [named]
@@ -185,27 +191,29 @@ class TestStart:
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("missing", ["agent_uuid", "customer_id"])
-    def test_a_value_that_is_missing(self, operator, osvi_sandbox, missing):
+    def test_start_with_missing_value_returns_400_with_name(self, operator, osvi_sandbox, missing):
         response = post(operator, BASE, {key: START[key] for key in START if key != missing})
         assert (response.status_code, list(response.json()["errors"])) == (400, [missing])
 
     @pytest.mark.parametrize("missing", ["agent_uuid", "customer_id"])
-    def test_ids_that_no_url_can_name(self, operator, osvi_sandbox, missing):
+    def test_start_with_id_of_dots_returns_400_with_name(self, operator, osvi_sandbox, missing):
         response = post(operator, BASE, START | {missing: ".."})
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert response.json()["detail"].startswith(f"{missing}: This is not a valid id")
         assert osvi_sandbox.requests == []
 
-    def test_each_text_of_the_context_is_looked_at(self, operator, osvi_sandbox):
-        told = post(
+    def test_start_with_invalid_context_names_each_text(self, operator, osvi_sandbox):
+        answer = post(
             operator, BASE, START | {"context": ["a", " ", 5, None, "\ud800", "x" * 10_001]}
         )
-        assert told.status_code == 400
-        assert list(told.json()["errors"]["context"]) == ["1", "2", "3", "4", "5"]
+        assert answer.status_code == 400
+        assert list(answer.json()["errors"]["context"]) == ["1", "2", "3", "4", "5"]
 
     @pytest.mark.parametrize("opening", ["[", '{"a":'])
     @pytest.mark.parametrize("depth", [20, 500, 900])
-    def test_what_is_nested_too_deeply(self, operator, osvi_sandbox, opening, depth):
+    def test_start_with_deeply_nested_input_returns_400(
+        self, operator, osvi_sandbox, opening, depth
+    ):
         closing = "]" if opening == "[" else "}"
         nested = opening * depth + ("[]" if opening != "[" else "") + closing * depth
         raw = json.dumps(START)[:-1] + ', "input_fields": {"x": ' + nested + "}}"
@@ -214,11 +222,11 @@ class TestStart:
         assert "nested too deeply" in response.json()["detail"]
         assert osvi_sandbox.requests == []
 
-    def test_as_deep_as_anybody_means_it(self, operator, osvi_sandbox):
+    def test_start_with_few_levels_of_input_succeeds(self, operator, osvi_sandbox):
         fields = {"a": [{"b": [{"c": [1, "two", None, True, 0.5]}]}]}
         assert post(operator, BASE, START | {"input_fields": fields}).status_code == 201
 
-    def test_a_form_is_no_object(self, operator, osvi_sandbox):
+    def test_start_with_form_data_returns_415(self, operator, osvi_sandbox):
         for kind in ("multipart", "application/x-www-form-urlencoded"):
             data = START if kind == "multipart" else "agent_uuid=a&customer_id=b"
             asked = {"format": kind} if kind == "multipart" else {"content_type": kind}
@@ -228,7 +236,7 @@ class TestStart:
                 "unsupported_media_type",
             )
 
-    def test_options_say_what_is_asked(self, operator):
+    def test_options_list_fields_of_start(self, operator):
         asked = operator.options(BASE).json()["actions"]["POST"]
         assert list(asked) == [
             "agent_uuid",
@@ -239,18 +247,18 @@ class TestStart:
             "replace",
         ]
 
-    def test_the_browsable_api_shows_the_list(self, operator):
+    def test_list_in_browser_is_html(self, operator):
         ChatSessionFactory()
         response = operator.get(BASE, headers={"Accept": "text/html"})
         assert (response.status_code, response["Content-Type"]) == (200, "text/html; charset=utf-8")
 
 
 class TestSync:
-    def test_it_answers_what_is_open_now(self, operator, osvi_sandbox):
+    def test_sync_returns_open_sessions_and_closes_replaced_one(self, operator, osvi_sandbox):
         theirs = [
             osvi_sandbox.add_session(agent_uuid=f"agent_{n}", customer_id="+4917") for n in range(2)
         ]
-        # What the agent has followed with another one is closed.
+        # The agent has a later chat with this customer, so this one is closed.
         gone = ChatSessionFactory(customer_id="+4917", agent__uuid="agent_0")
         quiet = mirror(osvi_sandbox, customer_id="+4917", status="dormant")
         other = ChatSessionFactory(customer_id="+4918")
@@ -264,17 +272,21 @@ class TestSync:
         assert (statuses[gone.session_id], statuses[other.session_id]) == ("closed", "active")
         assert (gone.attempts.get().kind, gone.attempts.get().via) == ("mirrored", "rest")
         address = f"{BASE}{gone.session_id}/attempts/{gone.attempts.get().pk}/"
-        told = operator.get(address).json()
-        assert (told["reason"], told["note"]) == ("later_chat", "")
-        assert told["reason_display"] == "OSVI lists a later chat of this customer with this agent."
+        answer = operator.get(address).json()
+        assert (answer["reason"], answer["note"]) == ("later_chat", "")
+        assert (
+            answer["reason_display"] == "OSVI lists a later chat of this customer with this agent."
+        )
 
-    def test_a_customer_without_any(self, operator, osvi_sandbox):
+    def test_sync_customer_without_sessions_returns_empty_list(self, operator, osvi_sandbox):
         response = post(operator, SYNC, {"customer_id": "+49", "account": "default"})
         assert (response.status_code, response.json()) == (200, {"results": []})
 
-    def test_whoever_may_not_see_sessions(self, blind, osvi_sandbox):
+    def test_sync_without_view_permission_returns_few_fields(
+        self, operator_without_view, osvi_sandbox
+    ):
         chat = osvi_sandbox.add_session(customer_id="+49", mode="support")
-        assert post(blind, SYNC, {"customer_id": "+49"}).json() == {
+        assert post(operator_without_view, SYNC, {"customer_id": "+49"}).json() == {
             "results": [{"session_id": chat.id, "status": "active", "mode": "support"}]
         }
 
@@ -290,13 +302,15 @@ class TestSync:
         ],
         ids=repr,
     )
-    def test_a_value_that_cannot_be_used(self, operator, osvi_sandbox, body, named):
+    def test_sync_with_invalid_value_returns_400_with_name(
+        self, operator, osvi_sandbox, body, named
+    ):
         response = post(operator, SYNC, body)
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert list(response.json()["errors"]) == [named]
         assert osvi_sandbox.requests == []
 
-    def test_an_answer_costs_the_same_for_many(self, staff, grant, osvi_sandbox):
+    def test_sync_with_many_sessions_costs_same_queries(self, staff, grant, osvi_sandbox):
         spent = []
         grant(staff, "operate_chatsession")
         for _more in range(2):
@@ -311,9 +325,9 @@ class TestSync:
 
 
 class TestSupport:
-    def test_take_over(self, operator, staff, osvi_sandbox):
+    def test_take_over_returns_session_and_action(self, operator, staff, osvi_sandbox):
         session = mirror(osvi_sandbox)
-        response = do(operator, session, "takeover")
+        response = act(operator, session, "takeover")
         action = SupportAction.objects.get()
         assert response.status_code == 200
         seen = operator.get(f"{BASE}{session.session_id}/").json()
@@ -322,34 +336,34 @@ class TestSupport:
         assert (action.kind, action.requested_by, action.via) == ("takeover", staff, "rest")
         assert (action.outcome, action.text) == ("done", "")
 
-    def test_hand_back(self, operator, session):
-        body = do(operator, session, "end").json()
+    def test_hand_back_returns_mode_ai(self, operator, session):
+        body = act(operator, session, "end").json()
         assert (body["mode"], body["active_human"], body["reply"]) == ("ai", "", None)
 
     @pytest.mark.parametrize(
         ("kind", "author", "reply"),
         [("tell", "guidance", REPLY), ("whisper", "guidance", None), ("message", "operator", None)],
     )
-    def test_say_something(self, operator, session, osvi_sandbox, kind, author, reply):
-        response = do(operator, session, kind)
+    def test_text_is_sent_and_stored(self, operator, session, osvi_sandbox, kind, author, reply):
+        response = act(operator, session, kind)
         assert (response.status_code, response.json()["reply"]) == (200, reply)
         action = SupportAction.objects.get(pk=response.json()["action"])
-        said = ACTS[kind][1]["message"]
+        said = ACTIONS[kind][1]["message"]
         assert (action.kind, action.text, action.outcome) == (kind, said, "done")
         assert (author, said) in osvi_sandbox.sessions[session.session_id].messages
 
     @pytest.mark.parametrize("command", ["end", "close"])
-    def test_a_command_without_words_may_say_so(self, operator, session, command):
+    def test_command_without_text_accepts_blank_message(self, operator, session, command):
         url = url_of(session.session_id, "support")
         body = {"command": command, "message": " ", "resend": False}
         assert post(operator, url, body).status_code == 200
 
-    def test_words_lose_the_spaces_around_them(self, operator, session):
+    def test_message_with_spaces_is_stripped(self, operator, session):
         post(operator, url_of(session.session_id, "support"), {"message": "\n Hello. "})
         assert SupportAction.objects.get().text == "Hello."
 
-    def test_the_customer_is_written_to_by_who_has_taken_over(self, operator, osvi_sandbox):
-        response = do(operator, mirror(osvi_sandbox), "message")
+    def test_message_before_take_over_returns_409(self, operator, osvi_sandbox):
+        response = act(operator, mirror(osvi_sandbox), "message")
         assert (response.status_code, response.json()["code"]) == (409, "wrong_mode")
         assert response.json()["detail"].endswith("Take over first.")
         assert osvi_sandbox.requests == []
@@ -375,7 +389,7 @@ class TestSupport:
             ({"message": "x", "agent_uuid": "y"}, "agent_uuid"),
             ({"command": "close", "note": "x" * 1001}, "note"),
             ({"command": "close", "agent_uuid": ""}, "agent_uuid"),
-            *(({"message": "x", "resend": odd}, "resend") for odd in ODD_ANSWERS),
+            *(({"message": "x", "resend": odd}, "resend") for odd in NO_BOOLEANS),
             ({"command": "takeover", "resend": True}, "resend"),
             ({"command": "end", "resend": True}, "resend"),
             ({"command": "close", "resend": True}, "resend"),
@@ -392,7 +406,9 @@ class TestSupport:
         ],
         ids=repr,
     )
-    def test_a_value_that_cannot_be_used(self, operator, session, osvi_sandbox, body, named):
+    def test_support_with_invalid_value_returns_400_with_name(
+        self, operator, session, osvi_sandbox, body, named
+    ):
         response = post(operator, url_of(session.session_id, "support"), body)
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert list(response.json()["errors"]) == [named]
@@ -401,12 +417,12 @@ class TestSupport:
 
 
 class TestClose:
-    """``close`` is the close of ``.../close/``, by another name."""
+    """The command ``close`` is the same as ``.../close/``."""
 
     def close(self, client, session_id, **more):
         return post(client, url_of(session_id, "support"), {"command": "close", **more})
 
-    def test_it_answers_as_a_close_does(self, operator, session, staff, osvi_sandbox):
+    def test_close_command_returns_same_as_close(self, operator, session, staff, osvi_sandbox):
         response = self.close(operator, session.session_id, note="bye")
         assert (response.status_code, response.json()["changed"]) == (200, True)
         assert response.json()["summary"] == "All is well."
@@ -418,25 +434,27 @@ class TestClose:
         assert osvi_sandbox.close_requests(session.session_id) == 1
         assert not SupportAction.objects.exists()
 
-    def test_it_takes_the_permission_to_close_and_no_other(self, session, somebody, blind):
-        refused = self.close(blind, session.session_id)
+    def test_close_command_requires_only_close_permission(
+        self, session, client_with, operator_without_view
+    ):
+        refused = self.close(operator_without_view, session.session_id)
         assert (refused.status_code, refused.json()["code"]) == (403, "permission_denied")
-        closer = somebody("close_chatsession")
+        closer = client_with("close_chatsession")
         assert self.close(closer, session.session_id).json()["changed"] is True
 
-    def test_one_that_is_not_here_by_naming_its_agent(self, operator, osvi_sandbox):
+    def test_close_command_unknown_session_with_agent_closes_it(self, operator, osvi_sandbox):
         chat = osvi_sandbox.add_session(agent_uuid="agent_new", summary="Hello.")
         assert self.close(operator, chat.id).status_code == 404
         response = self.close(operator, chat.id, agent_uuid="agent_new")
         assert (response.status_code, response.json()["summary"]) == (200, "Hello.")
 
-    def test_its_errors_are_those_of_a_close(self, operator, session, osvi_sandbox):
+    def test_close_command_without_answer_links_to_attempt(self, operator, session, osvi_sandbox):
         osvi_sandbox.script(session.session_id, Drop())
         body = self.close(operator, session.session_id).json()
         assert (body["code"], "action" in body) == ("unconfirmed", False)
         assert operator.get(body["attempt"]).json()["outcome"] == "no_answer"
 
-    def test_who_prefers_not_to_wait_gets_a_job(self, operator, session, osvi_sandbox):
+    def test_close_command_async_returns_job(self, operator, session, osvi_sandbox):
         response = operator.post(
             url_of(session.session_id, "support"),
             {"command": "close", "note": "bye"},
@@ -449,7 +467,7 @@ class TestClose:
 
 
 class TestContext:
-    def test_it_answers_all_that_osvi_keeps(self, operator, session, osvi_sandbox):
+    def test_context_returns_all_facts_that_osvi_keeps(self, operator, session, osvi_sandbox):
         for number in range(7):
             url = url_of(session.session_id, "context")
             response = post(operator, url, {"context": f"fact {number}"})
@@ -462,75 +480,83 @@ class TestContext:
 
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.parametrize("known", [{}, {"metadata": ["x"]}, {"metadata": {"context": "x"}}])
-    def test_of_one_that_was_closed_meanwhile(self, operator, session, osvi_sandbox, known):
+    def test_context_of_session_closed_meanwhile_returns_empty_list(
+        self, operator, session, osvi_sandbox, known
+    ):
         close = partial(ChatSession.objects.update, status="closed", metadata=known)
         osvi_sandbox.script(session.session_id, Meanwhile(close))
-        body = do(operator, session, "context").json()
+        body = act(operator, session, "context").json()
         assert (body["status"], body["context"]) == ("closed", [])
 
     @pytest.mark.parametrize(
         "context", [None, "", " ", 5, ["x"], {"a": 1}, "x" * 10_001, "\x00", "\ud800"], ids=repr
     )
-    def test_a_value_that_cannot_be_used(self, operator, session, osvi_sandbox, context):
+    def test_context_with_invalid_value_returns_400_with_name(
+        self, operator, session, osvi_sandbox, context
+    ):
         response = post(operator, url_of(session.session_id, "context"), {"context": context})
         assert (response.status_code, list(response.json()["errors"])) == (400, ["context"])
         assert osvi_sandbox.requests == []
 
 
 class TestMessages:
-    def test_the_agent_replies(self, operator, osvi_sandbox):
+    def test_customer_message_returns_reply_of_agent(self, operator, osvi_sandbox):
         session = mirror(osvi_sandbox, status="dormant")
-        response = do(operator, session, "inbound")
+        response = act(operator, session, "inbound")
         body = response.json()
         assert (response.status_code, body["reply"], body["status"]) == (200, REPLY, "active")
         action = SupportAction.objects.get(pk=body["action"])
         assert (action.kind, action.text, action.reply) == ("inbound", "Hello?", REPLY)
 
-    def test_nobody_does_where_a_human_has_taken_over(self, operator, session, osvi_sandbox):
-        assert do(operator, session, "inbound").json()["reply"] is None
+    def test_customer_message_after_take_over_has_no_reply(self, operator, session, osvi_sandbox):
+        assert act(operator, session, "inbound").json()["reply"] is None
         assert ("customer", "Hello?") in osvi_sandbox.sessions[session.session_id].messages
 
     @pytest.mark.parametrize(
         "content", [None, "", " ", 5, True, ["x"], "x" * 10_001, "\x00", "\ud800"], ids=repr
     )
-    def test_a_value_that_cannot_be_used(self, operator, session, osvi_sandbox, content):
+    def test_customer_message_with_invalid_content_returns_400(
+        self, operator, session, osvi_sandbox, content
+    ):
         response = post(operator, url_of(session.session_id, "messages"), {"content": content})
         assert (response.status_code, list(response.json()["errors"])) == (400, ["content"])
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("body", [{}, {"message": "x"}, {"content": "x", "session_id": "y"}])
-    def test_another_field(self, operator, session, osvi_sandbox, body):
+    def test_customer_message_with_unknown_field_returns_400(
+        self, operator, session, osvi_sandbox, body
+    ):
         response = post(operator, url_of(session.session_id, "messages"), body)
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
 
-    def test_of_a_session_whose_customer_nobody_knows(self, operator, osvi_sandbox):
+    def test_customer_message_without_customer_returns_400(self, operator, osvi_sandbox):
         session = ChatSessionFactory(customer_id="")
-        response = do(operator, session, "inbound")
+        response = act(operator, session, "inbound")
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert "customer_id" in response.json()["detail"]
         assert osvi_sandbox.requests == []
 
 
 class TestSentBefore:
-    @pytest.fixture(params=WITH_WORDS)
+    @pytest.fixture(params=WITH_TEXT)
     def kind(self, request):
         return request.param
 
     @pytest.fixture
     def first(self, operator, session, osvi_sandbox, kind):
-        """What was sent, and not answered."""
+        """Send an action that OSVI does not answer; return its id."""
         osvi_sandbox.script(session.session_id, Drop())
-        body = do(operator, session, kind).json()
+        body = act(operator, session, kind).json()
         assert body["code"] == "unconfirmed"
         return body["action"]
 
     def resend(self, client, session, kind, resend):
-        what, body = ACTS[kind]
+        what, body = ACTIONS[kind]
         return post(client, url_of(session.session_id, what), body | {"resend": resend})
 
-    def test_it_is_a_409(self, operator, session, osvi_sandbox, kind, first):
+    def test_same_text_again_returns_409(self, operator, session, osvi_sandbox, kind, first):
         for response in (
-            do(operator, session, kind),
+            act(operator, session, kind),
             self.resend(operator, session, kind, resend=False),
         ):
             body = response.json()
@@ -541,13 +567,15 @@ class TestSentBefore:
             assert body["action"] == first
         assert len(osvi_sandbox.requests) == 1
 
-    def test_unless_it_is_meant(self, operator, session, osvi_sandbox, kind, first):
+    def test_same_text_with_resend_is_sent(self, operator, session, osvi_sandbox, kind, first):
         response = self.resend(operator, session, kind, resend=True)
         assert (response.status_code, response.json()["action"] != first) == (200, True)
         assert len(osvi_sandbox.requests) == 2
 
-    @pytest.mark.parametrize("odd", ODD_ANSWERS, ids=repr)
-    def test_a_value_that_cannot_be_used(self, operator, session, osvi_sandbox, kind, odd):
+    @pytest.mark.parametrize("odd", NO_BOOLEANS, ids=repr)
+    def test_resend_with_invalid_value_returns_400(
+        self, operator, session, osvi_sandbox, kind, odd
+    ):
         response = self.resend(operator, session, kind, resend=odd)
         assert (response.status_code, list(response.json()["errors"])) == (400, ["resend"])
         assert osvi_sandbox.requests == []
@@ -568,12 +596,12 @@ class TestErrors:
         ],
         ids=repr,
     )
-    @pytest.mark.parametrize("kind", ACTS)
-    def test_osvis_troubles(
+    @pytest.mark.parametrize("kind", ACTIONS)
+    def test_action_osvi_error_returns_matching_status(
         self, operator, session, osvi_sandbox, kind, fault, status, code, retryable
     ):
         osvi_sandbox.script(session.session_id, fault)
-        response = do(operator, session, kind)
+        response = act(operator, session, kind)
         body = response.json()
         assert response.status_code == status
         assert set(body) == {"detail", "code", "retryable", "action"}
@@ -597,7 +625,7 @@ class TestErrors:
         ids=repr,
     )
     @pytest.mark.parametrize(("url", "asked"), [(BASE, START), (SYNC, {"customer_id": "+49"})])
-    def test_osvis_troubles_with_a_customer(
+    def test_start_or_sync_osvi_error_returns_matching_status(
         self, operator, osvi_sandbox, url, asked, fault, status, code
     ):
         osvi_sandbox.script(None, fault)
@@ -618,30 +646,32 @@ class TestErrors:
         ],
         ids=repr,
     )
-    def test_osvis_troubles_with_a_start(self, operator, osvi_sandbox, fault, status, code):
+    def test_start_osvi_error_after_question_returns_matching_status(
+        self, operator, osvi_sandbox, fault, status, code
+    ):
         at_the_start(osvi_sandbox, fault)
         response = post(operator, BASE, START)
         assert (response.status_code, response.json()["code"]) == (status, code)
         assert not ChatSession.objects.exists()
 
-    @pytest.mark.parametrize("kind", [*ACTS, "start", "sync"])
-    def test_osvi_being_down(self, operator, session, settings, kind):
+    @pytest.mark.parametrize("kind", [*ACTIONS, "start", "sync"])
+    def test_action_osvi_unreachable_returns_503(self, operator, session, settings, kind):
         settings.OSVI["default"]["BASE_URL"] = "http://127.0.0.1:1"
         response = self.ask(operator, session, kind)
         assert (response.status_code, response["Retry-After"]) == (503, "10")
         assert (response.json()["code"], response.json()["retryable"]) == ("unreachable", True)
         assert "clos" not in response.json()["detail"]
 
-    @pytest.mark.parametrize("kind", [*ACTS, "start", "sync"])
+    @pytest.mark.parametrize("kind", [*ACTIONS, "start", "sync"])
     @pytest.mark.parametrize("broken", [{}, None, {"default": {"API_TOKEN": "x" * 16}}])
-    def test_not_configured(self, operator, session, settings, kind, broken):
+    def test_action_not_configured_returns_503(self, operator, session, settings, kind, broken):
         settings.OSVI = broken and {"default": broken["default"] | {"BASE_URL": "ftp://x"}}
         response = self.ask(operator, session, kind)
         assert (response.status_code, response.json()["code"]) == (503, "not_configured")
         assert "clos" not in response.json()["detail"]
 
-    @pytest.mark.parametrize("kind", [*ACTS, "start", "sync"])
-    def test_inside_a_hosts_transaction(self, operator, session, osvi_sandbox, kind):
+    @pytest.mark.parametrize("kind", [*ACTIONS, "start", "sync"])
+    def test_action_inside_transaction_returns_503(self, operator, session, osvi_sandbox, kind):
         with transaction.atomic():
             response = self.ask(operator, session, kind)
         assert (response.status_code, response.json()["code"]) == (503, "inside_transaction")
@@ -649,46 +679,46 @@ class TestErrors:
         assert osvi_sandbox.requests == []
 
     @pytest.mark.django_db(transaction=True)
-    @pytest.mark.parametrize("kind", [*ACTS, "start", "sync"])
-    def test_hosts_with_atomic_requests(self, operator, session, settings, kind):
+    @pytest.mark.parametrize("kind", [*ACTIONS, "start", "sync"])
+    def test_action_with_atomic_requests_succeeds(self, operator, session, settings, kind):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         assert self.ask(operator, session, kind).status_code in {200, 201}
 
     @pytest.mark.parametrize("status", ["closed", "closing"])
-    @pytest.mark.parametrize("kind", ACTS)
-    def test_nothing_is_done_in_a_closed_session(self, operator, osvi_sandbox, kind, status):
+    @pytest.mark.parametrize("kind", ACTIONS)
+    def test_action_in_closed_session_returns_409(self, operator, osvi_sandbox, kind, status):
         session = ClosedSessionFactory(status=status, mode="support")
-        response = do(operator, session, kind)
+        response = act(operator, session, kind)
         assert (response.status_code, response.json()["code"]) == (409, "session_closed")
         assert osvi_sandbox.requests == []
         assert not SupportAction.objects.exists()
 
     def ask(self, client, session, kind):
-        if kind in ACTS:
-            return do(client, session, kind)
-        return post(client, BASE, START) if kind == "start" else post(client, SYNC, START_SYNC)
+        if kind in ACTIONS:
+            return act(client, session, kind)
+        return post(client, BASE, START) if kind == "start" else post(client, SYNC, SYNC_BODY)
 
 
-START_SYNC = {"customer_id": "+4917"}
+SYNC_BODY = {"customer_id": "+4917"}
 
 
 class TestAddresses:
-    @pytest.mark.parametrize("place", PLACES, ids=repr)
+    @pytest.mark.parametrize("place", REQUESTS, ids=repr)
     @pytest.mark.parametrize("odd", ["unknown", "a\x00b", "x" * 256, "../..", "sync"])
-    def test_what_is_not_here_is_a_404(self, operator, osvi_sandbox, place, odd):
+    def test_unknown_session_returns_404(self, operator, osvi_sandbox, place, odd):
         response = post(operator, url_of(odd, place[0]), place[1])
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("odd", ["a/b", "a/support", "ä ö?#%2F", "emoji 😀", "two\nlines"])
-    @pytest.mark.parametrize("kind", ACTS)
-    def test_ids_of_any_kind(self, operator, osvi_sandbox, odd, kind):
+    @pytest.mark.parametrize("kind", ACTIONS)
+    def test_action_with_odd_id_succeeds(self, operator, osvi_sandbox, odd, kind):
         session = mirror(osvi_sandbox, session_id=odd, mode="support")
         osvi_sandbox.sessions[odd].change(mode="support")
-        assert do(operator, session, kind).json()["session_id"] == odd
+        assert act(operator, session, kind).json()["session_id"] == odd
 
     @pytest.mark.parametrize("what", ["support", "context", "messages", "sync"])
-    def test_other_methods(self, operator, session, what):
+    def test_other_methods_return_405(self, operator, session, what):
         url = SYNC if what == "sync" else url_of(session.session_id, what)
         for method in (operator.get, operator.put, operator.patch, operator.delete):
             response = method(url)
@@ -706,7 +736,7 @@ class TestAddresses:
         ],
     )
     @pytest.mark.parametrize("what", ["support", "context", "messages", "sync", ""])
-    def test_bodies_that_are_none(
+    def test_post_with_unreadable_body_returns_error(
         self, operator, osvi_sandbox, session, what, raw, content_type, status, code
     ):
         url = {"sync": SYNC, "": BASE}.get(what) or url_of(session.session_id, what)
@@ -715,7 +745,7 @@ class TestAddresses:
         assert osvi_sandbox.requests == []
 
     @pytest.mark.urls("tests.rest.tenant_urls")
-    def test_below_a_prefix_of_the_hosts(self, operator, osvi_sandbox):
+    def test_start_below_prefix_links_below_prefix(self, operator, osvi_sandbox):
         sessions = "/acme/chats/sessions/"
         location = post(operator, sessions, START)["Location"]
         assert location.startswith(f"http://testserver{sessions}")
@@ -727,19 +757,21 @@ class TestAddresses:
 class TestPermission:
     ASKED = [
         (url_of("{id}", what).replace("%7B", "{").replace("%7D", "}"), body)
-        for what, body in ACTS.values()
-    ] + [(BASE, START), (SYNC, START_SYNC)]
+        for what, body in ACTIONS.values()
+    ] + [(BASE, START), (SYNC, SYNC_BODY)]
 
     @pytest.mark.parametrize(("url", "body"), ASKED)
-    def test_the_unknown_are_asked_who_they_are(self, session, osvi_sandbox, url, body):
+    def test_action_anonymous_returns_401(self, session, osvi_sandbox, url, body):
         response = post(APIClient(), url.format(id=session.session_id), body)
         assert (response.status_code, response.json()["code"]) == (401, "not_authenticated")
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("known", [True, False])
     @pytest.mark.parametrize(("url", "body"), ASKED)
-    def test_without_the_permission(self, session, osvi_sandbox, somebody, url, body, known):
-        client = somebody("view_chatsession", "close_chatsession", "view_sessionsummary")
+    def test_action_without_permission_returns_403(
+        self, session, osvi_sandbox, client_with, url, body, known
+    ):
+        client = client_with("view_chatsession", "close_chatsession", "view_sessionsummary")
         response = post(client, url.format(id=session.session_id if known else "unknown"), body)
         assert response.status_code == 403
         assert response.json() == {
@@ -750,13 +782,15 @@ class TestPermission:
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("url", [BASE, SYNC])
-    def test_nobody_learns_of_accounts_without_it(self, osvi_sandbox, somebody, url):
-        asked = (START if url == BASE else START_SYNC) | {"account": "nobody's"}
-        assert post(somebody(), url, asked).status_code == 403
+    def test_start_or_sync_without_permission_hides_accounts(self, osvi_sandbox, client_with, url):
+        asked = (START if url == BASE else SYNC_BODY) | {"account": "nobody's"}
+        assert post(client_with(), url, asked).status_code == 403
 
-    @pytest.mark.parametrize("kind", ACTS)
-    def test_whoever_may_not_see_sessions_learns_what_operating_takes(self, session, blind, kind):
-        response = do(blind, session, kind)
+    @pytest.mark.parametrize("kind", ACTIONS)
+    def test_action_without_view_permission_returns_few_fields(
+        self, session, operator_without_view, kind
+    ):
+        response = act(operator_without_view, session, kind)
         assert response.status_code == 200
         assert response.json() == {
             "session_id": session.session_id,
@@ -765,20 +799,22 @@ class TestPermission:
             "reply": REPLY if kind == "tell" else None,
         }
 
-    def test_whoever_may_operate_may_not_therefore_list(self, session, blind):
+    def test_lists_without_view_permission_return_403(self, session, operator_without_view):
         for url in (BASE, url_of(session.session_id, "actions")):
-            assert blind.get(url).status_code == 403
+            assert operator_without_view.get(url).status_code == 403
 
-    def test_a_session_cookie_needs_the_csrf_token(self, session, staff, grant, osvi_sandbox):
+    def test_action_with_session_cookie_requires_csrf_token(
+        self, session, staff, grant, osvi_sandbox
+    ):
         client = APIClient(enforce_csrf_checks=True)
         client.force_login(grant(staff, "operate_chatsession"))
-        assert do(client, session, "tell").status_code == 403
+        assert act(client, session, "tell").status_code == 403
         assert osvi_sandbox.requests == []
 
 
 class TestCost:
-    @pytest.mark.parametrize("kind", ACTS)
-    def test_an_act_costs_the_same_however_much_was_done_before(self, session, staff, grant, kind):
+    @pytest.mark.parametrize("kind", ACTIONS)
+    def test_action_after_many_actions_costs_same_queries(self, session, staff, grant, kind):
         grant(staff, "operate_chatsession")
         spent = []
         for number in (0, 30):
@@ -788,19 +824,19 @@ class TestCost:
             client.force_authenticate(type(staff).objects.get())
             ChatSession.objects.update(mode="support")
             with CaptureQueriesContext(connection) as queries:
-                assert do(client, session, kind).status_code == 200
+                assert act(client, session, kind).status_code == 200
             spent.append(len(queries))
         assert spent[0] == spent[1] < 35
 
 
-class TestStartWhereOneIsOpen:
+class TestStartWithOpenChat:
     @pytest.fixture
     def old(self, osvi_sandbox):
         return mirror(
             osvi_sandbox, agent__uuid="agent_a", customer_id="+4917", summary="Said before."
         )
 
-    def test_it_is_a_409_that_says_where_it_is(self, operator, old, osvi_sandbox):
+    def test_start_with_open_chat_returns_409_and_its_url(self, operator, old, osvi_sandbox):
         response = post(operator, BASE, START)
         assert response.status_code == 409
         body = response.json()
@@ -810,10 +846,10 @@ class TestStartWhereOneIsOpen:
         assert operator.get(body["session"]).json()["session_id"] == old.session_id
         assert not osvi_sandbox.sessions[old.session_id].is_closed
 
-    def test_false_is_as_if_it_were_not_there(self, operator, old):
+    def test_start_with_replace_false_returns_409(self, operator, old):
         assert post(operator, BASE, START | {"replace": False}).status_code == 409
 
-    def test_it_is_closed_first_if_that_is_asked_for(self, operator, old, osvi_sandbox, staff):
+    def test_start_with_replace_closes_open_chat_first(self, operator, old, osvi_sandbox, staff):
         response = post(operator, BASE, START | {"replace": True})
         assert response.status_code == 201
         assert response.json()["session_id"] != old.session_id
@@ -822,20 +858,24 @@ class TestStartWhereOneIsOpen:
         attempt = old.attempts.get()
         assert (attempt.kind, attempt.via, attempt.requested_by) == ("close", "rest", staff)
 
-    def test_that_takes_the_permission_to_close(self, blind, old, osvi_sandbox):
-        response = post(blind, BASE, START | {"replace": True})
+    def test_start_with_replace_without_close_permission_returns_403(
+        self, operator_without_view, old, osvi_sandbox
+    ):
+        response = post(operator_without_view, BASE, START | {"replace": True})
         assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
         assert not osvi_sandbox.sessions[old.session_id].is_closed
         assert len(osvi_sandbox.sessions) == 1
 
-    def test_if_that_fails_it_is_the_error_of_the_close(self, operator, old, osvi_sandbox):
+    def test_start_with_replace_if_close_fails_returns_close_error(
+        self, operator, old, osvi_sandbox
+    ):
         osvi_sandbox.script(old.session_id, Drop())
         response = post(operator, BASE, START | {"replace": True})
         assert (response.status_code, response.json()["code"]) == (504, "unconfirmed")
         assert operator.get(response.json()["attempt"]).json()["outcome"] == "no_answer"
         assert len(osvi_sandbox.sessions) == 1
 
-    def test_while_one_is_being_started_it_is_a_409_without_a_session(self, operator, osvi_sandbox):
+    def test_start_during_another_start_returns_409_without_session(self, operator, osvi_sandbox):
         with held_start("default", "agent_a", "+4917", terms=Terms(seconds=60, longest=60)):
             response = post(operator, BASE, START)
         assert response.status_code == 409
@@ -845,7 +885,7 @@ class TestStartWhereOneIsOpen:
 
 @pytest.mark.django_db
 class TestIdsInBodies:
-    """What is wrong with an id is said of that id."""
+    """An error names the id that is wrong."""
 
     @pytest.mark.parametrize(
         ("customer", "words"),
@@ -856,7 +896,7 @@ class TestIdsInBodies:
         ],
         ids=["empty", "long", "nul"],
     )
-    def test_of_a_customer(self, operator, osvi_sandbox, customer, words):
+    def test_invalid_customer_id_is_named(self, operator, osvi_sandbox, customer, words):
         for path in ("sessions/sync/", "sessions/"):
             body = {"customer_id": customer}
             response = operator.post(f"/api/osvi/{path}", body, format="json")
@@ -864,14 +904,14 @@ class TestIdsInBodies:
             assert words in response.json()["detail"]
         assert osvi_sandbox.requests == []
 
-    def test_of_a_session_in_the_address(self, api, osvi_sandbox):
+    def test_invalid_session_id_in_url_is_named(self, api, osvi_sandbox):
         body = {"agent_uuid": "agent_1"}
         response = api.post("/api/osvi/sessions/a%00b/close/", body, format="json")
         assert response.status_code == 400
         assert response.json()["detail"].startswith("session_id: This is not a valid id")
         assert "U+0000" in response.json()["detail"]
 
-    def test_of_keys_that_are_not_known(self, operator):
+    def test_unknown_fields_are_named(self, operator):
         body = {"customer_id": "+1", "unknown": 1, "u2": 2}
-        told = operator.post("/api/osvi/sessions/sync/", body, format="json").json()["detail"]
-        assert told == "'unknown', 'u2' are unknown: use customer_id, account."
+        answer = operator.post("/api/osvi/sessions/sync/", body, format="json").json()["detail"]
+        assert answer == "'unknown', 'u2' are unknown: use customer_id, account."

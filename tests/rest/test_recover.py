@@ -57,8 +57,8 @@ class TestRecover:
         assert response.json()["detail"] == "'again' is unknown: leave it out."
         assert len(osvi_sandbox.requests) == asked
 
-    def test_recover_without_view_permission_hides_fields(self, lost, somebody):
-        assert recover(somebody("close_chatsession"), lost).json() == {
+    def test_recover_without_view_permission_hides_fields(self, lost, client_with):
+        assert recover(client_with("close_chatsession"), lost).json() == {
             "session_id": lost.session_id,
             "status": "closed",
             "mode": "ai",

@@ -134,11 +134,11 @@ class TestDetail:
         assert (body["summary"], body["summary_status"]) == (session.summary.text, "stored")
 
     @pytest.mark.parametrize("source", ["osvi", "host"])
-    def test_detail_summary_source_requires_summary_permission(self, api, somebody, source):
+    def test_detail_summary_source_requires_summary_permission(self, api, client_with, source):
         session = ClosedSessionFactory(summary__source=source)
         url = f"{LIST}{session.session_id}/"
         assert api.get(url).json()["summary_source"] == source
-        assert somebody("view_chatsession").get(url).json()["summary_source"] is None
+        assert client_with("view_chatsession").get(url).json()["summary_source"] is None
 
     def test_detail_with_failed_summarizer_shows_error(self, api):
         failed = ClosedSessionFactory(
@@ -165,13 +165,13 @@ class TestPermission:
         assert APIClient().get(url).status_code == 401
 
     @pytest.mark.parametrize("path", ["", "{id}/", "unknown/"])
-    def test_sessions_without_permission_return_403(self, somebody, path):
+    def test_sessions_without_permission_return_403(self, client_with, path):
         url = LIST + path.format(id=ChatSessionFactory().session_id)
-        response = somebody("close_chatsession", "view_sessionsummary").get(url)
+        response = client_with("close_chatsession", "view_sessionsummary").get(url)
         assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
 
-    def test_summary_without_permission_is_null(self, somebody):
-        client, session = somebody("view_chatsession"), ClosedSessionFactory()
+    def test_summary_without_permission_is_null(self, client_with):
+        client, session = client_with("view_chatsession"), ClosedSessionFactory()
         listed = client.get(LIST).json()["results"][0]
         assert (listed["summary"], listed["summary_status"]) == (None, "stored")
         assert client.get(f"{LIST}{session.session_id}/").json()["summary"] is None
