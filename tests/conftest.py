@@ -17,7 +17,7 @@ from rest_framework.test import APIClient
 
 from osvi_django.exceptions import OSVINoAnswer
 from osvi_django.services import close_session
-from tests.mirroring import mirror
+from tests.helpers.sandbox import mirror
 
 
 def pytest_configure(config):
@@ -73,9 +73,9 @@ def django_db_setup(django_db_setup, django_db_blocker):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def quick_passwords():
+def fast_password_hasher():
     """Hash passwords in no time: this is no test of passwords."""
-    with override_settings(PASSWORD_HASHERS=["tests.passwords.QuickHasher"]):
+    with override_settings(PASSWORD_HASHERS=["tests.helpers.hashers.FastPasswordHasher"]):
         yield
 
 

@@ -25,7 +25,7 @@ from osvi_django.services import (
 from osvi_django.services.summaries import summarize
 from osvi_django.testing import Drop
 from osvi_django.testing.factories import ClosedSessionFactory
-from tests.reporting import CUSTOMER, MESSAGE, NOTE, SUMMARY, of_each_interruption
+from tests.helpers.error_reports import CUSTOMER, MESSAGE, NOTE, SUMMARY, find_leaks_at_each_query
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -37,14 +37,16 @@ def chat(mirrored):
 
 
 def test_an_interrupted_close_shows_no_words(chat):
-    assert of_each_interruption(lambda session: close_session(session, note=NOTE), chat) == set()
+    assert (
+        find_leaks_at_each_query(lambda session: close_session(session, note=NOTE), chat) == set()
+    )
 
 
 def test_an_interrupted_close_by_id_shows_no_words(chat):
     def work(session):
         close_session_by_id(session.session_id, agent_uuid=session.agent.uuid, note=NOTE)
 
-    assert of_each_interruption(work, chat) == set()
+    assert find_leaks_at_each_query(work, chat) == set()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_an_interrupted_close_by_id_shows_no_words(chat):
     ids=["tell", "whisper", "context", "receive", "take_over", "hand_back"],
 )
 def test_an_interrupted_support_action_shows_no_words(chat, act, osvi_sandbox):
-    assert of_each_interruption(act, chat) == set()
+    assert find_leaks_at_each_query(act, chat) == set()
 
 
 def test_an_interrupted_start_shows_no_words(osvi_sandbox):
@@ -74,14 +76,14 @@ def test_an_interrupted_start_shows_no_words(osvi_sandbox):
             input_fields={"name": MESSAGE},
         )
 
-    assert of_each_interruption(work) == set()
+    assert find_leaks_at_each_query(work) == set()
 
 
 def test_an_interrupted_look_up_shows_no_words(chat):
     def work(session):
         mirroring.sync_customer(session.customer_id)
 
-    assert of_each_interruption(work, chat) == set()
+    assert find_leaks_at_each_query(work, chat) == set()
 
 
 def test_interrupted_mirroring_shows_no_words(osvi_sandbox):
@@ -99,7 +101,7 @@ def test_interrupted_mirroring_shows_no_words(osvi_sandbox):
         started = {"session_id": f"t-{next(numbers)}", "welcome_message": MESSAGE}
         mirroring.mirror_started(started, agent_uuid="agent_1", customer_id=CUSTOMER)
 
-    assert of_each_interruption(work) == set()
+    assert find_leaks_at_each_query(work) == set()
 
 
 def test_interrupted_recovery_shows_no_words(chat, osvi_sandbox):
@@ -109,7 +111,7 @@ def test_interrupted_recovery_shows_no_words(chat, osvi_sandbox):
             close_session(session, note=NOTE)
         recovery.recover_session(session)
 
-    assert of_each_interruption(work, chat) == set()
+    assert find_leaks_at_each_query(work, chat) == set()
 
 
 def test_interrupted_recovery_of_what_arrived_shows_no_words(chat):
@@ -124,7 +126,7 @@ def test_interrupted_recovery_of_what_arrived_shows_no_words(chat):
         )
         recovery.recover_session(session)
 
-    assert of_each_interruption(work, chat) == set()
+    assert find_leaks_at_each_query(work, chat) == set()
 
 
 def test_interrupted_marking_shows_no_words(chat):
@@ -132,7 +134,7 @@ def test_interrupted_marking_shows_no_words(chat):
         ChatSession.objects.filter(pk=session.pk).update(status="unconfirmed")
         recovery.mark_closed(session, note=NOTE)
 
-    assert of_each_interruption(work, chat) == set()
+    assert find_leaks_at_each_query(work, chat) == set()
 
 
 def test_an_interrupted_summarizer_shows_no_words(settings):
@@ -141,7 +143,7 @@ def test_an_interrupted_summarizer_shows_no_words(settings):
     def closed():
         return ClosedSessionFactory(summary_status="not_provided", customer_id=CUSTOMER)
 
-    assert of_each_interruption(summarize, closed) == set()
+    assert find_leaks_at_each_query(summarize, closed) == set()
 
 
 @pytest.fixture
@@ -165,7 +167,7 @@ def test_an_interrupted_call_over_rest_shows_no_words(rest, chat, name):
         url = f"/api/osvi/sessions/{session.session_id}/{name}/"
         rest.post(url, REST[name], format="json")
 
-    assert of_each_interruption(work, chat) == set()
+    assert find_leaks_at_each_query(work, chat) == set()
 
 
 def test_an_interrupted_call_that_adds_context_over_rest_shows_no_words(rest, chat, osvi_sandbox):
@@ -173,7 +175,7 @@ def test_an_interrupted_call_that_adds_context_over_rest_shows_no_words(rest, ch
         url = f"/api/osvi/sessions/{session.session_id}/context/"
         assert rest.post(url, {"context": MESSAGE}, format="json").status_code == 200
 
-    assert of_each_interruption(work, chat) == set()
+    assert find_leaks_at_each_query(work, chat) == set()
 
 
 def test_an_interrupted_start_over_rest_shows_no_words(rest, grant, staff, osvi_sandbox):
@@ -189,7 +191,7 @@ def test_an_interrupted_start_over_rest_shows_no_words(rest, grant, staff, osvi_
         answer = rest.post("/api/osvi/sessions/", body, format="json")
         assert answer.status_code == 201, answer.content
 
-    assert of_each_interruption(work) == set()
+    assert find_leaks_at_each_query(work) == set()
 
 
 def test_an_interrupted_look_up_over_rest_shows_no_words(rest, chat):
@@ -197,7 +199,7 @@ def test_an_interrupted_look_up_over_rest_shows_no_words(rest, chat):
         body = {"customer_id": session.customer_id}
         assert rest.post("/api/osvi/sessions/sync/", body, format="json").status_code == 200
 
-    assert of_each_interruption(work, chat) == set()
+    assert find_leaks_at_each_query(work, chat) == set()
 
 
 @pytest.mark.parametrize("by", ["ids", "filter"])
@@ -210,7 +212,7 @@ def test_an_interrupted_bulk_close_over_rest_shows_no_words(rest, chat, by, sett
         body = {"note": NOTE} | (ids if by == "ids" else chosen)
         assert rest.post("/api/osvi/sessions/close/", body, format="json").status_code == 202
 
-    assert of_each_interruption(work, chat) == set()
+    assert find_leaks_at_each_query(work, chat) == set()
 
 
 def test_an_interrupted_list_over_rest_shows_no_customer(rest, chat):
@@ -219,7 +221,7 @@ def test_an_interrupted_list_over_rest_shows_no_customer(rest, chat):
         assert rest.get("/api/osvi/sessions/", query).status_code == 200
 
     # A request shows its own address: what is sent of that is for the host to filter.
-    found = of_each_interruption(work, chat)
+    found = find_leaks_at_each_query(work, chat)
     assert {each for each in found if not each.endswith(": request")} == set()
 
 
@@ -236,7 +238,7 @@ def test_an_interrupted_command_shows_no_words(chat, arguments):
     def work(session):
         call_command(*arguments(session), stdout=StringIO(), stderr=StringIO())
 
-    assert of_each_interruption(work, chat) == set()
+    assert find_leaks_at_each_query(work, chat) == set()
 
 
 def test_a_command_that_refuses_a_customer_names_it(db):

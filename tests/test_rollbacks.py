@@ -17,7 +17,7 @@ from osvi_django.models import ChatSession, CloseJob
 from osvi_django.services import close_session
 from osvi_django.signals import session_closed
 from osvi_django.testing import Drop
-from tests.mirroring import mirror
+from tests.helpers.sandbox import mirror
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -8,10 +8,10 @@ from django.urls import reverse
 from osvi_django.models import CloseJob, CloseJobItem
 from osvi_django.services.jobs.store import COUNTERS
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
-from tests.moments import stored
-from tests.outside import Fickle
+from tests.helpers.callers import RevokingBackend
+from tests.helpers.datetimes import db_datetime
 
-FICKLE = f"{Fickle.__module__}.{Fickle.__name__}"
+FICKLE = f"{RevokingBackend.__module__}.{RevokingBackend.__name__}"
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +55,10 @@ def operator(log_in):
 def allowed_once(settings):
     """Grant these permissions for one check each."""
     settings.AUTHENTICATION_BACKENDS = [*settings.AUTHENTICATION_BACKENDS, FICKLE]
-    yield lambda *codenames: Fickle.once.extend(f"osvi_django.{each}" for each in codenames)
-    left, Fickle.once[:] = list(Fickle.once), []
+    yield lambda *codenames: RevokingBackend.once.extend(
+        f"osvi_django.{each}" for each in codenames
+    )
+    left, RevokingBackend.once[:] = list(RevokingBackend.once), []
     assert left == []
 
 
@@ -81,8 +83,8 @@ def make_job(staff):
                 counted[counter] = counted.get(counter, 0) + number
         if status.startswith("completed"):
             counted |= {
-                "started_at": stored("2026-01-01T10:00Z"),
-                "finished_at": stored("2026-01-01T10:00:42Z"),
+                "started_at": db_datetime("2026-01-01T10:00Z"),
+                "finished_at": db_datetime("2026-01-01T10:00:42Z"),
             }
         job = CloseJob.objects.create(
             status=status,

@@ -17,7 +17,7 @@ from osvi_django.testing.factories import (
     ClosedSessionFactory,
 )
 from tests.admin.session_urls import session_url
-from tests.mirroring import at_the_start
+from tests.helpers.sandbox import script_next_starts
 
 pytestmark = pytest.mark.django_db
 
@@ -410,7 +410,7 @@ class TestStart:
     def test_start_without_answer_redirects_to_look_up(
         self, start, look_up, messages_of, osvi_sandbox, fault
     ):
-        at_the_start(osvi_sandbox, fault)
+        script_next_starts(osvi_sandbox, fault)
         response = start()
         assert response.redirect_chain[0][0].startswith(f"{LOOKUP}?customer_id=%2B1555")
         [(level, sentence)] = messages_of(response)

@@ -14,7 +14,7 @@ from osvi_django.models import ChatSession, SupportAction
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import ChatSessionFactory
 from tests.admin.session_urls import desk_url, session_url
-from tests.outside import noticed
+from tests.helpers.database import call_after_queries
 
 pytestmark = pytest.mark.django_db
 
@@ -352,7 +352,7 @@ class TestPermissions:
             found = sql.startswith("SELECT") and "osvi_django_chatsession" in sql and not seen
             return found and not seen.append(sql)
 
-        with noticed(is_found, ChatSession.objects.all().delete):
+        with call_after_queries(is_found, ChatSession.objects.all().delete):
             response = act(session, "takeover")
         assert "There is no chat session" in messages_of(response)[0][1]
         assert seen

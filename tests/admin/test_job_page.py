@@ -17,7 +17,7 @@ from osvi_django.models import ChatSession, CloseJob, CloseJobItem
 from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.testing import Status
 from osvi_django.testing.factories import ChatSessionFactory
-from tests.moments import stored
+from tests.helpers.datetimes import db_datetime
 
 pytestmark = pytest.mark.django_db
 
@@ -53,7 +53,7 @@ class TestFacts:
         job = make_job("completed", closed=1)
         CloseJob.objects.update(note="<b>Tidy</b>")
         html = page(job)
-        began = date_format(stored("2026-01-01T10:00Z"), "DATETIME_FORMAT")
+        began = date_format(db_datetime("2026-01-01T10:00Z"), "DATETIME_FORMAT")
         for expected in (
             f"Close job {job.pk}",
             "<dt>Closed by</dt><dd>sam</dd>",
@@ -74,7 +74,7 @@ class TestFacts:
         session = ChatSessionFactory(status="closed")
         job = create_close_job([session, "unknown"], requested_by=staff)
         CloseJobItem.objects.filter(session=session).delete()
-        moment = stored("2026-01-01T10:00Z")
+        moment = db_datetime("2026-01-01T10:00Z")
         CloseJob.objects.update(status="completed", finished_at=moment)
         html = page(job)
         assert f"{date_format(moment, 'DATETIME_FORMAT')}<" in html
@@ -259,7 +259,7 @@ class TestResume:
     ):
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         job = create_close_job([mirrored()], requested_by=staff, start=False)
-        CloseJob.objects.update(heartbeat_at=stored("2026-01-01T10:00Z"))
+        CloseJob.objects.update(heartbeat_at=db_datetime("2026-01-01T10:00Z"))
         answer = staff_client.get(job_url(name, job)).text
         job.refresh_from_db()
         assert job.status == "completed"

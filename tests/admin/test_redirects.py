@@ -15,7 +15,7 @@ from osvi_django.services.support import take_over
 from osvi_django.testing import Drop, Status
 from osvi_django.testing.factories import ChatSessionFactory
 from tests.admin.session_urls import session_url
-from tests.mirroring import at_the_start
+from tests.helpers.sandbox import script_next_starts
 
 pytestmark = pytest.mark.django_db
 
@@ -155,7 +155,7 @@ class TestStart:
         assert len(osvi_sandbox.sessions) == 1
 
     def test_form_submitted_twice_after_lost_answer_sends_one_start(self, operator, osvi_sandbox):
-        at_the_start(osvi_sandbox, Drop(after_closing=True))
+        script_next_starts(osvi_sandbox, Drop(after_closing=True))
         data = {**self.DATA, "once": form_key(operator.get(START).text)}
         operator.post(START, data)
         operator.post(START, data)

@@ -17,8 +17,9 @@ from osvi_django.services.starting import start_session
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import ChatSessionFactory
 from tests.admin.session_urls import desk_url, session_url
-from tests.outside import Meanwhile, in_another_thread, noticed
-from tests.waiting import PATIENCE
+from tests.helpers.database import call_after_queries
+from tests.helpers.sandbox import CallThenAnswer
+from tests.helpers.waiting import TIMEOUT, run_in_thread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -70,7 +71,7 @@ class TestConcurrentSubmissions:
 
         def _submit(data, times=5):
             responses, others_done = [], threading.Event()
-            start = threading.Barrier(times, timeout=PATIENCE)
+            start = threading.Barrier(times, timeout=TIMEOUT)
 
             def post():
                 browser = Client()
@@ -83,7 +84,7 @@ class TestConcurrentSubmissions:
                 finally:
                     connection.close()
 
-            wait = Meanwhile(partial(others_done.wait, PATIENCE))
+            wait = CallThenAnswer(partial(others_done.wait, TIMEOUT))
             osvi_sandbox.script(session.session_id, *[wait] * times)
             threads = [threading.Thread(target=post) for _number in range(times)]
             for thread in threads:
@@ -122,8 +123,8 @@ class TestConcurrentSubmissions:
         self, operator, session, form, osvi_sandbox
     ):
         forms = [form(), form("message", "And welcome.")]
-        both = threading.Barrier(2, timeout=PATIENCE)
-        osvi_sandbox.script(session.session_id, *[Meanwhile(both.wait)] * 2)
+        both = threading.Barrier(2, timeout=TIMEOUT)
+        osvi_sandbox.script(session.session_id, *[CallThenAnswer(both.wait)] * 2)
 
         def post(data):
             browser = Client()
@@ -160,7 +161,7 @@ class TestConcurrentSubmissions:
             return found and not looked.append(sql)
 
         post = partial(quick.post, desk_url(session), data)
-        with noticed(is_look, partial(in_another_thread, post)):
+        with call_after_queries(is_look, partial(run_in_thread, post)):
             response = operator.post(desk_url(session), data, follow=True)
         assert looked
         [(level, sentence)] = messages_of(response)
@@ -275,7 +276,7 @@ def failing_commit(monkeypatch, fails):
         raise OperationalError("server closed the connection unexpectedly")
 
     monkeypatch.setattr(connection, "commit", commit_and_fail)
-    with noticed(is_insert, lambda: due.append(True)):
+    with call_after_queries(is_insert, lambda: due.append(True)):
         yield
     monkeypatch.undo()
     assert failed
@@ -311,7 +312,7 @@ class TestLostCommit:
 
         def fails(_commit):
             connection.rollback()
-            in_another_thread(theirs)
+            run_in_thread(theirs)
 
         with failing_commit(monkeypatch, fails):
             send(data)
@@ -328,7 +329,7 @@ class TestLostCommit:
 
         def fails(_commit):
             connection.rollback()
-            in_another_thread(partial(quick.post, desk_url(session), data))
+            run_in_thread(partial(quick.post, desk_url(session), data))
 
         with failing_commit(monkeypatch, fails):
             response = send(data)
@@ -362,7 +363,7 @@ class TestStart:
             return "django_session" in sql and not looked and not looked.append(sql)
 
         post = partial(quick.post, START, data)
-        with noticed(is_login_session, partial(in_another_thread, post)):
+        with call_after_queries(is_login_session, partial(run_in_thread, post)):
             response = operator.post(START, data, follow=True)
         assert looked
         [(level, sentence)] = messages_of(response)
@@ -387,7 +388,7 @@ class TestStart:
             return False
 
         take = partial(SupportAction.objects.create, session=other, kind="tell", form_key=key)
-        with noticed(is_start, take):
+        with call_after_queries(is_start, take):
             session = start_session(agent_uuid="agent_1", customer_id="+1555", form_key=key)
         assert session.actions.get().form_key is None
 

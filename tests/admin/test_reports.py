@@ -10,15 +10,15 @@ from django.urls import reverse
 
 from osvi_django.models import ChatSession
 from osvi_django.testing.factories import CloseAttemptFactory
-from tests.outside import refused
-from tests.reporting import (
+from tests.helpers.database import raise_on_queries
+from tests.helpers.error_reports import (
     CANARY,
     CUSTOMER,
     MESSAGE,
     NOTE,
     SUMMARY,
-    KeptMails,
-    of_each_interruption,
+    RecordingEmailHandler,
+    find_leaks_at_each_query,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -149,17 +149,21 @@ PAGES = {
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("page", PAGES)
 def test_report_of_interrupted_page_contains_no_texts(staff_client, chat, page):
-    assert of_each_interruption(lambda session: PAGES[page](staff_client, session), chat) == set()
+    assert (
+        find_leaks_at_each_query(lambda session: PAGES[page](staff_client, session), chat) == set()
+    )
 
 
 def test_mailed_report_of_form_contains_no_texts(staff_client, chat):
     staff_client.raise_request_exception = False
     form = {"command": "message", "message": MESSAGE, "whisper": MESSAGE}
-    handler, log = KeptMails(include_html=True), logging.getLogger("django.request")
+    handler, log = RecordingEmailHandler(include_html=True), logging.getLogger("django.request")
     log.addHandler(handler)
     try:
         url = admin_url("chatsession_desk", chat().pk)
-        with refused(lambda sql, _params: "supportaction" in sql, RuntimeError("unexpected")):
+        with raise_on_queries(
+            lambda sql, _params: "supportaction" in sql, RuntimeError("unexpected")
+        ):
             assert staff_client.post(url, form).status_code == 500
     finally:
         log.removeHandler(handler)

@@ -10,7 +10,7 @@ from osvi_django.testing.factories import (
     ChatSessionFactory,
     ClosedSessionFactory,
 )
-from tests.moments import stored
+from tests.helpers.datetimes import db_datetime
 
 pytestmark = pytest.mark.django_db
 
@@ -35,8 +35,8 @@ class TestList:
         assert "<h1>Chat sessions</h1>" in staff_client.get(LIST).text
 
     def test_list_is_ordered_newest_first(self, staff_client):
-        old = ChatSessionFactory(started_at=stored("2026-01-01T00:00:00Z"))
-        new = ChatSessionFactory(started_at=stored("2026-01-02T00:00:00Z"))
+        old = ChatSessionFactory(started_at=db_datetime("2026-01-01T00:00:00Z"))
+        new = ChatSessionFactory(started_at=db_datetime("2026-01-02T00:00:00Z"))
         assert ids_listed(staff_client.get(LIST)) == [new.session_id, old.session_id]
 
     def test_list_without_summary_permission_hides_summaries(

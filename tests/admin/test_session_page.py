@@ -22,7 +22,7 @@ from osvi_django.testing.factories import (
     ClosedSessionFactory,
 )
 from tests.admin.session_urls import session_url
-from tests.mirroring import SUMMARY
+from tests.helpers.sandbox import SUMMARY
 
 pytestmark = pytest.mark.django_db
 

@@ -10,7 +10,7 @@ from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.testing import Drop, Status
 from osvi_django.testing.factories import ChatSessionFactory
 from tests.admin.session_urls import session_url
-from tests.mirroring import SUMMARY
+from tests.helpers.sandbox import SUMMARY
 
 pytestmark = pytest.mark.django_db
 

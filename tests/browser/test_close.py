@@ -7,7 +7,7 @@ from selenium.webdriver.common.by import By
 
 from osvi_django.models import ChatSession
 from tests.browser.steps import IN_A_BROWSER, css_property, fits_width, follow, text_of
-from tests.mirroring import mirror
+from tests.helpers.sandbox import mirror
 
 pytestmark = IN_A_BROWSER
 

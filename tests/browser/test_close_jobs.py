@@ -19,7 +19,7 @@ from tests.browser.steps import (
     text_of,
     wait_for,
 )
-from tests.mirroring import mirror
+from tests.helpers.sandbox import mirror
 
 pytestmark = IN_A_BROWSER
 

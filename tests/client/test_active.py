@@ -17,7 +17,7 @@ from osvi_django.exceptions import (
     OSVIUnauthorized,
 )
 from osvi_django.testing import OSVISandbox, Status
-from tests.wire import RawServer, http
+from tests.helpers.raw_server import RawServer, http_response
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def ask(make_client):
 
 
 def session(**data):
-    return http(json.dumps({"success": True, "data": {"id": "s-1", **data}}).encode())
+    return http_response(json.dumps({"success": True, "data": {"id": "s-1", **data}}).encode())
 
 
 @pytest.mark.parametrize("customer_id", ["+1 555", "a&b=c#d/e?f", "%2B", "été \U0001f600"])
@@ -56,16 +56,16 @@ def test_a_closed_one_is_none_that_is_open(ask):
 @pytest.mark.parametrize(
     ("reply", "error"),
     [
-        (http(b"<html>Not found", status=404), OSVIGatewayRefused),
-        (http(b'{"success": false}', status=401), OSVIUnauthorized),
-        (http(status=429), OSVIThrottled),
-        (http(status=500), OSVINoAnswer),
-        (http(b"{}"), OSVIBadAnswer),
-        (http(b"[]"), OSVIBadAnswer),
+        (http_response(b"<html>Not found", status=404), OSVIGatewayRefused),
+        (http_response(b'{"success": false}', status=401), OSVIUnauthorized),
+        (http_response(status=429), OSVIThrottled),
+        (http_response(status=500), OSVINoAnswer),
+        (http_response(b"{}"), OSVIBadAnswer),
+        (http_response(b"[]"), OSVIBadAnswer),
         (session(), OSVIBadAnswer),
         (session(status=None), OSVIBadAnswer),
         (session(status="active", id=7), OSVIBadAnswer),
-        (http(status=302, headers=[("Location", "/")]), OSVIBadAnswer),
+        (http_response(status=302, headers=[("Location", "/")]), OSVIBadAnswer),
     ],
 )
 def test_anything_else_is_an_error(ask, reply, error):

@@ -23,9 +23,9 @@ from osvi_django.exceptions import (
     OSVIUnauthorized,
 )
 from osvi_django.testing import OddSummary, Status
-from tests.wire import RawServer, closed, envelope, http
+from tests.helpers.raw_server import RawServer, close_body, close_response, http_response
 
-GOOD = envelope(summary="Fine.")
+GOOD = close_body(summary="Fine.")
 
 
 def refusal_of(close, reply):
@@ -61,18 +61,22 @@ def test_any_other_4xx_is_rejected(osvi, close, status):
 
 
 def test_a_refusal_without_words_names_its_status(close):
-    error = refusal_of(close, http(b'{"success": false}', status=404))
+    error = refusal_of(close, http_response(b'{"success": false}', status=404))
     assert (type(error), error.reason) == (OSVIRejected, "HTTP 404")
 
 
 def test_no_success_is_rejected_though_its_status_is_200(close):
-    error = refusal_of(close, http(b'{"success": false, "errors": ["Closing is switched off"]}'))
+    error = refusal_of(
+        close, http_response(b'{"success": false, "errors": ["Closing is switched off"]}')
+    )
     assert (type(error), error.reason) == (OSVIRejected, "Closing is switched off")
 
 
 @pytest.mark.parametrize("status", [201, 202, 299])
 def test_no_success_with_another_2xx_is_a_bad_answer(close, status):
-    assert isinstance(refusal_of(close, http(b'{"success": false}', status=status)), OSVIBadAnswer)
+    assert isinstance(
+        refusal_of(close, http_response(b'{"success": false}', status=status)), OSVIBadAnswer
+    )
 
 
 def test_a_429_is_throttled_and_says_for_how_long(osvi, close):
@@ -86,19 +90,19 @@ def test_a_429_is_throttled_and_says_for_how_long(osvi, close):
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [
-        (http(status=429), OSVIThrottled),
-        (http(status=503, headers=[("Retry-After", "3")]), OSVIThrottled),
-        (http(b'{"success": false}', status=503), OSVIThrottled),
-        (http(status=503), OSVINoAnswer),
-        (http(b"<html>Backend unavailable", status=503), OSVINoAnswer),
-        (http(b'{"success": true}', status=503), OSVINoAnswer),
-        (http(status=503, headers=[("Retry-After", "soon")]), OSVINoAnswer),
-        (http(GOOD, status=500), OSVINoAnswer),
-        (http(b'{"success": false, "errors": ["x"]}', status=500), OSVINoAnswer),
-        (http(status=502), OSVINoAnswer),
-        (http(status=504, headers=[("Retry-After", "3")]), OSVINoAnswer),
-        (http(status=599), OSVINoAnswer),
-        (http(status=999), OSVINoAnswer),
+        (http_response(status=429), OSVIThrottled),
+        (http_response(status=503, headers=[("Retry-After", "3")]), OSVIThrottled),
+        (http_response(b'{"success": false}', status=503), OSVIThrottled),
+        (http_response(status=503), OSVINoAnswer),
+        (http_response(b"<html>Backend unavailable", status=503), OSVINoAnswer),
+        (http_response(b'{"success": true}', status=503), OSVINoAnswer),
+        (http_response(status=503, headers=[("Retry-After", "soon")]), OSVINoAnswer),
+        (http_response(GOOD, status=500), OSVINoAnswer),
+        (http_response(b'{"success": false, "errors": ["x"]}', status=500), OSVINoAnswer),
+        (http_response(status=502), OSVINoAnswer),
+        (http_response(status=504, headers=[("Retry-After", "3")]), OSVINoAnswer),
+        (http_response(status=599), OSVINoAnswer),
+        (http_response(status=999), OSVINoAnswer),
     ],
 )
 def test_a_5xx_may_have_closed_it_unless_osvi_says_it_is_busy(close, reply, kind):
@@ -140,7 +144,7 @@ def test_retry_after(make_client, header, seconds):
 
 def test_retry_after_as_a_date_to_come(close):
     date = formatdate(time.time() + 100, usegmt=True)
-    error = refusal_of(close, http(status=429, headers=[("Retry-After", date)]))
+    error = refusal_of(close, http_response(status=429, headers=[("Retry-After", date)]))
     assert 95 < error.retry_after <= 100
 
 
@@ -169,7 +173,7 @@ def test_retry_after_as_a_date_to_come(close):
 )
 def test_the_reason_is_short_plain_text(close, said, reason):
     body = json.dumps({"success": False, **said}).encode()
-    assert refusal_of(close, http(body, status=422)).reason == reason
+    assert refusal_of(close, http_response(body, status=422)).reason == reason
 
 
 json_values = st.recursive(
@@ -222,19 +226,19 @@ def test_the_reason_of_any_error_is_short_and_storable(error, errors, status):
         b'{"success": true, "data": {"session_id": "s-1", "summary": ' + b"9" * 5000 + b"}}",
         "😀".encode("utf-16")[:5],
         b"\xef\xbb\xbf",
-        envelope("s-2"),
-        envelope("S-1"),
-        envelope(None),
-        envelope(1),
-        envelope(["s-1"]),
-        *(envelope(summary=odd) for odd in (1, 0, True, False, ["x"], {"text": "x"}, 1.5)),
-        envelope(summary=float("nan")),
-        envelope(summary=float("inf")),
+        close_body("s-2"),
+        close_body("S-1"),
+        close_body(None),
+        close_body(1),
+        close_body(["s-1"]),
+        *(close_body(summary=odd) for odd in (1, 0, True, False, ["x"], {"text": "x"}, 1.5)),
+        close_body(summary=float("nan")),
+        close_body(summary=float("inf")),
     ],
     ids=lambda body: repr(body[:40]),
 )
 def test_junk_is_a_bad_answer(close, body):
-    error = refusal_of(close, http(body))
+    error = refusal_of(close, http_response(body))
     assert type(error) is OSVIBadAnswer
     assert error.status == 200
     assert not error.retryable
@@ -260,18 +264,18 @@ def test_a_204_is_a_bad_answer(close):
         b"\xef\xbb\xbf" + GOOD,
         GOOD.decode().encode("utf-16"),
         b" \r\n" + GOOD + b"\n",
-        envelope(summary="Fine.", success=True, more=[1, {"x": None}], odd=float("nan")),
+        close_body(summary="Fine.", success=True, more=[1, {"x": None}], odd=float("nan")),
     ],
     ids=["plain", "with a mark", "utf-16", "spaces", "more of it"],
 )
 def test_an_answer_that_can_be_read_is_read(close, body):
-    with RawServer(http(body)) as server:
+    with RawServer(http_response(body)) as server:
         assert close(server.url) == ClosedSession(session_id="s-1", summary="Fine.")
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "text/html; charset=latin-1", "nonsense/;;=", ""])
 def test_the_content_type_does_not_matter(close, kind):
-    with RawServer(closed(summary="Größe", headers=[("Content-Type", kind)])) as server:
+    with RawServer(close_response(summary="Größe", headers=[("Content-Type", kind)])) as server:
         assert close(server.url).summary == "Größe"
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from osvi_django.client.transport import MAX_BODY
 from osvi_django.exceptions import OSVINoAnswer
-from tests.wire import RawServer, chunked, envelope, http
+from tests.helpers.raw_server import RawServer, chunked_response, close_body, http_response
 
-BODY = envelope(summary="Fine.")
+BODY = close_body(summary="Fine.")
 GZIP = ("Content-Encoding", "gzip")
 
 
@@ -61,21 +61,21 @@ def answer_of(make_client):
 @pytest.mark.parametrize(
     "reply",
     [
-        then_hang_up(http(BODY, length=999)),
-        then_hang_up(chunked(BODY, end=b"")),
-        then_hang_up(chunked(BODY, end=b"ZZ\r\n\r\n")),
+        then_hang_up(http_response(BODY, length=999)),
+        then_hang_up(chunked_response(BODY, end=b"")),
+        then_hang_up(chunked_response(BODY, end=b"ZZ\r\n\r\n")),
         then_hang_up(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n999\r\n" + BODY),
-        then_reset(http(BODY, length=999)),
-        then_reset(chunked(BODY, end=b"")),
-        then_wait(http(BODY, length=999)),
-        then_wait(chunked(BODY, end=b"")),
+        then_reset(http_response(BODY, length=999)),
+        then_reset(chunked_response(BODY, end=b"")),
+        then_wait(http_response(BODY, length=999)),
+        then_wait(chunked_response(BODY, end=b"")),
         then_wait(b"HTTP/1.1 200 OK\r\n\r\n" + BODY),
-        http(BODY, headers=[GZIP]),
-        http(BODY, headers=[("Content-Encoding", "deflate")]),
-        http(BODY, headers=[("Content-Encoding", ", ".join(["gzip"] * 9))]),
-        http(wrong_checksum(BODY), headers=[GZIP]),
-        then_hang_up(http(gzip.compress(BODY), headers=[GZIP], length=999)),
-        http(wrong_checksum(BODY)),
+        http_response(BODY, headers=[GZIP]),
+        http_response(BODY, headers=[("Content-Encoding", "deflate")]),
+        http_response(BODY, headers=[("Content-Encoding", ", ".join(["gzip"] * 9))]),
+        http_response(wrong_checksum(BODY), headers=[GZIP]),
+        then_hang_up(http_response(gzip.compress(BODY), headers=[GZIP], length=999)),
+        http_response(wrong_checksum(BODY)),
     ],
 )
 def test_answer_that_did_not_arrive_whole_keeps_its_bytes(answer_of, reply):
@@ -87,7 +87,7 @@ def test_answer_that_did_not_arrive_whole_keeps_its_bytes(answer_of, reply):
 
 def test_wrong_checksum_of_a_long_body_loses_hardly_a_byte_of_it(answer_of):
     data = b"".join(b"%d " % number for number in range(250_000))
-    answer = answer_of(http(wrong_checksum(data), headers=[GZIP]), deadline=5)
+    answer = answer_of(http_response(wrong_checksum(data), headers=[GZIP]), deadline=5)
     assert data.startswith(answer.body)
     assert len(data) - len(answer.body) < 100
     assert answer.incomplete
@@ -96,7 +96,7 @@ def test_wrong_checksum_of_a_long_body_loses_hardly_a_byte_of_it(answer_of):
 def test_body_that_cannot_be_unpacked_halfway_keeps_the_first_half(answer_of):
     packed = gzip.compress(b"".join(b"%d " % number for number in range(9000)))
     broken = packed[: len(packed) // 2] + b"\xff" * 500
-    answer = answer_of(http(broken, headers=[GZIP]), deadline=5)
+    answer = answer_of(http_response(broken, headers=[GZIP]), deadline=5)
     assert answer.body.startswith(b"0 1 2 3 4 5")
     assert answer.incomplete
 
@@ -104,13 +104,13 @@ def test_body_that_cannot_be_unpacked_halfway_keeps_the_first_half(answer_of):
 def test_broken_body_that_inflates_is_cut(answer_of):
     packed = bytearray(gzip.compress(bytes(50_000_000)))
     packed[-8] ^= 1
-    answer = answer_of(http(bytes(packed), headers=[GZIP]), deadline=5)
+    answer = answer_of(http_response(bytes(packed), headers=[GZIP]), deadline=5)
     assert len(answer.body) == MAX_BODY
     assert answer.truncated
 
 
 def test_undeclared_packed_body_that_inflates_is_cut(answer_of):
-    answer = answer_of(http(gzip.compress(bytes(50_000_000))), deadline=5)
+    answer = answer_of(http_response(gzip.compress(bytes(50_000_000))), deadline=5)
     assert len(answer.body) == MAX_BODY
     assert answer.truncated
 
@@ -118,14 +118,14 @@ def test_undeclared_packed_body_that_inflates_is_cut(answer_of):
 @pytest.mark.parametrize(
     "reply",
     [
-        http(BODY),
-        chunked(BODY),
+        http_response(BODY),
+        chunked_response(BODY),
         then_hang_up(b"HTTP/1.1 200 OK\r\n\r\n" + BODY),
-        http(gzip.compress(BODY), headers=[GZIP]),
-        http(zlib.compress(BODY), headers=[("Content-Encoding", "deflate")]),
-        http(BODY, headers=[("Content-Encoding", "identity")]),
-        http(gzip.compress(BODY)),
-        http(gzip.compress(BODY), headers=[("Content-Encoding", "identity")]),
+        http_response(gzip.compress(BODY), headers=[GZIP]),
+        http_response(zlib.compress(BODY), headers=[("Content-Encoding", "deflate")]),
+        http_response(BODY, headers=[("Content-Encoding", "identity")]),
+        http_response(gzip.compress(BODY)),
+        http_response(gzip.compress(BODY), headers=[("Content-Encoding", "identity")]),
     ],
 )
 def test_answer_that_arrived_whole_is_not_incomplete(answer_of, reply):
@@ -136,7 +136,7 @@ def test_answer_that_arrived_whole_is_not_incomplete(answer_of, reply):
 
 def test_answer_of_which_no_byte_of_the_body_came_is_none(answer_of):
     with pytest.raises(OSVINoAnswer):
-        answer_of(then_hang_up(http(length=9)))
+        answer_of(then_hang_up(http_response(length=9)))
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ def test_answer_of_which_no_byte_of_the_body_came_is_none(answer_of):
     ],
 )
 def test_answer_names_the_charset_that_was_declared(answer_of, content_type, charset):
-    answer = answer_of(http(BODY, headers=[("Content-Type", content_type)]))
+    answer = answer_of(http_response(BODY, headers=[("Content-Type", content_type)]))
     assert answer.charset == charset
 
 
 def test_answer_without_a_content_type_names_no_charset(answer_of):
-    assert answer_of(http(BODY)).charset == ""
+    assert answer_of(http_response(BODY)).charset == ""

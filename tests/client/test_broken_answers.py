@@ -15,7 +15,7 @@ from osvi_django.client.responses import (
     read_closed,
 )
 from osvi_django.exceptions import OSVIBadAnswer, OSVIGatewayRefused, OSVINoAnswer, OSVIRejected
-from tests.wire import RawServer, envelope, http
+from tests.helpers.raw_server import RawServer, close_body, http_response
 
 UUID = "4718a326-417b-4dda-90d0-21fd65a11cb8"
 PLAIN = '{"success": true, "data": {"session_id": "s-1", "summary": "%s"}}'
@@ -86,7 +86,7 @@ def test_raw_control_characters_in_a_summary_are_read(words, summary):
         GOOD + b"}}",
         GOOD + b"<!-- 12 ms -->",
         GOOD + GOOD,
-        GOOD + b"\n" + envelope("s-2", summary="Another's."),
+        GOOD + b"\n" + close_body("s-2", summary="Another's."),
         GOOD + b'{"x": ',
         b"\x00" + GOOD,
         b"\xef\xbb\xbf\xef\xbb\xbf" + GOOD,
@@ -346,7 +346,10 @@ def test_what_was_cut_at_the_cap_is_not_believed():
     ],
 )
 def test_a_4xx_without_osvis_envelope_is_a_gateways(close, status, body):
-    with RawServer(http(body, status=status)) as server, pytest.raises(OSVIGatewayRefused) as found:
+    with (
+        RawServer(http_response(body, status=status)) as server,
+        pytest.raises(OSVIGatewayRefused) as found,
+    ):
         close(server.url)
     error = found.value
     assert (error.status, error.reason, error.retryable) == (status, "", True)

@@ -27,7 +27,7 @@ from osvi_django.exceptions import (
     OSVIUnreachable,
 )
 from tests.client.conftest import TOKEN
-from tests.wire import RawServer, http
+from tests.helpers.raw_server import RawServer, http_response
 
 VENDORS = {
     "id": "s-1",
@@ -187,7 +187,7 @@ CALLS = {
 
 
 def answered(data):
-    return http(json.dumps({"success": True, "data": data}).encode())
+    return http_response(json.dumps({"success": True, "data": data}).encode())
 
 
 @pytest.fixture(params=CALLS)
@@ -212,16 +212,16 @@ def test_what_is_sent_and_what_is_read(call, make_client):
 @pytest.mark.parametrize(
     ("reply", "error"),
     [
-        (http(b'{"success": false, "error": "no"}', status=401), OSVIUnauthorized),
-        (http(b'{"success": false, "errors": ["no"]}', status=422), OSVIRejected),
-        (http(b"<h1>Not found</h1>", status=404), OSVIGatewayRefused),
-        (http(status=429, headers=[("Retry-After", "3")]), OSVIThrottled),
-        (http(status=503, headers=[("Retry-After", "3")]), OSVIThrottled),
-        (http(status=500), OSVINoAnswer),
-        (http(status=302, headers=[("Location", "/")]), OSVIBadAnswer),
-        (http(b"[]"), OSVIBadAnswer),
-        (http(b"{}"), OSVIBadAnswer),
-        (http(b'{"success": true, "data": []}'), OSVIBadAnswer),
+        (http_response(b'{"success": false, "error": "no"}', status=401), OSVIUnauthorized),
+        (http_response(b'{"success": false, "errors": ["no"]}', status=422), OSVIRejected),
+        (http_response(b"<h1>Not found</h1>", status=404), OSVIGatewayRefused),
+        (http_response(status=429, headers=[("Retry-After", "3")]), OSVIThrottled),
+        (http_response(status=503, headers=[("Retry-After", "3")]), OSVIThrottled),
+        (http_response(status=500), OSVINoAnswer),
+        (http_response(status=302, headers=[("Location", "/")]), OSVIBadAnswer),
+        (http_response(b"[]"), OSVIBadAnswer),
+        (http_response(b"{}"), OSVIBadAnswer),
+        (http_response(b'{"success": true, "data": []}'), OSVIBadAnswer),
         (lambda call: call.reset(), OSVINoAnswer),
         (lambda call: call.hang_up(), OSVINoAnswer),
     ],
@@ -373,7 +373,7 @@ def test_a_list_of_a_mistaken_address_is_not_empty(osvi, make_client):
     with pytest.raises(OSVIRejected):
         make_client(f"{osvi.url}/api").active_sessions("+1")
     assert make_client(osvi.url).active_sessions("+1") == {}
-    with RawServer(http(b'{"success": false}', status=404)) as server:
+    with RawServer(http_response(b'{"success": false}', status=404)) as server:
         assert make_client(server.url).active_sessions("+1") == {}
 
 

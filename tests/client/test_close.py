@@ -19,7 +19,7 @@ from osvi_django.exceptions import InvalidInput, OSVINotConfigured
 from osvi_django.testing import MISSING, OddSummary
 from osvi_django.validation import storable
 from tests.client.conftest import TOKEN
-from tests.wire import RawServer, closed
+from tests.helpers.raw_server import RawServer, close_response
 
 VENDOR = Path(__file__).parent.parent / "vendor" / "end_chat_session.yaml"
 
@@ -113,7 +113,7 @@ def test_an_answer_is_handed_over_unread(osvi, make_client):
 
 
 def test_the_text_of_an_answer_is_storable_whatever_its_bytes(make_client):
-    with RawServer(closed(summary="x").replace(b"Fine", b"F\x00\xff")) as server:
+    with RawServer(close_response(summary="x").replace(b"Fine", b"F\x00\xff")) as server:
         answer = make_client(server.url).send_close("s-1", agent_uuid="agent_1")
     answer.text.encode()
     assert "\x00" not in answer.text

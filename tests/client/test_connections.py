@@ -13,9 +13,9 @@ from osvi_django.client import OSVIClient
 from osvi_django.conf import DEFAULTS
 from osvi_django.exceptions import OSVINotConfigured
 from tests.client.conftest import TOKEN
-from tests.wire import RESET, RawServer, closed, http
+from tests.helpers.raw_server import LINGER_RESET, RawServer, close_response, http_response
 
-ONE, TWO = closed("s-1", "One."), closed("s-2", "Two.")
+ONE, TWO = close_response("s-1", "One."), close_response("s-2", "Two.")
 
 
 def close(client, session_id):
@@ -32,7 +32,7 @@ def test_connection_that_was_idle_for_long_is_not_used_again(make_client):
 
 
 def test_connection_that_was_idle_for_long_is_not_used_for_a_question_either(make_client):
-    with RawServer(ONE, http(b'{"success": true, "data": {}}')) as server:
+    with RawServer(ONE, http_response(b'{"success": true, "data": {}}')) as server:
         client = make_client(server.url, idle_timeout=0.1)
         close(client, "s-1")
         time.sleep(0.2)
@@ -130,7 +130,7 @@ class Hasty(RawServer):
         if self.kind == "half":
             sock.shutdown(socket.SHUT_WR)
         elif self.kind == "reset":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
             sock.close()
         else:
             sock.close()

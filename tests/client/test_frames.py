@@ -8,7 +8,7 @@ import sys
 import pytest
 from sentry_sdk.utils import event_from_exception
 
-from tests.wire import RawServer, closed, http
+from tests.helpers.raw_server import RawServer, close_response, http_response
 
 SECRET = "tok-0123-456789a"
 WORDS = "I want a refund"
@@ -50,14 +50,14 @@ def shown_while_receiving(make_client):
 
 def test_frames_of_a_close_show_no_token_and_no_summary(shown_while_receiving):
     shown = shown_while_receiving(
-        lambda client: client.close_session("s-1", agent_uuid="a"), closed(summary=WORDS)
+        lambda client: client.close_session("s-1", agent_uuid="a"), close_response(summary=WORDS)
     )
     assert SECRET not in shown
     assert WORDS not in shown
 
 
 def test_frames_of_a_message_show_no_words_and_no_customer(shown_while_receiving):
-    reply = http(b'{"success": true, "data": {"session_id": "s-1", "reply": "Sure."}}')
+    reply = http_response(b'{"success": true, "data": {"session_id": "s-1", "reply": "Sure."}}')
     shown = shown_while_receiving(
         lambda client: client.inbound(agent_uuid="a", customer_id=CUSTOMER, content=WORDS), reply
     )

@@ -12,12 +12,18 @@ import pytest
 from osvi_django.client import OSVIClient
 from osvi_django.client.connections import MAX_INTERIM
 from osvi_django.exceptions import OSVIBadAnswer, OSVIError, OSVINoAnswer
-from tests.wire import RawServer, chunked, closed, envelope, http
+from tests.helpers.raw_server import (
+    RawServer,
+    chunked_response,
+    close_body,
+    close_response,
+    http_response,
+)
 
 PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nX: y\r\n\r\n"
-OTHER = closed("s-9", "Somebody else's.")
-OWN = closed("s-1", "Own.")
+OTHER = close_response("s-9", "Somebody else's.")
+OWN = close_response("s-1", "Own.")
 
 
 def in_pieces(*pieces, pause=0.03):
@@ -67,13 +73,13 @@ INTERIM = {
     "http 1.0": b"HTTP/1.0 102 X\r\n\r\n" + OWN,
     "packet of its own": in_pieces(PROCESSING, OWN),
     "split": in_pieces(PROCESSING[:9], PROCESSING[9:24], PROCESSING[24:] + OWN[:20], OWN[20:]),
-    "before chunks": HINTS + chunked(envelope(summary="Own.")),
+    "before chunks": HINTS + chunked_response(close_body(summary="Own.")),
 }
 
 
 @pytest.mark.parametrize("reply", INTERIM.values(), ids=INTERIM)
 def test_informational_answer_is_passed_over(close_twice, reply):
-    ends, server = close_twice(reply, closed("s-2", "Two."))
+    ends, server = close_twice(reply, close_response("s-2", "Two."))
     assert ends == ["Own.", "Two."]
     assert (server.connections, len(server.calls)) == (1, 2)
 
@@ -84,65 +90,65 @@ def test_informational_answer_and_then_the_end_is_no_answer(close_twice, reply):
         call.send(reply)
         call.hang_up()
 
-    ends, server = close_twice(play, closed("s-2", "Two."))
+    ends, server = close_twice(play, close_response("s-2", "Two."))
     assert ends == [OSVINoAnswer, "Two."]
     assert len(server.calls) == 2
 
 
 def test_informational_answer_and_then_silence_is_no_answer(close_twice):
-    ends, server = close_twice(PROCESSING, closed("s-2", "Two."), read_timeout=0.2)
+    ends, server = close_twice(PROCESSING, close_response("s-2", "Two."), read_timeout=0.2)
     assert ends == [OSVINoAnswer, "Two."]
     assert server.connections == 2
 
 
 def test_informational_answers_without_end_are_no_answer(close_twice):
-    ends, server = close_twice(HINTS * (MAX_INTERIM + 1) + OWN, closed("s-2", "Two."))
+    ends, server = close_twice(HINTS * (MAX_INTERIM + 1) + OWN, close_response("s-2", "Two."))
     assert ends == [OSVINoAnswer, "Two."]
     assert server.connections == 2
 
 
 def test_switch_of_protocols_is_a_bad_answer_and_ends_the_connection(close_twice):
     reply = raw(b"101 Switching\r\nUpgrade: h2c\r\nConnection: upgrade", OWN)
-    ends, server = close_twice(reply, closed("s-2", "Two."))
+    ends, server = close_twice(reply, close_response("s-2", "Two."))
     assert ends == [OSVIBadAnswer, "Two."]
     assert server.connections == 2
 
 
 # After one whole, regular answer alone a connection is used again
 
-OWN_BODY = envelope(summary="Own.")
+OWN_BODY = close_body(summary="Own.")
 LENGTH = b"Content-Length: %d" % len(OWN_BODY)
 ODD_BUT_READ = {
     "rest": OWN + b"HTTP/1.1 200",
     "one byte": OWN + b"\n",
     "second answer": OWN + OTHER,
-    "second answer after chunks": chunked(OWN_BODY) + OTHER,
+    "second answer after chunks": chunked_response(OWN_BODY) + OTHER,
     "second answer in a packet of its own": in_pieces(OWN, OTHER),
     "second answer soon": in_pieces(OWN, OTHER, pause=0.05),
     "equal lengths": raw(b"200 X\r\n%s\r\n%s" % (LENGTH, LENGTH), OWN_BODY),
-    "length and chunks": chunked(OWN_BODY, headers=[("Content-Length", "9")]),
-    "chunked twice": chunked(OWN_BODY, headers=[("Transfer-Encoding", "chunked")]),
+    "length and chunks": chunked_response(OWN_BODY, headers=[("Content-Length", "9")]),
+    "chunked twice": chunked_response(OWN_BODY, headers=[("Transfer-Encoding", "chunked")]),
     "length with a sign": raw(b"200 X\r\nContent-Length: +%d" % len(OWN_BODY), OWN_BODY),
     "identity": raw(b"200 X\r\nTransfer-Encoding: identity\r\n" + LENGTH, OWN_BODY),
     "line that is no header": raw(b"200 X\r\n%s\r\njunk" % LENGTH, OWN_BODY),
-    "says close": closed(summary="Own.", headers=[("Connection", "close")]),
+    "says close": close_response(summary="Own.", headers=[("Connection", "close")]),
     "http 1.0": b"HTTP/1.0" + OWN[8:],
     "http 1.0 that stays": b"HTTP/1.0"
-    + closed(headers=[("Connection", "keep-alive")], summary="Own.")[8:],
-    "odd status": closed(summary="Own.", status=299),
+    + close_response(headers=[("Connection", "keep-alive")], summary="Own.")[8:],
+    "odd status": close_response(summary="Own.", status=299),
 }
 
 
 @pytest.mark.parametrize("reply", ODD_BUT_READ.values(), ids=ODD_BUT_READ)
 def test_odd_answer_is_read_and_its_connection_is_not_used_again(close_twice, reply):
-    ends, server = close_twice(reply, closed("s-2", "Two."))
+    ends, server = close_twice(reply, close_response("s-2", "Two."))
     assert ends == ["Own.", "Two."]
     assert (server.connections, len(server.calls)) == (2, 2)
 
 
 def test_lengths_that_differ_keep_all_that_came(make_client):
     reply = raw(b"200 X\r\nContent-Length: 5\r\n" + LENGTH, OWN_BODY)
-    with RawServer(reply, closed("s-2", "Two.")) as server:
+    with RawServer(reply, close_response("s-2", "Two.")) as server:
         client = make_client(server.url)
         answer = client.send_close("s-1", agent_uuid="a")
         assert client.close_session("s-2", agent_uuid="a").summary == "Two."
@@ -153,23 +159,23 @@ def test_lengths_that_differ_keep_all_that_came(make_client):
 @pytest.mark.parametrize("lengths", [("x", "y"), ("9", "-1"), ("7, 7", "0")])
 def test_lengths_that_make_no_sense_end_in_an_error_of_ours(close_twice, lengths):
     def play(call):
-        call.send(http(OWN_BODY, headers=[("Content-Length", each) for each in lengths]))
+        call.send(http_response(OWN_BODY, headers=[("Content-Length", each) for each in lengths]))
         call.hang_up()
 
-    ends, server = close_twice(play, closed("s-2", "Two."))
+    ends, server = close_twice(play, close_response("s-2", "Two."))
     assert ends[1] == "Two."
     assert server.connections == 2
 
 
 BROKEN = {
-    "204 with a body": http(envelope("s-9"), status=204),
-    "304 with a body": http(envelope("s-9"), status=304),
-    "205 with an answer behind it": http(status=205) + OTHER,
-    "404 with an answer behind it": http(b"{}", status=404) + OTHER,
-    "302": http(b"", status=302, headers=[("Location", "/")]),
-    "408": http(b"", status=408),
-    "shorter than declared": in_pieces(http(OWN_BODY, length=len(OWN_BODY) + 5)),
-    "longer than declared": http(OWN_BODY, length=len(OWN_BODY) - 5),
+    "204 with a body": http_response(close_body("s-9"), status=204),
+    "304 with a body": http_response(close_body("s-9"), status=304),
+    "205 with an answer behind it": http_response(status=205) + OTHER,
+    "404 with an answer behind it": http_response(b"{}", status=404) + OTHER,
+    "302": http_response(b"", status=302, headers=[("Location", "/")]),
+    "408": http_response(b"", status=408),
+    "shorter than declared": in_pieces(http_response(OWN_BODY, length=len(OWN_BODY) + 5)),
+    "longer than declared": http_response(OWN_BODY, length=len(OWN_BODY) - 5),
     "chunk shorter than declared": raw(
         b"200 X\r\nTransfer-Encoding: chunked", b"999\r\n" + OWN_BODY + b"\r\n0\r\n\r\n"
     ),
@@ -182,7 +188,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN)
 def test_answer_that_is_broken_leaves_nothing_to_the_next_call(close_twice, reply):
-    ends, server = close_twice(reply, closed("s-2", "Two."), read_timeout=0.2)
+    ends, server = close_twice(reply, close_response("s-2", "Two."), read_timeout=0.2)
     assert isinstance(ends[0], type) or ends[0] == "Own."  # a whole summary may have come
     assert ends[1] == "Two."
     assert (server.connections, len(server.calls)) == (2, 2)
@@ -194,15 +200,15 @@ def test_second_answer_that_comes_late_is_noticed_before_the_next_call(close_twi
         call.pause(0.05)
         call.send(OTHER)
 
-    ends, server = close_twice(play, closed("s-2", "Two."), pause=0.3)
+    ends, server = close_twice(play, close_response("s-2", "Two."), pause=0.3)
     assert ends == ["Own.", "Two."]
     assert server.connections == 2
 
 
 def test_rest_within_a_record_of_tls_is_noticed(close_twice, tls, certificate, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
-    big = closed("s-1", "Own.".ljust(10_000))
-    with RawServer(big + OTHER.ljust(6000), closed("s-2", "Two."), context=tls) as server:
+    big = close_response("s-1", "Own.".ljust(10_000))
+    with RawServer(big + OTHER.ljust(6000), close_response("s-2", "Two."), context=tls) as server:
         client = close_client(server)
         assert client.close_session("s-1", agent_uuid="a").summary == "Own."
         assert client.close_session("s-2", agent_uuid="a").summary == "Two."
@@ -230,7 +236,7 @@ def test_whatever_a_server_adds_no_thread_reads_anothers_answer(make_client):
     def play(call):
         session_id = call.target.split("/")[2]
         number = int(session_id.rpartition("-")[2])
-        answer = closed(session_id, f"Of {session_id}.")
+        answer = close_response(session_id, f"Of {session_id}.")
         odd = oddities[number % len(oddities)]
         call.send(odd.replace(b"%s", answer))
 
@@ -257,12 +263,12 @@ def test_whatever_a_server_adds_no_thread_reads_anothers_answer(make_client):
 
 # Answers that name no session
 
-UNNAMED = http(b'{"success": true, "data": {"summary": "Whose?"}}')
+UNNAMED = http_response(b'{"success": true, "data": {"summary": "Whose?"}}')
 
 
 def test_answer_without_an_id_on_a_used_connection_is_not_believed(close_twice):
     """It may be what the first call left there, arrived when the second was under way."""
-    ends, server = close_twice(closed("s-1", "Own."), UNNAMED)
+    ends, server = close_twice(close_response("s-1", "Own."), UNNAMED)
     assert ends == ["Own.", OSVINoAnswer]
     assert len(server.calls) == 2
 
@@ -272,13 +278,15 @@ def test_unnamed_answer_in_another_encoding_on_a_used_connection_is_not_believed
     for coding in ("utf-16", "cp037"):
         body = text.encode(coding)
         typed = [("Content-Type", f"application/json; charset={coding}")]
-        ends, _server = close_twice(closed("s-1", "Own."), http(body, headers=typed))
+        ends, _server = close_twice(
+            close_response("s-1", "Own."), http_response(body, headers=typed)
+        )
         assert ends == ["Own.", OSVINoAnswer]
 
 
 def test_page_on_a_used_connection_is_called_what_it_is(close_twice):
-    page = http(b"<html><style>p {color: red}</style>")
-    ends, server = close_twice(closed("s-1", "Own."), page)
+    page = http_response(b"<html><style>p {color: red}</style>")
+    ends, server = close_twice(close_response("s-1", "Own."), page)
     assert ends == ["Own.", OSVIBadAnswer]
     assert server.connections == 1
 
@@ -300,7 +308,7 @@ def test_answer_that_was_left_behind_costs_one_call_its_own_and_no_further(make_
         """Answer each call with what belongs to the one before it on its connection."""
         session_id = call.target.split("/")[2]
         answered = last.get(call.sock, session_id)
-        call.send(closed(answered, f"Of {answered}."))
+        call.send(close_response(answered, f"Of {answered}."))
         last[call.sock] = session_id
 
     ends = []
@@ -325,7 +333,9 @@ ACTS = {
 
 @pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
 def test_act_that_is_answered_for_another_session_ends_its_connection(make_client, act):
-    with RawServer(closed("s-1"), closed("s-1"), closed("s-3", "Three.")) as server:
+    with RawServer(
+        close_response("s-1"), close_response("s-1"), close_response("s-3", "Three.")
+    ) as server:
         client = make_client(server.url, deadline=2)
         client.close_session("s-1", agent_uuid="a")
         with pytest.raises(OSVIBadAnswer, match="a different chat session"):
@@ -335,8 +345,8 @@ def test_act_that_is_answered_for_another_session_ends_its_connection(make_clien
 
 
 def test_reply_without_an_id_on_a_used_connection_is_not_believed(make_client):
-    reply = http(b'{"success": true, "data": {"reply": "Whose?", "state": "ok"}}')
-    own = closed("s-1", "Own.")
+    reply = http_response(b'{"success": true, "data": {"reply": "Whose?", "state": "ok"}}')
+    own = close_response("s-1", "Own.")
     with RawServer(own, reply, own, reply) as server:
         client = make_client(server.url, deadline=2)
         client.close_session("s-1", agent_uuid="a")

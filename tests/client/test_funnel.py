@@ -27,7 +27,13 @@ from osvi_django.exceptions import (
 )
 from osvi_django.testing import Hang, Redirect
 from tests.client.conftest import TOKEN
-from tests.wire import RawServer, chunked, closed, envelope, http
+from tests.helpers.raw_server import (
+    RawServer,
+    chunked_response,
+    close_body,
+    close_response,
+    http_response,
+)
 
 REDIRECTS = [301, 302, 303, 307, 308]
 PATIENCE = 1.2  # seconds: a deadline of 0.5 and room for a busy machine
@@ -81,12 +87,12 @@ def test_a_redirect_to_the_same_host_is_not_followed_either(osvi, close, status)
 
 @pytest.mark.parametrize("status", [300, 304, 305, 306, 399])
 def test_any_other_3xx_is_a_bad_answer(close, status):
-    with RawServer(http(status=status)) as server, pytest.raises(OSVIBadAnswer):
+    with RawServer(http_response(status=status)) as server, pytest.raises(OSVIBadAnswer):
         close(server.url)
 
 
 def test_a_redirect_with_the_body_of_a_success_is_no_success(close):
-    reply = closed(status=302, headers=[("Location", "/")])
+    reply = close_response(status=302, headers=[("Location", "/")])
     with RawServer(reply) as server, pytest.raises(OSVIBadAnswer):
         close(server.url)
 
@@ -119,7 +125,7 @@ def test_a_junk_location_is_harmless(close, location):
 
 def test_the_packed_body_of_a_redirect_is_not_unpacked_whole(close):
     headers = [("Location", "/elsewhere"), GZIP]
-    reply = http(bomb(100_000_000), status=302, headers=headers)
+    reply = http_response(bomb(100_000_000), status=302, headers=headers)
     with RawServer(reply) as server, memory_stays_below(12_000_000), pytest.raises(OSVIBadAnswer):
         close(server.url, deadline=5)
 
@@ -141,7 +147,7 @@ def drip_headers(call):
 
 
 def drip_status_line(call):
-    call.drip(closed())
+    call.drip(close_response())
 
 
 def drip_body(call):
@@ -165,7 +171,7 @@ def drip_chunks(call):
 
 
 def drip_trailers(call):
-    call.send(chunked(envelope(), end=b"0\r\n"))
+    call.send(chunked_response(close_body(), end=b"0\r\n"))
     call.drip(b"X: y\r\n" * 30)
 
 
@@ -179,7 +185,7 @@ def interim_for_ever(call):
 
 
 def trailers_for_ever(call):
-    call.send(chunked(envelope(), end=b"0\r\n"))
+    call.send(chunked_response(close_body(), end=b"0\r\n"))
     call.pour(b"X: y\r\n" * 500)
 
 
@@ -220,7 +226,7 @@ def test_empty_packs_for_ever_end_with_the_cap(close, takes_at_most):
 
 @pytest.mark.parametrize("endless", [drip_headers, drip_body, drip_chunks])
 def test_nor_on_a_connection_that_is_used_again(close, takes_at_most, endless):
-    with RawServer(closed(), endless) as server:
+    with RawServer(close_response(), endless) as server:
         close(server.url)
         with takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
             close(server.url, deadline=0.4)
@@ -237,7 +243,7 @@ def test_nor_over_tls(close, takes_at_most, endless, tls, certificate, monkeypat
 
 
 def test_each_call_has_a_deadline_of_its_own(close):
-    with RawServer(drip_body, closed()) as server:
+    with RawServer(drip_body, close_response()) as server:
         with pytest.raises(OSVINoAnswer):
             close(server.url, deadline=0.2)
         assert close(server.url, deadline=5).summary == "Fine."
@@ -327,7 +333,7 @@ def test_nor_does_one_that_read_before(make_client, takes_at_most):
         def converse(self, sock):
             with sock.makefile("rb") as file:
                 self._read(sock, file)
-                sock.sendall(closed())
+                sock.sendall(close_response())
                 read_once.set()
                 self.stopping.wait(60)
 
@@ -344,14 +350,14 @@ def test_nor_does_one_that_read_before(make_client, takes_at_most):
 
 
 def test_a_body_of_just_the_cap_is_read(close):
-    body = envelope(summary="Fine.")
-    with RawServer(http(body.ljust(MAX_BODY))) as server:
+    body = close_body(summary="Fine.")
+    with RawServer(http_response(body.ljust(MAX_BODY))) as server:
         assert close(server.url, deadline=5).summary == "Fine."
 
 
 def test_a_body_over_the_cap_is_cut_and_is_no_answer(make_client):
-    body = envelope(summary="Fine.").ljust(MAX_BODY + 200_000)
-    with RawServer(http(body)) as server:
+    body = close_body(summary="Fine.").ljust(MAX_BODY + 200_000)
+    with RawServer(http_response(body)) as server:
         client = make_client(server.url, deadline=5)
         answer = client.send_close("s-1", agent_uuid="agent_1")
         with pytest.raises(OSVIBadAnswer):
@@ -363,7 +369,10 @@ def test_a_body_over_the_cap_is_cut_and_is_no_answer(make_client):
 
 @pytest.mark.parametrize(("status", "error"), [(404, OSVIGatewayRefused), (500, OSVINoAnswer)])
 def test_a_status_counts_though_its_body_was_cut(close, status, error):
-    with RawServer(http(b" " * (MAX_BODY + 9), status=status)) as server, pytest.raises(error):
+    with (
+        RawServer(http_response(b" " * (MAX_BODY + 9), status=status)) as server,
+        pytest.raises(error),
+    ):
         close(server.url, deadline=5)
 
 
@@ -380,16 +389,18 @@ def test_an_endless_body_is_cut(close):
     ("encoding", "rounds"), [("gzip", 1), ("x-gzip", 1), ("deflate", 1), ("gzip, gzip", 2)]
 )
 def test_a_body_that_inflates_is_cut(close, encoding, rounds):
-    reply = http(bomb(100_000_000, rounds), headers=[("Content-Encoding", encoding)])
+    reply = http_response(bomb(100_000_000, rounds), headers=[("Content-Encoding", encoding)])
     if encoding == "deflate":
         packed = zlib.compress(bytes(50_000_000))
-        reply = http(packed, headers=[("Content-Encoding", encoding)])
+        reply = http_response(packed, headers=[("Content-Encoding", encoding)])
     with RawServer(reply) as server, memory_stays_below(12_000_000), pytest.raises(OSVIBadAnswer):
         close(server.url, deadline=5)
 
 
 def test_a_packed_answer_is_read(close):
-    with RawServer(http(gzip.compress(envelope(summary="Fine.")), headers=[GZIP])) as server:
+    with RawServer(
+        http_response(gzip.compress(close_body(summary="Fine.")), headers=[GZIP])
+    ) as server:
         assert close(server.url).summary == "Fine."
 
 
@@ -397,7 +408,7 @@ def test_a_packed_answer_is_read(close):
     "headers", [[("X-Many", "y")] * 200, [("X-Long", "y" * 100_000)]], ids=["many", "long"]
 )
 def test_too_much_of_headers_is_no_answer(close, headers):
-    with RawServer(closed(headers=headers)) as server, pytest.raises(OSVINoAnswer):
+    with RawServer(close_response(headers=headers)) as server, pytest.raises(OSVINoAnswer):
         close(server.url)
 
 
@@ -512,7 +523,7 @@ def test_a_request_that_was_dropped_is_seen_once(close, end):
 
 @pytest.mark.parametrize("end", ["hang_up", "reset"])
 def test_also_on_a_connection_that_is_used_again(close, end):
-    with RawServer(closed(), lambda call: getattr(call, end)()) as server:
+    with RawServer(close_response(), lambda call: getattr(call, end)()) as server:
         close(server.url)
         with pytest.raises(OSVINoAnswer):
             close(server.url)
@@ -523,11 +534,11 @@ def test_a_connection_that_ended_while_idle_is_replaced(close):
     ended = threading.Event()
 
     def answer_and_end(call):
-        call.send(closed())
+        call.send(close_response())
         call.sock.shutdown(socket.SHUT_RDWR)
         ended.set()
 
-    with RawServer(answer_and_end, closed()) as server:
+    with RawServer(answer_and_end, close_response()) as server:
         close(server.url)
         assert ended.wait(5)
         assert close(server.url).summary == "Fine."
@@ -537,14 +548,14 @@ def test_a_connection_that_ended_while_idle_is_replaced(close):
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_a_busy_server_is_asked_once(make_client, method, status):
-    with RawServer(http(status=status, headers=[("Retry-After", "1")])) as server:
+    with RawServer(http_response(status=status, headers=[("Retry-After", "1")])) as server:
         answer = make_client(server.url)._transport.send(method, "/", {})
     assert (answer.status, answer.retry_after) == (status, 1)
     assert len(server.calls) == 1
 
 
 def test_a_busy_server_is_throttled_at_once(close, takes_at_most):
-    reply = http(status=429, headers=[("Retry-After", "30")])
+    reply = http_response(status=429, headers=[("Retry-After", "30")])
     with RawServer(reply) as server, takes_at_most(PATIENCE), pytest.raises(OSVIThrottled):
         close(server.url)
     assert len(server.calls) == 1
@@ -556,9 +567,9 @@ def test_a_busy_server_is_throttled_at_once(close, takes_at_most):
 @pytest.mark.parametrize(
     "reply",
     [
-        http(envelope(), length=999),
-        chunked(envelope(), end=b""),
-        chunked(envelope(), end=b"ZZ\r\n\r\n"),
+        http_response(close_body(), length=999),
+        chunked_response(close_body(), end=b""),
+        chunked_response(close_body(), end=b"ZZ\r\n\r\n"),
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n",
         b"SSH-2.0-OpenSSH_9.6\r\n",
@@ -566,8 +577,8 @@ def test_a_busy_server_is_throttled_at_once(close, takes_at_most):
         b"HTTP/1.1 20 OK\r\n\r\n",
         b"",
         b"\r\n",
-        http(b"no gzip", headers=[GZIP]),
-        http(b"x", headers=[("Content-Encoding", ", ".join(["gzip"] * 9))]),
+        http_response(b"no gzip", headers=[GZIP]),
+        http_response(b"x", headers=[("Content-Encoding", ", ".join(["gzip"] * 9))]),
     ],
 )
 def test_a_broken_answer_is_none(close, reply):
@@ -591,7 +602,7 @@ def test_an_answer_that_ends_within_its_headers_is_no_success(close):
 
 def test_a_reset_within_the_body_is_no_answer(close):
     def begin(call):
-        call.send(http(envelope(), length=999))
+        call.send(http_response(close_body(), length=999))
         call.reset()
 
     with RawServer(begin) as server, pytest.raises(OSVINoAnswer):
@@ -613,7 +624,7 @@ answers = st.builds(
     st.sampled_from([b"200 OK", b"302 X", b"404", b"500 X", b"204 X", b"999 X", b"101 X"])
     | st.binary(max_size=9),
     st.lists(st.tuples(headers, values), max_size=4),
-    st.binary(max_size=50) | st.just(envelope()) | st.just(gzip.compress(envelope())),
+    st.binary(max_size=50) | st.just(close_body()) | st.just(gzip.compress(close_body())),
 )
 
 
@@ -643,11 +654,11 @@ def test_whatever_is_answered_ends_as_a_result_or_an_error_of_ours():
 @pytest.mark.parametrize(
     "reply",
     [
-        closed(),
-        chunked(envelope()),
-        http(gzip.compress(envelope()), headers=[GZIP]),
-        http(b'{"success": false}', status=404),
-        http(b"junk"),
+        close_response(),
+        chunked_response(close_body()),
+        http_response(gzip.compress(close_body()), headers=[GZIP]),
+        http_response(b'{"success": false}', status=404),
+        http_response(b"junk"),
     ],
     ids=["length", "chunks", "gzip", "refusal", "junk"],
 )
@@ -676,7 +687,7 @@ def test_each_thread_has_a_connection_of_its_own_and_leaves_none_behind(close):
 
 
 def test_threads_do_not_share_deadlines(close):
-    with RawServer(drip_body, closed()) as server:
+    with RawServer(drip_body, close_response()) as server:
         waiting = threading.Event()
 
         def drip(call):
@@ -729,7 +740,7 @@ def test_another_process_id_is_a_fork(close, monkeypatch):
 @pytest.mark.parametrize("domain", ["", "; Domain=127.0.0.1", "; Path=/; Max-Age=99"])
 def test_no_cookie_is_ever_sent_back(close, domain):
     cookie = ("Set-Cookie", f"account=one{domain}")
-    with RawServer(closed(headers=[cookie])) as server:
+    with RawServer(close_response(headers=[cookie])) as server:
         close(server.url, token="one-token-123456")
         close(server.url, token="two-token-123456")
     assert [call.headers["api-token"][:3] for call in server.calls] == ["one", "two"]
@@ -834,7 +845,7 @@ def test_a_call_through_a_proxy_is_answered_and_bounded(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
     with Proxy(ESTABLISHED) as proxy:
         through(proxy)
-        proxy.target = RawServer(closed(), drip_body, context=tls)
+        proxy.target = RawServer(close_response(), drip_body, context=tls)
         proxy.target.stopping = proxy.stopping
         assert close(f"{scheme}://127.0.0.1:1").summary == "Fine."
         with takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):

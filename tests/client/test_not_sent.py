@@ -13,7 +13,7 @@ import requests_mock
 import responses
 
 from osvi_django.exceptions import OSVINoAnswer, OSVINotConfigured, OSVIUnreachable
-from tests.wire import RawServer, closed
+from tests.helpers.raw_server import RawServer, close_response
 
 PATIENCE = 1.5  # seconds: a deadline of 0.5 and room for a busy machine
 
@@ -278,7 +278,7 @@ def test_answer_through_a_socks_proxy_is_bounded_by_the_deadline(close, socks, t
         call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n")
         call.drip(b"A" * 150)
 
-    socks(closed(), drip)
+    socks(close_response(), drip)
     assert close("https://127.0.0.1:7", deadline=5).summary == "Fine."
     with takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
         close("https://127.0.0.1:7", deadline=0.4)

@@ -19,11 +19,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from osvi_django.client import OSVIClient
-from tests.commands.conftest import database_url
-from tests.ports import free_port
-from tests.reporting import KeptMails
-from tests.waiting import until
-from tests.wire import RawServer, closed, envelope, http
+from tests.helpers.error_reports import RecordingEmailHandler
+from tests.helpers.processes import database_url, free_port
+from tests.helpers.raw_server import RawServer, close_body, close_response, http_response
+from tests.helpers.waiting import wait_until
 
 # Put together here, for reports quote the lines around a call as well.
 TOKEN, WORDS, CUSTOMER, SUMMARY = ("-".join(("canary", each)) for each in ("0", "1", "2", "3"))
@@ -32,7 +31,7 @@ CANARY = "canary-"
 
 def half_an_answer(call):
     """Send a part of the body, and nothing for long."""
-    call.send(http(envelope("s-1", summary=SUMMARY, more="." * 100))[:-60])
+    call.send(http_response(close_body("s-1", summary=SUMMARY, more="." * 100))[:-60])
     call.pause(20)
 
 
@@ -93,7 +92,7 @@ def served(url, events):
     command = [sys.executable, "-m", "gunicorn", *app, *options]
     with subprocess.Popen(command, env=environment) as process:
         try:
-            until(lambda: request(port, "GET", "/admin/login/"))
+            wait_until(lambda: request(port, "GET", "/admin/login/"))
             yield port
         finally:
             process.terminate()
@@ -117,7 +116,7 @@ def test_sentry_of_a_worker_killed_in_a_close_is_sent_no_words(tmp_path, mirrore
     session = mirrored(customer_id=CUSTOMER)
     with RawServer(half_an_answer) as server, served(server.url, events) as port:
         request(port, "POST", f"/api/osvi/sessions/{session.session_id}/close/")
-        until(lambda: events.exists() and "SystemExit" in events.read_text())
+        wait_until(lambda: events.exists() and "SystemExit" in events.read_text())
         assert server.calls[0].headers["api-token"] == TOKEN
     sent = events.read_text()
     assert '"type":"SystemExit"' in sent
@@ -133,7 +132,7 @@ def test_the_mailed_report_of_an_interrupted_call_has_no_words(settings):
         with pytest.raises(RuntimeError) as caught, interrupted(RuntimeError("unexpected")):
             client.inbound(agent_uuid="a", customer_id=CUSTOMER, content=WORDS)
         assert server.calls[0].headers["api-token"] == TOKEN
-    handler = KeptMails(include_html=True)
+    handler = RecordingEmailHandler(include_html=True)
     told = (caught.type, caught.value, caught.tb)
     handler.emit(logging.makeLogRecord({"levelno": logging.ERROR, "exc_info": told}))
     assert "_read_body" in handler.sent[1]
@@ -165,8 +164,8 @@ def spans(monkeypatch):
 
 
 def test_opentelemetry_of_calls_is_given_no_words(spans, make_client):
-    answered = http(envelope("s-1", reply=SUMMARY))
-    with RawServer(closed(summary=SUMMARY), answered, lambda call: call.reset()) as server:
+    answered = http_response(close_body("s-1", reply=SUMMARY))
+    with RawServer(close_response(summary=SUMMARY), answered, lambda call: call.reset()) as server:
         client = make_client(server.url, token=TOKEN)
         assert client.close_session("s-1", agent_uuid="a").summary == SUMMARY
         message = {"agent_uuid": "a", "customer_id": CUSTOMER, "content": WORDS}
@@ -186,7 +185,7 @@ def test_an_answer_that_a_hook_has_read_is_still_read(make_client):
     instrumentor = RequestsInstrumentor()
     instrumentor.instrument(response_hook=lambda span, request, response: response.text)
     try:
-        with RawServer(closed(summary=SUMMARY)) as server:
+        with RawServer(close_response(summary=SUMMARY)) as server:
             client = make_client(server.url, token=TOKEN)
             assert client.close_session("s-1", agent_uuid="a").summary == SUMMARY
     finally:
@@ -195,7 +194,7 @@ def test_an_answer_that_a_hook_has_read_is_still_read(make_client):
 
 def test_documented_filters_leave_no_customer(tmp_path):
     events = tmp_path / "events"
-    with RawServer(http(envelope("s-1")), lambda call: call.reset()) as server:
+    with RawServer(http_response(close_body("s-1")), lambda call: call.reset()) as server:
         environment = {
             **{key: value for key, value in os.environ.items() if "DJANGO" not in key},
             "CANARY_B": CUSTOMER,

@@ -21,7 +21,7 @@ from osvi_django.exceptions import (
     OSVIUnreachable,
 )
 from osvi_django.testing import Drop, Hang, Junk, Redirect, Status
-from tests.wire import RawServer, http
+from tests.helpers.raw_server import RawServer, http_response
 
 
 @pytest.fixture
@@ -159,13 +159,13 @@ def test_headers_that_quote_it_and_cannot_be_parsed_are_not_logged(token, fails)
 )
 def test_a_body_that_quotes_it_is_scrubbed_however_it_is_written(make_client, token, quote):
     body = b'{"success": false, "error": %s, "more": %s}' % (quote.encode(), quote.encode())
-    with RawServer(http(body, status=422)) as server:
+    with RawServer(http_response(body, status=422)) as server:
         answer = make_client(server.url, token=token).send_close("s-1", agent_uuid="agent_1")
     assert answer.body == b'{"success": false, "error": "[API token]", "more": "[API token]"}'
 
 
 def test_only_the_token_itself_is_scrubbed(make_client):
-    with RawServer(http(b"axcxexgxixkxmxox short")) as server:
+    with RawServer(http_response(b"axcxexgxixkxmxox short")) as server:
         client = make_client(server.url, token="a.c.e.g.i.k.m.o.")
         assert client.send_close("s-1", agent_uuid="x").body == b"axcxexgxixkxmxox short"
         client = make_client(server.url, token="short")  # too short to tell from innocent words
@@ -174,7 +174,7 @@ def test_only_the_token_itself_is_scrubbed(make_client):
 
 def test_the_cut_of_a_long_body_leaves_no_part_of_it(make_client, token):
     body = (b" " * (MAX_BODY - 9) + token.encode()).ljust(MAX_BODY + 200_000)
-    with RawServer(http(body)) as server:
+    with RawServer(http_response(body)) as server:
         client = make_client(server.url, token=token, deadline=5)
         answer = client.send_close("s-1", agent_uuid="agent_1")
     assert answer.truncated
@@ -182,10 +182,10 @@ def test_the_cut_of_a_long_body_leaves_no_part_of_it(make_client, token):
 
 
 def test_a_body_full_of_it_stays_below_the_cap(make_client):
-    with RawServer(http(b"8 chars!" * 200_000)) as server:
+    with RawServer(http_response(b"8 chars!" * 200_000)) as server:
         client = make_client(server.url, token="8_chars!", deadline=5)
         assert len(client.send_close("s-1", agent_uuid="x").body) == 1_600_000
-    with RawServer(http(b"8_chars!" * 200_000)) as server:
+    with RawServer(http_response(b"8_chars!" * 200_000)) as server:
         client = make_client(server.url, token="8_chars!", deadline=5)
         assert len(client.send_close("s-1", agent_uuid="x").body) == MAX_BODY
 

@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from importlib import reload
 from io import StringIO
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
 
 from osvi_django.management import progress
-from tests.mirroring import mirror
+from tests.helpers.processes import database_url
+from tests.helpers.sandbox import mirror
 
 MANAGE = Path(__file__).resolve().parents[2] / "manage.py"
 
@@ -133,14 +132,3 @@ def kill_at_the_fifth_close(number):
         return 0.1
 
     return latency
-
-
-def database_url():
-    """The suite's database, for another process."""
-    where = connection.settings_dict
-    engine = where["ENGINE"].rpartition(".")[2]
-    if engine == "sqlite3":
-        return f"sqlite:///{where['NAME']}"
-    who = ":".join(quote(where[name]) for name in ("USER", "PASSWORD") if where[name])
-    port = f":{where['PORT']}" if where["PORT"] else ""
-    return f"{engine}://{who}@{where['HOST']}{port}/{where['NAME']}"

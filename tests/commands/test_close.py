@@ -25,9 +25,9 @@ from osvi_django.testing.factories import (
     ClosedSessionFactory,
 )
 from tests.commands.conftest import Terminal, kill_at_the_fifth_close, was_said
-from tests.mirroring import SUMMARY
-from tests.moments import stored
-from tests.outside import noticed, refused
+from tests.helpers.database import call_after_queries, raise_on_queries
+from tests.helpers.datetimes import db_datetime
+from tests.helpers.sandbox import SUMMARY
 
 pytestmark = pytest.mark.django_db
 
@@ -142,7 +142,7 @@ class TestClosing:
     @pytest.mark.parametrize("error", [OperationalError, InterfaceError])
     def test_so_does_a_database_that_is_away(self, call, chats, error):
         chats(1)
-        with refused(lambda _sql, params: "running" in params, error("gone")):
+        with raise_on_queries(lambda _sql, params: "running" in params, error("gone")):
             said = call("osvi_close", "--status", "active")
         job = CloseJob.objects.get()
         assert (said.code, job.status) == (75, "queued")
@@ -243,13 +243,13 @@ class TestSelecting:
     )
     def test_by_when_it_began_here_or_elsewhere(self, selected, settings, text, ago):
         settings.TIME_ZONE = "Europe/Berlin"  # an hour ahead of UTC in January
-        moment = stored("2026-01-31T00:00:00Z") + ago
+        moment = db_datetime("2026-01-31T00:00:00Z") + ago
         ChatSessionFactory(started_at=moment)
         before = ChatSessionFactory(started_at=moment - timedelta(seconds=1))
         assert selected("--started-before", text) == {before.session_id}
 
     def test_all_of_it_must_be_so(self, selected):
-        old = {"started_at": stored("2026-01-01T00:00:00Z")}
+        old = {"started_at": db_datetime("2026-01-01T00:00:00Z")}
         wanted = ChatSessionFactory(customer_id="+49", **old)
         ChatSessionFactory(**old)
         ChatSessionFactory(customer_id="+49")
@@ -423,7 +423,7 @@ class TestSignals:
             os.kill(os.getpid(), signal.SIGINT)
             seen.append(was_said(err, "Stopping"))
 
-        with noticed(lambda _sql, params: "completed" in params, stop):
+        with call_after_queries(lambda _sql, params: "completed" in params, stop):
             assert call("osvi_close", "--status", "active", stderr=err).code == 0
         assert seen == [True]
 

@@ -15,9 +15,8 @@ from osvi_django.services.closing import require_closable
 from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.services.recovery import recover_session
 from osvi_django.services.starting import start_session
-from tests.mirroring import SUMMARY
-from tests.outside import Meanwhile
-from tests.waiting import until
+from tests.helpers.sandbox import SUMMARY, CallThenAnswer
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -74,7 +73,7 @@ def test_a_session_whose_process_was_killed_is_free_soon_whatever_the_deadline(
     (session,) = chats(1)
     osvi_sandbox.latency = 60
     with manage("shell", "-c", CLOSE) as process:
-        until(lambda: osvi_sandbox.requests)
+        wait_until(lambda: osvi_sandbox.requests)
         time.sleep(1.5 * LEASE_TIMEOUT)
         with pytest.raises(CloseInProgress):  # while it lives
             recover_session(session)
@@ -90,7 +89,7 @@ def test_a_job_whose_process_was_killed_is_taken_up_by_another(manage, chats, os
     job = create_close_job(ChatSession.objects.all())
     osvi_sandbox.latency = 60
     with manage("shell", "-c", WORK) as process:
-        until(lambda: len(osvi_sandbox.requests) >= 16)
+        wait_until(lambda: len(osvi_sandbox.requests) >= 16)
         process.send_signal(signal.SIGKILL)
         process.wait()
     osvi_sandbox.latency = 0
@@ -106,9 +105,9 @@ def test_a_start_whose_process_was_killed_stands_in_the_way_of_no_other_for_long
     manage, osvi_sandbox
 ):
     killed, asked = threading.Event(), {"agent_uuid": "agent_1", "customer_id": "+1555"}
-    osvi_sandbox.script(None, Meanwhile(lambda: killed.wait(20)))
+    osvi_sandbox.script(None, CallThenAnswer(lambda: killed.wait(20)))
     with manage("shell", "-c", START.format(**asked)) as process:
-        until(lambda: osvi_sandbox.requests)
+        wait_until(lambda: osvi_sandbox.requests)
         time.sleep(1.5 * LEASE_TIMEOUT)
         with pytest.raises(AlreadyOpen, match="is being started,"):  # while it lives
             start_session(**asked)
@@ -116,7 +115,7 @@ def test_a_start_whose_process_was_killed_stands_in_the_way_of_no_other_for_long
         process.wait()
     killed.set()
     began = time.monotonic()
-    until(lambda: is_started(**asked))
+    wait_until(lambda: is_started(**asked))
     assert time.monotonic() - began < 2 * LEASE_TIMEOUT
     assert not StartLock.objects.exists()
 
@@ -135,7 +134,7 @@ class Stopped:
         self.process = None
 
     def __call__(self, _chat):
-        until(lambda: self.process is not None)
+        wait_until(lambda: self.process is not None)
         self.process.send_signal(signal.SIGSTOP)
         return 0
 
@@ -145,7 +144,7 @@ def test_a_process_that_was_stopped_keeps_what_lies_in_its_sockets(manage, chats
     osvi_sandbox.latency = stopped = Stopped()
     with manage("shell", "-c", CLOSE) as process:
         stopped.process = process
-        until(lambda: osvi_sandbox.requests)
+        wait_until(lambda: osvi_sandbox.requests)
         assert answered_as_soon_as(session) < 3 * LEASE_TIMEOUT
         process.send_signal(signal.SIGCONT)
         out, _err = process.communicate(timeout=60)
@@ -163,7 +162,7 @@ def test_a_process_that_was_stopped_overwrites_nothing_that_was_settled(
     osvi_sandbox.latency = stopped = Stopped()
     with manage("shell", "-c", CLOSE) as process:
         stopped.process = process
-        until(lambda: osvi_sandbox.requests)
+        wait_until(lambda: osvi_sandbox.requests)
         assert answered_as_soon_as(session) < 3 * LEASE_TIMEOUT
         osvi_sandbox.latency = 0
         assert close_again(session).summary.text == SUMMARY

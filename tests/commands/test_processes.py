@@ -12,8 +12,8 @@ import pytest
 from osvi_django.models import ChatSession, CloseJob
 from osvi_django.services.jobs import create_close_job
 from osvi_django.testing import Status
-from tests.outside import AtOnce
-from tests.waiting import until
+from tests.helpers.sandbox import ConcurrencyCounter
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -47,7 +47,7 @@ def closing(manage, osvi_sandbox, chats):
 
 def wait_for_a_close(process, osvi_sandbox):
     assert "0 of 40 done" in process.stdout.readline()
-    until(lambda: osvi_sandbox.requests)
+    wait_until(lambda: osvi_sandbox.requests)
 
 
 class TestExitCodes:
@@ -148,7 +148,7 @@ class TestSignals:
 
     def test_one_that_joins_shares_a_job_that_another_runs(self, manage, chats, osvi_sandbox):
         """A process has sixteen closes under way at the most, so that more are two processes."""
-        osvi_sandbox.latency = latency = AtOnce(0.5, number=17)
+        osvi_sandbox.latency = latency = ConcurrencyCounter(0.5, number=17)
         job = create_close_job(chats(120))
         with (
             manage("osvi_worker", "--join") as first,

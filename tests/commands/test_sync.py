@@ -20,7 +20,8 @@ from osvi_django.models import ChatSession, SupportAction
 from osvi_django.testing import Status
 from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
 from tests.commands.conftest import Terminal
-from tests.outside import Meanwhile, refused
+from tests.helpers.database import raise_on_queries
+from tests.helpers.sandbox import CallThenAnswer
 
 
 def run(*args):
@@ -90,8 +91,8 @@ class TestSync:
         settings.OSVI["default"]["CONCURRENCY"] = 1
         for _number in range(60):
             mirrored()
-        slow, kill = Meanwhile(lambda: time.sleep(0.02)), lambda: os.kill(os.getpid(), number)
-        osvi_sandbox.script(None, *[slow] * 4, Meanwhile(kill), *[slow] * 55)
+        slow, kill = CallThenAnswer(lambda: time.sleep(0.02)), lambda: os.kill(os.getpid(), number)
+        osvi_sandbox.script(None, *[slow] * 4, CallThenAnswer(kill), *[slow] * 55)
         before = signal.getsignal(number)
         out, err, code = run("osvi_sync", "--open")
         assert code == 130
@@ -117,7 +118,7 @@ class TestSync:
 
     @pytest.mark.parametrize("error", [OperationalError, InterfaceError])
     def test_a_database_that_is_away_is_said(self, osvi_sandbox, error):
-        with refused(lambda *_query: True, error("a secret")):
+        with raise_on_queries(lambda *_query: True, error("a secret")):
             said = run("osvi_sync", "--open")
         assert said == ("", f"The database is unavailable: {error.__name__}", 1)
 
@@ -166,14 +167,14 @@ class TestProgress:
         assert re.search(r" 33%\|.* 1/3 .*failed=1\]\ndefault: OSVI refused", said.err)
 
     def test_lines_elsewhere(self, call, osvi_sandbox, let_time_pass):
-        osvi_sandbox.script(None, *[Meanwhile(lambda: let_time_pass(6))] * 3)
+        osvi_sandbox.script(None, *[CallThenAnswer(lambda: let_time_pass(6))] * 3)
         said = call("osvi_sync", "--open")
         [line] = said.err.splitlines()
         assert re.match(r"[123] of 3 customers looked up, 0 failed, [012] left; 0 sessions", line)
 
     @pytest.mark.usefixtures("without_tqdm")
     def test_lines_where_tqdm_is_not_installed(self, call, osvi_sandbox, let_time_pass):
-        osvi_sandbox.script(None, Meanwhile(lambda: let_time_pass(11)))
+        osvi_sandbox.script(None, CallThenAnswer(lambda: let_time_pass(11)))
         said = call("osvi_sync", "--open", stderr=Terminal())
         assert "of 3 customers looked up" in said.err
         assert "/3" not in said.err

@@ -16,7 +16,7 @@ from osvi_django.services.jobs import create_close_job
 from osvi_django.signals import session_closed
 from osvi_django.testing import Status
 from tests.commands.conftest import kill_at_the_fifth_close
-from tests.outside import noticed, refused
+from tests.helpers.database import call_after_queries, raise_on_queries
 
 pytestmark = pytest.mark.django_db
 
@@ -56,7 +56,7 @@ def stop():
 
 def stopped_at_the_end():
     """A signal comes as soon as a job is finished."""
-    return noticed(lambda _sql, params: "completed" in params, stop)
+    return call_after_queries(lambda _sql, params: "completed" in params, stop)
 
 
 class TestOnce:
@@ -111,7 +111,7 @@ class TestOnce:
     @pytest.mark.django_db(transaction=True)
     def test_one_bad_job_does_not_stop_the_others(self, call, job_of, caplog, error):
         bad, good = job_of(), job_of()
-        with refused(begins(bad), error("a customer's words")):
+        with raise_on_queries(begins(bad), error("a customer's words")):
             said = call("osvi_worker")
         assert (said.code, said.error) == (1, "1 failed. See the log for details.")
         assert said.err == f"Close job {bad.pk}: failed ({error.__name__})\n"
@@ -120,7 +120,7 @@ class TestOnce:
 
     @pytest.mark.django_db(transaction=True)
     def test_without_the_database_it_ends(self, call, job_of):
-        gone = refused(begins(job_of()), OperationalError("gone"))
+        gone = raise_on_queries(begins(job_of()), OperationalError("gone"))
         with gone, pytest.raises(OperationalError):
             call("osvi_worker")
 
@@ -152,7 +152,9 @@ class TestWatch:
             if len(looks) == 4:
                 stop()
 
-        with noticed(lambda sql, params: sql.startswith("SELECT") and "queued" in params, look):
+        with call_after_queries(
+            lambda sql, params: sql.startswith("SELECT") and "queued" in params, look
+        ):
             said = call("osvi_worker", watch=0.05)
         assert said.code == 0
         assert (
@@ -163,7 +165,7 @@ class TestWatch:
 
     def test_it_outlives_a_database_that_is_away(self, call, job_of):
         job = job_of()
-        with stopped_at_the_end(), refused(begins(job, times=2), OperationalError("gone")):
+        with stopped_at_the_end(), raise_on_queries(begins(job, times=2), OperationalError("gone")):
             said = call("osvi_worker", watch=0.05)
         assert said.code == 0
         assert said.err.startswith("The database is unavailable: OperationalError\n" * 2)
@@ -171,7 +173,7 @@ class TestWatch:
 
     def test_one_that_failed_is_tried_again_next_time(self, call, job_of):
         job = job_of()
-        with stopped_at_the_end(), refused(begins(job, times=1), ValueError("bug")):
+        with stopped_at_the_end(), raise_on_queries(begins(job, times=1), ValueError("bug")):
             said = call("osvi_worker", watch=0.05)
         assert said.err.startswith(f"Close job {job.pk}: failed (ValueError)\n")
         assert f"Close job {job.pk}: completed" in said.out

@@ -9,8 +9,8 @@ import pytest
 from osvi_django import executors
 from osvi_django.models import CloseJob
 from osvi_django.services.jobs import create_close_job, runner
-from tests.mirroring import mirror
-from tests.waiting import PATIENCE
+from tests.helpers.sandbox import mirror
+from tests.helpers.waiting import TIMEOUT
 
 
 def job_threads():
@@ -47,7 +47,7 @@ def run_through():
     def _run_through(job):
         executors.thread(str(job.uuid))
         for each in job_threads():
-            each.join(PATIENCE)
+            each.join(TIMEOUT)
         return CloseJob.objects.get(pk=job.pk)
 
     return _run_through

@@ -17,7 +17,7 @@ from osvi_django.models import ChatSession, CloseJob, SessionSummary
 from osvi_django.services.jobs import create_close_job, run_close_job, runner
 from osvi_django.signals import session_closed
 from osvi_django.testing import Drop
-from tests.waiting import until
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -142,8 +142,8 @@ def test_context_variables_of_each_asker_are_those_of_its_job(mirrored, settings
         askers[session.pk] = name
         create_close_job([session])
         ASKER.reset(set_back)
-    until(all_are_finished)
-    until(lambda: SessionSummary.objects.count() == 3)
+    wait_until(all_are_finished)
+    wait_until(lambda: SessionSummary.objects.count() == 3)
     texts = dict(SessionSummary.objects.values_list("session", "text"))
     assert texts == {key: f"Written for {name} at public." for key, name in askers.items()}
     assert sorted(tokens) == sorted(asker for _id, _at, asker in heard) == ["ann", "bob", "cid"]
@@ -162,8 +162,8 @@ def test_every_thread_that_asks_the_database_has_entered_the_hook(
             tenants |= {each.session_id: name for each in sessions}
             heard.clear()
             create_close_job(sessions)
-    until(all_are_finished)
-    until(lambda: SessionSummary.objects.count() == 6)
+    wait_until(all_are_finished)
+    wait_until(lambda: SessionSummary.objects.count() == 6)
     assert {"runner", "writer", "rescuer"} <= queries.keys()  # a heartbeat, too, if it takes long
     for seen in queries.values():
         assert set(seen) <= {"red", "blue"}
@@ -198,7 +198,7 @@ def test_a_context_that_cannot_be_entered_has_nothing_sent(
 ):
     settings.OSVI_THREAD_CONTEXT = f"{__name__}.not_to_be_entered"
     job = create_close_job([mirrored()])
-    until(lambda: f"close job {job.uuid} failed in this process: RuntimeError" in caplog.text)
+    wait_until(lambda: f"close job {job.uuid} failed in this process: RuntimeError" in caplog.text)
     assert run_close_job(job.uuid).paused_by == "not_configured"
     assert ChatSession.objects.get().status == "active"
     assert osvi_sandbox.requests == []
@@ -207,7 +207,7 @@ def test_a_context_that_cannot_be_entered_has_nothing_sent(
 def test_a_context_that_cannot_be_left_costs_no_answer(mirrored, settings):
     settings.OSVI_THREAD_CONTEXT = f"{__name__}.not_to_be_left"
     job = create_close_job([mirrored(), mirrored()])
-    until(all_are_finished)
+    wait_until(all_are_finished)
     assert CloseJob.objects.get(pk=job.pk).succeeded == SessionSummary.objects.count() == 2
 
 
@@ -303,8 +303,8 @@ def test_tenants_with_schemas_of_their_own_have_their_own_jobs_run(
                 assert started.pk == never_started.pk
         for name in names:
             with schema(name):
-                until(lambda: CloseJob.objects.filter(status="completed").count() == 1)
-                until(lambda: SessionSummary.objects.count() == 3)
+                wait_until(lambda: CloseJob.objects.filter(status="completed").count() == 1)
+                wait_until(lambda: SessionSummary.objects.count() == 3)
                 assert {each.status for each in ChatSession.objects.all()} == {"closed"}
         never_started.refresh_from_db()
         assert (never_started.status, never_started.started_at) == ("queued", None)

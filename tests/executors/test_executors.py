@@ -22,8 +22,8 @@ from osvi_django.exceptions import OSVINotConfigured
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob, SessionSummary
 from osvi_django.services.jobs import cancel_close_job, create_close_job, runner
 from tests.executors.conftest import job_threads
-from tests.outside import refused
-from tests.waiting import PATIENCE, until
+from tests.helpers.database import raise_on_queries
+from tests.helpers.waiting import TIMEOUT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "sandbox-token-16, and what the customer said"
@@ -65,7 +65,7 @@ class TestThread:
 
     def test_it_is_what_a_new_job_is_told_to(self, osvi_sandbox, transactional_db, mirrored):
         job = create_close_job([mirrored()])
-        until(lambda: CloseJob.objects.get(pk=job.pk).is_finished)
+        wait_until(lambda: CloseJob.objects.get(pk=job.pk).is_finished)
         assert stored() == 1
 
     def test_nobody_waits_for_it(self, job_of, osvi_sandbox):
@@ -128,7 +128,7 @@ class TestThread:
     def test_a_job_that_is_not_there_is_logged(self, transactional_db, run_through, caplog):
         executors.thread(UNKNOWN)
         for each in job_threads():
-            each.join(PATIENCE)
+            each.join(TIMEOUT)
         assert f"close job {UNKNOWN} failed" in caplog.text
 
     def test_a_finished_job_and_a_draft_are_left_alone(self, job_of, run_through, osvi_sandbox):
@@ -175,7 +175,7 @@ def test_a_process_that_exits_stores_what_is_under_way(job_of, osvi_sandbox, set
         },
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert (process.returncode, process.stderr) == (0, "")
     job.refresh_from_db()
@@ -233,7 +233,9 @@ class TestTurns:
     def test_no_timer_is_left(self, job_of):
         for until_done in (False, True):
             executors.run_for(str(job_of(1).uuid), until_done=until_done)
-        until(lambda: not any(isinstance(each, threading.Timer) for each in threading.enumerate()))
+        wait_until(
+            lambda: not any(isinstance(each, threading.Timer) for each in threading.enumerate())
+        )
 
     def test_a_pause_is_told(self, job_of, osvi_sandbox):
         osvi_sandbox.token = "another"
@@ -244,13 +246,13 @@ class TestTurns:
 
     def test_a_database_that_is_away_is_looked_for_later(self, job_of):
         job = job_of(1)
-        with refused(lambda *_query: True, OperationalError()):
+        with raise_on_queries(lambda *_query: True, OperationalError()):
             assert executors.run_for(str(job.uuid)) == runner.DATABASE_AWAY
 
     def test_what_it_raises_says_no_more_than_its_kind(self, job_of, caplog):
         job = job_of(1)
         with (
-            refused(lambda *_query: True, ValueError(SECRET)),
+            raise_on_queries(lambda *_query: True, ValueError(SECRET)),
             pytest.raises(executors.JobFailed) as caught,
         ):
             executors.run_for(str(job.uuid))

@@ -19,9 +19,8 @@ from osvi_django.models import ChatSession, CloseJob, SessionSummary
 from osvi_django.services.jobs import cancel_close_job, create_close_job, runner
 from osvi_django.testing import Drop, Status
 from tests.executors.conftest import job_threads
-from tests.mirroring import mirror
-from tests.outside import AtOnce
-from tests.waiting import until
+from tests.helpers.sandbox import ConcurrencyCounter, mirror
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -82,12 +81,12 @@ def api(transactional_db, api):
 class TestManyAtOnce:
     def test_sixty_async_closes_share_threads_and_connections(self, osvi_sandbox, settings, api):
         settings.OSVI["default"]["CONCURRENCY"] = 8
-        osvi_sandbox.latency = latency = AtOnce(0.3, number=6)
+        osvi_sandbox.latency = latency = ConcurrencyCounter(0.3, number=6)
         sessions = [mirror(osvi_sandbox) for _number in range(60)]
         with Watch() as watch:
             for session in sessions:
                 close_async(api, session)
-            until(all_are_finished)
+            wait_until(all_are_finished)
         assert SessionSummary.objects.count() == 60
         assert {osvi_sandbox.close_requests(each.session_id) for each in sessions} == {1}
         assert 6 <= latency.most <= 8
@@ -99,14 +98,14 @@ class TestManyAtOnce:
         osvi_sandbox.latency = 0.1
         large = job_of(160)
         executors.thread(str(large.uuid))
-        until(lambda: osvi_sandbox.requests)
+        wait_until(lambda: osvi_sandbox.requests)
         session = mirror(osvi_sandbox)
         close_async(api, session)
         small = CloseJob.objects.latest("pk")
-        until(lambda: CloseJob.objects.get(pk=small.pk).is_finished)
+        wait_until(lambda: CloseJob.objects.get(pk=small.pk).is_finished)
         large.refresh_from_db()
         assert large.done < 120
-        until(all_are_finished)
+        wait_until(all_are_finished)
         assert SessionSummary.objects.count() == 161
 
     def test_jobs_of_two_accounts_wait_for_none_of_the_other(
@@ -114,22 +113,22 @@ class TestManyAtOnce:
     ):
         settings.OSVI["other"] = {**settings.OSVI["default"], "CONCURRENCY": 2}
         settings.OSVI["default"]["CONCURRENCY"] = 1
-        osvi_sandbox.latency = latency = AtOnce(0.4, number=2)
+        osvi_sandbox.latency = latency = ConcurrencyCounter(0.4, number=2)
         first, second = mirrored(), mirrored()
         type(second.agent).objects.filter(pk=second.agent_id).update(account="other")
         for session in (first, second):
             create_close_job([session])
-        until(all_are_finished)
+        wait_until(all_are_finished)
         assert latency.most == 2
 
     def test_more_jobs_than_run_at_once_wait_for_their_turn(
         self, osvi_sandbox, mirrored, monkeypatch
     ):
         monkeypatch.setattr(runner, "MAX_JOBS", 2)
-        osvi_sandbox.latency = latency = AtOnce(0.1, number=2)
+        osvi_sandbox.latency = latency = ConcurrencyCounter(0.1, number=2)
         for _number in range(6):
             create_close_job([mirrored()])
-        until(all_are_finished)
+        wait_until(all_are_finished)
         assert latency.most == 2
 
     def test_sessions_of_dead_processes_take_few_connections(
@@ -141,7 +140,7 @@ class TestManyAtOnce:
         with Watch() as watch:
             for session in sessions:
                 create_close_job([session])
-            until(all_are_finished)
+            wait_until(all_are_finished)
         assert SessionSummary.objects.count() == 12
         assert watch.most_connections <= 3
 
@@ -150,7 +149,7 @@ class TestManyAtOnce:
         with Watch() as watch:
             for _number in range(12):
                 create_close_job([mirrored(summary=None)])
-            until(lambda: SessionSummary.objects.count() == 12)
+            wait_until(lambda: SessionSummary.objects.count() == 12)
         assert watch.most_connections <= 3
 
     def test_a_job_that_is_cancelled_begins_nothing_more(self, job_of, osvi_sandbox, settings):
@@ -159,9 +158,9 @@ class TestManyAtOnce:
         large, other = job_of(30), job_of(4)
         for job in (large, other):
             executors.thread(str(job.uuid))
-        until(lambda: len(osvi_sandbox.requests) >= 2)
+        wait_until(lambda: len(osvi_sandbox.requests) >= 2)
         cancel_close_job(large)
-        until(all_are_finished)
+        wait_until(all_are_finished)
         large.refresh_from_db()
         other.refresh_from_db()
         assert (large.status, other.status, other.succeeded) == ("cancelled", "completed", 4)
@@ -180,7 +179,7 @@ class TestTrouble:
         good = job_of(3)
         executors.thread(str(good.uuid))
         executors.thread(UNKNOWN)
-        until(all_are_finished)
+        wait_until(all_are_finished)
         assert f"close job {UNKNOWN} failed in this process: InvalidInput" in caplog.text
         assert SessionSummary.objects.count() == 3
 
@@ -197,18 +196,18 @@ class TestTrouble:
             paused.update(CloseJob.objects.filter(status="paused").values_list("pk", flat=True))
             return len(paused) == 5
 
-        until(each_was_paused)
+        wait_until(each_was_paused)
         osvi_sandbox.start()
-        until(all_are_finished)
+        wait_until(all_are_finished)
         assert SessionSummary.objects.count() == 5
 
     def test_in_a_pause_no_thread_that_sends_and_no_connection_is_left(self, mirrored, settings):
         settings.OSVI["default"]["API_TOKEN"] = "not-the-token-16"
         with Watch() as watch:
             create_close_job([mirrored()])
-            until(lambda: CloseJob.objects.filter(status="paused").exists())
-            until(lambda: not call_threads())
-            until(lambda: not [each for each in watch.opened if each.connection is not None])
+            wait_until(lambda: CloseJob.objects.filter(status="paused").exists())
+            wait_until(lambda: not call_threads())
+            wait_until(lambda: not [each for each in watch.opened if each.connection is not None])
         assert len(job_threads()) == 1
 
     def test_a_database_that_goes_away_in_the_middle_is_waited_for(
@@ -244,7 +243,7 @@ class TestTrouble:
         try:
             for job in jobs:
                 executors.thread(str(job.uuid))
-            until(all_are_finished, seconds=60)  # an in-memory database renews no lease
+            wait_until(all_are_finished, seconds=60)  # an in-memory database renews no lease
         finally:
             connection_created.disconnect(note)
         assert SessionSummary.objects.count() == 12
@@ -256,7 +255,7 @@ class TestTrouble:
         jobs = [job_of(40) for _number in range(3)]
         for job in jobs:
             executors.thread(str(job.uuid))
-        until(lambda: osvi_sandbox.requests)
+        wait_until(lambda: osvi_sandbox.requests)
         runner.stop()
         assert not job_threads()
         assert not ChatSession.objects.filter(status__in=("closing", "unconfirmed")).exists()
@@ -265,13 +264,13 @@ class TestTrouble:
         osvi_sandbox.latency = 0
         for job in jobs:
             executors.thread(str(job.uuid))
-        until(all_are_finished)
+        wait_until(all_are_finished)
         assert SessionSummary.objects.count() == 120
 
     def test_a_job_that_comes_as_the_runner_ends_is_run(self, mirrored):
         for _number in range(20):
             create_close_job([mirrored()])
-            until(all_are_finished)
+            wait_until(all_are_finished)
             time.sleep(0.01 * (_number % 3))
         assert SessionSummary.objects.count() == 20
 
@@ -280,10 +279,10 @@ class TestTrouble:
         job = job_of(2)
         for _number in range(3):
             executors.thread(str(job.uuid))
-        until(lambda: osvi_sandbox.requests)
+        wait_until(lambda: osvi_sandbox.requests)
         executors.thread(str(job.uuid))
-        until(all_are_finished)
-        until(lambda: not job_threads())
+        wait_until(all_are_finished)
+        wait_until(lambda: not job_threads())
         assert len(osvi_sandbox.requests) == 2
 
     def test_without_threads_a_job_waits_in_the_table(self, mirrored, monkeypatch, caplog):
@@ -295,13 +294,13 @@ class TestTrouble:
             job = create_close_job([mirrored()])
         assert f"close job {job.pk} could not be started, and waits" in caplog.text
         executors.thread(str(job.uuid))
-        until(all_are_finished)
+        wait_until(all_are_finished)
 
     def test_a_refused_session_ends_its_job_alone(self, mirrored, osvi_sandbox):
         refused, fine = mirrored(), mirrored()
         osvi_sandbox.script(refused.session_id, Status(403))
         jobs = [create_close_job([each]) for each in (refused, fine)]
-        until(all_are_finished)
+        wait_until(all_are_finished)
         statuses = [CloseJob.objects.get(pk=job.pk).status for job in jobs]
         assert statuses == ["completed_with_errors", "completed"]
 
@@ -389,7 +388,7 @@ def test_a_fork_has_a_runner_of_its_own(job_of):
     if not child:
         try:
             executors.thread(str(second.uuid))
-            until(lambda: CloseJob.objects.get(pk=second.pk).is_finished)
+            wait_until(lambda: CloseJob.objects.get(pk=second.pk).is_finished)
         finally:
             os._exit(FORKED)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == FORKED

@@ -14,7 +14,7 @@ from osvi_django import executors, tasks
 from osvi_django.models import CloseJob
 from osvi_django.services.jobs import create_close_job
 from tests.executors.queues import PACKAGE, backend
-from tests.outside import refused
+from tests.helpers.database import raise_on_queries
 
 SECRET = "sandbox-token-16, and what the customer said"
 
@@ -71,7 +71,7 @@ class TestAtOnce:
 
     def test_nothing_that_was_said_is_kept(self, job_of):
         job = job_of(1)
-        with refused(lambda _sql, params: "running" in params, ValueError(SECRET)):
+        with raise_on_queries(lambda _sql, params: "running" in params, ValueError(SECRET)):
             [error] = tasks.close_sessions.enqueue(str(job.uuid)).errors
         assert f"JobFailed: Close job {job.uuid} failed with ValueError" in error.traceback
         assert SECRET not in error.traceback

@@ -7,7 +7,7 @@ import pytest
 from osvi_django.models import ChatSession
 from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.testing.factories import ChatAgentFactory
-from tests.mirroring import mirror
+from tests.helpers.sandbox import mirror
 
 
 @pytest.fixture

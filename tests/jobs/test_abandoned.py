@@ -12,7 +12,7 @@ from osvi_django.client import OSVIClient, throttle
 from osvi_django.models import ChatSession, SessionSummary
 from osvi_django.services.jobs import create_close_job, rescuer, run_close_job, worker
 from osvi_django.testing import Drop, Status
-from tests.outside import AtOnce
+from tests.helpers.sandbox import ConcurrencyCounter
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -31,7 +31,7 @@ def test_as_many_as_the_account_may_have_under_way(
     in_doubt, close_all, outcomes, osvi_sandbox, settings
 ):
     settings.OSVI["default"]["CONCURRENCY"] = 4
-    osvi_sandbox.latency = latency = AtOnce(0.3, number=4)
+    osvi_sandbox.latency = latency = ConcurrencyCounter(0.3, number=4)
     sessions = in_doubt(10)
     job = close_all()
     assert set(outcomes(job).values()) == {"closed"}

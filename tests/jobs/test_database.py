@@ -15,7 +15,8 @@ from osvi_django.database import DatabaseNow
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob, CloseJobItem, SessionSummary
 from osvi_django.services.jobs import create_close_job, progress_of, run_close_job
 from osvi_django.testing import Status
-from tests.outside import Meanwhile, refused
+from tests.helpers.database import raise_on_queries
+from tests.helpers.sandbox import CallThenAnswer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -147,7 +148,7 @@ def go_away(request):
     def is_refused(sql, _params):
         return is_away.is_set() and ANSWERS[0] in sql
 
-    with refused(is_refused, request.param("away")):
+    with raise_on_queries(is_refused, request.param("away")):
         yield go
     back.join()
 
@@ -169,7 +170,7 @@ def test_it_is_away_when_osvi_has_said_that_nothing_is_open(chats, osvi_sandbox,
     (session,) = chats(1)
     osvi_sandbox.sessions[session.session_id].status = "closed"
     osvi_sandbox.script(session.session_id, Status(409))
-    osvi_sandbox.script(None, Meanwhile(go_away))
+    osvi_sandbox.script(None, CallThenAnswer(go_away))
     job = run_patiently(create_close_job([session], start=False))
     session.refresh_from_db()
     assert (job.status, job.succeeded, session.status) == ("completed", 1, "closed")

@@ -26,7 +26,7 @@ from osvi_django.services.jobs import (
 )
 from osvi_django.services.permissions import visible_jobs
 from osvi_django.testing import Drop, Status
-from tests.waiting import until
+from tests.helpers.waiting import wait_until
 
 TOLD = []
 
@@ -90,7 +90,7 @@ class TestCancelling:
         job = create_close_job(ChatSession.objects.all(), start=False)
 
         def cancel():
-            until(lambda: len(osvi_sandbox.requests) == 8)
+            wait_until(lambda: len(osvi_sandbox.requests) == 8)
             cancel_elsewhere(job)
             cancelled.set()
 
@@ -270,7 +270,7 @@ class TestTogether:
         osvi_sandbox.latency = lambda chat: 1.5 if chat.id == first.session_id else 0
         thread = threading.Thread(target=close_elsewhere, args=[first])
         thread.start()
-        until(ChatSession.objects.filter(status="closing").exists)
+        wait_until(ChatSession.objects.filter(status="closing").exists)
         job = create_close_job(ChatSession.objects.all(), start=False)
         job = run_close_job(job.pk)
         thread.join()

@@ -17,7 +17,7 @@ from osvi_django.services.jobs import create_close_job, run_close_job, runner
 from osvi_django.services.mirroring.sync import sync_open
 from osvi_django.services.recovery import recover_all
 from osvi_django.testing import Drip, Drop, Status
-from tests.outside import refused
+from tests.helpers.database import raise_on_queries
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -110,7 +110,9 @@ def test_a_database_that_stays_away_ends_a_job(chats, monkeypatch):
     job = create_close_job(ChatSession.objects.all(), start=False)
     items = "osvi_django_closejobitem"
     with (
-        refused(lambda sql, _params: sql.startswith("UPDATE") and items in sql, OperationalError()),
+        raise_on_queries(
+            lambda sql, _params: sql.startswith("UPDATE") and items in sql, OperationalError()
+        ),
         pytest.raises(OperationalError),
     ):
         run_close_job(job.pk)

@@ -20,7 +20,8 @@ from osvi_django.testing.factories import (
     ChatSessionFactory,
     CloseAttemptFactory,
 )
-from tests.outside import Meanwhile, noticed, refused
+from tests.helpers.database import call_after_queries, raise_on_queries
+from tests.helpers.sandbox import CallThenAnswer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -140,9 +141,9 @@ def test_a_database_that_stays_away_ends_the_run(unconfirmed, osvi_sandbox):
     unconfirmed(Drop(after_closing=True))
     job = create_close_job(ChatSession.objects.all(), start=False)
     is_away = Event()
-    osvi_sandbox.script(None, Meanwhile(is_away.set))
+    osvi_sandbox.script(None, CallThenAnswer(is_away.set))
     with (
-        refused(lambda _sql, _params: is_away.is_set(), ProgrammingError("away")),
+        raise_on_queries(lambda _sql, _params: is_away.is_set(), ProgrammingError("away")),
         pytest.raises(ProgrammingError),
     ):
         run_close_job(job.pk)
@@ -161,7 +162,7 @@ def test_an_agent_that_becomes_another_ones_in_between_stops_no_job(chats, close
         moved.append(ChatSession.objects.filter(agent=agent).update(agent=heir))
         agent.delete()
 
-    with noticed(is_claim, move):
+    with call_after_queries(is_claim, move):
         job = close_all()
     assert moved == [3]
     assert job.is_finished
@@ -198,7 +199,7 @@ def test_a_bug_over_one_answer_leaves_that_to_recovery(chats, osvi_sandbox, capl
 
     osvi_sandbox.script(odd.session_id, Status(409))
     osvi_sandbox.sessions[odd.session_id].change(status="closed")
-    with refused(is_odd, ValueError("a bug of the host")):
+    with raise_on_queries(is_odd, ValueError("a bug of the host")):
         stop = Event()
         run_close_job(job.pk, stop=stop, on_progress=lambda job: job.done == 3 and stop.set())
     assert "waits for recovery" in caplog.text
@@ -219,7 +220,7 @@ def test_a_result_of_the_rescuer_that_cannot_be_stored_leaves_its_item_to_its_le
         failed.append(sql)
         return True
 
-    with refused(is_end, DataError("a secret")):
+    with raise_on_queries(is_end, DataError("a secret")):
         assert run_close_job(job.pk).succeeded == 1
     assert "cannot be stored: DataError" in caplog.text
     assert "a secret" not in caplog.text

@@ -12,7 +12,7 @@ from django.db import connection
 from osvi_django.models import ChatSession, SessionSummary
 from osvi_django.services.jobs import create_close_job, run_close_job, worker
 from osvi_django.testing import Drop, Status
-from tests.waiting import until
+from tests.helpers.waiting import wait_until
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ class TestBesideTheJob:
         closed, at_once = [], []
 
         def write(_session):
-            until(lambda: at_once.append(len(writers())) or max(at_once) == 4)
-            until(lambda: len(osvi_sandbox.requests) == 12)
+            wait_until(lambda: at_once.append(len(writers())) or max(at_once) == 4)
+            wait_until(lambda: len(osvi_sandbox.requests) == 12)
             closed.append(len(osvi_sandbox.requests))
             return "Ours."
 
@@ -146,7 +146,7 @@ class TestBesideTheJob:
         """Nor does a slow one keep OSVI from being asked about the next."""
         settings.OSVI["default"] |= {"CONCURRENCY": 1}
         open_ones = ChatSession.objects.exclude(status="closed")
-        use(lambda _session: until(lambda: not open_ones.exists(), seconds=5) or "Ours.")
+        use(lambda _session: wait_until(lambda: not open_ones.exists(), seconds=5) or "Ours.")
         for _number in range(3):
             unconfirmed(Drop(), summary=None)
         assert close_all().succeeded == 3

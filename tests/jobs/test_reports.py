@@ -9,15 +9,15 @@ import pytest
 from osvi_django.models import ChatSession, CloseJob, SessionSummary
 from osvi_django.services.jobs import create_close_job, run_close_job, runner
 from osvi_django.signals import session_closed
-from tests.reporting import (
+from tests.helpers.error_reports import (
     CUSTOMER,
     NOTE,
     SUMMARY,
+    ErrorRecorder,
     Interrupted,
-    Reporter,
-    of_each_interruption,
+    find_leaks_at_each_query,
 )
-from tests.waiting import until
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -36,7 +36,7 @@ def close(session):
 
 @pytest.mark.parametrize("error", [Interrupted, RuntimeError])
 def test_an_interrupted_job_shows_no_words(chat, error):
-    assert of_each_interruption(close, chat, error=error) == set()
+    assert find_leaks_at_each_query(close, chat, error=error) == set()
 
 
 def of_the_host(raised):
@@ -61,8 +61,8 @@ ENDS = {
 def test_a_job_in_which_a_callable_of_the_host_raises_shows_no_words(chat, settings, name, raised):
     session = chat(summary=None)
     settings.OSVI["default"][name] = of_the_host(raised)
-    reporter = Reporter()
-    with reporter.at_work():
+    reporter = ErrorRecorder()
+    with reporter.recording():
         close(session)
     assert reporter.leaks() == set()
     assert CloseJob.objects.get().status == ENDS[name, raised]
@@ -77,12 +77,12 @@ def test_the_exit_of_a_receiver_ends_its_job_and_no_other(chat, settings):
             sys.exit(3)
 
     session_closed.connect(leave)
-    reporter = Reporter()
+    reporter = ErrorRecorder()
     try:
-        with reporter.at_work():
+        with reporter.recording():
             for session in (first, second):
                 create_close_job(ChatSession.objects.filter(pk=session.pk), note=NOTE)
-            until(lambda: SessionSummary.objects.count() == 2)
+            wait_until(lambda: SessionSummary.objects.count() == 2)
             runner.stop()
     finally:
         session_closed.disconnect(leave)

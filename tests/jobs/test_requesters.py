@@ -23,7 +23,7 @@ from osvi_django.services.permissions import requester_of, visible_jobs
 from osvi_django.services.support import take_over
 from osvi_django.testing import Drop, Status
 from osvi_django.testing.factories import ChatAgentFactory
-from tests.callers import IDS, MayClose, ProxyOfGroup, Service, TokenUser
+from tests.helpers.callers import CALLER_IDS, GroupProxy, PermittedCaller, ServiceCaller, TokenUser
 
 
 def make_token_user(number):
@@ -35,7 +35,7 @@ def make_unsaved_user(number):
 
 
 def make_row_of_another_model(number):
-    return ProxyOfGroup.objects.create(pk=number, name="partners")
+    return GroupProxy.objects.create(pk=number, name="partners")
 
 
 def _user_model():
@@ -57,7 +57,7 @@ class TestSameNumberAsAUser:
     def test_job_of_the_user_is_not_seen_by_another_caller(self, chats, staff, make):
         job = create_close_job(chats(1), requested_by=staff, start=False)
         other = make(staff.pk)
-        other.has_perm = MayClose().has_perm
+        other.has_perm = PermittedCaller().has_perm
         assert list(visible_jobs(other)) == []
         with pytest.raises(NotAllowed):
             cancel_close_job(job, requested_by=other)
@@ -67,7 +67,7 @@ class TestSameNumberAsAUser:
         create_close_job(chats(1), requested_by=staff, start=False)
         staff.delete()
         other = make(number)
-        other.has_perm = MayClose().has_perm
+        other.has_perm = PermittedCaller().has_perm
         assert list(visible_jobs(other)) == []
 
     def test_job_is_run_for_another_caller_without_the_permissions_of_the_user(
@@ -84,8 +84,8 @@ class TestSameNumberAsAUser:
 
 
 class TestOwnJobs:
-    @pytest.mark.parametrize("number", IDS)
-    @pytest.mark.parametrize("kind", [TokenUser, Service])
+    @pytest.mark.parametrize("number", CALLER_IDS)
+    @pytest.mark.parametrize("kind", [TokenUser, ServiceCaller])
     def test_caller_with_any_id_sees_and_decides_about_its_own_job(self, chats, kind, number):
         caller = kind(number)
         chats(1)
@@ -95,7 +95,7 @@ class TestOwnJobs:
         assert cancel_close_job(job, requested_by=kind(number)).status == "cancelled"
 
     @pytest.mark.parametrize(
-        "other", ["SVC-1", "svc-1 ", "svc-2", "", None, AnonymousUser(), Service("svc-1")]
+        "other", ["SVC-1", "svc-1 ", "svc-2", "", None, AnonymousUser(), ServiceCaller("svc-1")]
     )
     def test_caller_of_another_name_or_class_does_not_see_it(self, chats, other):
         job = create_close_job(chats(1), requested_by=TokenUser("svc-1"), start=False)
@@ -142,7 +142,7 @@ class TestJournal:
         for row in (action, attempt):
             row.refresh_from_db()
             assert (row.requested_by, row.requester_key) == (None, "svc-1")
-            assert row.requester_model == "tests.callers.TokenUser"
+            assert row.requester_model == "tests.helpers.callers.TokenUser"
             assert row.requester == "TokenUser svc-1"
 
     def test_user_is_named_by_the_user_model_and_stays_named_when_deleted(self, mirrored, staff):

@@ -17,7 +17,7 @@ from osvi_django.services.jobs import create_close_job, progress_of, run_close_j
 from osvi_django.signals import session_close_failed, session_closed
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import ClosedSessionFactory
-from tests.mirroring import SUMMARY
+from tests.helpers.sandbox import SUMMARY
 
 # The quotes are the database's own.
 SESSIONS = re.compile("UPDATE .osvi_django_chatsession. ")

@@ -18,8 +18,8 @@ from osvi_django.models import ChatSession, CloseAttempt, CloseJob
 from osvi_django.services.jobs import create_close_job, due_jobs, progress_of, run_close_job
 from osvi_django.testing import Fault, OSVISandbox, Status
 from osvi_django.testing.factories import ChatAgentFactory
-from tests.mirroring import mirror
-from tests.waiting import until
+from tests.helpers.sandbox import mirror
+from tests.helpers.waiting import wait_until
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ class TestABusyOSVI:
         stop = threading.Event()
 
         def stop_soon():
-            until(lambda: osvi_sandbox.requests)
+            wait_until(lambda: osvi_sandbox.requests)
             time.sleep(0.5)
             stop.set()
 

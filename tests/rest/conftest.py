@@ -6,7 +6,7 @@ import pytest
 from rest_framework.test import APIClient
 
 from osvi_django.services.jobs import create_close_job, run_close_job
-from tests.mirroring import mirror
+from tests.helpers.sandbox import mirror
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,11 @@ from rest_framework.test import APIClient
 
 from osvi_django.models import SupportAction
 from osvi_django.testing.factories import ChatSessionFactory
-from tests.moments import shown, stored
+from tests.helpers.datetimes import db_datetime, rest_datetime
 
 pytestmark = pytest.mark.django_db
 
-NOON = stored("2026-01-31T12:00:00Z")
+NOON = db_datetime("2026-01-31T12:00:00Z")
 
 
 def url_of(session_id):
@@ -66,8 +66,8 @@ def test_list_shows_all_fields_of_action(api, session, staff):
                 "outcome": "rejected",
                 "error_code": "rejected",
                 "error_reason": "Not today.",
-                "started_at": shown(NOON),
-                "finished_at": shown(NOON),
+                "started_at": rest_datetime(NOON),
+                "finished_at": rest_datetime(NOON),
                 "redacted_at": None,
             }
         ],
@@ -79,7 +79,7 @@ def test_list_host_code_has_no_name_and_redacted_action_no_text(api, session):
     [row] = api.get(url_of(session.session_id)).json()["results"]
     assert (row["requested_by"], row["via"]) == (None, "code")
     assert (row["text"], row["reply"]) == ("", "")
-    assert row["redacted_at"] == shown(NOON)
+    assert row["redacted_at"] == rest_datetime(NOON)
 
 
 def test_list_pages_are_ordered_by_time(api, session):

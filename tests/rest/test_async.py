@@ -12,7 +12,7 @@ from rest_framework.test import APIClient
 from osvi_django.models import ChatSession, CloseJob
 from osvi_django.testing import Drop
 from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
-from tests.mirroring import mirror
+from tests.helpers.sandbox import mirror
 
 pytestmark = pytest.mark.django_db
 

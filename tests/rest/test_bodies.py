@@ -20,10 +20,9 @@ from rest_framework.test import APIClient
 
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob
 from osvi_django.rest.urls import urlpatterns
-from tests.commands.conftest import database_url
-from tests.mirroring import mirror
-from tests.ports import free_port
-from tests.waiting import PATIENCE, until
+from tests.helpers.processes import database_url, free_port
+from tests.helpers.sandbox import mirror
+from tests.helpers.waiting import TIMEOUT, wait_until
 
 BASE = "/api/osvi/sessions/"
 NOTE = json.dumps({"note": "Said goodbye"}).encode()
@@ -262,7 +261,7 @@ def run_server(osvi_sandbox, *options, command=("gunicorn", "example_project.wsg
         stderr=subprocess.DEVNULL,
     ) as process:
         try:
-            until(lambda: is_listening(port))
+            wait_until(lambda: is_listening(port))
             yield port
         finally:
             process.terminate()
@@ -284,7 +283,7 @@ def send_close(port, user, *headers, body=b""):
         "Connection: close",
         *headers,
     ]
-    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as sock:
         sock.sendall("\r\n".join([*lines, "", ""]).encode() + body)
         answer = b"".join(iter(lambda: sock.recv(65_536), b""))
     heads = [line for line in answer.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]

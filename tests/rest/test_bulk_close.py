@@ -17,8 +17,8 @@ from osvi_django.testing.factories import (
     ChatSessionFactory,
     ClosedSessionFactory,
 )
-from tests.mirroring import mirror
-from tests.moments import stored
+from tests.helpers.datetimes import db_datetime
+from tests.helpers.sandbox import mirror
 
 pytestmark = pytest.mark.django_db
 
@@ -117,7 +117,7 @@ class TestById:
 class TestByFilter:
     def test_filter_selects_sessions_that_match_all_values(self, api):
         agent = ChatAgentFactory(uuid="agent_x")
-        old, new = stored("2026-01-01T00:00:00Z"), stored("2026-02-01T00:00:00Z")
+        old, new = db_datetime("2026-01-01T00:00:00Z"), db_datetime("2026-02-01T00:00:00Z")
         wanted = {"agent": agent, "customer_id": "+49", "status": "dormant", "started_at": old}
         session = ChatSessionFactory(**wanted)
         for other in (
@@ -144,7 +144,7 @@ class TestByFilter:
         wanted = {
             "agent": agent,
             "customer_id": "+49",
-            "started_at": stored("2026-01-01T00:00:00Z"),
+            "started_at": db_datetime("2026-01-01T00:00:00Z"),
         }
         sessions = {
             status: ChatSessionFactory(status=status, **wanted).session_id

@@ -8,8 +8,8 @@ from rest_framework.test import APIClient
 from osvi_django.models import CloseJob
 from osvi_django.services.jobs import run_close_job
 from osvi_django.testing import Status
-from tests.callers import IDS, TokenUser
-from tests.mirroring import mirror
+from tests.helpers.callers import CALLER_IDS, TokenUser
+from tests.helpers.sandbox import mirror
 
 pytestmark = pytest.mark.django_db
 
@@ -23,7 +23,7 @@ def client_of(caller):
     return client
 
 
-@pytest.mark.parametrize("key", IDS, ids=repr)
+@pytest.mark.parametrize("key", CALLER_IDS, ids=repr)
 @pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async"}], ids=["bulk", "async"])
 def test_token_caller_follows_location_and_retries_job(osvi_sandbox, key, headers):
     session = mirror(osvi_sandbox)
@@ -56,7 +56,7 @@ def test_user_with_same_number_as_token_caller_gets_404(osvi_sandbox, client_wit
     assert token.get(theirs["Location"]).status_code == 404
 
 
-@pytest.mark.parametrize("number", IDS)
+@pytest.mark.parametrize("number", CALLER_IDS)
 def test_token_caller_sees_own_job_and_no_other_caller_does(mirrored, number):
     ids = [each.session_id for each in (mirrored(), mirrored())]
     client = client_of(TokenUser(number))

@@ -21,8 +21,8 @@ from osvi_django.testing.factories import (
     ChatSessionFactory,
     CloseAttemptFactory,
 )
-from tests.mirroring import mirror
-from tests.moments import shown
+from tests.helpers.datetimes import rest_datetime
+from tests.helpers.sandbox import mirror
 
 pytestmark = pytest.mark.django_db
 
@@ -48,8 +48,8 @@ class TestSuccess:
             "mode": "ai",
             "help_requested": False,
             "active_human": "",
-            "started_at": shown(stored.started_at),
-            "closed_at": shown(stored.closed_at),
+            "started_at": rest_datetime(stored.started_at),
+            "closed_at": rest_datetime(stored.closed_at),
             "summary": "All is well.",
             "summary_status": "stored",
             "summary_source": "osvi",

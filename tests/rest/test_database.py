@@ -8,7 +8,7 @@ import pytest
 from django.db import OperationalError
 from rest_framework.test import APIClient
 
-from tests.outside import refused
+from tests.helpers.database import raise_on_queries
 
 pytestmark = pytest.mark.django_db(transaction=True)
 AWAY = OperationalError("too many connections for role a-secret")
@@ -22,14 +22,14 @@ def error_of(answer):
 
 
 def test_list_if_database_is_away_returns_retryable_503(api):
-    with refused(lambda sql, _params: "osvi_django_chatsession" in sql, AWAY):
+    with raise_on_queries(lambda sql, _params: "osvi_django_chatsession" in sql, AWAY):
         assert error_of(api.get("/api/osvi/sessions/")) == (503, "database_away", True, True)
 
 
 def test_close_if_database_is_away_before_start_is_retryable(mirrored, osvi_sandbox):
     session = mirrored()
     api = APIClient(headers={"Authorization": f"Basic {b64encode(b'sam:secret').decode()}"})
-    with refused(lambda sql, _params: "auth_user" in sql, AWAY):
+    with raise_on_queries(lambda sql, _params: "auth_user" in sql, AWAY):
         answer = api.post(f"/api/osvi/sessions/{session.session_id}/close/")
     assert error_of(answer) == (503, "database_away", True, True)
     assert osvi_sandbox.close_requests(session.session_id) == 0
@@ -37,6 +37,6 @@ def test_close_if_database_is_away_before_start_is_retryable(mirrored, osvi_sand
 
 def test_close_if_database_is_away_after_start_is_not_retryable(api, mirrored):
     session = mirrored()
-    with refused(lambda sql, _params: "osvi_django_closeattempt" in sql, AWAY):
+    with raise_on_queries(lambda sql, _params: "osvi_django_closeattempt" in sql, AWAY):
         answer = api.post(f"/api/osvi/sessions/{session.session_id}/close/")
     assert error_of(answer) == (503, "database_away", False, False)

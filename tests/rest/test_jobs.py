@@ -15,7 +15,7 @@ from osvi_django.models import CloseJob, CloseJobItem
 from osvi_django.services.jobs import create_close_job
 from osvi_django.testing import Drop, Status
 from osvi_django.testing.factories import ChatSessionFactory
-from tests.mirroring import mirror
+from tests.helpers.sandbox import mirror
 
 pytestmark = pytest.mark.django_db
 

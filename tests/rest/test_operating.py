@@ -17,9 +17,8 @@ from osvi_django.services.start_locks import held_start
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.calls import REPLY
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory, ClosedSessionFactory
-from tests.mirroring import at_the_start, mirror
-from tests.moments import shown
-from tests.outside import Meanwhile
+from tests.helpers.datetimes import rest_datetime
+from tests.helpers.sandbox import CallThenAnswer, mirror, script_next_starts
 
 pytestmark = pytest.mark.django_db
 
@@ -95,7 +94,7 @@ class TestStart:
             "mode": "ai",
             "help_requested": False,
             "active_human": "",
-            "started_at": shown(session.started_at),
+            "started_at": rest_datetime(session.started_at),
             "closed_at": None,
             "summary": None,
             "summary_status": "pending",
@@ -111,7 +110,7 @@ class TestStart:
     @pytest.mark.parametrize("odd", ["a/b", "ä ö?#%2F", "two\nlines", "emoji 😀"])
     def test_start_with_odd_id_returns_its_location(self, operator, osvi_sandbox, odd):
         answer = {"id": odd, "status": "active", "customer_id": "+4917"}
-        at_the_start(osvi_sandbox, answer_with(answer))
+        script_next_starts(osvi_sandbox, answer_with(answer))
         response = post(operator, BASE, START)
         assert operator.get(response["Location"]).json()["session_id"] == odd
 
@@ -120,7 +119,7 @@ class TestStart:
         [{}, {"id": "x"}, {"id": "..", "status": "active"}, {"id": "x", "status": "active"}],
     )
     def test_start_with_unreadable_answer_returns_502(self, operator, osvi_sandbox, answer):
-        at_the_start(osvi_sandbox, answer_with(answer))
+        script_next_starts(osvi_sandbox, answer_with(answer))
         response = post(operator, BASE, START)
         assert (response.status_code, response.json()["code"]) == (502, "bad_answer")
         assert not ChatSession.objects.exists()
@@ -484,7 +483,7 @@ class TestContext:
         self, operator, session, osvi_sandbox, known
     ):
         close = partial(ChatSession.objects.update, status="closed", metadata=known)
-        osvi_sandbox.script(session.session_id, Meanwhile(close))
+        osvi_sandbox.script(session.session_id, CallThenAnswer(close))
         body = act(operator, session, "context").json()
         assert (body["status"], body["context"]) == ("closed", [])
 
@@ -649,7 +648,7 @@ class TestErrors:
     def test_start_osvi_error_after_question_returns_matching_status(
         self, operator, osvi_sandbox, fault, status, code
     ):
-        at_the_start(osvi_sandbox, fault)
+        script_next_starts(osvi_sandbox, fault)
         response = post(operator, BASE, START)
         assert (response.status_code, response.json()["code"]) == (status, code)
         assert not ChatSession.objects.exists()

@@ -12,13 +12,13 @@ from osvi_django.rest.pagination import ByKey
 from osvi_django.rest.urls import urlpatterns
 from osvi_django.services.jobs import create_close_job
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
-from tests.moments import stored
+from tests.helpers.datetimes import db_datetime
 
 pytestmark = pytest.mark.django_db
 
 SESSIONS = "/api/osvi/sessions/"
 JOBS = "/api/osvi/close-jobs/"
-NOON = stored("2026-01-31T12:00:00Z")
+NOON = db_datetime("2026-01-31T12:00:00Z")
 MANY = 450
 
 

@@ -12,7 +12,7 @@ from osvi_django.testing.factories import (
     ChatSessionFactory,
     ClosedSessionFactory,
 )
-from tests.moments import stored
+from tests.helpers.datetimes import db_datetime
 
 pytestmark = pytest.mark.django_db
 
@@ -25,7 +25,7 @@ def ids(response):
 
 class TestList:
     def test_list_pages_are_newest_first(self, api):
-        days = [stored(f"2026-01-{day:02}T00:00:00Z") for day in range(1, 8)]
+        days = [db_datetime(f"2026-01-{day:02}T00:00:00Z") for day in range(1, 8)]
         sessions = [ChatSessionFactory(started_at=day) for day in days]
         newest_first = [session.session_id for session in reversed(sessions)]
         first = api.get(LIST, {"page_size": 5})
@@ -36,7 +36,7 @@ class TestList:
         assert ids(api.get(second.json()["previous"])) == newest_first[:5]
 
     def test_list_sessions_with_equal_time_are_listed_once(self, api):
-        ChatSessionFactory.create_batch(7, started_at=stored("2026-01-01T00:00:00Z"))
+        ChatSessionFactory.create_batch(7, started_at=db_datetime("2026-01-01T00:00:00Z"))
         first = api.get(LIST, {"page_size": 4})
         listed = ids(first) + ids(api.get(first.json()["next"]))
         assert len(set(listed)) == 7
@@ -45,7 +45,7 @@ class TestList:
         agent = ChatAgentFactory(uuid="agent_x")
         wanted = ChatSessionFactory(agent=agent, status="dormant", customer_id="+4917")
         ChatSessionFactory.create_batch(2)
-        wanted.started_at = wanted.last_activity_at = stored("2020-01-01T00:00:00Z")
+        wanted.started_at = wanted.last_activity_at = db_datetime("2020-01-01T00:00:00Z")
         wanted.save()
         queries = [{"agent_uuid": "agent_x"}, {"status": "dormant"}, {"customer_id": "+4917"}]
         queries += [{name: "2020-01-03T00:00:00Z"} for name in ("started_before", "idle_since")]

@@ -10,7 +10,7 @@ from django.urls import Resolver404, resolve, reverse
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob
 from osvi_django.rest.urls import urlpatterns
 from osvi_django.testing.factories import ChatSessionFactory, CloseAttemptFactory
-from tests.mirroring import mirror
+from tests.helpers.sandbox import mirror
 
 BASE = "/api/osvi"
 PATHS = {

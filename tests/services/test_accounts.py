@@ -27,7 +27,7 @@ from osvi_django.services.support import (
 )
 from osvi_django.testing import Drop, OSVISandbox, Status
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory, CloseAttemptFactory
-from tests.mirroring import mirror
+from tests.helpers.sandbox import mirror
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

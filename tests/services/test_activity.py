@@ -23,11 +23,11 @@ from osvi_django.services.support import (
     whisper,
 )
 from osvi_django.testing import Drop, Status
-from tests.moments import stored
+from tests.helpers.datetimes import db_datetime
 
 pytestmark = pytest.mark.django_db
 
-LONG_AGO = stored("2026-06-04T11:40:00Z")
+LONG_AGO = db_datetime("2026-06-04T11:40:00Z")
 
 
 def session_object(**changes):
@@ -116,7 +116,7 @@ class TestMirroring:
     def test_mirror_session_with_later_time_of_osvi_uses_that_time(self):
         mirror_session(session_object())
         session = mirror_session(session_object(updated_at="2026-06-05T00:00:00Z", mode="support"))
-        assert active_at(session) == stored("2026-06-05T00:00:00Z")
+        assert active_at(session) == db_datetime("2026-06-05T00:00:00Z")
 
     def test_mirror_session_with_earlier_time_of_osvi_keeps_later_activity(self):
         session = mirror_session(session_object())

@@ -26,8 +26,8 @@ from osvi_django.services.recovery import Settled, mark_closed, recover_all
 from osvi_django.signals import session_close_failed
 from osvi_django.testing import Drop, Junk
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory, SupportActionFactory
-from tests.mirroring import mirror
-from tests.outside import Meanwhile, ignored, noticed, refused
+from tests.helpers.database import call_after_queries, raise_on_queries, skip_queries
+from tests.helpers.sandbox import CallThenAnswer, mirror
 
 pytestmark = pytest.mark.django_db
 
@@ -210,7 +210,7 @@ class TestSessionUnknownToOSVI:
         ],
     )
     def test_close_by_id_when_session_is_used_meanwhile_keeps_it(self, osvi_sandbox, use):
-        osvi_sandbox.script("s-1", Meanwhile(lambda: use(ChatSession.objects.get())))
+        osvi_sandbox.script("s-1", CallThenAnswer(lambda: use(ChatSession.objects.get())))
         with pytest.raises(SessionNotFound):
             self.close()
         assert ChatSession.objects.get().status == "active"
@@ -220,7 +220,7 @@ class TestSessionUnknownToOSVI:
         def told():
             ChatSession.objects.update(customer_id="+1555")
 
-        osvi_sandbox.script("s-1", Meanwhile(told))
+        osvi_sandbox.script("s-1", CallThenAnswer(told))
         with pytest.raises(SessionNotFound):
             self.close()
         assert ChatSession.objects.exists()
@@ -230,7 +230,7 @@ class TestSessionUnknownToOSVI:
         def another():
             ChatSessionFactory(agent=ChatAgent.objects.get())
 
-        osvi_sandbox.script("s-1", Meanwhile(another))
+        osvi_sandbox.script("s-1", CallThenAnswer(another))
         with pytest.raises(SessionNotFound):
             self.close()
         assert ChatSession.objects.get().session_id != "s-1"
@@ -255,7 +255,7 @@ class TestSessionUnknownToOSVI:
         def is_delete(sql, params):
             return sql.startswith("DELETE")
 
-        with refused(is_delete, KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
+        with raise_on_queries(is_delete, KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
             self.close()
         session = ChatSession.objects.get()
         assert (session.status, session.attempts.get().outcome) == ("closing", "answered")
@@ -270,7 +270,7 @@ class TestSessionUnknownToOSVI:
         def is_delete(sql, params):
             return sql.startswith("DELETE")
 
-        with refused(is_delete, OperationalError("gone")), pytest.raises(SessionNotFound):
+        with raise_on_queries(is_delete, OperationalError("gone")), pytest.raises(SessionNotFound):
             self.close()
         assert ChatSession.objects.exists()
         assert "session 's-1' is kept" in caplog.text
@@ -295,7 +295,7 @@ def test_mirror_by_id_when_agent_is_deleted_meanwhile_creates_it_again(osvi_sand
         )
 
     osvi_sandbox.add_session(session_id="s-1", agent_uuid="agent_1", summary="Fine.")
-    with noticed(is_look, remove), ignored(is_insert):
+    with call_after_queries(is_look, remove), skip_queries(is_insert):
         try:
             session = mirror_by_id("s-1", agent_uuid="agent_1", account="default")
         except IntegrityError:  # SQLite looks at the end of a transaction, which is there anyway
@@ -356,7 +356,7 @@ class TestSessionUnknownToOSVIInJob:
         def is_end(sql, params):
             return sql.startswith("UPDATE") and "not_found" in params
 
-        with refused(is_end, KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
+        with raise_on_queries(is_end, KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
             self.close(api)
         assert not ChatSession.objects.exists()
         CloseJobItem.objects.update(lease_until=None)

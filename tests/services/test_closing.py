@@ -46,7 +46,7 @@ from osvi_django.testing.factories import (
     CloseAttemptFactory,
     ClosedSessionFactory,
 )
-from tests.mirroring import SUMMARY, mirror
+from tests.helpers.sandbox import SUMMARY, mirror
 
 pytestmark = pytest.mark.django_db
 

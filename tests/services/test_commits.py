@@ -24,8 +24,8 @@ from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services import close_session, close_session_by_id
 from osvi_django.services.recovery import Settled, recover_all
 from osvi_django.testing import Drop
-from tests.mirroring import mirror
-from tests.waiting import PATIENCE
+from tests.helpers.sandbox import mirror
+from tests.helpers.waiting import TIMEOUT
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -133,12 +133,12 @@ class TestCommittedSteps:
             with transaction.atomic():
                 ChatSession.objects.update(customer_id="x")
                 locked.set()
-                done.wait(PATIENCE)
+                done.wait(TIMEOUT)
             connection.close()
 
         thread = threading.Thread(target=write)
         thread.start()
-        assert locked.wait(PATIENCE)
+        assert locked.wait(TIMEOUT)
         connection.cursor().execute("PRAGMA busy_timeout = 10")
         try:
             assert not close_session(session).changed
@@ -218,7 +218,7 @@ def run_at_once(target, count):
 def test_close_by_twenty_threads_sends_one_request(session, osvi_sandbox, by_id):
     osvi_sandbox.latency = 0.3
     results, errors = [], []
-    start = threading.Barrier(20, timeout=PATIENCE)
+    start = threading.Barrier(20, timeout=TIMEOUT)
 
     def close():
         try:
@@ -246,7 +246,7 @@ def test_close_by_id_of_unknown_session_by_ten_threads_sends_one_request(
 ):
     chat = osvi_sandbox.add_session(agent_uuid="agent_new", summary="All is well.")
     outcomes = []
-    start = threading.Barrier(10, timeout=PATIENCE)
+    start = threading.Barrier(10, timeout=TIMEOUT)
 
     def close():
         try:
@@ -272,7 +272,7 @@ def test_recover_all_by_five_threads_sends_one_request_per_session(transactional
         with pytest.raises(OSVINoAnswer):
             close_session(session)
     found = []
-    start = threading.Barrier(5, timeout=PATIENCE)
+    start = threading.Barrier(5, timeout=TIMEOUT)
 
     def sweep():
         try:

@@ -19,7 +19,7 @@ from osvi_django.services.recovery import recover_all, recover_session
 from osvi_django.services.starting import start_session
 from osvi_django.services.support import take_over, tell
 from osvi_django.testing import Drop
-from tests.mirroring import SUMMARY, mirror
+from tests.helpers.sandbox import SUMMARY, mirror
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -20,9 +20,9 @@ from osvi_django.services import close_again, close_session
 from osvi_django.services.recovery import Settled, recover_all, recover_session
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import CloseAttemptFactory
-from tests.mirroring import SUMMARY
-from tests.outside import StopsAfter
-from tests.waiting import PATIENCE
+from tests.helpers.processes import TerminatingOutput
+from tests.helpers.sandbox import SUMMARY
+from tests.helpers.waiting import TIMEOUT
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -187,14 +187,14 @@ def lock_sqlite():
         connection.ensure_connection()
         connection.connection.execute("BEGIN IMMEDIATE")
         is_locked.set()
-        is_over.wait(PATIENCE)
+        is_over.wait(TIMEOUT)
         connection.connection.rollback()
         connection.close()
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(lock)
         try:
-            assert is_locked.wait(PATIENCE)
+            assert is_locked.wait(TIMEOUT)
             yield
         finally:
             is_over.set()
@@ -282,7 +282,9 @@ class TestLongOutage:
         rename_table(SESSIONS, f"{SESSIONS}_away")
         try:
             call_command(
-                "osvi_recover", watch=0.1, stderr=StopsAfter("The database is unavailable", times=2)
+                "osvi_recover",
+                watch=0.1,
+                stderr=TerminatingOutput("The database is unavailable", times=2),
             )
         finally:
             rename_table(f"{SESSIONS}_away", SESSIONS)

@@ -39,7 +39,7 @@ from osvi_django.testing.factories import (
     ClosedSessionFactory,
     SessionSummaryFactory,
 )
-from tests.outside import noticed, refused
+from tests.helpers.database import call_after_queries, raise_on_queries
 
 pytestmark = pytest.mark.django_db
 
@@ -116,7 +116,7 @@ class TestStoredAnswer:
             return sql.startswith("UPDATE") and "closeattempt" in sql
 
         with (
-            refused(is_refused, OperationalError("the database is away")),
+            raise_on_queries(is_refused, OperationalError("the database is away")),
             pytest.raises(OSVINoAnswer),
         ):
             close_session(session)
@@ -267,7 +267,7 @@ class TestRereadAll:
         def is_refused(sql, params):
             return sql.startswith("UPDATE") and first.pk in params
 
-        with refused(is_refused, ValueError("odd")):
+        with raise_on_queries(is_refused, ValueError("odd")):
             found = {result.session: result.settled for result in reread_all()}
         assert found == {first: Settled.FAILED, second: Settled.STORED}
         assert "could not be read" in caplog.text
@@ -280,7 +280,9 @@ class TestRereadAll:
         def delete():
             CloseAttempt.objects.filter(pk=gone.pk).delete()
 
-        with noticed(lambda sql, params: "closeattempt" in sql and gone.pk not in params, delete):
+        with call_after_queries(
+            lambda sql, params: "closeattempt" in sql and gone.pk not in params, delete
+        ):
             assert [result.settled for result in reread_all()] == [Settled.STORED]
         assert session.summary.text == TEXT
 

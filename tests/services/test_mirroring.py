@@ -52,9 +52,9 @@ from osvi_django.testing.factories import (
     ChatSessionFactory,
     ClosedSessionFactory,
 )
-from tests.mirroring import at_the_start
-from tests.moments import stored
-from tests.outside import Meanwhile, ignored, noticed
+from tests.helpers.database import call_after_queries, skip_queries
+from tests.helpers.datetimes import db_datetime
+from tests.helpers.sandbox import CallThenAnswer, script_next_starts
 
 BEFORE = "2026-06-04T11:40:25.690486Z"
 AFTER = "2026-06-04T11:50:00Z"
@@ -122,7 +122,7 @@ class TestMirror:
         agent = ChatAgent.objects.get()
         assert (agent.uuid, agent.number, agent.account) == ("agent_1", 42, "default")
         assert session.metadata == told()
-        assert session.started_at == stored(BEFORE)
+        assert session.started_at == db_datetime(BEFORE)
         assert session.osvi_updated_at == session.started_at
         assert seen() == ("active", "ai", "", False)
         assert session.summary_status == "pending"
@@ -303,12 +303,12 @@ class TestMirror:
     def test_an_agent_that_only_looks_alike_is_another(self):
         ChatAgentFactory(account="DEFAULT", uuid=None, number=42)
         # Only MariaDB takes them for the same by itself.
-        with ignored(inserts("chatagent")), pytest.raises(InvalidInput) as caught:
+        with skip_queries(inserts("chatagent")), pytest.raises(InvalidInput) as caught:
             mirror_session(told())
         assert caught.value.field == "account"
 
     def test_a_look_alike_is_refused_rather_than_taken_for_the_same(self):
-        with ignored(inserts("chatsession")), pytest.raises(InvalidInput) as caught:
+        with skip_queries(inserts("chatsession")), pytest.raises(InvalidInput) as caught:
             mirror_session(told())
         assert caught.value.field == "session_id"
 
@@ -366,7 +366,7 @@ class TestStartAtOnce:
             chat = osvi_sandbox.add_session(agent_uuid="agent_1", customer_id="+1555")
             mirror_session(chat.as_json(), agent_uuid="agent_1")
 
-        osvi_sandbox.script(None, Meanwhile(lambda: None), Meanwhile(meanwhile))
+        osvi_sandbox.script(None, CallThenAnswer(lambda: None), CallThenAnswer(meanwhile))
         started = start_session(agent_uuid="agent_1", customer_id="+1555")
         statuses = dict(ChatSession.objects.values_list("session_id", "status"))
         assert statuses.pop(started.session_id) == "active"
@@ -382,7 +382,7 @@ class TestStartAtOnce:
             connection.close()
             exchange.send(answer)
 
-        osvi_sandbox.script(None, Meanwhile(lambda: None), Played(later))
+        osvi_sandbox.script(None, CallThenAnswer(lambda: None), Played(later))
         started = start_session(agent_uuid="agent_1", customer_id="+1555")
         assert started.status == "closed"
         assert ChatSession.objects.get(session_id="later").status == "active"
@@ -404,7 +404,7 @@ class TestMirrorAtOnce:
         def is_lost(sql, params):
             return not is_said and nameless.pk in params and inserts("chatsession")(sql, params)
 
-        with noticed(is_look, learn), ignored(is_lost):
+        with call_after_queries(is_look, learn), skip_queries(is_lost):
             session = mirror_session(told(id="s-3"))
         assert [session.agent] == named == list(ChatAgent.objects.all())
         assert ChatSession.objects.count() == 3
@@ -491,7 +491,7 @@ class TestStartedBefore:
     def test_the_answer_becomes_a_session(self):
         session = mirror_started(STARTED, agent_uuid="agent_1")
         assert (session.session_id, session.customer_id, session.status) == ("s-1", "", "active")
-        assert session.started_at == stored(BEFORE)
+        assert session.started_at == db_datetime(BEFORE)
         agent = ChatAgent.objects.get()
         assert session.agent == agent
         assert (agent.uuid, agent.name, agent.account) == ("agent_1", "Maya", "default")
@@ -614,7 +614,7 @@ class TestStart:
     )
     def test_a_failure_leaves_ours_as_it_was(self, osvi_sandbox, fault, error, words):
         first = start_session(agent_uuid="agent_1", customer_id="+1666")
-        at_the_start(osvi_sandbox, fault)
+        script_next_starts(osvi_sandbox, fault)
         with pytest.raises(error, match=words) as caught:
             start_session(agent_uuid="agent_1", customer_id="+1555")
         assert not caught.value.asks_only
@@ -624,7 +624,7 @@ class TestStart:
 
     def test_an_answer_that_cannot_be_mirrored_is_a_bad_one(self, osvi_sandbox):
         osvi_sandbox._number_of = lambda _uuid: 1
-        at_the_start(osvi_sandbox, LongId())
+        script_next_starts(osvi_sandbox, LongId())
         with pytest.raises(OSVIBadAnswer, match="“session_id”"):
             start_session(agent_uuid="agent_1", customer_id="+1555")
 

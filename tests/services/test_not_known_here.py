@@ -31,9 +31,10 @@ from osvi_django.services.mirroring import (
 from osvi_django.signals import session_close_failed
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import ChatAgentFactory, SupportActionFactory
-from tests.callers import MayClose
-from tests.mirroring import mirror
-from tests.outside import Fickle, Meanwhile, in_another_thread, noticed
+from tests.helpers.callers import PermittedCaller, RevokingBackend
+from tests.helpers.database import call_after_queries
+from tests.helpers.sandbox import CallThenAnswer, mirror
+from tests.helpers.waiting import run_in_thread
 
 pytestmark = pytest.mark.django_db
 
@@ -132,9 +133,9 @@ def nothing_is_left():
 @pytest.fixture
 def at_first_sight(settings):
     """Let whoever asks be allowed to close once, and not when it is asked again."""
-    settings.AUTHENTICATION_BACKENDS = [f"{Fickle.__module__}.{Fickle.__name__}"]
-    yield lambda: Fickle.once.append("osvi_django.close_chatsession")
-    Fickle.once.clear()
+    settings.AUTHENTICATION_BACKENDS = [f"{RevokingBackend.__module__}.{RevokingBackend.__name__}"]
+    yield lambda: RevokingBackend.once.append("osvi_django.close_chatsession")
+    RevokingBackend.once.clear()
 
 
 @pytest.fixture
@@ -234,7 +235,7 @@ class TestAlone:
             errors.append(caught.value)
 
         mirror(osvi_sandbox, session_id="other")
-        osvi_sandbox.script("other", Meanwhile(close_too))
+        osvi_sandbox.script("other", CallThenAnswer(close_too))
         assert close_session_by_id("other", via="rest").changed
         assert len(errors) == 1
         assert not ChatSession.objects.filter(session_id="s-1").exists()
@@ -268,7 +269,7 @@ class TestAlone:
         assert heard == [("s-1", "unreachable", True)]
 
 
-class WhileItIsRemoved(MayClose):
+class WhileItIsRemoved(PermittedCaller):
     """A caller who asks at that moment: what they may do is looked at after the row was found."""
 
     def has_perm(self, permission, obj=None):
@@ -293,7 +294,7 @@ class TestMeanwhile:
         ],
     )
     def test_one_that_others_use_by_now_stays(self, osvi_sandbox, use):
-        osvi_sandbox.script("s-1", Meanwhile(lambda: use(ChatSession.objects.get())))
+        osvi_sandbox.script("s-1", CallThenAnswer(lambda: use(ChatSession.objects.get())))
         with pytest.raises((SessionNotFound, OSVIRejected)):
             close()
         session = ChatSession.objects.get()
@@ -521,9 +522,9 @@ def test_job_of_a_session_that_another_request_removes_meanwhile_does_not_find_i
 
     def remove():
         removed.append(True)
-        in_another_thread(lambda: removed.append(remove_unknown(session)))
+        run_in_thread(lambda: removed.append(remove_unknown(session)))
 
-    with noticed(is_look, remove):
+    with call_after_queries(is_look, remove):
         job = create_close_job([session], start=False)
     assert removed == [True, True]
     assert (job.items.get().outcome, job.items.get().session, job.failed) == ("not_found", None, 1)
@@ -536,13 +537,13 @@ def test_session_of_a_new_job_is_not_removed_by_another_request():
     mirror_by_id("s-1", agent_uuid="agent_1", account="default", is_unverified=True)
     session, removed = ChatSession.objects.get(), []
     another = threading.Thread(
-        target=in_another_thread, args=[lambda: removed.append(remove_unknown(session))]
+        target=run_in_thread, args=[lambda: removed.append(remove_unknown(session))]
     )
 
     def is_item(sql, _params):
         return not another.ident and sql.startswith("INSERT") and "closejobitem" in sql
 
-    with noticed(is_item, another.start):
+    with call_after_queries(is_item, another.start):
         job = create_close_job([session], start=False)
     another.join()
     assert removed == [False]

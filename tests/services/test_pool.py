@@ -20,10 +20,9 @@ from django.contrib.auth.hashers import MD5PasswordHasher
 from django.db import connection
 
 from osvi_django.models import ChatSession, CloseJob
-from tests.commands.conftest import database_url
-from tests.mirroring import mirror
-from tests.ports import free_port
-from tests.waiting import until
+from tests.helpers.processes import database_url, free_port
+from tests.helpers.sandbox import mirror
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -47,7 +46,7 @@ def served(osvi_sandbox, *, threads=CLOSERS + 10, **more):
     command = [*gunicorn, *kind, "--log-level", "warning", "--bind", f"127.0.0.1:{port}"]
     with subprocess.Popen(command, env=environment) as process:
         try:
-            until(lambda: ask(port, "GET", "/api/osvi/sessions/") == 200)
+            wait_until(lambda: ask(port, "GET", "/api/osvi/sessions/") == 200)
             yield port
         finally:
             process.terminate()
@@ -111,7 +110,7 @@ def test_logins_succeed_while_a_job_runs_in_the_same_process(osvi_sandbox, boss)
 
     def latency(chat):
         if chat.id == ids[-1]:
-            until(lambda: len(statuses) >= 15)
+            wait_until(lambda: len(statuses) >= 15)
         return 0.1
 
     osvi_sandbox.latency = latency
@@ -137,7 +136,7 @@ def test_other_pages_answer_at_once_while_osvi_hangs_and_no_more_may_wait(osvi_s
     ):
         try:
             closes = [pool.submit(ask, port, "POST", path) for path in paths[:2]]
-            until(lambda: len(osvi_sandbox.requests) == 2)
+            wait_until(lambda: len(osvi_sandbox.requests) == 2)
             began = time.monotonic()
             refused = [ask(port, "POST", path) for path in paths[2:]]
             page = ask(port, "GET", "/admin/login/")
@@ -156,7 +155,7 @@ def test_other_pages_answer_while_many_closes_wait_for_osvi(osvi_sandbox, boss):
     with served(osvi_sandbox) as port, ThreadPoolExecutor(CLOSERS) as pool:
         paths = [f"/api/osvi/sessions/{each.session_id}/close/" for each in sessions]
         closes = [pool.submit(ask, port, "POST", path) for path in paths]
-        until(lambda: osvi_sandbox.requests)
+        wait_until(lambda: osvi_sandbox.requests)
         pages, held = [], []
         while not all(close.done() for close in closes):
             pages.append(ask(port, "GET", "/api/osvi/sessions/"))

@@ -42,8 +42,8 @@ from osvi_django.testing.factories import (
     CloseAttemptFactory,
     ClosedSessionFactory,
 )
-from tests.mirroring import SUMMARY
-from tests.outside import StopsAfter
+from tests.helpers.processes import TerminatingOutput
+from tests.helpers.sandbox import SUMMARY
 
 pytestmark = pytest.mark.django_db
 
@@ -661,7 +661,7 @@ class TestSweep:
     def test_the_command_watches_until_it_is_stopped(self, unconfirmed):
         first = unconfirmed(Drop())
         began = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        out = StopsAfter("0 failed", times=2)
+        out = TerminatingOutput("0 failed", times=2)
         call_command("osvi_recover", watch=0.1, stdout=out)
         assert f"'{first.session_id}': reopened" in out.getvalue()
         assert {number: signal.getsignal(number) for number in began} == began

@@ -12,8 +12,8 @@ from django.db import OperationalError
 from osvi_django import spool
 from osvi_django.models import CloseAttempt
 from osvi_django.services import close_session
-from tests.mirroring import SUMMARY
-from tests.outside import refused
+from tests.helpers.database import raise_on_queries
+from tests.helpers.sandbox import SUMMARY
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -35,7 +35,7 @@ def away():
     def is_refused(sql, _params):
         return event.is_set() and sql.startswith("UPDATE") and "closeattempt" in sql
 
-    with refused(is_refused, OperationalError("the database is away")):
+    with raise_on_queries(is_refused, OperationalError("the database is away")):
         yield event
 
 

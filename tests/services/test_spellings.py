@@ -9,7 +9,7 @@ from osvi_django.models import ChatAgent, ChatSession
 from osvi_django.services import close_session_by_id
 from osvi_django.services.jobs import create_close_job
 from osvi_django.services.mirroring import look_up_customer, mirror_session, mirror_started
-from tests.mirroring import mirror
+from tests.helpers.sandbox import mirror
 
 pytestmark = pytest.mark.django_db
 

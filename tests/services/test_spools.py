@@ -16,8 +16,8 @@ from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.services import close_session
 from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.services.recovery import Settled, recover_all, recover_session
-from tests.mirroring import SUMMARY, mirror
-from tests.outside import refused
+from tests.helpers.database import raise_on_queries
+from tests.helpers.sandbox import SUMMARY, mirror
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -69,7 +69,7 @@ def close_while_the_database_is_away(session):
         return sql.startswith("UPDATE") and "closeattempt" in sql
 
     with (
-        refused(is_refused, OperationalError("the database is away")),
+        raise_on_queries(is_refused, OperationalError("the database is away")),
         pytest.raises(AnswerNotStored),
     ):
         close_session(session)
@@ -157,7 +157,7 @@ class TestTheCommand:
         def is_refused(sql, _params):
             return sql.startswith("UPDATE") and "closeattempt" in sql
 
-        with refused(is_refused, OperationalError("the database is away")):
+        with raise_on_queries(is_refused, OperationalError("the database is away")):
             _out, error = self.sweep(capsys)
         (path,) = chosen.iterdir()
         assert str(path) in error
@@ -175,7 +175,7 @@ class TestTheCommand:
         def is_refused(sql, _params):
             return sql.startswith("UPDATE") and "closeattempt" in sql
 
-        with refused(is_refused, OperationalError("the database is away")):
+        with raise_on_queries(is_refused, OperationalError("the database is away")):
             _out, error = self.sweep(capsys)
         assert f"'{default_dir}/{session.pk}-" in error
         assert ANSWER.name not in error
@@ -188,7 +188,7 @@ class TestTheCommand:
         def is_refused(sql, _params):
             return "closeattempt" in sql
 
-        with refused(is_refused, ValueError("a bug")):
+        with raise_on_queries(is_refused, ValueError("a bug")):
             _out, error = self.sweep(capsys)
         assert error == f"1 failed: '{session.session_id}'. See the log for details."
 

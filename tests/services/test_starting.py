@@ -24,8 +24,8 @@ from osvi_django.services import close_session
 from osvi_django.services.starting import start_session
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
-from tests.mirroring import at_the_start, mirror
-from tests.outside import Meanwhile, refused
+from tests.helpers.database import raise_on_queries
+from tests.helpers.sandbox import CallThenAnswer, mirror, script_next_starts
 
 pytestmark = pytest.mark.django_db
 
@@ -205,15 +205,15 @@ class TestReplace:
         def meanwhile():
             added.append(osvi_sandbox.add_session(**NAMED))
 
-        osvi_sandbox.script(old.session_id, Meanwhile(meanwhile))
+        osvi_sandbox.script(old.session_id, CallThenAnswer(meanwhile))
         with pytest.raises(AlreadyOpen) as caught:
             start_session(**NAMED, replace=True)
         assert caught.value.session.session_id == added[0].id
         assert SessionSummary.objects.get().session == old
 
     def test_if_the_start_fails_the_summary_is_kept_all_the_same(self, old, osvi_sandbox):
-        at_the_start(osvi_sandbox)
-        between = Meanwhile(lambda: None)
+        script_next_starts(osvi_sandbox)
+        between = CallThenAnswer(lambda: None)
         osvi_sandbox.script(None, between, between, Status(422))
         with pytest.raises(OSVIRejected):
             start_session(**NAMED, replace=True)
@@ -266,14 +266,14 @@ class TestLock:
         def is_delete(sql, params):
             return sql.startswith("DELETE") and LOCK in sql
 
-        with refused(is_delete, OperationalError("gone")):
+        with raise_on_queries(is_delete, OperationalError("gone")):
             assert start_session(**NAMED).status == "active"
         assert "the lock of a start could not be removed" in caplog.text
 
 
 def refused_by_nobody(osvi, do):
     """Something is done on this thread's connection as soon as OSVI was asked what is open."""
-    from tests.outside import noticed  # noqa: PLC0415
+    from tests.helpers.database import call_after_queries  # noqa: PLC0415
 
     done = []
 
@@ -283,7 +283,7 @@ def refused_by_nobody(osvi, do):
             done.append(None)
         return asked
 
-    return noticed(is_time, do)
+    return call_after_queries(is_time, do)
 
 
 def hold(until):

@@ -19,8 +19,8 @@ from osvi_django.testing.factories import (
     ChatSessionFactory,
     ClosedSessionFactory,
 )
-from tests.mirroring import SUMMARY
-from tests.outside import refused
+from tests.helpers.database import raise_on_queries
+from tests.helpers.sandbox import SUMMARY
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ class TestRealCommits:
         monkeypatch.setattr(database, "PATIENCE_BEFORE", 0.1)
         use("Ours.")
         session = mirrored(summary=None)
-        with refused(lambda _sql, params: "Ours." in params, OperationalError("a secret")):
+        with raise_on_queries(lambda _sql, params: "Ours." in params, OperationalError("a secret")):
             result = close_session(session)
         assert (result.changed, result.summary) == (True, None)
         assert ChatSession.objects.get().summarizer_error == "OperationalError"
@@ -199,7 +199,7 @@ class TestRealCommits:
     def test_so_it_is_where_not_even_that_can_be_written(self, use):
         session = without_text()
         use(ValueError())
-        with refused(lambda sql, _params: sql.startswith("UPDATE"), OperationalError()):
+        with raise_on_queries(lambda sql, _params: sql.startswith("UPDATE"), OperationalError()):
             assert summarize(session).error == "ValueError"
         session.refresh_from_db()
         assert session.summarizer_error == ""

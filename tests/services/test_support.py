@@ -51,9 +51,9 @@ from osvi_django.services.support import (
 from osvi_django.testing import Drop, Fault, Junk, Status
 from osvi_django.testing.calls import REPLY
 from osvi_django.testing.factories import ChatSessionFactory
-from tests.mirroring import mirror
-from tests.moments import shown
-from tests.outside import Meanwhile, noticed, refused
+from tests.helpers.database import call_after_queries, raise_on_queries
+from tests.helpers.datetimes import rest_datetime
+from tests.helpers.sandbox import CallThenAnswer, mirror
 
 # Each function as a thing to do with a session, and what OSVI gets for it.
 SUPPORT = "/v1/chat/session/{id}/support"
@@ -120,7 +120,7 @@ class TestEach:
         def look():
             seen.append((journal().outcome, journal().text))
 
-        osvi_sandbox.script(session.session_id, Meanwhile(look))
+        osvi_sandbox.script(session.session_id, CallThenAnswer(look))
         act(kind, session)
         assert seen == [("started", "" if kind in WORDLESS else "Offer 10%")]
 
@@ -458,7 +458,7 @@ def test_of_many_at_the_same_moment_one_sends(mirrored, osvi_sandbox):
         finally:
             connection.close()
 
-    osvi_sandbox.script(session.session_id, *[Meanwhile(partial(others_done.wait, 10))] * 8)
+    osvi_sandbox.script(session.session_id, *[CallThenAnswer(partial(others_done.wait, 10))] * 8)
     threads = [threading.Thread(target=say) for _number in range(8)]
     for thread in threads:
         thread.start()
@@ -470,7 +470,7 @@ def test_of_many_at_the_same_moment_one_sends(mirrored, osvi_sandbox):
 
 def changed(**changes):
     """The row changes while OSVI is asked."""
-    return Meanwhile(partial(ChatSession.objects.update, **changes))
+    return CallThenAnswer(partial(ChatSession.objects.update, **changes))
 
 
 @pytest.mark.django_db(transaction=True)
@@ -509,7 +509,9 @@ class TestWhatItChanges:
     def test_news_that_come_meanwhile_are_kept(self, mirrored, osvi_sandbox):
         session = mirrored(metadata={"id": "x", "metadata": {"state_fields": {"step": 1}}})
         soon = timezone.now() + timedelta(minutes=5)
-        osvi_sandbox.script(session.session_id, Meanwhile(partial(self.tell_of, session, soon)))
+        osvi_sandbox.script(
+            session.session_id, CallThenAnswer(partial(self.tell_of, session, soon))
+        )
         assert context_of(inject_context(session, "a").session) == ["a"]
         assert session.metadata["metadata"]["state_fields"] == {"step": 2}
         assert (session.help_requested, session.osvi_updated_at) == (True, soon)
@@ -523,7 +525,7 @@ class TestWhatItChanges:
         after = [*known, "a", *added][-5:]
         soon = timezone.now() + timedelta(seconds=5)
         tell_of = partial(self.tell_of, session, soon, after)
-        osvi_sandbox.script(session.session_id, Meanwhile(tell_of))
+        osvi_sandbox.script(session.session_id, CallThenAnswer(tell_of))
         assert context_of(inject_context(session, "a").session) == after
 
     def test_the_same_facts_in_turns_are_mirrored(self, mirrored):
@@ -542,7 +544,7 @@ class TestWhatItChanges:
                 "customer_id": session.customer_id,
                 "help_requested": True,
                 "metadata": told,
-                "updated_at": shown(moment),
+                "updated_at": rest_datetime(moment),
             }
         )
 
@@ -623,7 +625,7 @@ class TestTheDatabaseGoesAway:
         def is_late(sql, _params):
             return osvi_sandbox.requests and not sql.startswith("SELECT")
 
-        with refused(is_late, OperationalError("a secret")):
+        with raise_on_queries(is_late, OperationalError("a secret")):
             yield
 
     @pytest.mark.parametrize("kind", ACTS)
@@ -645,7 +647,7 @@ class TestTheDatabaseGoesAway:
 
     def test_one_that_is_deleted_meanwhile_is_logged(self, mirrored, osvi_sandbox, caplog):
         session = mirrored()
-        osvi_sandbox.script(session.session_id, Meanwhile(ChatSession.objects.all().delete))
+        osvi_sandbox.script(session.session_id, CallThenAnswer(ChatSession.objects.all().delete))
         assert take_over(session).action.outcome == "done"
         assert "could not be mirrored: SessionNotFound" in caplog.text
 
@@ -658,14 +660,14 @@ class TestTheDatabaseGoesAway:
         def is_first_look(sql, _params):
             return "chatsession" in sql and not looked and not looked.append(sql)
 
-        gone = noticed(is_first_look, ChatSession.objects.all().delete)
+        gone = call_after_queries(is_first_look, ChatSession.objects.all().delete)
         with gone, pytest.raises(SessionNotFound):
             act(kind, session)
         assert osvi_sandbox.requests == []
 
     def test_before_anything_is_sent_it_is_an_error(self, mirrored, osvi_sandbox):
         session = mirrored()
-        gone = refused(lambda sql, _params: sql.startswith("INSERT"), OperationalError())
+        gone = raise_on_queries(lambda sql, _params: sql.startswith("INSERT"), OperationalError())
         with gone, pytest.raises(OperationalError):
             take_over(session)
         assert osvi_sandbox.requests == []
@@ -828,7 +830,7 @@ def test_news_that_come_while_context_is_forgotten_are_kept(mirrored):
         return sql.startswith("SELECT") and "metadata" in sql.partition("FROM")[0]
 
     thread = threading.Thread(target=tell)
-    with noticed(is_look, tell_meanwhile):
+    with call_after_queries(is_look, tell_meanwhile):
         assert forget_texts() == 1
     thread.join()
     session.refresh_from_db()

@@ -21,9 +21,9 @@ from osvi_django.services.mirroring import sync, sync_pool
 from osvi_django.services.mirroring.sync import SyncProgress, sync_open
 from osvi_django.testing import Drop, OSVISandbox, Status
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
-from tests.mirroring import mirror
-from tests.outside import refused
-from tests.wire import RawServer, http
+from tests.helpers.database import raise_on_queries
+from tests.helpers.raw_server import RawServer, http_response
+from tests.helpers.sandbox import mirror
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -365,7 +365,7 @@ def test_what_the_database_refuses_is_one_failure(chats, osvi_sandbox, caplog, q
     def is_odd(sql, params):
         return osvi_sandbox.requests and sql.startswith(query) and odd in params
 
-    with refused(is_odd, DataError("a secret")):
+    with raise_on_queries(is_odd, DataError("a secret")):
         progress = sync_open()
     assert (progress.looked_up, progress.failed) == (4, 1)
     assert "DataError" in caplog.text
@@ -380,7 +380,7 @@ def test_a_database_that_stays_away_ends_it(chats, osvi_sandbox, query):
     def is_refused(sql, _params):
         return osvi_sandbox.requests and sql.startswith(query)
 
-    with refused(is_refused, OperationalError("gone")), pytest.raises(OperationalError):
+    with raise_on_queries(is_refused, OperationalError("gone")), pytest.raises(OperationalError):
         sync_open()
     assert time.monotonic() - began < 10  # it is not waited for once for each
     assert call_threads_of(set(threading.enumerate()) - before) == []
@@ -389,7 +389,7 @@ def test_a_database_that_stays_away_ends_it(chats, osvi_sandbox, query):
 def test_a_database_that_goes_away_when_it_is_stopped_leaves_no_threads(chats, osvi_sandbox):
     chats(40)
     before, stop = set(threading.enumerate()), threading.Event()
-    gone = refused(lambda sql, _params: stop.is_set(), OperationalError("gone"))
+    gone = raise_on_queries(lambda sql, _params: stop.is_set(), OperationalError("gone"))
     with gone, pytest.raises(OperationalError):
         sync_open(stop=stop, on_progress=lambda _progress: stop.set())
     assert call_threads_of(set(threading.enumerate()) - before) == []
@@ -416,7 +416,7 @@ def test_a_database_that_goes_away_in_between_is_not_asked_for_the_rest(
         return seen[-1]
 
     monkeypatch.setattr(sync, "_PATIENCE", 0)
-    with refused(is_refused, OperationalError("gone")), pytest.raises(OperationalError):
+    with raise_on_queries(is_refused, OperationalError("gone")), pytest.raises(OperationalError):
         sync_open()
     assert seen.count(True) == 1
 
@@ -438,7 +438,7 @@ def test_no_more_is_in_memory_where_more_is_to_be_looked_up(agent, settings):
         """List nothing, and pause the session that the path names."""
         is_pause = call.target.endswith("/pause_session")
         data = {"session_id": call.target.split("/")[2]} if is_pause else {}
-        call.send(http(json.dumps({"success": True, "data": data}).encode()))
+        call.send(http_response(json.dumps({"success": True, "data": data}).encode()))
 
     with RawServer(answer) as osvi:
         account = {"API_TOKEN": "x" * 16, "BASE_URL": osvi.url, "CONCURRENCY": 1}

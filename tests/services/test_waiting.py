@@ -20,9 +20,8 @@ from osvi_django.services.recovery import Settled, recover_session
 from osvi_django.services.starting import start_session
 from osvi_django.services.support import receive_message, take_over
 from osvi_django.testing import Drop, Status
-from tests.mirroring import mirror
-from tests.outside import Meanwhile
-from tests.waiting import until
+from tests.helpers.sandbox import CallThenAnswer, mirror
+from tests.helpers.waiting import wait_until
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def one_waits(osvi_sandbox):
                 goes_on.wait(20)
 
         for named in (slow.session_id, None):
-            osvi_sandbox.script(named, Meanwhile(wait))
+            osvi_sandbox.script(named, CallThenAnswer(wait))
 
         def ask():
             try:
@@ -50,7 +49,7 @@ def one_waits(osvi_sandbox):
         thread = threading.Thread(target=ask)
         thread.start()
         try:
-            until(lambda: len(osvi_sandbox.requests) > sent)
+            wait_until(lambda: len(osvi_sandbox.requests) > sent)
             yield
         finally:
             goes_on.set()
@@ -92,7 +91,7 @@ class TestBusy:
         thread = threading.Thread(target=close)
         thread.start()
         try:
-            until(lambda: osvi_sandbox.close_requests(slow.session_id))
+            wait_until(lambda: osvi_sandbox.close_requests(slow.session_id))
             response = api.post(f"/api/osvi/sessions/{other.session_id}/close/")
             again = api.post(f"/api/osvi/sessions/{slow.session_id}/close/")
         finally:
@@ -265,7 +264,7 @@ class TestRetryAfter:
         sent = len(osvi_sandbox.requests)
         assert recover_session(session).settled is Settled.UNCHANGED
         assert len(osvi_sandbox.requests) == sent
-        until(lambda: recover_session(session).settled is not Settled.UNCHANGED)
+        wait_until(lambda: recover_session(session).settled is not Settled.UNCHANGED)
         assert session.attempts.filter(kind="reclose").count() == 2
 
     def test_without_it_the_next_close_is_sent(self, osvi_sandbox):
@@ -283,7 +282,7 @@ class TestRetryAfter:
         base_url = settings.OSVI["default"]["BASE_URL"].rstrip("/")
         pace = throttle_for("default", base_url, concurrency_of("default"))
         assert pace.trouble is not None
-        until(lambda: pace.seconds_of_retry_after == 0)
+        wait_until(lambda: pace.seconds_of_retry_after == 0)
         close_session(second)
         assert pace.trouble is None
 

@@ -12,8 +12,8 @@ import pytest
 import requests
 
 from osvi_django.testing import MISSING, Drip, Drop, Hang, Junk, OddSummary, Redirect, Status
+from tests.helpers.waiting import wait_until
 from tests.testing.test_sandbox import send_close
-from tests.waiting import until
 
 
 def read_until_silent(sock):
@@ -167,7 +167,7 @@ class TestDrip:
         osvi.script(chat.id, Drip(part, interval=60))
         connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=0.2)
         send_close(connection, osvi, chat)
-        until(lambda: osvi.closes(chat.id))
+        wait_until(lambda: osvi.closes(chat.id))
         seen = b"".join(read_until_silent(connection.sock))
         connection.close()
         assert seen == first or (first is None and seen.endswith(b"\r\n\r\n{"))
@@ -190,17 +190,17 @@ class TestDrip:
         monkeypatch.setattr(osvi._server, "handle_error", lambda *args: ended.append(args))
         connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
         send_close(connection, osvi, chat)
-        until(lambda: osvi.closes(chat.id))
+        wait_until(lambda: osvi.closes(chat.id))
         connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
-        until(lambda: ended)
+        wait_until(lambda: ended)
         assert osvi.answered_summaries == {}
 
     def test_it_ends_when_the_sandbox_stops(self, osvi, client, chat):
         osvi.script(chat.id, Drip(interval=60))
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(client.close, chat)
-            until(lambda: osvi.closes(chat.id))
+            wait_until(lambda: osvi.closes(chat.id))
             started = time.monotonic()
             osvi.stop()
             assert isinstance(answer.exception(timeout=5), requests.RequestException)

@@ -18,7 +18,7 @@ from osvi_django.models import ChatSession
 from osvi_django.services import close_session
 from osvi_django.testing import OSVISandbox
 from osvi_django.testing.factories import ChatSessionFactory
-from tests.wire import RawServer, closed
+from tests.helpers.raw_server import RawServer, close_response
 
 REAL = "https://api.osvi.ai"
 SUMMARY = "The customer asked for a refund."
@@ -111,7 +111,7 @@ def test_close_the_v1_way_is_intercepted(mocked, session, settings):
 @pytest.fixture
 def server(settings):
     """A real server where OSVI is configured to be; nothing may reach it."""
-    with RawServer(closed(summary="From the real server.")) as running:
+    with RawServer(close_response(summary="From the real server.")) as running:
         settings.OSVI = {"default": {"API_TOKEN": "token-of-the-host", "BASE_URL": running.url}}
         yield running
     assert running.connections == 0
@@ -127,7 +127,7 @@ def test_vcrpy_that_may_not_record_lets_nothing_out_on_a_used_connection(
     session, tmp_path, settings
 ):
     other = ChatSessionFactory(session_id="s-2", agent=session.agent)
-    with RawServer(closed("s-1"), closed("s-2")) as running:
+    with RawServer(close_response("s-1"), close_response("s-2")) as running:
         settings.OSVI = {"default": {"API_TOKEN": "token-of-the-host", "BASE_URL": running.url}}
         close_session(session)
         cassette = vcr.use_cassette(str(tmp_path / "empty.yaml"), record_mode="none")

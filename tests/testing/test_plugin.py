@@ -16,7 +16,7 @@ from osvi_django.network import refusals
 from osvi_django.services import close_session
 from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.testing.factories import ChatSessionFactory
-from tests.wire import RawServer, closed
+from tests.helpers.raw_server import RawServer, close_response
 
 pytest_plugins = ["pytester"]
 
@@ -233,7 +233,7 @@ def test_a_program_that_a_test_starts_is_refused_other_machines_too():
 
 
 def test_a_proxy_on_this_machine_leads_to_no_other_machine(monkeypatch):
-    with RawServer(closed()) as proxy:
+    with RawServer(close_response()) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         with pytest.raises(NetworkRefused, match=r"192\.0\.2\.1"):
             refused_call()

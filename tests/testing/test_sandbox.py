@@ -21,7 +21,7 @@ from jsonschema import Draft202012Validator
 from osvi_django import testing
 from osvi_django.testing import Fault, Hang, OSVISandbox, Status
 from osvi_django.testing.conversations import CONVERSATIONS
-from tests.waiting import until
+from tests.helpers.waiting import wait_until
 
 VENDOR_PAGE = Path(__file__).parent.parent / "vendor" / "end_chat_session.yaml"
 SOON = 10  # seconds, for what must not wait for connections that hang for a minute
@@ -486,7 +486,7 @@ class TestRecords:
         chat = osvi.add_session(summary="x" * 10_000_000)
         connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
         send_close(connection, osvi, chat)
-        until(lambda: osvi.closes(chat.id))
+        wait_until(lambda: osvi.closes(chat.id))
         connection.close()
         osvi.stop()
         assert osvi.answered_summaries == {}
@@ -645,7 +645,7 @@ class TestServer:
             connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
             send_close(connection, osvi, chat)
             connections.append(connection)
-        until(lambda: all(osvi.closes(chat.id) for chat in chats))
+        wait_until(lambda: all(osvi.closes(chat.id) for chat in chats))
 
         started = time.monotonic()
         osvi.stop()
@@ -659,7 +659,7 @@ class TestServer:
         osvi.latency = 60
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(client.close, chat)
-            until(lambda: osvi.closes(chat.id))
+            wait_until(lambda: osvi.closes(chat.id))
             osvi.stop()
             assert isinstance(answer.exception(timeout=5), requests.ConnectionError)
         assert osvi.answered_summaries == {}
@@ -684,7 +684,7 @@ class TestServer:
         assert time.monotonic() - started < SOON
         assert connection.sock.recv(1) == b""
         connection.close()
-        until(lambda: set(threading.enumerate()) <= before)
+        wait_until(lambda: set(threading.enumerate()) <= before)
 
     def test_stopping_waits_for_what_is_under_way(self, osvi, client, chat):
         ended = []
@@ -700,7 +700,7 @@ class TestServer:
         osvi.script(chat.id, SlowToEnd())
         with ThreadPoolExecutor(1) as pool:
             pool.submit(client.close, chat)
-            until(lambda: osvi.requests)
+            wait_until(lambda: osvi.requests)
             osvi.stop()
             assert ended == [chat.id]
 

@@ -27,10 +27,13 @@ from osvi_django.services.attempts import leases
 from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.services.recovery import Settled, recover_session
 from osvi_django.testing import Drop
-from tests.failing import database_away
-from tests.mirroring import SUMMARY, mirror
-from tests.outside import noticed, refused
-from tests.waiting import until
+from tests.helpers.database import (
+    call_after_queries,
+    database_unavailable_in_threads,
+    raise_on_queries,
+)
+from tests.helpers.sandbox import SUMMARY, mirror
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -94,13 +97,13 @@ class TestCloseLease:
         assert close_session(session).summary.text == SUMMARY
         assert seen == [0] * 8
         assert osvi_sandbox.close_requests(session.session_id) == 1
-        until(lambda: not heartbeats())
+        wait_until(lambda: not heartbeats())
 
     def test_close_shorter_than_lease_runs_no_heartbeat_query(self, session, settings):
         settings.OSVI["default"]["LEASE_TIMEOUT"] = 30
-        with database_away("osvi-heartbeat") as refused:
+        with database_unavailable_in_threads("osvi-heartbeat") as refused:
             assert close_session(session).changed
-            until(lambda: not heartbeats())
+            wait_until(lambda: not heartbeats())
         assert refused == []
 
     def test_close_when_heartbeat_fails_is_settled_by_its_claim(
@@ -111,11 +114,11 @@ class TestCloseLease:
 
         def take_over():
             osvi_sandbox.latency = 0
-            until(lambda: count_expired(ChatSession) == 1)
+            wait_until(lambda: count_expired(ChatSession) == 1)
             found.append(recover_session(ChatSession.objects.get()).settled)
 
         osvi_sandbox.latency = as_latency(take_over)
-        with database_away("osvi-heartbeat") as refused:
+        with database_unavailable_in_threads("osvi-heartbeat") as refused:
             assert close_session(session).summary.text == SUMMARY
         assert found == [Settled.STORED]
         assert len(refused) > 3
@@ -136,7 +139,7 @@ class TestCloseLease:
         osvi_sandbox.latency = as_latency(
             lambda: seen.extend([count_expired(ChatSession, 60), count_expired(ChatSession, 300)])
         )
-        until(lambda: not heartbeats())
+        wait_until(lambda: not heartbeats())
         monkeypatch.setattr(threading.Thread, "start", no_heartbeat)
         assert close_session(session).changed
         assert seen == [0, 1]  # three calls of 60 seconds, and some for what is written
@@ -155,7 +158,7 @@ class TestCloseLease:
         osvi_sandbox.script(session.session_id, Drop())
         with pytest.raises(OSVINoAnswer):
             close_session(session)
-        until(lambda: not heartbeats())
+        wait_until(lambda: not heartbeats())
 
     def test_close_that_is_interrupted_lets_lease_expire(self, session, settings):
         """Interrupt the close as gunicorn does it with a thread."""
@@ -168,7 +171,7 @@ class TestCloseLease:
         with pytest.raises(KeyboardInterrupt):
             close_session(session)
         settings.OSVI["default"]["API_TOKEN"] = token
-        until(lambda: count_expired(ChatSession) == 1, 3)
+        wait_until(lambda: count_expired(ChatSession) == 1, 3)
         assert recover_session(session).settled is Settled.REOPENED
 
     def test_close_that_lost_its_lease_before_sending_sends_nothing(
@@ -181,13 +184,13 @@ class TestCloseLease:
         def slow():
             if threading.current_thread() is closer and not others:
                 others.append(None)
-                until(lambda: count_expired(ChatSession) == 1)
+                wait_until(lambda: count_expired(ChatSession) == 1)
                 in_another_thread(lambda: close_again(ChatSession.objects.get()))
             return token
 
         closer = threading.current_thread()
         settings.OSVI["default"]["API_TOKEN"] = slow
-        with database_away("osvi-heartbeat"), pytest.raises(OSVIUnreachable):
+        with database_unavailable_in_threads("osvi-heartbeat"), pytest.raises(OSVIUnreachable):
             close_session(session)
         session.refresh_from_db()
         assert (session.status, session.summary.text) == ("closed", SUMMARY)
@@ -211,32 +214,32 @@ class TestNoLease:
         def is_refused(sql, _params):
             return sql.startswith("INSERT") and "closeattempt" in sql
 
-        with refused(is_refused, DataError("no")):
+        with raise_on_queries(is_refused, DataError("no")):
             yield
 
     def test_recover_session_that_is_not_unconfirmed_starts_no_heartbeat(self, session):
         assert recover_session(session).settled is Settled.UNCHANGED
-        until(lambda: not heartbeats(), 5)
+        wait_until(lambda: not heartbeats(), 5)
 
     def test_recover_session_without_valid_sync_limit_starts_no_heartbeat(self, session, settings):
         ChatSession.objects.update(status="unconfirmed")
         settings.OSVI_MAX_SYNC_CALLS = 0
         with pytest.raises(OSVINotConfigured):
             recover_session(session, via="rest")
-        until(lambda: not heartbeats(), 5)
+        wait_until(lambda: not heartbeats(), 5)
 
     @pytest.mark.usefixtures("failing_attempts")
     def test_close_session_when_attempt_cannot_be_stored_starts_no_heartbeat(self, session):
         with pytest.raises(DataError):
             close_session(session)
-        until(lambda: not heartbeats(), 5)
+        wait_until(lambda: not heartbeats(), 5)
 
     @pytest.mark.usefixtures("failing_attempts")
     def test_close_job_when_attempts_cannot_be_stored_starts_no_heartbeat(self, session):
         job = create_close_job([session], start=False)
         with pytest.raises(DataError):
             run_close_job(job.pk)
-        until(lambda: not heartbeats(), 5)
+        wait_until(lambda: not heartbeats(), 5)
 
     def test_close_job_when_other_worker_takes_items_starts_no_heartbeat(self, session):
         job = create_close_job([session], start=False)
@@ -253,11 +256,11 @@ class TestNoLease:
         def is_choice(sql, _params):
             return "closejobitem" in sql and "LIMIT" in sql
 
-        with noticed(is_choice, take):
+        with call_after_queries(is_choice, take):
             run_close_job(job.pk, stop=stop)
         assert stop.is_set()
         assert CloseAttempt.objects.count() == 0
-        until(lambda: not heartbeats(), 5)
+        wait_until(lambda: not heartbeats(), 5)
 
 
 @pytest.mark.django_db
@@ -294,29 +297,29 @@ class TestSendBy:
         terms = leases.Terms(seconds=1, longest=1.5, is_renewed=False)
         assert leases.hold([held_row], terms) == 1.5
         assert leases.send_by(held_row) > time.monotonic() + 1
-        until(lambda: leases.send_by(held_row) is None, 1.2)
+        wait_until(lambda: leases.send_by(held_row) is None, 1.2)
         assert leases.renew(held_row)
         assert leases.send_by(held_row) is not None
 
     def test_send_by_of_row_claimed_by_other_returns_none(self, held_row):
         leases.hold([held_row], leases.Terms(seconds=1, longest=20))
         ChatSession.objects.update(claim=uuid.uuid4())
-        until(lambda: leases.send_by(held_row) is None, 2)
+        wait_until(lambda: leases.send_by(held_row) is None, 2)
         assert not leases.renew(held_row)
-        until(lambda: not heartbeats(), 2)  # it is dropped when its lease is over
+        wait_until(lambda: not heartbeats(), 2)  # it is dropped when its lease is over
 
     def test_hold_with_renewal_does_not_renew_other_leases(self, held_row):
         other = leases.Held(table=ChatSession, using="default", pk=0, claim=uuid.uuid4())
         leases.hold([other], leases.Terms(seconds=1, longest=20, is_renewed=False))
         leases.hold([held_row], leases.Terms(seconds=1, longest=20))
         first = (leases.send_by(held_row), leases.send_by(other))
-        until(lambda: leases.send_by(held_row) > first[0], 2)
+        wait_until(lambda: leases.send_by(held_row) > first[0], 2)
         with leases.dropping(other):
             assert leases.send_by(other) == first[1]
 
     def test_hold_with_renewal_ends_after_longest_time(self, held_row):
         leases.hold([held_row], leases.Terms(seconds=1, longest=1.5))
-        until(lambda: not heartbeats(), 2)
+        wait_until(lambda: not heartbeats(), 2)
         assert leases.send_by(held_row) is None
 
 
@@ -335,7 +338,7 @@ class TestJobLease:
         assert run_close_job(job.pk).succeeded == 3
         assert set(seen) == {0}
         assert all(osvi_sandbox.close_requests(each) == 1 for each in osvi_sandbox.sessions)
-        until(lambda: not heartbeats())
+        wait_until(lambda: not heartbeats())
 
     def test_close_job_with_expired_leases_requeues_items(self, osvi_sandbox, settings):
         """Close one at a time: items that wait too long are requeued and claimed again."""
@@ -344,7 +347,7 @@ class TestJobLease:
             mirror(osvi_sandbox)
         osvi_sandbox.latency = 0.7
         job = create_close_job(ChatSession.objects.all(), start=False)
-        with database_away("osvi-heartbeat") as refused:
+        with database_unavailable_in_threads("osvi-heartbeat") as refused:
             job = run_close_job(job.pk)
         assert (job.status, job.succeeded) == ("completed", 4)
         assert refused

@@ -1,4 +1,4 @@
-"""What error reporters send of a piece of work that an error has ended."""
+"""Find what error reporters would send if an error ended a piece of work."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.serializer import serialize
 from sentry_sdk.utils import event_from_exception
 
-# In whichever field it is, it is somebody's: a summary, a message, a note, or a customer's id.
+# Personal data in any field: a summary, a message, a note, or a customer's id.
 CANARY = "CANARY-"
 SUMMARY, MESSAGE, NOTE, CUSTOMER = (CANARY + kind for kind in ("summary", "words", "note", "+1555"))
 
-# What is read and written while words are in hand.
+# Tables that are read and written while local variables hold personal data.
 _TABLES = ("osvi_django_", "django_admin_log")
-# Those that have words in hand, and end with what they do.
+# Threads whose local variables hold personal data.
 _THREADS = (threading.current_thread().name, "osvi-rescuer", "osvi-writer")
 
 
 class Interrupted(BaseException):
-    """A worker that is ended: nothing handles it."""
+    """Stand for the end of a worker: no code handles it."""
 
 
-class Reporter(logging.Handler):
-    """Keeps the errors that an error reporter is shown: in logs, and at the end of threads."""
+class ErrorRecorder(logging.Handler):
+    """Record the errors that an error reporter sees: in logs and at the end of threads."""
 
     def __init__(self):
         super().__init__(logging.DEBUG)
@@ -42,33 +42,33 @@ class Reporter(logging.Handler):
             self.errors.append(record.exc_info[1])
 
     @contextmanager
-    def at_work(self):
-        before, threading.excepthook = threading.excepthook, self._note_end
+    def recording(self):
+        before, threading.excepthook = threading.excepthook, self._record_thread_error
         logging.getLogger().addHandler(self)
         try:
             yield
-        except BaseException as error:  # noqa: BLE001  # whatever it is, it is reported
+        except BaseException as error:  # noqa: BLE001  # every error is reported
             self.errors.append(error)
         finally:
             logging.getLogger().removeHandler(self)
             threading.excepthook = before
 
-    def _note_end(self, ended):
+    def _record_thread_error(self, ended):
         self.errors.append(ended.exc_value)
 
     def leaks(self):
-        return set().union(*map(leaks, self.errors))
+        return set().union(*map(find_leaks, self.errors))
 
 
-class KeptMails(AdminEmailHandler):
-    """Keeps what would be sent."""
+class RecordingEmailHandler(AdminEmailHandler):
+    """Keep an email instead of sending it."""
 
     def send_mail(self, subject, message, *args, html_message=None, **kwargs):
         self.sent = (message, html_message)
 
 
-class Interruption:
-    """Raises an error at the query of a number to a table of ours, in this thread or a helper."""
+class QueryInterruption:
+    """Raise an error at the nth query to one of our tables, in this thread or a helper thread."""
 
     def __init__(self, number, error):
         self.is_over = False
@@ -81,13 +81,13 @@ class Interruption:
         return run(sql, params, many, context)
 
     def wrap(self, connection, **_named):
-        """Be asked of each query of a connection; it may be one that was opened once more."""
+        """Watch the queries of a connection, also if it is opened again."""
         is_ours = threading.current_thread().name.startswith(_THREADS)
         if is_ours and self not in connection.execute_wrappers:
             connection.execute_wrappers.append(self)
 
     @contextmanager
-    def awaited(self):
+    def active(self):
         self.wrap(connection)
         connection_created.connect(self.wrap)
         try:
@@ -97,32 +97,32 @@ class Interruption:
             connection.execute_wrappers.remove(self)
 
 
-def with_our_frames(error):
-    """The same error with our frames alone, as to report the others takes far longer."""
+def keep_own_frames(error):
+    """Remove the frames of other packages, which take far longer to report."""
     each = error
     while each is not None:
-        each.__traceback__ = _our_part(each.__traceback__)
+        each.__traceback__ = _own_frames_of(each.__traceback__)
         each = each.__cause__ or each.__context__
     return error
 
 
-def _our_part(traceback):
+def _own_frames_of(traceback):
     found = None
-    for frame in reversed([*_all_of(traceback)]):
+    for frame in reversed([*_frames_of(traceback)]):
         path = frame.tb_frame.f_code.co_filename
         if "/osvi_django/" in path and "/osvi_django/testing/" not in path:
             found = TracebackType(found, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
     return found
 
 
-def _all_of(traceback):
+def _frames_of(traceback):
     while traceback is not None:
         yield traceback
         traceback = traceback.tb_next
 
 
-def sent(error):
-    """What Sentry would send of an error: where, and the variables there."""
+def sentry_frames(error):
+    """Yield each frame and its variables as Sentry would send them."""
     event, _hint = event_from_exception(error, client_options=DEFAULT_OPTIONS)
     event = serialize(event, max_request_body_size="medium")
     for value in event["exception"]["values"]:
@@ -131,31 +131,31 @@ def sent(error):
             yield f"{frame['abs_path']}:{frame['function']}", frame["vars"]
 
 
-def mailed(error):
-    """What Django would mail of it."""
+def email_frames(error):
+    """Yield each frame and its variables as Django would email them."""
     reporter = ExceptionReporter(None, type(error), error, error.__traceback__)
     for frame in reporter.get_traceback_data()["frames"]:
         if "filename" in frame:  # it has a stack
             yield f"{frame['filename']}:{frame['function']}", dict(frame["vars"])
 
 
-def leaks(error):
-    """Where somebody's words are shown."""
+def find_leaks(error):
+    """Return the frames and variables in which a report shows personal data."""
     found = set()
-    for report in (sent, mailed):
-        for where, variables in report(with_our_frames(error)):
+    for report in (sentry_frames, email_frames):
+        for where, variables in report(keep_own_frames(error)):
             shown = [name for name, value in variables.items() if CANARY in str(value)]
             found |= {f"{where.rpartition('/osvi_django/')[2]}: {name}" for name in shown}
     return found
 
 
-def of_each_interruption(work, *made, error=Interrupted):
-    """Do a piece of work, interrupted at its first query, at its second, and so on to its end."""
+def find_leaks_at_each_query(work, *made, error=Interrupted):
+    """Interrupt a piece of work at its first query, its second, and so on; return the leaks."""
     found, number_of_errors = set(), 0
     for number in count(1):
         arguments = [make() for make in made]
-        interruption, reporter = Interruption(number, error), Reporter()
-        with reporter.at_work(), interruption.awaited():
+        interruption, reporter = QueryInterruption(number, error), ErrorRecorder()
+        with reporter.recording(), interruption.active():
             work(*arguments)
         found |= reporter.leaks()
         number_of_errors += len(reporter.errors)

@@ -1,4 +1,4 @@
-"""A server that says whatever a test wants it to say, over real sockets on this machine."""
+"""A server that sends whatever bytes a test gives it, over real sockets on this machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, zero seconds
+LINGER_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, zero seconds
 
 
-def http(body=b"", *, status=200, headers=(), length=None):
-    """One HTTP answer with a Content-Length, as bytes."""
+def http_response(body=b"", *, status=200, headers=(), length=None):
+    """Return the bytes of an HTTP response with a Content-Length."""
     lines = [
         f"HTTP/1.1 {status} Whatever",
         f"Content-Length: {len(body) if length is None else length}",
@@ -24,27 +24,27 @@ def http(body=b"", *, status=200, headers=(), length=None):
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def chunked(*chunks, end=b"0\r\n\r\n", headers=()):
-    """One HTTP answer in chunks, as bytes."""
+def chunked_response(*chunks, end=b"0\r\n\r\n", headers=()):
+    """Return the bytes of an HTTP response in chunks."""
     lines = ["HTTP/1.1 200 OK", "Transfer-Encoding: chunked"]
     lines += [f"{name}: {value}" for name, value in headers]
     head = "\r\n".join([*lines, "", ""]).encode()
     return head + b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + end
 
 
-def envelope(session_id="s-1", **data):
-    """The body of a successful close."""
+def close_body(session_id="s-1", **data):
+    """Return the body of the response to a successful close."""
     return json.dumps({"success": True, "data": {"session_id": session_id, **data}}).encode()
 
 
-def closed(session_id="s-1", summary="Fine.", **options):
-    """The whole HTTP answer of a successful close."""
-    return http(envelope(session_id, summary=summary), **options)
+def close_response(session_id="s-1", summary="Fine.", **options):
+    """Return the bytes of the HTTP response to a successful close."""
+    return http_response(close_body(session_id, summary=summary), **options)
 
 
 @dataclass
 class Call:
-    """One request as it arrived, and the connection to answer it on."""
+    """Hold one request as it arrived, and the connection to answer it on."""
 
     server: RawServer = field(repr=False)
     sock: socket.socket = field(repr=False)
@@ -60,13 +60,13 @@ class Call:
         self.sock.sendall(data)
 
     def drip(self, data, interval=0.03):
-        """Send a byte at a time, until the client has gone or the server stops."""
+        """Send a byte at a time, until the client disconnects or the server stops."""
         for place in range(len(data)):
             self.send(data[place : place + 1])
             self.pause(interval)
 
     def pour(self, data, seconds=5):
-        """Send the same again and again, until the client has gone or the server stops."""
+        """Send the same data repeatedly, until the client disconnects or the server stops."""
         ends_at = time.monotonic() + seconds
         while time.monotonic() < ends_at and not self.server.stopping.is_set():
             self.send(data)
@@ -79,18 +79,18 @@ class Call:
         raise ConnectionAbortedError
 
     def reset(self):
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
         raise ConnectionAbortedError
 
 
 class RawServer:
-    """Answers each request with the next of ``replies``, and the last of them for ever.
+    """Answer each request with the next of ``replies``, and repeat the last one.
 
     A reply is bytes or a callable that is given the ``Call``. ``context`` makes it talk TLS.
     """
 
     def __init__(self, *replies, context=None):
-        self.replies = list(replies) or [closed()]
+        self.replies = list(replies) or [close_response()]
         self.context = context
         self.calls = []
         self.connections = 0
@@ -120,7 +120,7 @@ class RawServer:
             thread.join(5)
 
     def converse(self, sock):
-        """Read requests and answer them for as long as the client asks; tests may replace it."""
+        """Read and answer requests until the client stops; tests may override this."""
         with sock.makefile("rb") as file:
             while call := self._read(sock, file):
                 with self._lock:
@@ -158,7 +158,7 @@ class RawServer:
                 self.shut_down_at_exit(sock)
             self.converse(sock)
         except (OSError, ssl.SSLError):
-            pass  # the client has gone, or the test wanted an end without an answer
+            pass  # the client disconnected, or the test wants no answer
         finally:
             with self._lock:
                 self._socks -= {plain, sock}

@@ -1,0 +1,70 @@
+"""Interfere with database queries: raise, skip them, or act after them."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+
+from django.db import OperationalError, connection
+from django.db.backends.signals import connection_created
+
+
+@contextmanager
+def raise_on_queries(is_refused, error):
+    """Raise the error instead of the queries of this thread for which ``is_refused`` is true."""
+
+    def answer(execute, sql, params, many, context):
+        if is_refused(sql, params or ()):
+            raise error
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(answer):
+        yield
+
+
+@contextmanager
+def call_after_queries(is_meant, do):
+    """Call a function after each query of this thread for which ``is_meant`` is true."""
+
+    def answer(execute, sql, params, many, context):
+        result = execute(sql, params, many, context)
+        if is_meant(sql, params or ()):
+            do()
+        return result
+
+    with connection.execute_wrapper(answer):
+        yield
+
+
+@contextmanager
+def skip_queries(is_meant):
+    """Skip queries of this thread, as MariaDB's INSERT IGNORE sometimes does nothing."""
+
+    def answer(execute, sql, params, many, context):
+        return None if is_meant(sql, params or ()) else execute(sql, params, many, context)
+
+    with connection.execute_wrapper(answer):
+        yield
+
+
+@contextmanager
+def database_unavailable_in_threads(thread_name):
+    """Refuse all queries on new connections of threads of this name; yield the refused queries."""
+    refused, failing = [], []
+
+    def fail(execute, sql, params, many, context):
+        refused.append(sql)
+        raise OperationalError("a secret")
+
+    def wrap(connection, **_named):
+        if threading.current_thread().name == thread_name:
+            connection.execute_wrappers.append(fail)
+            failing.append(connection)
+
+    connection_created.connect(wrap)
+    try:
+        yield refused
+    finally:
+        connection_created.disconnect(wrap)
+        for each in failing:  # a thread that goes on connects again with the same wrappers
+            each.execute_wrappers.remove(fail)
