@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
 from osvi_django.conf import bulk_limit, configured
-from osvi_django.services.support import TEXT_MAX_LENGTH
+from osvi_django.services.support import COMMANDS, TEXT_MAX_LENGTH
 from osvi_django.validation import (
     NOTE_MAX_LENGTH,
     id_problem,
@@ -19,14 +19,13 @@ from osvi_django.validation import (
 
 # Maximum nesting; copying deeper JSON overflows the stack.
 _DEEPEST: Final = 20
-# The fields of each command; without a command, the message goes to the customer.
+# The command of ``support/`` that closes a session, as ``close/`` does.
+CLOSE: Final = "close"
+# The support commands by OSVI's names; without one, the message goes to the customer.
+SUPPORT_COMMANDS: Final = {each.word: each for each in COMMANDS.values() if not each.own_call}
 FIELDS_OF_COMMANDS: Final[dict[str, tuple[str, ...]]] = {
-    "takeover": (),
-    "tell": ("message", "resend"),
-    "whisper": ("message", "resend"),
-    "end": (),
-    "close": ("note", "agent_uuid", "account"),
-    "": ("message", "resend"),
+    **{word: command.rest_fields for word, command in SUPPORT_COMMANDS.items()},
+    CLOSE: ("note", "agent_uuid", "account"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC
+from functools import cache
 from typing import Any, Final
 
 from django.http import QueryDict
@@ -28,6 +29,7 @@ from osvi_django.rest.fields import (
     StrictBooleanField,
 )
 from osvi_django.rest.pagination import ByKey
+from osvi_django.services.support import SupportCommand
 
 # How many unknown keys an error names.
 _MOST_NAMED: Final = 5
@@ -181,29 +183,22 @@ class SupportSerializer(StrictSerializer):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Check that every field fits the command, and that a message is there if needed."""
-        taken = FIELDS_OF_COMMANDS[attrs.get("command", "")]
-        for name in ("message", "note", "agent_uuid", "account", "resend"):
-            if attrs.get(name) and name not in taken:
+        taken = ("command", *FIELDS_OF_COMMANDS[attrs.get("command", "")])
+        for name, value in attrs.items():
+            if value and name not in taken:
                 problem = _("This field cannot be used with this command: leave it out.")
                 raise serializers.ValidationError({name: [problem]})
         if "message" in taken and not attrs.get("message"):
             problem = _("This field is required.")
             raise serializers.ValidationError({"message": [problem]})
-        return attrs
+        return {name: value for name, value in attrs.items() if name in taken}
 
 
-class ContextSerializer(StrictSerializer):
-    """A fact that the agent should know from now on."""
-
-    context = MessageField()  # type: ignore[assignment]
-    resend = StrictBooleanField()
-
-
-class MessageSerializer(StrictSerializer):
-    """What the customer wrote."""
-
-    content = MessageField()
-    resend = StrictBooleanField()
+@cache
+def text_serializer(command: SupportCommand) -> type[StrictSerializer]:
+    """Return the serializer of a command whose endpoint takes nothing but its text."""
+    fields = {command.field: MessageField(), "resend": StrictBooleanField()}
+    return type(f"{command.kind.name.title()}Serializer", (StrictSerializer,), fields)
 
 
 def _not_known(unknown: Sequence[object], serializer: StrictSerializer) -> str:

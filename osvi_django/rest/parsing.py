@@ -25,6 +25,7 @@ from rest_framework.request import Request
 from rest_framework.serializers import Serializer
 
 from osvi_django.redaction import hidden
+from osvi_django.services.support import COMMANDS
 from osvi_django.validation import account_problem
 
 RESPOND_ASYNC: Final = "respond-async"
@@ -94,7 +95,8 @@ def _read_body(request: Request) -> bytes:
 
 
 _PERSONAL: Final = frozenset(
-    {"content", "context", "customer_id", "input_fields", "message", "note", "text"}
+    {"context", "customer_id", "input_fields", "note", "text"}
+    | {command.field for command in COMMANDS.values()}
 )
 
 

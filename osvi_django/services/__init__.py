@@ -31,11 +31,11 @@ from osvi_django.services.recovery.unread import RecoveryResult, Settled
 from osvi_django.services.selectors import SessionFilter, find_session
 from osvi_django.services.starting import start_session
 from osvi_django.services.summaries import Summarized, summarize
+from osvi_django.services.support.actions import ActionResult
 from osvi_django.services.support.context import context_of
+from osvi_django.services.support.journal import actions_of
 from osvi_django.services.support.retention import forget_texts
 from osvi_django.services.support.service import (
-    ActionResult,
-    actions_of,
     hand_back,
     inject_context,
     receive_message,

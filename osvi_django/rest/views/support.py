@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from django.db.models import QuerySet
 from rest_framework.generics import ListAPIView
@@ -14,12 +14,12 @@ from osvi_django.conf import DEFAULT_ACCOUNT
 from osvi_django.exceptions import SessionNotFound
 from osvi_django.models import ChatSession, SupportAction
 from osvi_django.redaction import hidden
+from osvi_django.rest.fields import CLOSE, SUPPORT_COMMANDS
 from osvi_django.rest.input_serializers import (
-    ContextSerializer,
-    MessageSerializer,
     PageSerializer,
     SupportSerializer,
     SyncSerializer,
+    text_serializer,
 )
 from osvi_django.rest.output_serializers import ActionSerializer, session_body
 from osvi_django.rest.pagination import OldestByStart
@@ -36,20 +36,14 @@ from osvi_django.services.permissions import (
 )
 from osvi_django.services.selectors import find_session
 from osvi_django.services.support import (
+    CONTEXT,
+    INBOUND,
     ActionResult,
+    SupportCommand,
     actions_of,
     context_of,
-    hand_back,
-    inject_context,
-    receive_message,
-    send_message,
-    take_over,
-    tell,
-    whisper,
+    run_command,
 )
-
-_WORDLESS: Final = {"takeover": take_over, "end": hand_back}
-_WITH_WORDS: Final = {"tell": tell, "whisper": whisper, "": send_message}
 
 
 class SyncView(OSVIAPIView):
@@ -73,46 +67,38 @@ class SupportView(OSVIAPIView):
 
     def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
         """Run it: 200, the session and the agent's reply; a close answers as a close does."""
-        wanted = validated_body(SupportSerializer, request)
-        command, message = wanted.pop("command", ""), wanted.pop("message", "")
-        resend = wanted.pop("resend")
-        if command == "close":
-            return closed(request, session_id, **wanted)
-        session = _session_for(request, session_id)
-        if command in _WORDLESS:
-            result = _WORDLESS[command](session, requested_by=request.user, via="rest")
-        else:
-            act = _WITH_WORDS[command]
-            result = act(session, message, resend=resend, requested_by=request.user, via="rest")
-        return _done(result, request)
+        values = validated_body(SupportSerializer, request)
+        word = values.pop("command", "")
+        if word == CLOSE:
+            return closed(request, session_id, **values)
+        return _run(SUPPORT_COMMANDS[word], request, session_id, values)
 
 
-class ContextView(OSVIAPIView):
-    """``POST sessions/{session_id}/context/`` with ``context``: a fact for the agent to know."""
+class TextView(OSVIAPIView):
+    """A command that OSVI has a call for, and whose endpoint takes nothing but its text."""
 
     permission_classes = (IsAuthenticated,)
+    command: SupportCommand
 
     def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
-        """Add it: 200, the session, and in ``context`` all that OSVI keeps of it now."""
-        wanted = validated_body(ContextSerializer, request)
-        session = _session_for(request, session_id)
-        text = wanted.pop("context")
-        result = inject_context(session, text, **wanted, requested_by=request.user, via="rest")
-        return _done(result, request, context=hidden(context_of(result.session)))
+        """Run it: 200, the session and the agent's reply, or null."""
+        values = validated_body(text_serializer(self.command), request)
+        return _run(self.command, request, session_id, values)
 
 
-class MessagesView(OSVIAPIView):
+class ContextView(TextView):
+    """``POST sessions/{session_id}/context/`` with ``context``: a fact for the agent to know.
+
+    The answer also has, in ``context``, all that OSVI keeps of it now.
+    """
+
+    command = CONTEXT
+
+
+class MessagesView(TextView):
     """``POST sessions/{session_id}/messages/`` with ``content``: what the customer wrote."""
 
-    permission_classes = (IsAuthenticated,)
-
-    def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
-        """Send it to OSVI: 200, the session, and in ``reply`` the agent's answer, or null."""
-        wanted = validated_body(MessageSerializer, request)
-        session = _session_for(request, session_id)
-        text = wanted.pop("content")
-        result = receive_message(session, text, **wanted, requested_by=request.user, via="rest")
-        return _done(result, request)
+    command = INBOUND
 
 
 class ActionListView(OSVIAPIView, ListAPIView[SupportAction]):
@@ -139,6 +125,15 @@ class ActionListView(OSVIAPIView, ListAPIView[SupportAction]):
         return {**super().get_serializer_context(), "may_read": may_read}
 
 
+def _run(
+    command: SupportCommand, request: Request, session_id: str, values: dict[str, Any]
+) -> Response:
+    session = _session_for(request, session_id)
+    text = values.pop(command.field, "")
+    result = run_command(command, session, text, requested_by=request.user, via="rest", **values)
+    return _done(result, request)
+
+
 def _session_for(request: Request, session_id: str) -> ChatSession:
     """Return the session. Raise ``SessionNotFound`` only for callers who may know that."""
     session = find_session(session_id)
@@ -148,9 +143,11 @@ def _session_for(request: Request, session_id: str) -> ChatSession:
     return session
 
 
-def _done(result: ActionResult, request: Request, **more: Any) -> Response:
+def _done(result: ActionResult, request: Request) -> Response:
     """Return the result; callers who may not view sessions get only its outcome."""
     body = {**session_body(result.session, request), "reply": result.reply}
     if may_view(request.user, result.session):
-        body |= {"action": result.action.pk, **more}
+        body["action"] = result.action.pk
+        if result.action.kind == CONTEXT.kind:
+            body["context"] = hidden(context_of(result.session))
     return Response(body)

@@ -1,10 +1,16 @@
-"""The support actions: what each sends, and what it changes."""
+"""The table of support commands: what each sends, what it changes, and how it is shown.
+
+The functions of ``service.py``, the fields of REST and the desk of the admin are derived from it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
 
 from osvi_django.client import OSVIClient
 from osvi_django.client.responses import (
@@ -32,27 +38,35 @@ class StateChange:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupportCommand:
-    """One action: how it is sent, and what its answer changes here."""
+class ActionResult:
+    """What was done in a session; ``reply`` is what the agent said to it, if anything."""
 
-    kind: ActionKind
-    send: Callable[[OSVIClient, ChatSession, str], Answer]
-    read: Callable[[Answer, ChatSession], StateChange]
-    field: str = "message"
-    needs_text: bool = True
-    needs_support: bool = False
-    needs_customer: bool = False
+    session: ChatSession
+    action: SupportAction
+    reply: str | None = None
 
 
-def _command(name: str) -> Callable[[OSVIClient, ChatSession, str], Answer]:
-    def send(client: OSVIClient, session: ChatSession, text: str) -> Answer:
-        return client.send_support(session.session_id, command=name, message=text)
+def _read_reply(answer: Answer, session: ChatSession) -> StateChange:
+    return StateChange(reply=read_support(answer, session.session_id).reply)
 
-    return send
+
+def _read_takeover(answer: Answer, session: ChatSession) -> StateChange:
+    name = read_support(answer, session.session_id).active_human[:255]
+    changes = {"mode": Mode.SUPPORT, "active_human": name, "help_requested": False}
+    return StateChange(changes=changes)
+
+
+def _read_end(answer: Answer, session: ChatSession) -> StateChange:
+    read_support(answer, session.session_id)
+    return StateChange(changes={"mode": Mode.AI, "active_human": ""})
 
 
 def _send_context(client: OSVIClient, session: ChatSession, text: str) -> Answer:
     return client.send_context(session.session_id, text)
+
+
+def _read_context(answer: Answer, session: ChatSession) -> StateChange:
+    return StateChange(context=list(read_context(answer, session.session_id))[-CONTEXT_KEPT:])
 
 
 def _send_inbound(client: OSVIClient, session: ChatSession, text: str) -> Answer:
@@ -64,26 +78,7 @@ def _send_inbound(client: OSVIClient, session: ChatSession, text: str) -> Answer
     )
 
 
-def _nothing_changes(answer: Answer, session: ChatSession) -> StateChange:
-    return StateChange(reply=read_support(answer, session.session_id).reply)
-
-
-def _taken_over(answer: Answer, session: ChatSession) -> StateChange:
-    told = read_support(answer, session.session_id)
-    who = told.active_human[:255]
-    return StateChange(changes={"mode": Mode.SUPPORT, "active_human": who, "help_requested": False})
-
-
-def _handed_back(answer: Answer, session: ChatSession) -> StateChange:
-    read_support(answer, session.session_id)
-    return StateChange(changes={"mode": Mode.AI, "active_human": ""})
-
-
-def _context_added(answer: Answer, session: ChatSession) -> StateChange:
-    return StateChange(context=list(read_context(answer, session.session_id))[-CONTEXT_KEPT:])
-
-
-def _received(answer: Answer, session: ChatSession) -> StateChange:
+def _read_inbound(answer: Answer, session: ChatSession) -> StateChange:
     # OSVI may have put the message into another session, whose reply must not be stored here.
     reply = read_reply(answer, session.session_id, may_differ=False)
     # The customer's message has made it active.
@@ -91,26 +86,119 @@ def _received(answer: Answer, session: ChatSession) -> StateChange:
     return StateChange(reply=reply.text, changes=changes)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SupportCommand:
+    """One command: how it is sent, what its answer changes here, and how staff see it.
+
+    ``word``: OSVI's name for it in the ``support`` call, "" for a message without a command;
+    ``own_call``: sends it if OSVI has another call for it; ``field``: the name of its text in
+    bodies, OSVI's and ours, "" if it takes none; ``sets_mode``: who answers the customer after it.
+
+    ``button``: its button on the desk, "" if it is not offered there; ``label`` and ``help_text``:
+    of the field for its text; ``done``: the message after success; ``done_without_reply``: the
+    same if a reply is usual and OSVI did not return it.
+    """
+
+    kind: ActionKind
+    word: str = ""
+    own_call: Callable[[OSVIClient, ChatSession, str], Answer] | None = None
+    read: Callable[[Answer, ChatSession], StateChange] = _read_reply
+    field: str = ""
+    sets_mode: Mode | None = None
+    needs_support: bool = False
+    needs_customer: bool = False
+    button: str | Promise = ""
+    label: str | Promise = ""
+    help_text: str | Promise = ""
+    done: str | Promise = ""
+    done_without_reply: str | Promise = ""
+
+    @property
+    def rest_fields(self) -> tuple[str, ...]:
+        """Return the fields of its body over REST, beside the command itself."""
+        return (self.field, "resend") if self.field else ()
+
+    def send(self, client: OSVIClient, session: ChatSession, text: str) -> Answer:
+        """Send it, and return OSVI's raw answer."""
+        if self.own_call is not None:
+            return self.own_call(client, session, text)
+        return client.send_support(session.session_id, command=self.word, message=text)
+
+    def done_after(self, reply: str | None) -> str | Promise:
+        """Return the message after success."""
+        return self.done if reply else self.done_without_reply or self.done
+
+
 TAKE_OVER: Final = SupportCommand(
-    kind=ActionKind.TAKE_OVER, send=_command("takeover"), read=_taken_over, needs_text=False
-)
-HAND_BACK: Final = SupportCommand(
-    kind=ActionKind.HAND_BACK, send=_command("end"), read=_handed_back, needs_text=False
-)
-TELL: Final = SupportCommand(kind=ActionKind.TELL, send=_command("tell"), read=_nothing_changes)
-WHISPER: Final = SupportCommand(
-    kind=ActionKind.WHISPER, send=_command("whisper"), read=_nothing_changes
+    kind=ActionKind.TAKE_OVER,
+    word="takeover",
+    read=_read_takeover,
+    sets_mode=Mode.SUPPORT,
+    button=_("Take over"),
+    done=_("You have taken over. The AI agent does not reply until someone hands back."),
 )
 MESSAGE: Final = SupportCommand(
-    kind=ActionKind.MESSAGE, send=_command(""), read=_nothing_changes, needs_support=True
+    kind=ActionKind.MESSAGE,
+    field="message",
+    needs_support=True,
+    button=_("Send to the customer"),
+    label=_("Write to the customer"),
+    help_text=_("The customer sees exactly this text."),
+    done=_("Your message was sent to the customer."),
+)
+TELL: Final = SupportCommand(
+    kind=ActionKind.TELL,
+    word="tell",
+    field="message",
+    button=_("Send instruction, reply now"),
+    label=_("Instruct the agent"),
+    help_text=_(
+        "The agent replies to the customer now and follows your instruction. The customer sees "
+        "the reply, not your instruction."
+    ),
+    done=_("The agent has replied to the customer. You find its reply below."),
+    done_without_reply=_("The agent received your instruction, but OSVI did not return its reply."),
+)
+WHISPER: Final = SupportCommand(
+    kind=ActionKind.WHISPER,
+    word="whisper",
+    field="message",
+    button=_("Save hint for the next reply"),
+    label=_("Give the agent a hint"),
+    help_text=_(
+        "Nothing is sent now. The agent uses the hint in its next reply. The customer does not "
+        "see it."
+    ),
+    done=_("The agent will use this in its next reply."),
 )
 CONTEXT: Final = SupportCommand(
-    kind=ActionKind.CONTEXT, send=_send_context, read=_context_added, field="context"
+    kind=ActionKind.CONTEXT,
+    own_call=_send_context,
+    read=_read_context,
+    field="context",
+    button=_("Add context"),
+    label=_("Add context"),
+    help_text=_("A fact the agent should know from now on."),
+    done=_("The fact was added. The agent knows it from now on."),
+)
+HAND_BACK: Final = SupportCommand(
+    kind=ActionKind.HAND_BACK,
+    word="end",
+    read=_read_end,
+    sets_mode=Mode.AI,
+    button=_("Hand back"),
+    done=_("You have handed back. The AI agent replies to the customer again."),
 )
 INBOUND: Final = SupportCommand(
     kind=ActionKind.INBOUND,
-    send=_send_inbound,
-    read=_received,
+    own_call=_send_inbound,
+    read=_read_inbound,
     field="content",
     needs_customer=True,
 )
+
+# Where they are listed, they are in this order.
+COMMANDS: Final[Mapping[ActionKind, SupportCommand]] = {
+    command.kind: command
+    for command in (TAKE_OVER, MESSAGE, TELL, WHISPER, CONTEXT, HAND_BACK, INBOUND)
+}

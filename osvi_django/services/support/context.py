@@ -18,21 +18,22 @@ def context_of(session: ChatSession) -> list[str]:
     return context_in(session.metadata)
 
 
-def write_context(session: ChatSession, told: list[str]) -> None:
+def write_context(session: ChatSession, kept: list[str]) -> None:
     """Write the context that OSVI keeps, unless another process has stored a longer one."""
     metadata = hidden(selectors.rows(session).values_list("metadata", flat=True).get())
     stored = context_in(metadata)
-    if stored == context_of(session) or not _goes_on_from(told, stored):
-        selectors.rows(session).update(metadata=with_context(metadata, told))
+    if stored == context_of(session) or not _continues(kept, stored):
+        selectors.rows(session).update(metadata=with_context(metadata, kept))
 
 
-def _goes_on_from(told: list[str], stored: list[str]) -> bool:
-    """Return whether the stored context is what was sent, with something added to it."""
+def _continues(kept: list[str], stored: list[str]) -> bool:
+    """Return whether the stored context is what OSVI kept, with something added to it."""
     added = (stored[-number:] for number in range(1, len(stored)))
-    return any([*told, *more][-CONTEXT_KEPT:] == stored for more in added)
+    return any([*kept, *more][-CONTEXT_KEPT:] == stored for more in added)
 
 
 def with_context(metadata: Any, context: list[str]) -> dict[str, Any]:
+    """Return a session's metadata with this context."""
     metadata = _object(metadata)
     return {**metadata, "metadata": {**_object(metadata.get("metadata")), "context": context}}
 

@@ -16,7 +16,7 @@ from osvi_django.services import selectors
 from osvi_django.services.mirroring.sessions import context_in
 from osvi_django.services.support.actions import ActionKind, ActionOutcome
 from osvi_django.services.support.context import with_context
-from osvi_django.services.support.service import SURELY_OVER, all_actions, lock_session
+from osvi_django.services.support.journal import SURELY_OVER, all_actions, lock_session
 
 _CHUNK: Final = 1_000
 

@@ -1,0 +1,190 @@
+"""Run one support command: check it, write the action, send it, store the answer."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from typing import Final, TypedDict
+
+from django.db import IntegrityError
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from osvi_django import clock, database
+from osvi_django.client import OSVIClient
+from osvi_django.database import persist, refuse_inside_transaction
+from osvi_django.exceptions import (
+    InvalidInput,
+    OSVIError,
+    OSVINotConfigured,
+    SentBefore,
+    SessionClosed,
+    WrongMode,
+    not_a_close,
+)
+from osvi_django.models import ChatSession, SupportAction
+from osvi_django.redaction import HiddenText, hides
+from osvi_django.services import selectors
+from osvi_django.services.attempts import claims
+from osvi_django.services.attempts.clients import client_of
+from osvi_django.services.attempts.heeding import heeding
+from osvi_django.services.attempts.sync_limit import waiting
+from osvi_django.services.attempts.types import RequestOrigin, Status, User
+from osvi_django.services.permissions import require_operate, who
+from osvi_django.services.support.actions import (
+    ActionOutcome,
+    ActionResult,
+    Mode,
+    SupportCommand,
+)
+from osvi_django.services.support.journal import change_action, fail_action, store_answer
+from osvi_django.services.support.mirroring import apply_change, settle_mode
+from osvi_django.services.support.repeats import (
+    is_written,
+    refuse_same_form,
+    refuse_same_text,
+)
+from osvi_django.validation import storable
+
+# OSVI documents no limit. A longer text would not be read, and was probably pasted by mistake.
+TEXT_MAX_LENGTH: Final = 10_000
+
+
+class ActionOptions(TypedDict, total=False):
+    """The keywords of every function that acts on a session."""
+
+    requested_by: User | None
+    via: str
+    form_key: uuid.UUID | None
+
+
+class TextOptions(ActionOptions, total=False):
+    """The keywords of those that take a text; ``resend``: also if it was sent before."""
+
+    resend: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionRequest(RequestOrigin):
+    """Who asks and via what, and whether to send a text that was sent before."""
+
+    note: str = field(default="", repr=False)
+    resend: bool
+    form_key: uuid.UUID | None
+
+
+@hides("text")
+def run_command(
+    command: SupportCommand,
+    session: ChatSession,
+    text: str = "",
+    *,
+    requested_by: User | None = None,
+    via: str = "code",
+    resend: bool = False,
+    form_key: uuid.UUID | None = None,
+) -> ActionResult:
+    """Run a command in a session; ``service.py`` says what is raised."""
+    request = ActionRequest(requested_by=requested_by, via=via, resend=resend, form_key=form_key)
+    with not_a_close():
+        refuse_inside_transaction(selectors.using(session))
+    require_operate(requested_by, session)
+    text = _checked_text(command, text)
+    selectors.reload(session)
+    _require_state(command, session)
+    client = client_of(session.agent.account)
+    with waiting(request.via), heeding(client, session.agent.account) as throttle:
+        action = _write_action(command, session, text, request)
+        sent_at = clock.monotonic()
+        result = _carry_out(command, client, action, text)
+        throttle.record_success(sent_at)
+        return result
+
+
+@hides("text")
+def _checked_text(command: SupportCommand, text: str) -> str:
+    text = HiddenText(text.strip() if isinstance(text, str) else "")
+    if command.field and not text:
+        problem = _("%(field)s is required.")
+        raise InvalidInput(problem % {"field": command.field}, field=command.field)
+    if len(text) > TEXT_MAX_LENGTH:
+        problem = _("%(field)s is too long: use at most %(length)d characters.")
+        values = {"field": command.field, "length": TEXT_MAX_LENGTH}
+        raise InvalidInput(problem % values, field=command.field)
+    return storable(text)
+
+
+def _require_state(command: SupportCommand, session: ChatSession) -> None:
+    """Raise what OSVI would refuse anyway, in plain words and without asking it."""
+    claims.require_known_status(session)
+    if session.status in {Status.CLOSED, Status.CLOSING}:
+        raise SessionClosed
+    if command.needs_support and session.mode != Mode.SUPPORT:
+        raise WrongMode
+    if command.needs_customer and not (session.customer_id and session.agent.uuid):
+        problem = _(
+            "Nothing was sent: this site does not know the customer_id or the agent of this chat "
+            "session. Look up the customer first."
+        )
+        raise InvalidInput(problem, field="customer_id")
+
+
+@hides("text")
+def _write_action(
+    command: SupportCommand, session: ChatSession, text: str, request: ActionRequest
+) -> SupportAction:
+    """Write the action before it is sent, unless it may have been sent before."""
+    action = SupportAction(
+        session=session,
+        kind=command.kind,
+        **who(request.requested_by),
+        via=request.via,
+        text=text,
+        form_key=request.form_key,
+    )
+    try:
+        _insert(action, resend=request.resend)
+    except SentBefore:
+        refuse_same_form(action)
+        raise
+    except IntegrityError:
+        refuse_same_form(action)
+        selectors.reload(session)  # it may have been deleted
+        raise
+    return action
+
+
+def _insert(action: SupportAction, *, resend: bool) -> None:
+    alias = selectors.using(action.session)
+
+    def work() -> None:
+        if is_written(action):
+            return
+        if action.text and not resend:
+            refuse_same_text(action)
+        # Not an UPDATE: the key from an earlier try may be another action's by now.
+        action.pk = None
+        action.save(using=alias, force_insert=True)
+
+    persist(work, using=alias, patience=database.PATIENCE_BEFORE)
+
+
+@hides("text")
+def _carry_out(
+    command: SupportCommand, client: OSVIClient, action: SupportAction, text: str
+) -> ActionResult:
+    session, began = action.session, timezone.now()
+    try:
+        with not_a_close():
+            answer = command.send(client, session, text)
+            store_answer(action, answer)
+            change = command.read(answer, session)
+    except (OSVIError, OSVINotConfigured) as error:
+        fail_action(action, error)
+        raise
+    apply_change(session, change, began)
+    reply, now = change.reply or "", timezone.now()
+    change_action(action, reply=reply, outcome=ActionOutcome.DONE, finished_at=now)
+    if command.sets_mode:
+        settle_mode(client, action)
+    return ActionResult(session=session, action=action, reply=change.reply)
