@@ -26,6 +26,7 @@ def errors_of(response):
 
 @pytest.fixture
 def agent_without_uuid():
+    """Create an agent with only a number."""
     return ChatAgentFactory(uuid=None, number=42, name="")
 
 

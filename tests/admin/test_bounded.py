@@ -168,7 +168,7 @@ class TestPages:
     ):
         session = ChatSessionFactory()
         CloseAttemptFactory.create_batch(21, session=session)
-        admin_client.get(session_url(session))  # content types are read once in a process
+        admin_client.get(session_url(session))  # caches the content types
         with django_assert_max_num_queries(18) as few:
             admin_client.get(session_url(session))
         CloseAttemptFactory.create_batch(50, session=session)

@@ -76,7 +76,7 @@ class TestSelection:
         assert not CloseJob.objects.exists()
 
     def test_select_refused_by_service_shows_error(self, log_in, messages_of, monkeypatch):
-        # As a subclass may; what it inherits is not asked.
+        # A subclass of a host may do so; the service still checks the permission.
         monkeypatch.setattr(ChatSessionAdmin, "has_close_permission", lambda *_args: True)
         client = log_in("view_chatsession")
         response = client.post(LIST, select([ChatSessionFactory()]), follow=True)
@@ -96,7 +96,7 @@ class TestSelection:
         rows = (ChatSession(session_id=f"s-{number}", agent=agent) for number in range(2_400))
         ChatSession.objects.bulk_create(rows)
         first = ChatSession.objects.first()
-        # SQLite takes eighty rows at a time, and the others thousands.
+        # SQLite inserts eighty rows at a time, other databases thousands.
         with django_assert_max_num_queries(60):
             response = staff_client.post(LIST, select([first], select_across="1"))
         job = CloseJob.objects.get()
@@ -245,7 +245,7 @@ class TestConfirm:
         self, log_in, draft, job_url, allowed_once, name
     ):
         job, client = draft(ChatSessionFactory()), log_in()
-        # One look at the page, one at its rows, two by the view: none is left for the service.
+        # The page checks once, its queryset once and the view twice; the service check fails.
         allowed_once(*["close_chatsession", "view_closejob"] * 2)
         assert client.post(job_url(name, job)).status_code == 403
         job.refresh_from_db()

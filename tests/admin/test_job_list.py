@@ -69,7 +69,7 @@ class TestList:
     def test_list_with_many_jobs_costs_same_queries(
         self, staff_client, make_job, django_assert_num_queries
     ):
-        # The user and their permissions (4), entry points to filter by, the count, the rows.
+        # The user and their permissions (4), the entry points of the filter, the count, the rows.
         for _ in range(2):
             for _number in range(5):
                 make_job(closed=1)

@@ -240,12 +240,12 @@ class TestProgress:
         self, staff_client, make_job, job_url, settings, django_assert_num_queries
     ):
         settings.OSVI_EXECUTOR = "osvi_django.executors.thread"
-        # Who is asking and what they may (4), the job, taking it up, its counts and failures.
+        # The user and their permissions (4), the job, its resume, its counts and failures.
         for number in (3, 60):
             job = make_job(closed=number, rejected=number, waiting=number)
             with django_assert_num_queries(8):
                 staff_client.get(job_url("progress", job))
-            # And whether it was tried again.
+            # Also whether there is a retry.
             with django_assert_num_queries(9):
                 staff_client.get(job_url("change", job))
 

@@ -103,7 +103,7 @@ class TestDesk:
         session = mirrored()
         once = form_key(operator.get(session_url(session)).text)
         operator.post(session_url(session, "desk"), {"command": "takeover", "once": once})
-        # From the history of the browser, with something else typed into it.
+        # The user goes back in the browser and enters another text.
         data = {"command": "end", "once": once, "whisper": TYPED}
         html = operator.post(session_url(session, "desk"), data, follow=True).text
         assert "You already sent this form, so nothing was done now." in html

@@ -348,6 +348,7 @@ class TestStart:
 
     @pytest.fixture
     def form(self, operator, osvi_sandbox):
+        """Return what a browser sends for the start form."""
         asked = {"agent_uuid": "agent_1", "customer_id": "+1555", "context": "Order 12."}
         return {**asked, "once": form_key(operator.get(START))}
 

@@ -25,13 +25,15 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def desk(staff_client, staff, grant):
+def staff_client(staff_client, staff, grant):
+    """Log in as support staff who may also operate sessions."""
     grant(staff, "operate_chatsession")
-    return desk
+    return staff_client
 
 
 @pytest.fixture
 def chat(mirrored):
+    """Create sessions whose fields contain texts of people."""
     numbers = count()
     return lambda: mirrored(
         customer_id=f"{CUSTOMER}{next(numbers)}",

@@ -30,6 +30,7 @@ def review_url(attempt):
 
 @pytest.fixture
 def session(mirrored):
+    """Create an unconfirmed session."""
     return mirrored(status="unconfirmed")
 
 

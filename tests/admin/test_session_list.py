@@ -50,10 +50,10 @@ class TestList:
     def test_list_with_many_sessions_costs_same_queries(
         self, staff_client, django_assert_num_queries
     ):
-        # Who is asking and what they may (4), then agents to filter by, the count, and the rows.
+        # The user and their permissions (4), the agents of the filter, the count, the rows.
         for _ in range(2):
             ClosedSessionFactory.create_batch(10)
-            ChatSessionFactory.create_batch(10)  # of which there are no summaries
+            ChatSessionFactory.create_batch(10)  # without summaries
             with django_assert_num_queries(7):
                 staff_client.get(LIST)
 
@@ -89,7 +89,7 @@ class TestList:
         html = staff_client.get(LIST).text
         assert 'class="sortable column-mode' in html
         assert 'class="column-agent' in html
-        monkeypatch.setattr(ChatSessionAdmin, "sortable_by", ("agent",))  # as a host may have it
+        monkeypatch.setattr(ChatSessionAdmin, "sortable_by", ("agent",))  # as a host may set it
         html = staff_client.get(LIST).text
         assert 'class="column-mode' in html
         assert 'class="sortable column-agent' in html

@@ -220,7 +220,7 @@ class TestRecoverSelected:
         self, staff_client, django_assert_max_num_queries
     ):
         chosen = ChatSessionFactory.create_batch(20)
-        # Who is asking and what they may (4), the selection, and their own session's row.
+        # The user and their permissions (4), the selection, and the login session.
         with django_assert_max_num_queries(11):
             response = staff_client.post(LIST, self.select(*chosen, index=0))
         with django_assert_max_num_queries(8):

@@ -14,6 +14,7 @@ pytestmark = IN_A_BROWSER
 
 @pytest.fixture
 def session(osvi_sandbox, transactional_db):
+    """Create a session whose summary contains a script."""
     summary = "The customer asked for a refund.\n<script>document.title = 'oh'</script>"
     return mirror(osvi_sandbox, summary=summary)
 

@@ -15,6 +15,7 @@ SESSIONS = "/admin/osvi_django/chatsession/"
 
 @pytest.fixture
 def browse(browse, staff, grant):
+    """Open a browser as support staff who may operate sessions."""
     grant(staff, "operate_chatsession")
     return browse
 

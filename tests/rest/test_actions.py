@@ -29,6 +29,7 @@ def add_action(session, **fields):
 
 @pytest.fixture
 def session():
+    """Create a session on this site."""
     return ChatSessionFactory()
 
 
@@ -154,6 +155,6 @@ def test_list_with_many_actions_costs_same_queries(session, staff, django_assert
             add_action(session, requested_by=staff)
         client = APIClient()
         client.force_authenticate(type(staff).objects.get())
-        # What the caller may (2), the session, and all rows.
+        # The caller's permissions (2), the session, and the rows.
         with django_assert_num_queries(4):
             assert len(client.get(url_of(session.session_id)).json()["results"]) >= 10

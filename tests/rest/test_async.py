@@ -129,7 +129,7 @@ class TestErrors:
         waited, queued = (close(api, session.session_id, prefer=each) for each in (None, ASYNC))
         assert queued.status_code == waited.status_code == 503
         assert queued.json() == waited.json()
-        # A closed one needs no settings.
+        # A closed session needs no settings.
         assert close(api, ClosedSessionFactory().session_id).status_code == 202
 
     @pytest.mark.parametrize(

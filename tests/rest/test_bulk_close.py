@@ -180,7 +180,7 @@ class TestByFilter:
         ]
         sessions = {}
         for number, alike in enumerate(alikes):
-            # An account of its own, as MariaDB takes some of these for one agent's.
+            # An account for each agent: MariaDB treats some of these UUIDs as equal.
             agent = ChatAgentFactory(uuid=alike, account=f"account {number}")
             session = ChatSessionFactory(customer_id=alike, agent=agent)
             sessions[alike] = session.session_id
@@ -299,7 +299,7 @@ class TestInput:
     )
     def test_close_with_invalid_body_returns_400_with_name(self, api, body, errors, named):
         ChatSessionFactory(session_id="x")
-        # Python's own JSON, as REST framework's cannot say all of this.
+        # Use Python's JSON: REST framework's cannot encode all of these values.
         response = api.post(URL, json.dumps(body), content_type="application/json")
         answer = response.json()
         assert response.status_code == 400

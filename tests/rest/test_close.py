@@ -231,7 +231,7 @@ class TestPermission:
         }
         assert client.post(close_url(session.session_id)).json() == expected
         assert client.post(close_url(session.session_id)).json() == expected | {"changed": False}
-        # The summary takes a permission of its own, whatever else is seen.
+        # The summary has a permission of its own.
         client.force_authenticate(grant(user, "view_sessionsummary"))
         seen = client.post(close_url(session.session_id)).json()
         assert seen == expected | {"changed": False, "summary": "All is well."}
@@ -330,6 +330,8 @@ class TestAccounts:
 
     @pytest.fixture
     def close(self, via, prefer, run):
+        """Close a session in one of the ways, and run its job if there is one."""
+
         def _close(client, session_id, **body):
             body = {"command": "close", **body} if via == "support" else body
             url = close_url(session_id).replace("/close/", f"/{via}/")

@@ -32,7 +32,7 @@ def test_close_refused_by_firewall_leaves_session_unchanged(
     assert "firewall" in error["detail"]
     session.refresh_from_db()
     assert (session.status, session.claim) == (before, None)
-    # Nothing that a firewall says is asked about, or taken for OSVI's refusal.
+    # The answer of a firewall is not verified, and is not a refusal by OSVI.
     assert len(osvi_sandbox.requests) == 1
     assert not is_refused(session)
     attempt = CloseAttempt.objects.get()
@@ -66,7 +66,7 @@ def test_recovery_refused_by_firewall_leaves_session_unconfirmed(unconfirmed, os
     session = unconfirmed(Drop(after_closing=True))
     osvi_sandbox.script(None, Status(status, body=PAGE))
     assert recover_session(session).settled is Settled.UNCHANGED
-    # Refused was the second close: it is sent another time.
+    # The firewall refused the second close, so it is sent again.
     osvi_sandbox.script(session.session_id, Status(status, body=PAGE))
     assert recover_session(session).settled is Settled.UNCHANGED
     assert session.status == "unconfirmed"

@@ -100,7 +100,7 @@ class TestJob:
         method = api.post if ending in WRITING else api.get
         response = method(f"{LIST}{odd}/{ending}")
         assert response.status_code == 404
-        if odd != "a%2Fb":  # no address of ours
+        if odd != "a%2Fb":  # not one of our URLs
             assert (response.json()["code"], response.json()["retryable"]) == ("not_found", False)
 
     def test_other_methods_return_405(self, api, job):
@@ -247,8 +247,8 @@ class TestResults:
             job = create_close_job([*ids, ChatSessionFactory()], requested_by=staff)
             client = APIClient()
             client.force_authenticate(type(staff).objects.get())
-            # What the caller may (2), the job, the first and
-            # the last of its rows, and those of the page.
+            # The caller's permissions (2), the job, its first and
+            # last row, and the rows of the page.
             with django_assert_num_queries(6):
                 assert len(results_of(client, job)) == number + 1
 
@@ -278,7 +278,7 @@ class TestList:
                 create_close_job(["x"], requested_by=staff)
             client = APIClient()
             client.force_authenticate(type(staff).objects.get())
-            # What the caller may (2), and all the rows.
+            # The caller's permissions (2), and the rows.
             with django_assert_num_queries(3):
                 assert len(client.get(LIST).json()["results"]) >= 10
 

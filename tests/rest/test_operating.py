@@ -48,7 +48,7 @@ def url_of(session_id, what):
 
 
 def post(client, url, body):
-    # Python's own JSON, as REST framework's cannot say all of this.
+    # Use Python's JSON: REST framework's cannot encode all of these values.
     return client.post(url, json.dumps(body), content_type="application/json")
 
 
@@ -831,6 +831,7 @@ class TestCost:
 class TestStartWithOpenChat:
     @pytest.fixture
     def old(self, osvi_sandbox):
+        """Create an open session of the customer and agent of START."""
         return mirror(
             osvi_sandbox, agent__uuid="agent_a", customer_id="+4917", summary="Said before."
         )

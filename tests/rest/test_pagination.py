@@ -127,6 +127,7 @@ def test_lists_with_invalid_page_size_return_400_with_name(api, staff):
 class TestCursor:
     @pytest.fixture
     def page(self, api):
+        """Return the first of several pages."""
         add_sessions([NOON] * 5)
         return api.get(SESSIONS, {"page_size": 2}).json()
 
@@ -162,6 +163,7 @@ class TestCursor:
 class TestQueryStrings:
     @pytest.fixture
     def ask(self, api, staff, url):
+        """Request this list with a query string."""
         add_sessions([NOON] * 2)
         job = CloseJob.objects.create(requested_by=staff)
         places = {"actions": f"{SESSIONS}s0/actions/", "results": f"{JOBS}{job.pk}/results/"}
@@ -172,7 +174,7 @@ class TestQueryStrings:
     def test_parameter_blank_or_repeated_returns_400_with_name(self, ask, key, query):
         response = ask(query.format(key))
         if "format" in query.format(key) and response.status_code == 404:
-            return  # REST framework knows no such format
+            return  # REST framework itself rejects the format
         assert (response.status_code, list(response.json()["errors"])) == (400, [key])
         assert response.json()["detail"].startswith(f"{key}: ")
 

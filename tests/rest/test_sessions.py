@@ -121,7 +121,7 @@ class TestList:
             client = APIClient()
             # A new user object each time: it caches its permissions.
             client.force_authenticate(type(staff).objects.get())
-            # What the caller may (2), and all the rows.
+            # The caller's permissions (2), and the rows.
             with django_assert_num_queries(3):
                 assert len(ids(client.get(LIST))) >= 10
 

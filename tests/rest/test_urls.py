@@ -31,7 +31,7 @@ PATHS = {
     "session-actions": "/sessions/s-1/actions/",
     "session-detail": "/sessions/s-1/",
 }
-# Ids that look like a part of an address.
+# Ids that look like parts of a URL.
 ODD_IDS = ["autoclose", "a/close", "close", "sync", "a/close/close", "close-jobs", "a/b"]
 
 
@@ -98,6 +98,7 @@ class TestQueryStrings:
 
     @pytest.fixture
     def ids(self, staff):
+        """Create a row for each id in the URLs, and return the ids."""
         attempt = CloseAttemptFactory()
         job = CloseJob.objects.create(requested_by=staff)
         return {"id": attempt.session.session_id, "attempt": attempt.pk, "job": job.pk}

@@ -19,7 +19,7 @@ from tests.themes.urls import SITES
 pytestmark = pytest.mark.django_db
 
 MODELS = {"proxies": ("themes_conversation", "themes_sweep")}
-# One of each is enough: lists in another order, and what Django shows of users and groups.
+# Links that are not followed: sorted lists, facets, and Django's pages of users and groups.
 SORTED = re.compile(r"[?&]o=|/auth/|/password_change/|_facets")
 OURS = ("osvi_django_chatsession", "osvi_django_closejob")
 
@@ -34,6 +34,7 @@ def links_of(response):
 
 @pytest.fixture(params=SITES)
 def site(request):
+    """Return the name of each admin site."""
     return request.param
 
 
@@ -63,6 +64,7 @@ def open_page(admin_client):
 
 @pytest.fixture
 def has_jobs(site):
+    """Return whether this admin site has the page of jobs."""
     return site != "alone"
 
 
