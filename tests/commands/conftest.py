@@ -1,4 +1,4 @@
-"""Commands called in this process, and run in one of their own."""
+"""Run commands in this process, or in processes of their own."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from django.core.management import CommandError, call_command
 from osvi_django.management import progress
 from tests.helpers.processes import database_url
 from tests.helpers.sandbox import mirror
+from tests.helpers.waiting import wait_until
 
 MANAGE = Path(__file__).resolve().parents[2] / "manage.py"
 
 
 @pytest.fixture(autouse=True)
-def nobody_is_told(settings):
-    """A job waits until a command runs it."""
+def no_executor(settings):
+    """Leave jobs queued until a command runs them."""
     settings.OSVI_EXECUTOR = None
 
 
@@ -34,7 +35,7 @@ def chats(osvi_sandbox, db):
 
 
 class Call:
-    """What a command said, and the code with which it would have exited."""
+    """The output of a command, and the code with which it would have exited."""
 
     def __init__(self, *arguments, stderr=None, **options):
         out, err, self.code, self.error = StringIO(), stderr or StringIO(), 0, ""
@@ -47,20 +48,30 @@ class Call:
 
 @pytest.fixture
 def call():
-    """Call a command in this process."""
+    """Return what calls a command in this process."""
     return Call
 
 
+def run_command(*args):
+    """Return the output of a command, its errors, and its exit code."""
+    out, err = StringIO(), StringIO()
+    try:
+        call_command(*args, stdout=out, stderr=err)
+    except CommandError as error:
+        return out.getvalue(), f"{err.getvalue()}{error}", error.returncode
+    return out.getvalue(), err.getvalue(), 0
+
+
 class Terminal(StringIO):
-    """What a terminal is to a command."""
+    """A stream that counts as a terminal."""
 
     def isatty(self):
         return True
 
 
 @pytest.fixture
-def let_time_pass(monkeypatch):
-    """Put the clock of this machine forward, by so many seconds."""
+def advance_clock(monkeypatch):
+    """Advance the monotonic clock by so many seconds."""
     real, ahead = time.monotonic, [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: real() + sum(ahead))
     return ahead.append
@@ -68,7 +79,7 @@ def let_time_pass(monkeypatch):
 
 @pytest.fixture
 def without_tqdm():
-    """The extra that draws bars is not installed."""
+    """Hide tqdm, which draws progress bars."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tqdm", None)
         reload(progress)
@@ -95,7 +106,7 @@ def manage(osvi_sandbox, tmp_path):
             env={
                 **os.environ,
                 "DATABASE_URL": database_url(),
-                "TMPDIR": str(tmp_path),  # what it leaves in its spool goes with the test
+                "TMPDIR": str(tmp_path),  # its spool is removed with the test
                 "OSVI_BASE_URL": osvi_sandbox.url,
                 "OSVI_API_TOKEN": osvi_sandbox.token,
                 **environment,
@@ -113,16 +124,14 @@ def manage(osvi_sandbox, tmp_path):
     return _manage
 
 
-def was_said(stream, words):
-    """Wait until a command has said this."""
-    ends_at = time.monotonic() + 5
-    while words not in stream.getvalue() and time.monotonic() < ends_at:
-        time.sleep(0.01)
-    return words in stream.getvalue()
+def wait_for_output(stream, words):
+    """Wait until a command has written this."""
+    wait_until(lambda: words in stream.getvalue())
+    return True
 
 
-def kill_at_the_fifth_close(number):
-    """The latency of a sandbox to whose fifth close a signal comes."""
+def signal_at_fifth_close(number):
+    """Return a latency of the sandbox that sends this process a signal at the fifth close."""
     asked = []
 
     def latency(_session):

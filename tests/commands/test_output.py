@@ -1,4 +1,4 @@
-"""What a terminal cannot show, or must not obey, stops no command and is not written raw."""
+"""Output that a terminal cannot show, or must not obey, is escaped and stops no command."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ NARROW = {
 
 
 def is_harmless(text):
-    """Whether a terminal only shows it, line by line."""
+    """Return whether a text has no control characters but line ends."""
     return all(line.isprintable() for line in text.split("\n"))
 
 
 @pytest.fixture
-def narrow(manage):
-    """Run a command at a terminal whose encoding has few characters: its code and its output."""
+def run_narrow(manage):
+    """Run a command with an encoding of few characters; return its exit code and output."""
 
     def _run(*arguments, terminal="C"):
         with manage(*arguments, encoding="latin-1", **NARROW[terminal]) as process:
@@ -47,8 +47,8 @@ def narrow(manage):
 
 
 @pytest.fixture
-def refused(chats, osvi_sandbox):
-    """Sessions that OSVI refuses to close, in words that few terminals can show."""
+def refused_sessions(chats, osvi_sandbox):
+    """Make three sessions, of which OSVI refuses two in words that few terminals can show."""
     made = [*chats(2, customer_id=f"+49 {FOREIGN}"), *chats(1)]
     for chat in made[:2]:
         osvi_sandbox.script(chat.session_id, *[Status(403, errors=[FOREIGN])] * 3)
@@ -56,8 +56,8 @@ def refused(chats, osvi_sandbox):
 
 
 @pytest.mark.parametrize("terminal", NARROW)
-def test_osvi_close_at_a_narrow_terminal_closes_all_it_can(narrow, refused, terminal):
-    code, out, err = narrow("osvi_close", "--status", "active", terminal=terminal)
+def test_osvi_close_at_narrow_terminal_closes_all_it_can(run_narrow, refused_sessions, terminal):
+    code, out, err = run_narrow("osvi_close", "--status", "active", terminal=terminal)
     assert code == 1, err
     assert "1 closed, 2 failed" in out
     assert "Za\\u017c" in out
@@ -65,34 +65,34 @@ def test_osvi_close_at_a_narrow_terminal_closes_all_it_can(narrow, refused, term
     assert ChatSession.objects.filter(status="closed").count() == 1
 
 
-def test_osvi_close_at_a_narrow_terminal_shows_what_it_would_close(narrow, refused):
-    code, out, _err = narrow("osvi_close", "--status", "active", "--dry-run")
+def test_osvi_close_dry_run_at_narrow_terminal_lists_sessions(run_narrow, refused_sessions):
+    code, out, _err = run_narrow("osvi_close", "--status", "active", "--dry-run")
     assert (code, out.count("Za\\u017c")) == (0, 2)
 
 
-def test_osvi_recover_at_a_narrow_terminal_settles_all(narrow, chats, osvi_sandbox):
+def test_osvi_recover_at_narrow_terminal_checks_all_sessions(run_narrow, chats, osvi_sandbox):
     made = chats(3)
     for chat in made:
         ChatSession.objects.filter(pk=chat.pk).update(status="unconfirmed", customer_id="")
         osvi_sandbox.script(chat.session_id, Status(403, errors=[FOREIGN]))
-    _code, out, err = narrow("osvi_recover")
+    _code, out, err = run_narrow("osvi_recover")
     assert "Traceback" not in err
     assert all(chat.session_id in out for chat in made)
 
 
-def test_osvi_sync_at_a_narrow_terminal_looks_up_the_next_too(narrow, chats, osvi_sandbox):
+def test_osvi_sync_at_narrow_terminal_looks_up_all_customers(run_narrow, chats, osvi_sandbox):
     chats(1, customer_id="+1")
     osvi_sandbox.script(None, Status(403, errors=[FOREIGN]))
-    code, out, err = narrow("osvi_sync", "--customer", "+2", "+1")
+    code, out, err = run_narrow("osvi_sync", "--customer", "+2", "+1")
     assert code == 1
     assert "Traceback" not in err
     assert "1 open" in out
 
 
-def test_osvi_work_at_a_narrow_terminal_runs_the_job(narrow, chats, osvi_sandbox):
+def test_osvi_worker_at_narrow_terminal_runs_job(run_narrow, chats, osvi_sandbox):
     (chat,) = chats(1)
     create_close_job([chat], start=False)
-    code, out, err = narrow("osvi_worker")
+    code, out, err = run_narrow("osvi_worker")
     assert (code, err) == (0, "")
     assert "1 closed" in out
 
@@ -114,7 +114,7 @@ COMMANDS = [
         (("osvi_close", "--status", "active"), "stderr"),
     ],
 )
-def test_a_command_whose_reader_has_gone_ends_as_it_would(manage, chats, command, stream):
+def test_command_with_closed_pipe_ends_normally(manage, chats, command, stream):
     chats(2)
     reading, writing = os.pipe()
     os.close(reading)
@@ -125,7 +125,7 @@ def test_a_command_whose_reader_has_gone_ends_as_it_would(manage, chats, command
     assert "rror" not in "".join(filter(None, said))
 
 
-def test_a_command_whose_streams_are_closed_ends_as_it_would(manage, chats):
+def test_command_with_closed_streams_ends_normally(manage, chats):
     (chat,) = chats(1)
     with manage("osvi_close", chat.session_id, closed=True) as process:
         process.wait(timeout=60)
@@ -141,7 +141,7 @@ class Full(StringIO):
         raise OSError(28, "No space left on device")
 
 
-def test_a_full_disk_stops_no_sweep(chats, osvi_sandbox, call):
+def test_osvi_recover_with_full_disk_checks_all_sessions(chats, osvi_sandbox, call):
     made = chats(3)
     ChatSession.objects.update(status="unconfirmed")
     call_command("osvi_recover", stdout=Full(), stderr=Full())
@@ -149,7 +149,7 @@ def test_a_full_disk_stops_no_sweep(chats, osvi_sandbox, call):
     assert len(made) == 3
 
 
-def test_a_bar_on_a_narrow_terminal_is_drawn(chats, call):
+def test_progress_bar_at_narrow_terminal_is_drawn(chats, call):
     class Narrow(Terminal):
         encoding = "ascii"
 
@@ -178,9 +178,7 @@ def test_a_bar_on_a_narrow_terminal_is_drawn(chats, call):
     ],
     ids=lambda arguments: " ".join(arguments).encode("ascii", "ignore").decode()[:20],
 )
-def test_a_command_writes_nothing_that_a_terminal_obeys(
-    call, osvi_sandbox, caplog, settings, arguments
-):
+def test_command_writes_no_control_characters(call, osvi_sandbox, caplog, settings, arguments):
     caplog.set_level(logging.DEBUG)
     agent = f"agent_{HOSTILE}"
     for number, status in enumerate(["active", "active", "unconfirmed", "closed"]):
@@ -197,14 +195,14 @@ def test_a_command_writes_nothing_that_a_terminal_obeys(
         assert is_harmless(text), ascii(text)
 
 
-def test_the_sandbox_writes_nothing_that_a_terminal_obeys(manage):
+def test_osvi_sandbox_writes_no_control_characters(manage):
     with manage("osvi_sandbox", "--port", "0", "--sessions", "0", "--token", "a\x1b[2J") as process:
         lines = [process.stdout.readline() for _number in range(3)]
     assert "a\\x1b[2J\n" in lines[1]
     assert all(is_harmless(line) for line in lines)
 
 
-def test_log_lines_of_the_spool_are_harmless(settings, tmp_path, caplog, mirrored, osvi_sandbox):
+def test_spool_log_has_no_control_characters(settings, tmp_path, caplog, mirrored, osvi_sandbox):
     folder = tmp_path / "spool\x1b[2J"
     folder.mkdir(mode=0o700)
     (folder / "1-1-\x1b[31m.json").write_text("{}")
@@ -217,7 +215,7 @@ def test_log_lines_of_the_spool_are_harmless(settings, tmp_path, caplog, mirrore
     assert all(is_harmless(each) for each in said)
 
 
-def test_text_that_a_terminal_shows_is_as_it_was():
+def test_stream_with_printable_text_writes_it_unchanged():
     stream = StringIO()
     output.Stream(stream).write(FOREIGN)
     assert stream.getvalue() == FOREIGN

@@ -1,10 +1,11 @@
-"""The commands as a shell runs them: exit codes, signals, a terminal, and another that goes on."""
+"""Commands as a shell runs them: exit codes, signals, a terminal, and several processes."""
 
 from __future__ import annotations
 
 import os
 import pty
 import signal
+import threading
 from contextlib import suppress
 
 import pytest
@@ -23,7 +24,7 @@ STOPPING = "Stopping after the requests in progress. Press Ctrl-C again to quit 
 
 @pytest.fixture
 def run(manage):
-    """Run a command to its end: its exit code, and what it said."""
+    """Run a command to its end; return its exit code and output."""
 
     def _run(*arguments, **environment):
         with manage(*arguments, **environment) as process:
@@ -34,34 +35,35 @@ def run(manage):
 
 
 @pytest.fixture
-def closing(manage, osvi_sandbox, chats):
-    """A command that has begun to close forty sessions, for each of which OSVI takes its time."""
+def start_closing(manage, osvi_sandbox, chats):
+    """Start a command that closes forty sessions, each with this latency at OSVI."""
 
-    def _closing(latency):
+    def _start_closing(latency):
         osvi_sandbox.latency = latency
         chats(40)
         return manage("osvi_close", "--status", "active")
 
-    return _closing
+    return _start_closing
 
 
 def wait_for_a_close(process, osvi_sandbox):
+    """Wait until the command has sent its first close."""
     assert "0 of 40 done" in process.stdout.readline()
     wait_until(lambda: osvi_sandbox.requests)
 
 
 class TestExitCodes:
-    def test_all_are_closed(self, run, chats):
+    def test_osvi_close_with_all_closed_exits_with_0(self, run, chats):
         code, out, err = run("osvi_close", *[chat.session_id for chat in chats(2)])
         assert (code, err) == (0, "")
         assert "2 of 2 done: 2 closed" in out
 
-    def test_none_is_selected(self, run, chats):
+    def test_osvi_close_without_matches_exits_with_0(self, run, chats):
         chats(1)
         said = run("osvi_close", "--idle-for", "1h")
         assert said == (0, "No chat session is selected.\n", "")
 
-    def test_something_failed(self, run, chats, osvi_sandbox):
+    def test_osvi_close_with_failures_exits_with_1(self, run, chats, osvi_sandbox):
         osvi_sandbox.script(chats(2)[0].session_id, Status(403))
         code, out, err = run("osvi_close", "--status", "active")
         assert code == 1
@@ -80,19 +82,19 @@ class TestExitCodes:
             ("--nonsense",),
         ],
     )
-    def test_wrong_arguments(self, run, arguments):
+    def test_osvi_close_with_wrong_arguments_exits_with_2(self, run, arguments):
         code, out, err = run("osvi_close", *arguments)
         assert (code, out) == (2, "")
         assert "Traceback" not in err
 
-    def test_osvi_is_in_trouble(self, run, chats):
+    def test_osvi_close_when_job_pauses_exits_with_75(self, run, chats):
         chats(2)
         code, out, err = run("osvi_close", "--status", "active", OSVI_API_TOKEN="another-token-16")
         assert code == 75
         assert "\nCommandError: Paused. Close job " in err
         assert "        2  waiting\n" in out
 
-    def test_they_are_documented(self, run):
+    def test_osvi_close_help_lists_exit_codes(self, run):
         code, out, _err = run("osvi_close", "--help")
         said = " ".join(out.split())
         assert code == 0
@@ -102,17 +104,20 @@ class TestExitCodes:
 
 class TestSignals:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_what_is_under_way_is_brought_home_and_another_process_goes_on(
-        self, closing, run, osvi_sandbox, number
+    def test_stopped_osvi_close_stores_results_and_osvi_worker_continues(
+        self, start_closing, run, osvi_sandbox, number
     ):
-        with closing(0.5) as process:
+        is_stopping = threading.Event()
+        # No close is answered before the command has noticed the signal.
+        with start_closing(lambda _chat: 0 if is_stopping.wait(PATIENCE) else PATIENCE) as process:
             wait_for_a_close(process, osvi_sandbox)
             process.send_signal(number)
+            assert process.stderr.readline() == f"{STOPPING}\n"
+            is_stopping.set()
             _out, err = process.communicate(timeout=PATIENCE)
         job = CloseJob.objects.get()
         assert process.returncode == 130
         assert err.splitlines() == [
-            STOPPING,
             f"CommandError: Stopped. Close job {job.pk} waits, and osvi_worker continues it.",
         ]
         assert not job.is_finished
@@ -125,8 +130,8 @@ class TestSignals:
         assert f"Close job {job.pk}: completed, 40 of 40 done: 40 closed" in out
         assert all(osvi_sandbox.close_requests(each) == 1 for each in osvi_sandbox.sessions)
 
-    def test_a_second_ctrl_c_does_not_wait(self, closing, osvi_sandbox):
-        with closing(PATIENCE) as process:
+    def test_second_ctrl_c_ends_osvi_close_at_once(self, start_closing, osvi_sandbox):
+        with start_closing(PATIENCE) as process:
             wait_for_a_close(process, osvi_sandbox)
             process.send_signal(signal.SIGINT)
             assert process.stderr.readline().startswith("Stopping")
@@ -135,7 +140,7 @@ class TestSignals:
         assert not CloseJob.objects.get().is_finished
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_one_that_watches_does_what_a_door_left_and_ends_in_peace(self, manage, chats, number):
+    def test_osvi_worker_watch_runs_new_jobs_and_exits_with_0(self, manage, chats, number):
         with manage("osvi_worker", "--watch", "0.1") as process:
             for _time in range(2):
                 job = create_close_job(chats(2))
@@ -146,8 +151,8 @@ class TestSignals:
             assert (out, err.splitlines()) == ("", [STOPPING])
         assert process.returncode == 0
 
-    def test_one_that_joins_shares_a_job_that_another_runs(self, manage, chats, osvi_sandbox):
-        """A process has sixteen closes under way at the most, so that more are two processes."""
+    def test_osvi_worker_join_shares_running_job(self, manage, chats, osvi_sandbox):
+        """A process has at most sixteen closes in progress, so more of them need two processes."""
         osvi_sandbox.latency = latency = ConcurrencyCounter(0.5, number=17)
         job = create_close_job(chats(120))
         with (
@@ -159,7 +164,7 @@ class TestSignals:
         assert all(f"Close job {job.pk}: completed, 120 of 120 done" in each for each in said)
         assert all(osvi_sandbox.close_requests(each) == 1 for each in osvi_sandbox.sessions)
 
-    def test_watch_alone_looks_every_few_seconds(self, manage, chats):
+    def test_osvi_worker_watch_without_interval_runs_jobs(self, manage, chats):
         job = create_close_job(chats(1))
         with manage("osvi_worker", "--watch") as process:
             assert process.stdout.readline().startswith(f"Close job {job.pk}: completed")
@@ -167,14 +172,14 @@ class TestSignals:
             assert process.wait(PATIENCE) == 0
 
 
-def test_at_a_terminal_there_is_a_bar(manage, chats):
+def test_osvi_close_at_terminal_draws_progress_bar(manage, chats):
     chats(2)
     ours, its = pty.openpty()
     with manage("osvi_close", "--status", "active", stderr=its) as process:
         assert process.wait(PATIENCE) == 0
     os.close(its)
     said = ""
-    with suppress(OSError):  # all is read, and nobody writes any more
+    with suppress(OSError):  # all is read, and the writing end is closed
         while part := os.read(ours, 10_000):
             said += part.decode()
     os.close(ours)

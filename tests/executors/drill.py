@@ -1,9 +1,8 @@
 """A drill: ``python -m tests.executors.drill django_tasks``, or ``celery``.
 
-Two workers of a queue, as processes, share one job, and one of them is killed in the middle of it,
-right when OSVI has closed a session for it and not answered yet. What became of everything is
-printed as JSON. It takes a PostgreSQL server, named by ``DATABASE_URL``, and makes a database and,
-for Celery, a Redis of its own there.
+Two workers of a queue, as processes, share one job. One of them is killed when OSVI has closed a
+session for it and not answered yet. The outcome is printed as JSON. It needs a PostgreSQL server,
+named by ``DATABASE_URL``, on which it creates a database of its own, and for Celery redis-server.
 """
 
 from __future__ import annotations
@@ -69,17 +68,17 @@ class Worker:
 
     @property
     def pids(self) -> list[int]:
-        """The worker, and the processes that it has started."""
+        """Return the worker's process and those that it has started."""
         return [self.process.pid, *_descendants(self.process.pid)]
 
     def kill(self) -> None:
-        """SIGKILL all of it."""
+        """Kill the worker and the processes that it has started."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> None:
-        """Ask it to end, as a release does."""
+        """Ask the worker to end, as a deployment does."""
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(_READY)
@@ -87,14 +86,14 @@ class Worker:
 
 
 class DrillOSVI(PlannedOSVI):
-    """No question goes wrong here."""
+    """A planned OSVI whose reads do not fail."""
 
     def _question_fault(self) -> None:
         return None
 
 
 class Drill:
-    """Two workers, one job, one death."""
+    """Two workers, one job, and one kill."""
 
     def __init__(self, queue: str, log: Path) -> None:
         self.queue = queue
@@ -110,19 +109,19 @@ class Drill:
         self._lock = threading.Lock()
 
     def run(self) -> dict[str, Any]:
-        """All of it; what became of everything."""
+        """Run the drill; return what was found."""
         self._fill()
         self.workers = [Worker(self.queue, f"drill{number}", self.log) for number in (0, 1)]
         jobs = import_module("osvi_django.services.jobs")
         job = jobs.create_close_job(_model("ChatSession").objects.all())
         self._wait_for(job)
         self.stop()
-        # OSVI may have been too late for somebody, where this machine is very busy.
+        # On a very busy machine, OSVI may have answered too late.
         settled = list(import_module("osvi_django.services.recovery").recover_all())
         return {"recovered": len(settled), **self._found(job)}
 
     def stop(self) -> None:
-        """End the workers that are left."""
+        """Stop the workers that are left."""
         while self.workers:
             self.workers.pop().stop()
 
@@ -136,7 +135,7 @@ class Drill:
         )
 
     def _owner_of(self, port: int) -> int | None:
-        """Connections are used again, so that each is looked for once."""
+        """Return the worker that owns a connection; connections are reused, so look once."""
         if port not in self._owners:
             workers = enumerate(self.workers)
             pids = {pid: number for number, worker in workers for pid in worker.pids}
@@ -152,7 +151,7 @@ class Drill:
             self.deaths = [Death(at=time.time(), pid=pid, why="killed midway") for pid in pids]
 
     def _is_the_time(self) -> bool:
-        """Whether this is the close at which a worker is killed."""
+        """Return whether this is the close at which a worker is killed."""
         with self._lock:
             self._closes += 1
             return self._closes == KILL_AFTER
@@ -225,12 +224,12 @@ def _is_fetched(page: Page) -> bool:
 
 
 def _model(name: str) -> Any:
-    """Models can be imported only once the settings are known."""
+    """Return a model; models cannot be imported before the settings are known."""
     return apps.get_model("osvi_django", name)
 
 
 def _tasks() -> Any:
-    """What django-tasks-db has of its tasks; nothing where Celery had them."""
+    """Return the rows of django-tasks-db, which has none if Celery runs the tasks."""
     return apps.get_model("django_tasks_database", "DBTaskResult").objects
 
 
@@ -244,7 +243,7 @@ def _descendants(pid: int) -> list[int]:
 
 @contextmanager
 def database(server: str) -> Iterator[str]:
-    """A database of this run's own on the server, with its tables; its URL."""
+    """Create a database with its tables on the server for this run, and yield its URL."""
     name = os.environ["DRILL_DATABASE"]
     django.setup()
     before = connection.settings_dict["NAME"]
@@ -258,7 +257,7 @@ def database(server: str) -> Iterator[str]:
 
 @contextmanager
 def redis(folder: Path) -> Iterator[str]:
-    """A Redis of this run's own, which writes nothing to the disk; its URL."""
+    """Start a Redis that writes nothing to the disk, and yield its URL."""
     port = str(free_port())
     command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--save", ""]
     with subprocess.Popen(
@@ -271,7 +270,7 @@ def redis(folder: Path) -> Iterator[str]:
 
 
 def surroundings(queue: str, osvi: PlannedOSVI, folder: Path) -> None:
-    """What the settings of this process and of the workers read."""
+    """Set the variables that the settings of this process and of the workers read."""
     os.environ |= {
         "DJANGO_SETTINGS_MODULE": "tests.executors.settings",
         "DJANGO_DEBUG": "1",
@@ -284,7 +283,7 @@ def surroundings(queue: str, osvi: PlannedOSVI, folder: Path) -> None:
 
 
 def main(queue: str) -> int:
-    """Run a drill, and print what was found."""
+    """Run a drill, print what was found, and return the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended by SIGTERM."))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="osvi-drill-")))

@@ -1,4 +1,4 @@
-"""The task queues of whatever Django this is: its own, or the backport's."""
+"""The task queues of the installed Django: its own, or those of the backport."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ PACKAGE = "django.tasks" if importlib.util.find_spec("django.tasks") else "djang
 
 
 def backend(name, **options):
-    """``settings.TASKS`` with one of the backends that come with the queues."""
+    """Return ``settings.TASKS`` for one of the backends that come with the queues."""
     path = {"immediate": "immediate.ImmediateBackend", "dummy": "dummy.DummyBackend"}[name]
     return {"default": {"BACKEND": f"{PACKAGE}.backends.{path}", **options}}

@@ -1,4 +1,4 @@
-"""The example project with a host's queues, django-tasks-db and Celery, in more of a hurry."""
+"""The example project with django-tasks-db or Celery, and with shorter timeouts."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The threads of a job work in the context of the thread that has asked for it."""
+"""The threads of a job work in the context of the thread that created it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from osvi_django.models import ChatSession, CloseJob, SessionSummary
 from osvi_django.services.jobs import create_close_job, run_close_job, runner
 from osvi_django.signals import session_closed
 from osvi_django.testing import Drop
+from tests.executors.conftest import all_jobs_are_finished
 from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-ASKER = ContextVar("asker", default="no one")
+CALLER = ContextVar("caller", default="no one")
 HERE = threading.local()
-HEARD = []
+RECEIVED = []
 
 
-def tenant():
+def current_tenant():
     return getattr(HERE, "tenant", "public")
 
 
 @contextmanager
-def at(name):
+def as_tenant(name):
     """Work as this tenant."""
-    before, HERE.tenant = tenant(), name
+    before, HERE.tenant = current_tenant(), name
     try:
         yield
     finally:
@@ -41,50 +42,50 @@ def at(name):
 
 
 class Tenancy:
-    """The same, by a class whose instances are good for one time."""
+    """The same as a class whose instances can be entered once."""
 
     def __init__(self):
-        self.name = tenant()
+        self.name = current_tenant()
 
     def __enter__(self):
-        self.before, HERE.tenant, self.name = tenant(), self.name, None
+        self.before, HERE.tenant, self.name = current_tenant(), self.name, None
 
     def __exit__(self, *_error):
         HERE.tenant = self.before
 
 
-def a_manager():
-    return at(tenant())
+def generator_context():
+    return as_tenant(current_tenant())
 
 
-def another_manager():
+def class_context():
     return Tenancy()
 
 
-def a_callable():
-    return partial(at, tenant())
+def partial_context():
+    return partial(as_tenant, current_tenant())
 
 
-def broken():
+def failing_hook():
     raise RuntimeError("no tenant today")
 
 
-def not_to_be_entered():
-    return partial(never)
+def hook_that_cannot_be_entered():
+    return partial(cannot_be_entered)
 
 
 @contextmanager
-def never():
+def cannot_be_entered():
     raise RuntimeError("closed to threads")
     yield
 
 
-def not_to_be_left():
-    return never_again
+def hook_that_cannot_be_left():
+    return cannot_be_left
 
 
 @contextmanager
-def never_again():
+def cannot_be_left():
     yield
     if threading.current_thread().name.startswith("osvi-call"):
         raise RuntimeError("no way back")
@@ -92,12 +93,12 @@ def never_again():
 
 @pytest.fixture
 def queries():
-    """The tenants of our threads' queries, by the kind of thread."""
+    """Return the tenants in which this package's threads queried, by the kind of thread."""
     seen = {}
 
     def look(execute, sql, params, many, context):
         kind = threading.current_thread().name.split("-")[1]
-        seen.setdefault(kind, []).append(tenant())
+        seen.setdefault(kind, []).append(current_tenant())
         return execute(sql, params, many, context)
 
     def note(connection, **_named):
@@ -109,60 +110,58 @@ def queries():
     connection_created.disconnect(note)
 
 
-def all_are_finished():
-    return not CloseJob.objects.filter(finished_at=None).exists()
-
-
-def hear(session, **_named):
-    HEARD.append((session.session_id, tenant(), ASKER.get()))
+def note_signal(session, **_named):
+    RECEIVED.append((session.session_id, current_tenant(), CALLER.get()))
 
 
 def write(session):
-    """A summarizer."""
-    return f"Written for {ASKER.get()} at {tenant()}."
+    """Write a summary that names its context."""
+    return f"Written for {CALLER.get()} at {current_tenant()}."
 
 
 @pytest.fixture
-def heard():
-    HEARD.clear()
-    session_closed.connect(hear)
-    yield HEARD
-    session_closed.disconnect(hear)
+def received():
+    RECEIVED.clear()
+    session_closed.connect(note_signal)
+    yield RECEIVED
+    session_closed.disconnect(note_signal)
 
 
-def test_context_variables_of_each_asker_are_those_of_its_job(mirrored, settings, heard):
+def test_context_variables_of_caller_are_set_in_job_threads(mirrored, settings, received):
     settings.OSVI["default"]["SUMMARIZER"] = f"{__name__}.write"
     token = settings.OSVI["default"]["API_TOKEN"]
     tokens = []
-    settings.OSVI["default"]["API_TOKEN"] = lambda: tokens.append(ASKER.get()) or token
-    askers = {}
+    settings.OSVI["default"]["API_TOKEN"] = lambda: tokens.append(CALLER.get()) or token
+    callers = {}
     for name in ("ann", "bob", "cid"):
-        set_back = ASKER.set(name)
+        set_back = CALLER.set(name)
         session = mirrored(summary=None)
-        askers[session.pk] = name
+        callers[session.pk] = name
         create_close_job([session])
-        ASKER.reset(set_back)
-    wait_until(all_are_finished)
+        CALLER.reset(set_back)
+    wait_until(all_jobs_are_finished)
     wait_until(lambda: SessionSummary.objects.count() == 3)
     texts = dict(SessionSummary.objects.values_list("session", "text"))
-    assert texts == {key: f"Written for {name} at public." for key, name in askers.items()}
-    assert sorted(tokens) == sorted(asker for _id, _at, asker in heard) == ["ann", "bob", "cid"]
+    assert texts == {key: f"Written for {name} at public." for key, name in callers.items()}
+    assert (
+        sorted(tokens) == sorted(caller for _id, _at, caller in received) == ["ann", "bob", "cid"]
+    )
 
 
-@pytest.mark.parametrize("hook", [a_manager, another_manager, a_callable])
-def test_every_thread_that_asks_the_database_has_entered_the_hook(
-    mirrored, unconfirmed, settings, queries, heard, hook
+@pytest.mark.parametrize("hook", [generator_context, class_context, partial_context])
+def test_every_thread_that_uses_database_enters_the_hook(
+    mirrored, unconfirmed, settings, queries, received, hook
 ):
     settings.OSVI_THREAD_CONTEXT = f"{__name__}.{hook.__name__}"
     settings.OSVI["default"]["SUMMARIZER"] = f"{__name__}.write"
     tenants = {}
     for name in ("red", "blue"):
-        with at(name):
+        with as_tenant(name):
             sessions = [mirrored(summary=None), mirrored(), unconfirmed(Drop(), summary=None)]
             tenants |= {each.session_id: name for each in sessions}
-            heard.clear()
+            received.clear()
             create_close_job(sessions)
-    wait_until(all_are_finished)
+    wait_until(all_jobs_are_finished)
     wait_until(lambda: SessionSummary.objects.count() == 6)
     assert {"runner", "writer", "rescuer"} <= queries.keys()  # a heartbeat, too, if it takes long
     for seen in queries.values():
@@ -172,31 +171,27 @@ def test_every_thread_that_asks_the_database_has_entered_the_hook(
     texts = dict(written.values_list("session__session_id", "text"))
     assert len(texts) == 4
     assert texts == {each: f"Written for no one at {tenants[each]}." for each in texts}
-    assert tenant() == "public"
+    assert current_tenant() == "public"
 
 
-def test_a_job_that_is_run_here_and_now_hands_the_context_to_its_threads(
-    unconfirmed, settings, queries
-):
-    settings.OSVI_THREAD_CONTEXT = f"{__name__}.a_manager"
+def test_run_close_job_passes_its_context_to_threads(unconfirmed, settings, queries):
+    settings.OSVI_THREAD_CONTEXT = f"{__name__}.generator_context"
     job = create_close_job([unconfirmed(Drop())], start=False)
-    with at("red"):
+    with as_tenant("red"):
         assert run_close_job(job.uuid).succeeded == 1
     assert set(queries["rescuer"]) == {"red"}
 
 
-def test_a_hook_that_fails_leaves_the_job_in_the_table(mirrored, settings, caplog, osvi_sandbox):
-    settings.OSVI_THREAD_CONTEXT = f"{__name__}.broken"
+def test_hook_that_fails_leaves_job_queued(mirrored, settings, caplog, osvi_sandbox):
+    settings.OSVI_THREAD_CONTEXT = f"{__name__}.failing_hook"
     job = create_close_job([mirrored()])
     assert f"close job {job.pk} could not be started, and waits" in caplog.text
     assert CloseJob.objects.get().status == "queued"
     assert osvi_sandbox.requests == []
 
 
-def test_a_context_that_cannot_be_entered_has_nothing_sent(
-    mirrored, settings, caplog, osvi_sandbox
-):
-    settings.OSVI_THREAD_CONTEXT = f"{__name__}.not_to_be_entered"
+def test_context_that_cannot_be_entered_sends_nothing(mirrored, settings, caplog, osvi_sandbox):
+    settings.OSVI_THREAD_CONTEXT = f"{__name__}.hook_that_cannot_be_entered"
     job = create_close_job([mirrored()])
     wait_until(lambda: f"close job {job.uuid} failed in this process: RuntimeError" in caplog.text)
     assert run_close_job(job.uuid).paused_by == "not_configured"
@@ -204,30 +199,30 @@ def test_a_context_that_cannot_be_entered_has_nothing_sent(
     assert osvi_sandbox.requests == []
 
 
-def test_a_context_that_cannot_be_left_costs_no_answer(mirrored, settings):
-    settings.OSVI_THREAD_CONTEXT = f"{__name__}.not_to_be_left"
+def test_context_that_cannot_be_left_loses_no_answer(mirrored, settings):
+    settings.OSVI_THREAD_CONTEXT = f"{__name__}.hook_that_cannot_be_left"
     job = create_close_job([mirrored(), mirrored()])
-    wait_until(all_are_finished)
+    wait_until(all_jobs_are_finished)
     assert CloseJob.objects.get(pk=job.pk).succeeded == SessionSummary.objects.count() == 2
 
 
-def test_a_context_may_be_entered_any_number_of_times(settings):
-    settings.OSVI_THREAD_CONTEXT = f"{__name__}.another_manager"
-    with at("red"):
+def test_context_can_be_entered_repeatedly(settings):
+    settings.OSVI_THREAD_CONTEXT = f"{__name__}.class_context"
+    with as_tenant("red"):
         context = ThreadContext()
-    assert [context.run(tenant) for _time in range(3)] == ["red"] * 3
+    assert [context.run(current_tenant) for _time in range(3)] == ["red"] * 3
     with pytest.raises(ZeroDivisionError):
         context.run(lambda: 1 / 0)
-    assert context.run(tenant) == "red"
+    assert context.run(current_tenant) == "red"
     settings.OSVI_THREAD_CONTEXT = None
     assert thread_context() is None
 
 
-def test_contexts_without_a_hook_are_alike_to_the_database(settings):
-    """So that the leases of many jobs are renewed in one statement."""
+def test_contexts_without_hook_are_equal(settings):
+    """The leases of many jobs can be renewed in one statement."""
     first, second = ThreadContext(), ThreadContext()
     assert (len({first, second}), first == 1) == (1, False)
-    settings.OSVI_THREAD_CONTEXT = f"{__name__}.a_callable"
+    settings.OSVI_THREAD_CONTEXT = f"{__name__}.partial_context"
     third, fourth = ThreadContext(), ThreadContext()
     assert len({first, second, third, fourth}) == 3
 
@@ -266,7 +261,7 @@ def use(name, on=None):
 
 
 def use_again(connection, **_named):
-    """A new connection begins in the public schema."""
+    """Restore the schema, as a new connection begins in the public one."""
     use(getattr(connection, "our_schema", "public"), on=connection)
 
 
@@ -284,10 +279,8 @@ def keep_schema():
     return partial(schema, getattr(connection, "our_schema", "public"))
 
 
-@pytest.mark.skipif(connection.vendor != "postgresql", reason="It takes PostgreSQL's schemas.")
-def test_tenants_with_schemas_of_their_own_have_their_own_jobs_run(
-    mirrored, settings, osvi_sandbox, unconfirmed
-):
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="It needs PostgreSQL's schemas.")
+def test_tenants_with_own_schemas_run_their_own_jobs(mirrored, settings, osvi_sandbox, unconfirmed):
     settings.OSVI_THREAD_CONTEXT = f"{__name__}.keep_schema"
     settings.OSVI["default"]["SUMMARIZER"] = f"{__name__}.write"
     schemas, names = Schemas(), ("red", "blue")

@@ -1,4 +1,4 @@
-"""What docs/jobs.md tells people to write is what the tests of this package run."""
+"""The code in docs/jobs.md is what the tests of this package run."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ SETTINGS = [code for _language, code in FENCED.findall(PAGE) if "OSVI_EXECUTOR =
 
 
 @pytest.fixture
-def drilled(monkeypatch, tmp_path):
-    """The settings of the drills."""
+def drill_settings(monkeypatch, tmp_path):
+    """Return the settings of the drills."""
     for name in ("EXECUTOR", "SPOOL_DIR", "DATABASE"):
         monkeypatch.setenv(f"DRILL_{name}", str(tmp_path))
     return importlib.import_module("tests.executors.settings")
 
 
-def test_the_recipe_is_what_a_drill_runs():
+def test_celery_recipe_in_docs_is_the_one_of_the_drill():
     assert [code for language, code in FENCED.findall(PAGE)].count(RECIPE) == 1
     assert len(SETTINGS) == 3
 
 
 @pytest.mark.parametrize("code", SETTINGS)
-def test_the_settings_are_those_of_a_drill(code, drilled):
-    told = {"INSTALLED_APPS": []}
-    exec(code, told)  # noqa: S102
-    backport = {"django_tasks"} - set(drilled.INSTALLED_APPS)
-    assert set(told["INSTALLED_APPS"]) <= {*drilled.INSTALLED_APPS, *backport}
-    assert told.get("TASKS", drilled.TASKS) == drilled.TASKS
+def test_settings_in_docs_match_those_of_the_drill(code, drill_settings):
+    settings = {"INSTALLED_APPS": []}
+    exec(code, settings)  # noqa: S102
+    backport = {"django_tasks"} - set(drill_settings.INSTALLED_APPS)
+    assert set(settings["INSTALLED_APPS"]) <= {*drill_settings.INSTALLED_APPS, *backport}
+    assert settings.get("TASKS", drill_settings.TASKS) == drill_settings.TASKS
     ours = {path.removeprefix("tests.executors.") for path in drill.EXECUTORS.values()}
-    assert told["OSVI_EXECUTOR"] in ours
+    assert settings["OSVI_EXECUTOR"] in ours
 
 
-def test_the_commands_are_there(drilled):
+def test_commands_in_docs_exist(drill_settings):
     # db_worker is django-tasks-db's, and the drill runs it.
-    drilled_ones = {command.split()[1] for command in drill.COMMANDS.values()}
+    of_workers = {command.split()[1] for command in drill.COMMANDS.values()}
     named = set(re.findall(r"manage\.py (\w+)", PAGE))
-    assert named <= {*get_commands(), *drilled_ones}
+    assert named <= {*get_commands(), *of_workers}
 
 
-def test_the_executors_of_the_table_are_there():
+def test_executors_in_docs_exist():
     named = set(re.findall(r"osvi_django\.executors\.(\w+)", PAGE))
     assert named == {"thread", "immediate", "django_tasks"}
     assert all(callable(getattr(executors, name)) for name in named)
 
 
-def test_the_numbers_are_those_of_the_code(drilled):
+def test_numbers_in_docs_match_the_code(drill_settings):
     assert f"a task for each {executors.SESSIONS_PER_TASK} sessions, four at" in PAGE
     assert (executors.MOST_TASKS, executors.TIME_SLICE) == (4, 20)
-    prefetch = drilled.CELERY_WORKER_PREFETCH_MULTIPLIER
+    prefetch = drill_settings.CELERY_WORKER_PREFETCH_MULTIPLIER
     assert f"`CELERY_WORKER_PREFETCH_MULTIPLIER = {prefetch}`" in PAGE

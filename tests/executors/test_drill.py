@@ -1,6 +1,6 @@
-"""Two real workers share a job, and one of them is killed in the middle of it.
+"""Two real workers share a job, and one of them is killed during it.
 
-The drill takes a PostgreSQL server: it is part of the suite's run on PostgreSQL alone.
+The drill needs a PostgreSQL server: it runs with the suite on PostgreSQL only.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 110  # seconds
 
 
-def not_here(queue):
-    """Why a drill cannot be run on this machine; "" where it can be."""
+def missing_requirement(queue):
+    """Return why a drill cannot be run on this machine; "" if it can."""
     wanted = {"django_tasks": "django_tasks_db", "celery": "celery"}[queue]
     if not importlib.util.find_spec(wanted):
         return f"{wanted} cannot be imported."
@@ -35,7 +35,7 @@ def not_here(queue):
 
 
 def drill(queue):
-    """Run a drill as a process of its own; what it found, and what else it said."""
+    """Run a drill in a process of its own; return what it found, and its errors."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.executors.drill", queue],
         cwd=ROOT,
@@ -55,17 +55,17 @@ def drill(queue):
 
 @pytest.mark.skipif(
     not os.environ.get("DATABASE_URL", "").startswith("postgres"),
-    reason="The drill takes a PostgreSQL server: it is run with the suite on PostgreSQL.",
+    reason="The drill needs a PostgreSQL server: it runs with the suite on PostgreSQL.",
 )
 @pytest.mark.parametrize("queue", ["django_tasks", "celery"])
-def test_two_workers_share_a_job_and_one_is_killed(queue):
-    if problem := not_here(queue):
+def test_job_of_two_workers_when_one_is_killed_completes(queue):
+    if problem := missing_requirement(queue):
         if os.environ.get("CI") == "true":
             pytest.fail(problem)
         pytest.skip(problem)
     found, errors = drill(queue)
     assert found["findings"] == [], errors
-    # What OSVI answered too late, on a very busy machine, recovery had to settle.
+    # Recovery settles what OSVI answered too late, on a very busy machine.
     assert found["job"] == ("completed_with_errors" if found["recovered"] else "completed")
     assert found["items"].pop("unconfirmed", 0) == found["recovered"] < SESSIONS // 5
     assert found["items"] == {"closed": SESSIONS - found["recovered"]}
@@ -74,9 +74,9 @@ def test_two_workers_share_a_job_and_one_is_killed(queue):
     assert found["closes at OSVI"] == {"1": SESSIONS}
     assert set(found["requests by worker"]) == {"0", "1"}
     assert 0 < found["requests of the killed one"] < SESSIONS
-    # One at least was closed for the killed one, which never heard of it.
+    # At least one session was closed for the killed worker, which got no answer.
     assert found["fetched again"] > 0
     if queue == "django_tasks":
-        # It took several turns, none failed, and the killed one's is left.
+        # There were several time slices, none failed, and that of the killed worker is left.
         assert found["tasks"].pop("SUCCESSFUL") > 2
         assert found["tasks"] == {"RUNNING": 1}, errors

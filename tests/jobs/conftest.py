@@ -1,4 +1,4 @@
-"""Sessions by the dozen, here and at the sandbox."""
+"""Sessions that are here and at the sandbox, and jobs of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,25 @@ from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.testing.factories import ChatAgentFactory
 from tests.helpers.sandbox import mirror
 
+STARTED = []
+
+
+def remember(job_id):
+    """Note the id of a job instead of starting it."""
+    STARTED.append(job_id)
+
+
+@pytest.fixture
+def started(settings):
+    """Return the ids of the jobs that the executor was called with."""
+    settings.OSVI_EXECUTOR = f"{__name__}.remember"
+    STARTED.clear()
+    return STARTED
+
 
 @pytest.fixture
 def agent(db):
+    """Return an agent of the default account."""
     return ChatAgentFactory()
 
 
@@ -27,7 +43,7 @@ def chats(osvi_sandbox, agent):
 
 @pytest.fixture
 def close_all(osvi_sandbox):
-    """Make a job of these sessions, of all where none are named, and run it."""
+    """Make a job of these sessions, or of all, and run it."""
 
     def _close_all(sessions=None, **named):
         wanted = ChatSession.objects.all() if sessions is None else sessions
@@ -38,5 +54,5 @@ def close_all(osvi_sandbox):
 
 @pytest.fixture
 def outcomes():
-    """The outcome of each item of a job, by session id."""
+    """Return the outcome of each item of a job, by session id."""
     return lambda job: dict(job.items.values_list("requested_session_id", "outcome"))

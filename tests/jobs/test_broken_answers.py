@@ -1,4 +1,4 @@
-"""A broken answer costs no summary in a job, and one of another session stores none."""
+"""Malformed answers in a job: their summaries are stored, those of another session are not."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from osvi_django.testing import Junk
 TEXT = "Größe: “M”."
 
 
-def says(session_id, **data):
+def close_answer(session_id, **data):
+    """Return the body of OSVI's answer to a close."""
     return json.dumps({"success": True, "data": {"session_id": session_id, **data}})
 
 
-def test_broken_answers_in_a_job_are_read_and_another_sessions_is_not(
+def test_job_with_malformed_answers_reads_all_but_another_sessions(
     chats, close_all, osvi_sandbox, outcomes
 ):
     sessions = chats(6)
     for number, session in enumerate(sessions):
-        plain = says(session.session_id, summary=TEXT)
+        plain = close_answer(session.session_id, summary=TEXT)
         ensured = json.dumps(json.loads(plain), ensure_ascii=False)
         bodies = [
             ensured.encode("cp1252"),
@@ -27,7 +28,7 @@ def test_broken_answers_in_a_job_are_read_and_another_sessions_is_not(
             plain.encode() + b"\x00",
             (plain + plain).encode(),
             plain.replace("true", '"true"').encode(),
-            says(sessions[0].session_id, summary="Another's.").encode(),
+            close_answer(sessions[0].session_id, summary="Another's.").encode(),
         ]
         osvi_sandbox.script(session.session_id, Junk(bodies[number], "application/json"))
     job = close_all()

@@ -1,4 +1,4 @@
-"""A job that was made by a filter asks it again when the turn of a session comes."""
+"""A job that was created by a filter checks it again before each session is closed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WEEK = timedelta(days=7)
 
 @pytest.fixture
 def quiet(chats):
-    """Three sessions in which nothing has happened for eight days, and the filter for them."""
+    """Return three sessions in which nothing has happened for eight days, and their filter."""
     sessions = chats(3, last_activity_at=timezone.now() - timedelta(days=8))
     return sessions, SessionFilter(status=("active", "dormant"), idle_since=timezone.now() - WEEK)
 
@@ -36,7 +36,7 @@ def quiet(chats):
         {"started_at": timezone.now() + timedelta(days=1)},
     ],
 )
-def test_session_that_no_longer_matches_is_left_out(chats, osvi_sandbox, outcomes, change):
+def test_session_that_no_longer_matches_filter_is_left_out(chats, osvi_sandbox, outcomes, change):
     one, two, three = chats(3, last_activity_at=timezone.now() - timedelta(days=8), customer_id="c")
     chosen = SessionFilter(
         status="active",
@@ -60,14 +60,14 @@ def test_session_that_no_longer_matches_is_left_out(chats, osvi_sandbox, outcome
     assert two.is_open
 
 
-def test_session_of_another_agent_by_then_is_left_out(chats, outcomes):
+def test_session_moved_to_another_agent_is_left_out(chats, outcomes):
     (session,) = chats(1)
     job = create_close_job(SessionFilter(agent_uuid=session.agent.uuid), start=False)
     ChatSession.objects.update(agent=ChatAgentFactory())
     assert run_close_job(job.pk).left_out == 1
 
 
-def test_job_of_a_selection_has_no_filter(chats, outcomes):
+def test_job_of_queryset_has_no_filter(chats, outcomes):
     sessions = chats(3)
     job = create_close_job(ChatSession.objects.filter(status="active"), start=False)
     assert job.session_filter is None
@@ -75,14 +75,14 @@ def test_job_of_a_selection_has_no_filter(chats, outcomes):
     assert run_close_job(job.pk).succeeded == len(sessions)
 
 
-def test_session_that_is_closed_by_then_is_closed_already(quiet, outcomes):
+def test_session_closed_before_its_turn_is_already_closed(quiet, outcomes):
     _sessions, chosen = quiet
     job = create_close_job(chosen, start=False)
     ChatSession.objects.update(status="closed")
     assert set(outcomes(run_close_job(job.pk)).values()) == {"already_closed"}
 
 
-def test_filter_is_asked_once_for_a_batch(quiet, django_assert_max_num_queries):
+def test_filter_is_checked_once_per_batch(quiet, django_assert_max_num_queries):
     _sessions, chosen = quiet
     plain = create_close_job(ChatSession.objects.none(), start=False)
     job = create_close_job(chosen, start=False)
@@ -92,7 +92,7 @@ def test_filter_is_asked_once_for_a_batch(quiet, django_assert_max_num_queries):
         assert run_close_job(job.pk).left_out == 3
 
 
-def test_job_that_was_paused_asks_again(quiet, osvi_sandbox, outcomes):
+def test_paused_job_checks_filter_again(quiet, osvi_sandbox, outcomes):
     sessions, chosen = quiet
     job = create_close_job(chosen, start=False)
     osvi_sandbox.token = "another"
@@ -105,7 +105,7 @@ def test_job_that_was_paused_asks_again(quiet, osvi_sandbox, outcomes):
     assert (job.succeeded, job.left_out) == (2, 1)
 
 
-def test_session_in_doubt_is_asked_by_its_previous_status(quiet, osvi_sandbox, outcomes):
+def test_unconfirmed_session_is_matched_by_its_previous_status(quiet, osvi_sandbox, outcomes):
     sessions, chosen = quiet
     for session in sessions:
         osvi_sandbox.script(session.session_id, Drop())
@@ -119,9 +119,7 @@ def test_session_in_doubt_is_asked_by_its_previous_status(quiet, osvi_sandbox, o
     assert (job.succeeded, job.left_out) == (2, 1)
 
 
-def test_session_that_the_job_may_have_closed_is_settled_whatever_it_matches(
-    quiet, osvi_sandbox, outcomes
-):
+def test_session_that_job_may_have_closed_is_settled_despite_filter(quiet, osvi_sandbox, outcomes):
     sessions, chosen = quiet
     job = create_close_job(chosen, start=False)
     token = "0" * 32
@@ -141,7 +139,7 @@ def test_session_that_the_job_may_have_closed_is_settled_whatever_it_matches(
     assert run_close_job(job.pk).succeeded == 3
 
 
-def test_retry_keeps_the_filter(quiet, osvi_sandbox):
+def test_retry_of_job_with_filter_keeps_filter(quiet, osvi_sandbox):
     sessions, chosen = quiet
     for session in sessions:
         osvi_sandbox.script(session.session_id, Status(403, errors=["No."]))
@@ -154,7 +152,7 @@ def test_retry_keeps_the_filter(quiet, osvi_sandbox):
     assert (retry.succeeded, retry.left_out) == (2, 1)
 
 
-def test_user_who_may_not_see_sessions_cannot_choose_by_a_filter(db, django_user_model, grant):
+def test_user_without_view_permission_cannot_use_filter(db, django_user_model, grant):
     user = grant(django_user_model.objects.create_user("jo"), "close_chatsession")
     with pytest.raises(NotAllowed):
         create_close_job(SessionFilter(), requested_by=user)
@@ -162,12 +160,12 @@ def test_user_who_may_not_see_sessions_cannot_choose_by_a_filter(db, django_user
 
 
 @pytest.mark.parametrize("wrong", [{"agent_uuid": ""}, {"customer_id": "x" * 256}])
-def test_filter_of_something_that_is_not_an_id_is_refused(wrong):
+def test_filter_with_invalid_id_raises_invalid_input(wrong):
     with pytest.raises(InvalidInput):
         SessionFilter(**wrong)
 
 
-def test_job_of_the_rest_filter_keeps_it(quiet, api, settings):
+def test_rest_job_with_filter_stores_filter_and_leaves_out(quiet, api, settings):
     settings.OSVI_EXECUTOR = None
     body = {"filter": {"status": "active", "started_before": "2999-01-01T00:00:00+02:00"}}
     made = api.post("/api/osvi/sessions/close/", body, format="json")
@@ -185,7 +183,7 @@ def test_job_of_the_rest_filter_keeps_it(quiet, api, settings):
     assert [each["session_id"] for each in left_out] == [quiet[0][0].session_id]
 
 
-def test_job_of_ids_over_rest_has_no_filter(quiet, api, settings):
+def test_rest_job_with_ids_has_no_filter(quiet, api, settings):
     settings.OSVI_EXECUTOR = None
     ids = [each.session_id for each in quiet[0]]
     assert isinstance(api, APIClient)
@@ -194,7 +192,7 @@ def test_job_of_ids_over_rest_has_no_filter(quiet, api, settings):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_command_keeps_its_filter_and_says_what_was_left_out(quiet, osvi_sandbox, capsys):
+def test_osvi_close_with_filter_reports_what_was_left_out(quiet, osvi_sandbox, capsys):
     sessions, _chosen = quiet
 
     def wake(created, **_named):
@@ -212,7 +210,7 @@ def test_command_keeps_its_filter_and_says_what_was_left_out(quiet, osvi_sandbox
     assert "1 left out" in said
 
 
-def test_page_of_the_job_shows_what_was_left_out(quiet, admin_client):
+def test_job_page_shows_what_was_left_out(quiet, admin_client):
     _sessions, chosen = quiet
     job = create_close_job(chosen, start=False)
     ChatSession.objects.update(last_activity_at=timezone.now())

@@ -1,4 +1,4 @@
-"""Under a frozen clock, as tests of hosts have it, everything comes to its end."""
+"""Under a frozen clock, as in tests of hosts, nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True, params=["2001-01-01", "2040-01-01"])
 def frozen(request, osvi_sandbox):
-    """The clock stands still, at whatever time; the sandbox is there before."""
+    """Freeze the clock in the past or the future, after the sandbox has started."""
     with freeze_time(request.param):
         began = time.monotonic()
         yield
@@ -32,25 +32,25 @@ def frozen(request, osvi_sandbox):
         runner.stop()
 
 
-def test_a_job_ends(chats, close_all):
+def test_job_under_frozen_clock_completes(chats, close_all):
     chats(40)
     assert close_all().succeeded == 40
 
 
-def test_an_asynchronous_close_ends(chats):
+def test_async_close_under_frozen_clock_completes(chats):
     (session,) = chats(1)
     job = create_close_job([session])
     until_in_real_time(lambda: CloseJob.objects.get(pk=job.pk).is_finished)
     assert SessionSummary.objects.count() == 1
 
 
-def test_sessions_in_doubt_are_settled(unconfirmed, close_all):
+def test_unconfirmed_sessions_under_frozen_clock_are_settled(unconfirmed, close_all):
     unconfirmed(Drop())
     unconfirmed(Drop(after_closing=True))
     assert close_all().succeeded == 2
 
 
-def test_an_unreachable_osvi_pauses_the_job(chats, close_all, osvi_sandbox, monkeypatch):
+def test_job_when_osvi_is_unreachable_pauses(chats, close_all, osvi_sandbox, monkeypatch):
     monkeypatch.setattr("osvi_django.client.throttle.PAUSES", (0.1, 0.1, 0.1))
     chats(3)
     osvi_sandbox.stop()
@@ -58,7 +58,7 @@ def test_an_unreachable_osvi_pauses_the_job(chats, close_all, osvi_sandbox, monk
     assert (job.status, job.paused_by) == ("paused", "unreachable")
 
 
-def test_a_paused_job_goes_on_after_its_pause(chats, osvi_sandbox, monkeypatch):
+def test_paused_job_continues_after_its_pause(chats, osvi_sandbox, monkeypatch):
     monkeypatch.setattr("osvi_django.client.throttle.PAUSES", (0.1, 0.1, 0.1))
     monkeypatch.setattr("osvi_django.client.throttle.TRY_AGAIN_AFTER", 0.5)
     (session,) = chats(1)
@@ -70,13 +70,13 @@ def test_a_paused_job_goes_on_after_its_pause(chats, osvi_sandbox, monkeypatch):
     assert SessionSummary.objects.count() == 1
 
 
-def test_a_busy_osvi_is_waited_for(chats, close_all, osvi_sandbox):
+def test_job_when_osvi_throttles_waits_and_completes(chats, close_all, osvi_sandbox):
     (session,) = chats(1)
     osvi_sandbox.script(session.session_id, Status(429, retry_after=1))
     assert close_all().succeeded == 1
 
 
-def test_an_answer_that_drips_reaches_the_deadline(chats, osvi_sandbox, settings):
+def test_close_with_dripping_answer_reaches_deadline(chats, osvi_sandbox, settings):
     settings.OSVI["default"] |= {"CONNECT_TIMEOUT": 0.5, "DEADLINE": 0.5}
     (session,) = chats(1)
     osvi_sandbox.script(session.session_id, Drip(interval=0.2))
@@ -84,7 +84,7 @@ def test_an_answer_that_drips_reaches_the_deadline(chats, osvi_sandbox, settings
         close_session(session)
 
 
-def test_recovery_and_look_ups_end(unconfirmed, chats):
+def test_recovery_sync_and_worker_command_end(unconfirmed, chats):
     unconfirmed(Drop(after_closing=True))
     assert [each.settled.value for each in recover_all()] == ["stored"]
     chats(3)
@@ -92,7 +92,7 @@ def test_recovery_and_look_ups_end(unconfirmed, chats):
     call_command("osvi_worker")
 
 
-def test_a_database_that_stays_away_ends_persist():
+def test_persist_when_database_stays_unavailable_raises():
     tries = []
 
     def work():
@@ -104,7 +104,7 @@ def test_a_database_that_stays_away_ends_persist():
     assert 2 <= len(tries) <= 4
 
 
-def test_a_database_that_stays_away_ends_a_job(chats, monkeypatch):
+def test_job_when_database_stays_unavailable_raises(chats, monkeypatch):
     monkeypatch.setattr("osvi_django.services.jobs.running.DATABASE_RETRY_SECONDS", 0.2)
     chats(2)
     job = create_close_job(ChatSession.objects.all(), start=False)
@@ -119,7 +119,7 @@ def test_a_database_that_stays_away_ends_a_job(chats, monkeypatch):
 
 
 def until_in_real_time(condition):
-    """Wait by counting: the clock stands still here too."""
+    """Wait until the condition holds, by counting: the clock stands still here too."""
     for _look in range(4_000):
         if condition():
             return

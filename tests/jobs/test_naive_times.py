@@ -1,4 +1,4 @@
-"""Without USE_TZ moments have no zone, and the database's clock and the site's differ by hours."""
+"""Without USE_TZ times have no zone, and the clocks of database and site differ by hours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(autouse=True, params=["Pacific/Auckland", "America/Los_Angeles", "UTC"])
 def zone(request, settings):
-    """A site without USE_TZ, east and west of UTC."""
+    """Use a time zone east or west of UTC, without USE_TZ."""
     settings.TIME_ZONE = request.param
     settings.USE_TZ = False
     settings.OSVI_EXECUTOR = None
@@ -31,8 +31,8 @@ def zone(request, settings):
 
 
 @pytest.fixture
-def at_work(chats):
-    """A job that is at work just now."""
+def running_job(chats):
+    """Return a job that a worker is running."""
     job = create_close_job(chats(2), start=False)
     CloseJob.objects.update(
         status="running",
@@ -43,34 +43,35 @@ def at_work(chats):
     return CloseJob.objects.get(pk=job.pk)
 
 
-def age(job, **of):
+def age_heartbeat(job, **of):
+    """Set the last heartbeat back by so much time."""
     CloseJob.objects.update(heartbeat_at=DatabaseNow() - timedelta(**of))
     job.refresh_from_db()
 
 
-class TestSignsOfLife:
-    def test_job_that_is_at_work_is_not_left_alone(self, at_work):
-        assert not is_stalled(at_work)
-        assert not resume_stalled(at_work)
+class TestHeartbeat:
+    def test_job_with_recent_heartbeat_is_not_stalled(self, running_job):
+        assert not is_stalled(running_job)
+        assert not resume_stalled(running_job)
         assert due_jobs() == []
 
-    def test_job_that_has_been_silent_is_left_alone(self, at_work):
-        age(at_work, minutes=2)
-        assert is_stalled(at_work)
-        assert due_jobs() == [at_work]
+    def test_job_with_old_heartbeat_is_stalled_and_due(self, running_job):
+        age_heartbeat(running_job, minutes=2)
+        assert is_stalled(running_job)
+        assert due_jobs() == [running_job]
 
-    def test_paused_job_goes_on_at_its_time(self, at_work):
+    def test_paused_job_is_due_after_its_resume_time(self, running_job):
         CloseJob.objects.update(status="paused", resume_at=timezone.now() + timedelta(minutes=1))
-        at_work.refresh_from_db()
-        assert not is_stalled(at_work)
+        running_job.refresh_from_db()
+        assert not is_stalled(running_job)
         assert due_jobs() == []
         CloseJob.objects.update(resume_at=timezone.now() - timedelta(minutes=1))
-        age(at_work, minutes=2)
-        assert is_stalled(at_work)
-        assert due_jobs() == [at_work]
+        age_heartbeat(running_job, minutes=2)
+        assert is_stalled(running_job)
+        assert due_jobs() == [running_job]
 
-    def test_page_of_a_job_is_shown_whatever_its_state(self, at_work, admin_client):
-        base = f"/admin/osvi_django/closejob/{at_work.pk}"
+    def test_job_pages_in_each_state_are_shown(self, running_job, admin_client):
+        base = f"/admin/osvi_django/closejob/{running_job.pk}"
         pages = ["/admin/osvi_django/closejob/", f"{base}/change/", f"{base}/progress/"]
         for _state in ("running", "silent", "finished"):
             for page in pages:
@@ -79,13 +80,13 @@ class TestSignsOfLife:
                 _state == "finished"
             )
             if _state == "running":
-                age(at_work, minutes=2)
+                age_heartbeat(running_job, minutes=2)
             else:
-                run_close_job(at_work.pk)
+                run_close_job(running_job.pk)
 
 
 class TestLeases:
-    def test_lease_that_is_not_over_is_respected(self, mirrored):
+    def test_lease_that_runs_blocks_close_and_recovery(self, mirrored):
         later = DatabaseNow() + timedelta(minutes=1)
         session = mirrored(status="closing", previous_status="active", lease_until=later)
         with pytest.raises(CloseInProgress):
@@ -93,7 +94,7 @@ class TestLeases:
         with pytest.raises(CloseInProgress):
             recover_session(session)
 
-    def test_lease_that_is_over_is_recovered(self, mirrored):
+    def test_session_with_expired_lease_is_recovered(self, mirrored):
         over = DatabaseNow() - timedelta(minutes=1)
         session = mirrored(status="closing", previous_status="active", lease_until=over)
         session.claim = "0" * 32
@@ -103,7 +104,7 @@ class TestLeases:
         session.refresh_from_db()
         assert session.status == "active"
 
-    def test_job_is_run_to_its_end(self, chats, admin_client):
+    def test_job_completes_and_session_pages_are_shown(self, chats, admin_client):
         job = run_close_job(create_close_job(chats(3), start=False).pk)
         assert (job.status, job.succeeded) == ("completed", 3)
         assert timedelta() <= job.finished_at - job.started_at < timedelta(minutes=1)
@@ -112,10 +113,10 @@ class TestLeases:
             assert admin_client.get(page).status_code == 200
 
 
-class TestMomentsFromOutside:
-    def test_what_osvi_tells_is_stored_in_the_zone_of_the_site(self, zone):
+class TestTimesFromOutside:
+    def test_times_from_osvi_are_stored_in_zone_of_site(self, zone):
         moment = datetime(2026, 6, 4, 11, 40, tzinfo=UTC)
-        told = {
+        answer = {
             "id": "s1",
             "chat_agent_id": 1,
             "customer_id": "c",
@@ -124,17 +125,17 @@ class TestMomentsFromOutside:
             "created_at": moment.isoformat(),
             "updated_at": moment.isoformat(),
         }
-        session = mirror_session(told)
+        session = mirror_session(answer)
         local = timezone.make_naive(moment, timezone.get_default_timezone())
         assert (session.started_at, session.last_activity_at) == (local, local)
-        mirror_session({**told, "mode": "support", "updated_at": "2026-06-04T12:00:00Z"})
+        mirror_session({**answer, "mode": "support", "updated_at": "2026-06-04T12:00:00Z"})
         session.refresh_from_db()
         assert (session.mode, session.last_activity_at) == (
             "support",
             local + timedelta(minutes=20),
         )
 
-    def test_filter_is_the_same_when_it_is_asked_again(self, chats):
+    def test_filter_restored_from_json_is_equal_and_matches(self, chats):
         quiet, _loud = chats(2)
         ChatSession.objects.filter(pk=quiet.pk).update(
             last_activity_at=timezone.now() - timedelta(hours=2)
@@ -146,7 +147,7 @@ class TestMomentsFromOutside:
             (quiet.session_id, "closed")
         ]
 
-    def test_moment_over_rest_has_its_own_zone(self, chats, api):
+    def test_time_in_rest_filter_is_read_with_its_offset(self, chats, api):
         old, new = chats(2)
         hour_ago = timezone.now() - timedelta(hours=1)
         ChatSession.objects.filter(pk=old.pk).update(started_at=hour_ago - timedelta(minutes=1))
@@ -162,9 +163,9 @@ class TestMomentsFromOutside:
         assert api.get("/api/osvi/sessions/").status_code == 200
 
 
-class TestMomentsOverRest:
+class TestTimesInRest:
     @pytest.mark.parametrize("month", [1, 7])
-    def test_each_says_its_offset_and_is_the_right_moment(self, chats, api, month):
+    def test_rest_times_have_an_offset_and_are_right(self, chats, api, month):
         moment = datetime(2026, month, 4, 11, 40, tzinfo=UTC)
         (session,) = chats(1)
         body = {"session_ids": [session.session_id]}
@@ -179,19 +180,19 @@ class TestMomentsOverRest:
         created = api.get(made["Location"]).json()["created_at"]
         assert datetime.fromisoformat(created) == moment
 
-    def test_hour_that_comes_twice_is_shown_with_an_offset(self, chats, api, zone):
+    def test_rest_time_in_repeated_hour_has_an_offset(self, chats, api, zone):
         twice = {"Pacific/Auckland": "2026-04-05T02:30", "America/Los_Angeles": "2026-11-01T01:30"}
         (session,) = chats(1)
         moment = datetime.fromisoformat(twice.get(zone, "2026-04-05T02:30"))
         ChatSession.objects.update(started_at=moment)
         shown = api.get(f"/api/osvi/sessions/{session.session_id}/").json()["started_at"]
-        told = datetime.fromisoformat(shown)
-        assert told.tzinfo
-        assert told.replace(tzinfo=None) == moment
+        answer = datetime.fromisoformat(shown)
+        assert answer.tzinfo
+        assert answer.replace(tzinfo=None) == moment
 
 
 @pytest.mark.django_db(transaction=True)
-def test_command_closes_what_was_quiet_for_so_long(chats, capsys):
+def test_osvi_close_with_idle_for_closes_only_quiet_sessions(chats, capsys):
     quiet, loud = chats(2)
     hours = {quiet: 2, loud: 0}
     for session, ago in hours.items():

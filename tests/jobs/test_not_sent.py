@@ -1,4 +1,4 @@
-"""This machine cannot make a connection: sessions are as they were, and jobs wait untouched."""
+"""If no connection can be made, sessions stay unchanged and jobs wait."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from osvi_django.services.jobs import create_close_job, run_close_job
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-# What of the environment keeps a connection from coming about, and how it is called.
+# Environment variables with which no connection can be made, and the error of a call.
 TROUBLES = {
     "certificates that are not there": ("REQUESTS_CA_BUNDLE", "/none.pem", OSVINotConfigured),
     "certificates that are none": ("REQUESTS_CA_BUNDLE", __file__, OSVIUnreachable),
@@ -23,7 +23,7 @@ TROUBLES = {
 
 @pytest.fixture(params=TROUBLES.values(), ids=TROUBLES)
 def error(request, settings, osvi_sandbox, monkeypatch):
-    """The error that calls end in from now on."""
+    """Set up the environment, and return the error that calls raise from now on."""
     name, value, error = request.param
     settings.OSVI["default"] |= {
         "BASE_URL": osvi_sandbox.url.replace("http:", "https:"),
@@ -35,25 +35,26 @@ def error(request, settings, osvi_sandbox, monkeypatch):
     return error
 
 
-def states():
+def session_states():
+    """Return what a close that was not sent must not change."""
     return set(ChatSession.objects.values_list("status", "claim", "help_requested"))
 
 
-def test_close_that_was_not_sent_leaves_the_session_as_it_was(chats, error):
+def test_close_without_connection_leaves_session_unchanged(chats, error):
     (session,) = chats(1)
-    before = states()
+    before = session_states()
     with pytest.raises(error):
         close_session(session)
-    assert states() == before
+    assert session_states() == before
     assert CloseAttempt.objects.get().outcome == CloseAttempt.Outcome.NOT_SENT
 
 
-def test_job_whose_calls_are_not_sent_pauses_untouched(chats, error, osvi_sandbox, outcomes):
+def test_job_without_connection_pauses_with_items_waiting(chats, error, osvi_sandbox, outcomes):
     chats(5)
-    before = states()
+    before = session_states()
     job = run_close_job(create_close_job(ChatSession.objects.all(), start=False).pk)
     assert not job.is_finished
     assert job.status == "paused"
     assert set(outcomes(job).values()) == {"waiting"}
-    assert states() == before
+    assert session_states() == before
     assert osvi_sandbox.requests == []

@@ -1,4 +1,4 @@
-"""What error reporters are sent of an interrupted job has nobody's words in it."""
+"""Error reports of a job hold no personal data."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def chat(mirrored, settings):
-    """Make a session whose summary this site writes, if OSVI has none."""
+    """Make a session whose summary the host writes if OSVI sends none."""
     settings.OSVI["default"]["SUMMARIZER"] = lambda session: SUMMARY
     return lambda summary=SUMMARY: mirrored(customer_id=CUSTOMER, summary=summary)
 
 
 def close(session):
+    """Close a session in a job with a note."""
     wanted = ChatSession.objects.filter(pk=session.pk)
     run_close_job(create_close_job(wanted, note=NOTE, start=False).pk)
 
 
 @pytest.mark.parametrize("error", [Interrupted, RuntimeError])
-def test_an_interrupted_job_shows_no_words(chat, error):
+def test_interrupted_job_reports_no_personal_data(chat, error):
     assert find_leaks_at_each_query(close, chat, error=error) == set()
 
 
-def of_the_host(raised):
-    """What a host's own code does wrong with a session, or with a summary, in hand."""
+def failing_callable(raised):
+    """Return a callable of the host that raises, with a session or a summary among its locals."""
 
     def fail(*args, session=None, summary=None, **named):
         raise raised
@@ -48,8 +49,8 @@ def of_the_host(raised):
     return fail
 
 
-# A thread that was ended in a call may have sent it.
-ENDS = {
+# A thread that exits in a call may have sent it.
+STATUSES = {
     ("API_TOKEN", RuntimeError): "paused",
     ("API_TOKEN", SystemExit): "completed_with_errors",
     ("SUMMARIZER", RuntimeError): "completed",
@@ -57,18 +58,18 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize(("name", "raised"), ENDS)
-def test_a_job_in_which_a_callable_of_the_host_raises_shows_no_words(chat, settings, name, raised):
+@pytest.mark.parametrize(("name", "raised"), STATUSES)
+def test_job_with_failing_host_callable_reports_no_personal_data(chat, settings, name, raised):
     session = chat(summary=None)
-    settings.OSVI["default"][name] = of_the_host(raised)
+    settings.OSVI["default"][name] = failing_callable(raised)
     reporter = ErrorRecorder()
     with reporter.recording():
         close(session)
     assert reporter.leaks() == set()
-    assert CloseJob.objects.get().status == ENDS[name, raised]
+    assert CloseJob.objects.get().status == STATUSES[name, raised]
 
 
-def test_the_exit_of_a_receiver_ends_its_job_and_no_other(chat, settings):
+def test_receiver_that_exits_ends_only_its_job(chat, settings):
     settings.OSVI_EXECUTOR = "osvi_django.executors.thread"
     first, second = chat(), chat()
 

@@ -46,15 +46,15 @@ OTHERS = [make_token_user, make_unsaved_user, make_row_of_another_model]
 
 
 @pytest.mark.parametrize("make", OTHERS)
-class TestSameNumberAsAUser:
-    def test_job_of_another_caller_is_not_seen_by_the_user(self, chats, staff, make):
+class TestCallerWithKeyOfUser:
+    def test_job_of_caller_is_hidden_from_user_with_same_key(self, chats, staff, make):
         job = create_close_job(chats(1), requested_by=make(staff.pk), start=False)
         assert job.requested_by is None
         assert list(visible_jobs(staff)) == []
         with pytest.raises(NotAllowed):
             cancel_close_job(job, requested_by=staff)
 
-    def test_job_of_the_user_is_not_seen_by_another_caller(self, chats, staff, make):
+    def test_job_of_user_is_hidden_from_caller_with_same_key(self, chats, staff, make):
         job = create_close_job(chats(1), requested_by=staff, start=False)
         other = make(staff.pk)
         other.has_perm = PermittedCaller().has_perm
@@ -62,7 +62,7 @@ class TestSameNumberAsAUser:
         with pytest.raises(NotAllowed):
             cancel_close_job(job, requested_by=other)
 
-    def test_job_of_a_user_who_is_gone_is_not_seen_by_another_caller(self, chats, staff, make):
+    def test_job_of_deleted_user_is_hidden_from_caller_with_same_key(self, chats, staff, make):
         number = staff.pk
         create_close_job(chats(1), requested_by=staff, start=False)
         staff.delete()
@@ -70,7 +70,7 @@ class TestSameNumberAsAUser:
         other.has_perm = PermittedCaller().has_perm
         assert list(visible_jobs(other)) == []
 
-    def test_job_is_run_for_another_caller_without_the_permissions_of_the_user(
+    def test_job_of_caller_ignores_permissions_of_user_with_same_key(
         self, chats, staff, make, outcomes
     ):
         (session,) = chats(1)
@@ -86,7 +86,7 @@ class TestSameNumberAsAUser:
 class TestOwnJobs:
     @pytest.mark.parametrize("number", CALLER_IDS)
     @pytest.mark.parametrize("kind", [TokenUser, ServiceCaller])
-    def test_caller_with_any_id_sees_and_decides_about_its_own_job(self, chats, kind, number):
+    def test_caller_with_any_id_sees_confirms_and_cancels_own_job(self, chats, kind, number):
         caller = kind(number)
         chats(1)
         job = create_close_job(ChatSession.objects.all(), requested_by=caller, draft=True)
@@ -97,26 +97,28 @@ class TestOwnJobs:
     @pytest.mark.parametrize(
         "other", ["SVC-1", "svc-1 ", "svc-2", "", None, AnonymousUser(), ServiceCaller("svc-1")]
     )
-    def test_caller_of_another_name_or_class_does_not_see_it(self, chats, other):
+    def test_caller_with_other_name_or_class_cannot_see_or_cancel_job(self, chats, other):
         job = create_close_job(chats(1), requested_by=TokenUser("svc-1"), start=False)
         other = TokenUser(other) if other is None or isinstance(other, str) else other
         assert list(visible_jobs(other)) == []
         with pytest.raises(NotAllowed):
             cancel_close_job(job, requested_by=other)
 
-    def test_callers_without_a_name_own_nothing(self, chats):
+    def test_caller_without_name_cannot_see_or_cancel_own_job(self, chats):
         nameless = TokenUser(None)
         job = create_close_job(chats(1), requested_by=nameless, start=False)
         assert list(visible_jobs(nameless)) == []
         with pytest.raises(NotAllowed):
             cancel_close_job(job, requested_by=nameless)
 
-    def test_job_of_the_hosts_own_code_belongs_to_no_caller(self, chats, staff):
+    def test_job_of_host_code_is_hidden_from_all_callers(self, chats, staff):
         create_close_job(chats(1), start=False)
         for caller in (staff, TokenUser(None), TokenUser(""), AnonymousUser()):
             assert list(visible_jobs(caller)) == []
 
-    def test_retry_by_another_is_seen_by_the_first_caller(self, chats, osvi_sandbox, admin_user):
+    def test_retry_by_another_user_is_visible_to_first_caller(
+        self, chats, osvi_sandbox, admin_user
+    ):
         (session,) = chats(1)
         osvi_sandbox.script(session.session_id, Status(403, errors=["No."]))
         job = create_close_job([session], requested_by=TokenUser("svc-1"), start=False)
@@ -126,7 +128,7 @@ class TestOwnJobs:
         with pytest.raises(NotAllowed):
             cancel_close_job(retry, requested_by=TokenUser("svc-1"))
 
-    def test_proxy_object_around_a_user_is_that_user(self, chats, staff):
+    def test_lazy_user_object_counts_as_that_user(self, chats, staff):
         lazy = SimpleLazyObject(lambda: staff)
         job = create_close_job(chats(1), requested_by=lazy, start=False)
         assert job.requested_by == staff
@@ -135,7 +137,7 @@ class TestOwnJobs:
 
 
 class TestJournal:
-    def test_attempt_and_action_name_the_caller(self, mirrored):
+    def test_attempt_and_action_store_the_caller(self, mirrored):
         session = mirrored(agent=ChatAgentFactory())
         action = take_over(session, requested_by=TokenUser("svc-1")).action
         attempt = close_session(session, requested_by=TokenUser("svc-1")).attempt
@@ -145,7 +147,7 @@ class TestJournal:
             assert row.requester_model == "tests.helpers.callers.TokenUser"
             assert row.requester == "TokenUser svc-1"
 
-    def test_user_is_named_by_the_user_model_and_stays_named_when_deleted(self, mirrored, staff):
+    def test_attempt_of_deleted_user_still_names_the_user(self, mirrored, staff):
         session, key = mirrored(), staff.pk
         attempt = close_session(session, requested_by=staff).attempt
         assert (attempt.requester_model, attempt.requester_key) == ("auth.User", str(key))
@@ -154,10 +156,10 @@ class TestJournal:
         attempt.refresh_from_db()
         assert attempt.requester == f"User {key}"
 
-    def test_hosts_own_code_has_no_name(self, mirrored):
+    def test_attempt_of_host_code_has_no_requester(self, mirrored):
         assert close_session(mirrored()).attempt.requester is None
 
-    def test_session_in_doubt_is_settled_for_the_caller_of_the_job(self, chats, osvi_sandbox):
+    def test_unconfirmed_session_in_job_is_settled_for_caller_of_job(self, chats, osvi_sandbox):
         (session,) = chats(1)
         osvi_sandbox.script(session.session_id, Drop())
         run_close_job(create_close_job([session], start=False).pk)
@@ -166,19 +168,19 @@ class TestJournal:
         assert run_close_job(job.pk).succeeded == 1
         assert session.attempts.first().requester == "TokenUser svc-1"
 
-    def test_requests_that_name_a_stored_caller_name_the_same(self):
+    def test_requester_of_a_requester_is_the_same(self):
         requester = requester_of(TokenUser("svc-1"))
         assert requester_of(requester) is requester
 
 
-class TestInTheAdmin:
-    def test_page_and_list_name_the_caller(self, chats, admin_client):
+class TestAdmin:
+    def test_job_page_and_list_show_the_caller(self, chats, admin_client):
         job = create_close_job(chats(1), requested_by=TokenUser("svc-1"), start=False)
         page = f"/admin/osvi_django/closejob/{job.pk}/change/"
         for url in ("/admin/osvi_django/closejob/", page):
             assert "TokenUser svc-1" in admin_client.get(url).content.decode()
 
-    def test_session_page_and_desk_name_the_caller(self, mirrored, admin_client):
+    def test_session_page_and_desk_show_the_caller(self, mirrored, admin_client):
         session = mirrored()
         take_over(session, requested_by=TokenUser("svc-1"))
         close_session(session, requested_by=TokenUser("svc-2"))
@@ -187,5 +189,5 @@ class TestInTheAdmin:
         assert "TokenUser svc-1" in admin_client.get(f"{base}/desk/").content.decode()
 
 
-def test_caller_that_has_no_attributes_at_all_has_no_key():
+def test_caller_without_attributes_has_empty_key():
     assert requester_of(SimpleNamespace()).key == ""

@@ -1,4 +1,4 @@
-"""Sessions whose status no version here knows: every close of them ends, and says why."""
+"""Sessions whose status this version does not know: no close waits for them or changes them."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from osvi_django.testing.factories import CloseAttemptFactory
 
 pytestmark = pytest.mark.django_db
 
-ODD = "archived"
+UNKNOWN = "archived"
 
 
 @pytest.fixture
-def odd(chats):
-    """One that another version has written, and one that this version has."""
+def unknown_and_known(chats):
+    """Return a session whose status is of another version, and one that is active."""
     session, known = chats(2)
-    ChatSession.objects.filter(pk=session.pk).update(status=ODD)
+    ChatSession.objects.filter(pk=session.pk).update(status=UNKNOWN)
     return session, known
 
 
 @pytest.fixture
-def untouched(odd, osvi_sandbox):
+def untouched(unknown_and_known, osvi_sandbox):
+    """Check after the test that the session was not closed and has the same status."""
     yield
-    session, _known = odd
+    session, _known = unknown_and_known
     assert osvi_sandbox.close_requests(session.session_id) == 0
-    assert ChatSession.objects.get(pk=session.pk).status == ODD
+    assert ChatSession.objects.get(pk=session.pk).status == UNKNOWN
 
 
 @pytest.mark.usefixtures("untouched")
 class TestUnknownStatus:
-    def test_a_job_with_such_a_session_ends(self, odd, close_all):
-        session, known = odd
+    def test_job_with_unknown_status_finishes_with_errors(self, unknown_and_known, close_all):
+        session, known = unknown_and_known
         job = close_all()
         assert (job.status, job.succeeded, job.failed) == ("completed_with_errors", 1, 1)
         item = job.items.get(session=session)
@@ -43,23 +44,23 @@ class TestUnknownStatus:
         assert job.items.get(session=known).outcome == "closed"
 
     @pytest.mark.parametrize("close", [close_session, close_again, recover_session])
-    def test_a_single_close_is_refused_with_the_last_attempt(self, odd, close):
-        session, _known = odd
+    def test_close_of_unknown_status_raises_with_last_attempt(self, unknown_and_known, close):
+        session, _known = unknown_and_known
         attempt = CloseAttemptFactory(session=session)
         with pytest.raises(UnknownStatus, match="same version") as caught:
             close(session)
         assert caught.value.attempt == attempt
         assert CloseAttempt.objects.count() == 1
 
-    def test_a_close_in_the_background_is_refused_at_once(self, odd):
-        session, _known = odd
+    def test_require_closable_of_unknown_status_raises(self, unknown_and_known):
+        session, _known = unknown_and_known
         session.refresh_from_db()
         with pytest.raises(UnknownStatus):
             require_closable(session)
 
     @pytest.mark.parametrize("action", ["close", "recover"])
-    def test_rest_answers_a_conflict(self, odd, api, action):
-        session, _known = odd
+    def test_rest_close_of_unknown_status_answers_409(self, unknown_and_known, api, action):
+        session, _known = unknown_and_known
         response = api.post(f"/api/osvi/sessions/{session.session_id}/{action}/")
         assert (response.status_code, response.json()["code"]) == (409, "unknown_status")
         assert response.json()["retryable"] is False

@@ -1,4 +1,4 @@
-"""A job is made of what its caller means: each session once, whatever the order of a queryset."""
+"""What a job is made of: each session once, whatever queryset or iterable it is created from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ON_POSTGRESQL = connection.vendor == "postgresql"
 
 @pytest.fixture
 def many(agent):
-    """Make more sessions than are read at a time."""
+    """Make more sessions than are read at a time, and return their queryset."""
     new = [
         ChatSessionFactory.build(
             agent=agent,
@@ -40,18 +40,19 @@ def many(agent):
     return ChatSession.objects.all()
 
 
-def ids_of(job):
-    """The ids of a job's items, in the order of the items, which are as many as the job says."""
+def requested_ids(job):
+    """Return the ids of a job's items in their order, after checking the job's total."""
     ids = list(job.items.values_list("requested_session_id", flat=True))
     assert job.total == len(ids)
     return ids
 
 
-def in_order(sessions):
+def ids_in_key_order(sessions):
+    """Return the ids of sessions in the order of their keys."""
     return list(sessions.order_by("pk").values_list("session_id", flat=True))
 
 
-class TestQuerysetOfAnyOrder:
+class TestQueryset:
     @pytest.mark.parametrize(
         "ordered",
         [
@@ -77,71 +78,76 @@ class TestQuerysetOfAnyOrder:
             lambda sessions: sessions.filter(agent__in=ChatAgent.objects.reverse()),
         ],
     )
-    def test_each_session_is_there_once_in_the_order_of_the_keys(self, many, ordered):
+    def test_queryset_of_any_kind_makes_one_item_each_in_key_order(self, many, ordered):
         job = create_close_job(ordered(many), start=False)
-        assert ids_of(job) == in_order(many)
+        assert requested_ids(job) == ids_in_key_order(many)
         assert set(job.items.values_list("outcome", flat=True)) == {"waiting"}
 
-    def test_only_what_the_queryset_selects_is_there(self, many):
+    def test_filtered_queryset_makes_items_of_what_it_selects(self, many):
         dormant = many.filter(status="dormant").reverse()
         job = create_close_job(dormant, start=False)
-        assert ids_of(job) == in_order(many.filter(status="dormant"))
+        assert requested_ids(job) == ids_in_key_order(many.filter(status="dormant"))
 
-    def test_an_evaluated_queryset_is_whole(self, many):
+    def test_evaluated_queryset_makes_all_items(self, many):
         sessions = many.reverse()
         assert len(sessions) == MANY
-        assert ids_of(create_close_job(sessions, start=False)) == in_order(many)
+        assert requested_ids(create_close_job(sessions, start=False)) == ids_in_key_order(many)
 
-    def test_sessions_that_a_join_repeats_are_there_once(self, many):
+    def test_queryset_with_repeating_join_makes_one_item_per_session(self, many):
         for session in many[:3]:
             for number in range(4):
                 session.attempts.create(claim=f"{number:032}")
         tried = ChatSession.objects.filter(attempts__outcome="started").reverse()
         assert len(tried) == 12
-        assert ids_of(create_close_job(tried, start=False)) == in_order(many)[-3:]
+        assert requested_ids(create_close_job(tried, start=False)) == ids_in_key_order(many)[-3:]
 
-    def test_groups_are_counted_before_the_pages_are_made(self, many):
+    def test_queryset_filtered_by_aggregate_is_aggregated_as_a_whole(self, many):
         for session in many[:3]:
             session.attempts.create(claim="0" * 32)
         tried = many.annotate(n=Count("attempts")).filter(n__gt=0)
-        assert len(ids_of(create_close_job(tried, start=False))) == 3
+        assert len(requested_ids(create_close_job(tried, start=False))) == 3
 
-    def test_the_newest_of_each_customer_by_a_window_is_the_newest(self, many):
+    def test_queryset_filtered_by_window_keeps_newest_of_each_customer(self, many):
         newest = Window(RowNumber(), partition_by="customer_id", order_by="-pk")
         job = create_close_job(many.annotate(row=newest).filter(row=1), start=False)
-        assert ids_of(job) == in_order(many)[-400:]
+        assert requested_ids(job) == ids_in_key_order(many)[-400:]
 
-    def test_the_first_of_each_customer_by_distinct_fields(self, many):
+    def test_queryset_with_distinct_fields_works_on_postgresql_only(self, many):
         sessions = many.order_by("customer_id", "-pk").distinct("customer_id")
         if ON_POSTGRESQL:
-            assert ids_of(create_close_job(sessions, start=False)) == in_order(many)[-400:]
+            assert (
+                requested_ids(create_close_job(sessions, start=False))
+                == ids_in_key_order(many)[-400:]
+            )
             return
         with pytest.raises(InvalidInput, match="session_id") as caught:
             create_close_job(sessions)
         assert caught.value.field == "session_ids"
         assert not CloseJob.objects.exists()
 
-    def test_none_is_a_job_of_nothing(self, many):
+    def test_empty_queryset_makes_job_without_items(self, many):
         assert create_close_job(many.none(), start=False).total == 0
 
-    def test_a_proxy_of_the_model_is_as_good(self, many):
-        assert ids_of(create_close_job(Quiet.objects.reverse(), start=False)) == in_order(many)
+    def test_queryset_of_proxy_model_makes_all_items(self, many):
+        assert requested_ids(
+            create_close_job(HostSession.objects.reverse(), start=False)
+        ) == ids_in_key_order(many)
 
-    def test_user_with_permissions_on_single_sessions_closes_only_those(self, many, settings):
-        settings.AUTHENTICATION_BACKENDS = ["tests.jobs.test_walking.OnlyCustomerSeven"]
+    def test_user_with_object_permissions_gets_only_those_sessions(self, many, settings):
+        settings.AUTHENTICATION_BACKENDS = ["tests.jobs.test_walking.CustomerSevenBackend"]
         user = get_user_model().objects.create_user("seven")
         for sessions in (many.reverse(), many.select_for_update(), many.order_by("?")[:MANY]):
             job = create_close_job(sessions, requested_by=user, start=False)
             allowed = job.items.filter(outcome="waiting").values_list("session__customer_id")
             assert (job.total, set(allowed)) == (MANY, {("customer 7",)})
 
-    def test_memory_does_not_grow_with_the_number(self, agent):
-        create_close_job(_sessions(agent, 10), start=False)
-        peaks = [_peak_of(_sessions(agent, number)) for number in (600, 2_400)]
+    def test_memory_does_not_grow_with_number_of_sessions(self, agent):
+        create_close_job(_make_sessions(agent, 10), start=False)
+        peaks = [_peak_memory(_make_sessions(agent, number)) for number in (600, 2_400)]
         assert peaks[1] < 1.5 * peaks[0] + 500_000
 
 
-class TestFixedQueryset:
+class TestSlicedOrCombinedQueryset:
     @pytest.mark.parametrize(
         ("cut", "expected"),
         [
@@ -160,14 +166,14 @@ class TestFixedQueryset:
             ),
         ],
     )
-    def test_a_slice_is_exactly_that_slice(self, many, cut, expected):
+    def test_slice_makes_items_of_exactly_that_slice(self, many, cut, expected):
         job = create_close_job(cut(many), start=False)
-        assert sorted(ids_of(job)) == in_order(many)[expected]
+        assert sorted(requested_ids(job)) == ids_in_key_order(many)[expected]
 
-    def test_a_random_sample_that_was_looked_at_is_the_one_that_is_closed(self, many):
+    def test_evaluated_random_sample_makes_items_of_that_sample(self, many):
         sample = many.order_by("?")[:50]
         seen = {session.session_id for session in sample}
-        assert set(ids_of(create_close_job(sample, start=False))) == seen
+        assert set(requested_ids(create_close_job(sample, start=False))) == seen
 
     @pytest.mark.parametrize(
         ("combine", "expected"),
@@ -185,22 +191,22 @@ class TestFixedQueryset:
             ),
         ],
     )
-    def test_combined_querysets_are_exactly_what_they_say(self, many, combine, expected):
+    def test_combined_querysets_make_items_of_the_combined_rows(self, many, combine, expected):
         # SQLite does not combine what has an order of its own.
         odd = many.order_by().filter(status="dormant")
         first = many.order_by().filter(session_id__lt="s00800")
         if expected is None:
             expected = {*range(800), *range(1, MANY, 2)}
         job = create_close_job(combine(odd, first), start=False)
-        assert sorted(ids_of(job)) == [f"s{number:05}" for number in sorted(expected)]
+        assert sorted(requested_ids(job)) == [f"s{number:05}" for number in sorted(expected)]
 
-    def test_a_slice_of_combined_querysets(self, many):
+    def test_slice_of_combined_querysets_makes_items_of_that_slice(self, many):
         many = many.order_by()
         both = many.filter(status="dormant").union(many.filter(status="active"))
         job = create_close_job(both.order_by("session_id")[:700], start=False)
-        assert ids_of(job) == in_order(many)[:700]
+        assert requested_ids(job) == ids_in_key_order(many)[:700]
 
-    def test_combined_querysets_that_differ_in_annotations_are_not_the_same_rows(self, agent):
+    def test_intersection_of_different_annotations_makes_no_items(self, agent):
         ChatSessionFactory(agent=agent)
         sessions = ChatSession.objects.order_by()
         one, two = (sessions.annotate(x=Value(number)) for number in (1, 2))
@@ -212,7 +218,7 @@ class TestOtherDatabase:
 
     @pytest.fixture
     def other(self, tmp_path):
-        """Open another database in which nothing is."""
+        """Open another, empty database."""
         name = str(tmp_path / "other.sqlite3")
         there = {**connections["default"].settings_dict, "NAME": name, "OPTIONS": {}}
         connections["other"] = DatabaseWrapper(there, alias="other")
@@ -225,7 +231,7 @@ class TestOtherDatabase:
 
     @pytest.fixture
     def elsewhere(self, agent, other):
-        """Three sessions in the other database, of which the first and the third are here too."""
+        """Make three sessions in the other database, of which the first and third are here too."""
         ChatAgent.objects.using("other").create(pk=agent.pk)
         for name in "abc":
             ChatSession.objects.using("other").create(session_id=name, agent_id=agent.pk)
@@ -235,7 +241,7 @@ class TestOtherDatabase:
         return ChatSession.objects.using("other")
 
     @pytest.mark.parametrize("order", [lambda each: each.reverse(), lambda each: each[:3], list])
-    def test_sessions_of_another_database_are_found_here_by_their_ids(self, elsewhere, order):
+    def test_sessions_of_another_database_are_matched_by_id(self, elsewhere, order):
         job = create_close_job(order(elsewhere.all()), start=False)
         found = job.items.values_list("requested_session_id", "outcome", "session__session_id")
         assert set(found) == {
@@ -245,7 +251,7 @@ class TestOtherDatabase:
         }
 
 
-class TestOtherThings:
+class TestOtherIterables:
     @pytest.mark.parametrize(
         "wanted",
         [
@@ -262,13 +268,13 @@ class TestOtherThings:
             lambda sessions: {each.session_id: None for each in sessions}.keys(),
         ],
     )
-    def test_what_gives_sessions_or_ids_has_each_once(self, agent, wanted):
+    def test_iterable_of_sessions_or_ids_makes_one_item_each(self, agent, wanted):
         ChatSession.objects.bulk_create(ChatSessionFactory.build_batch(20, agent=agent))
         job = create_close_job(wanted(ChatSession.objects.all()), start=False)
-        assert sorted(ids_of(job)) == sorted(in_order(ChatSession.objects.all()))
+        assert sorted(requested_ids(job)) == sorted(ids_in_key_order(ChatSession.objects.all()))
         assert set(job.items.values_list("outcome", flat=True)) == {"waiting"}
 
-    def test_an_unsaved_session_that_is_not_known_here_is_not_found(self, db):
+    def test_unsaved_unknown_session_is_not_found(self, db):
         job = create_close_job([ChatSession(session_id="unknown")], start=False)
         assert list(job.items.values_list("outcome", flat=True)) == ["not_found"]
 
@@ -310,7 +316,7 @@ class TestOtherThings:
             lambda: islice(iter([ChatSession.objects.get(), None]), 2),
         ],
     )
-    def test_anything_else_is_refused_before_a_row_is_written(
+    def test_anything_else_raises_invalid_input_before_any_insert(
         self, agent, wrong, django_assert_max_num_queries
     ):
         ChatSessionFactory(agent=agent, customer_id="a person")
@@ -320,7 +326,7 @@ class TestOtherThings:
         assert "a person" not in str(caught.value)
         assert not [each for each in queries if each["sql"].startswith("INSERT")]
 
-    def test_combined_querysets_of_slices_are_refused_where_the_database_cannot(self, many):
+    def test_union_of_slices_on_sqlite_raises_invalid_input(self, many):
         halves = many.order_by("pk")[:3].union(many.order_by("-pk")[:3])
         if connection.vendor == "sqlite":
             with pytest.raises(InvalidInput, match="cannot run this queryset"):
@@ -330,16 +336,16 @@ class TestOtherThings:
             assert create_close_job(halves, start=False).total == 6
 
 
-class Quiet(ChatSession):
-    """A host's own view of sessions."""
+class HostSession(ChatSession):
+    """A host's own proxy of sessions."""
 
     class Meta:
         app_label = "partners"
         proxy = True
 
 
-class OnlyCustomerSeven:
-    """A backend of permissions on single sessions."""
+class CustomerSevenBackend:
+    """A backend that grants the permission on sessions of "customer 7" alone."""
 
     def authenticate(self, request, **credentials):
         return None
@@ -349,15 +355,16 @@ class OnlyCustomerSeven:
         return wanted and obj is not None and obj.customer_id == "customer 7"
 
 
-def _sessions(agent, number):
-    """Make so many sessions, and the queryset of these."""
+def _make_sessions(agent, number):
+    """Make so many sessions, and return their queryset."""
     day = timezone.now() - timedelta(days=number)
     new = ChatSessionFactory.build_batch(number, agent=agent, started_at=day)
     ChatSession.objects.bulk_create(new, 500)
     return ChatSession.objects.filter(started_at=day).reverse()
 
 
-def _peak_of(sessions):
+def _peak_memory(sessions):
+    """Return the peak of the memory used to create a job, in bytes."""
     tracemalloc.start()
     try:
         create_close_job(sessions, start=False)

@@ -1,4 +1,4 @@
-"""The models and their migrations say the same."""
+"""The migrations match the models."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from django.core.management import call_command
 
 
 @pytest.mark.django_db
-def test_no_migration_is_missing():
+def test_models_have_no_missing_migrations():
     call_command("makemigrations", "osvi_django", check=True, dry_run=True, verbosity=0)

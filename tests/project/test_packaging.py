@@ -1,4 +1,4 @@
-"""What a host installs: the package with all that belongs to it, and nothing else."""
+"""What a host installs: the whole package, and nothing else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LEFT_BEHIND = ("__pycache__", "*.pyc")
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The folder of sdist and wheel, built from a copy of the project and without a network."""
+    """Build sdist and wheel from a copy of the project without a network; return their folder."""
     project = tmp_path_factory.mktemp("project")
     for name in SOURCES:
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns(*LEFT_BEHIND))
@@ -50,6 +50,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheel(built):
+    """Return the opened wheel."""
     (path,) = built.glob("*.whl")
     with zipfile.ZipFile(path) as opened:
         yield opened
@@ -57,7 +58,7 @@ def wheel(built):
 
 @pytest.fixture(scope="module")
 def sdist(built):
-    """The names of the files in the source distribution, below its one folder."""
+    """Return the names of the files in the source distribution, below its one folder."""
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as opened:
         return {name.partition("/")[2] for name in opened.getnames()}
@@ -65,48 +66,49 @@ def sdist(built):
 
 @pytest.fixture(scope="module")
 def metadata(wheel):
+    """Return the metadata of the wheel."""
     (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
     return email.message_from_bytes(wheel.read(name))
 
 
 def files_of_the_package():
-    """Every file below osvi_django/, whatever its kind, but what Python leaves behind."""
+    """Return all files below osvi_django/, except those that Python generates."""
     paths = [path for path in (ROOT / "osvi_django").rglob("*") if path.is_file()]
     kept = [path for path in paths if not any(path.match(left) for left in LEFT_BEHIND)]
     return {path.relative_to(ROOT).as_posix() for path in kept}
 
 
-def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel):
+def test_wheel_holds_whole_package_and_nothing_else(wheel):
     in_wheel = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert in_wheel == files_of_the_package()
 
 
 @pytest.mark.parametrize("kind", ["templates/", "static/", "migrations/", "testing/", "py.typed"])
-def test_each_kind_of_file_is_there(wheel, kind):
+def test_wheel_holds_each_kind_of_file(wheel, kind):
     assert [name for name in wheel.namelist() if name.startswith(f"osvi_django/{kind}")]
 
 
-def test_the_license_comes_along(wheel):
+def test_wheel_holds_license(wheel):
     (name,) = [name for name in wheel.namelist() if name.endswith("/LICENSE")]
     assert wheel.read(name) == (ROOT / "LICENSE").read_bytes()
 
 
-def test_name_and_version(metadata):
+def test_metadata_has_name_and_version(metadata):
     assert (metadata["Name"], metadata["Version"]) == ("osvi-django", __version__)
 
 
-def test_a_host_gets_four_requirements_and_no_more(metadata):
+def test_metadata_requires_four_packages_only(metadata):
     requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
     always = {item.name for item in requirements if "extra" not in str(item.marker)}
     assert always == {"django", "djangorestframework", "requests", "urllib3"}
 
 
-def test_pytest_finds_the_plugin(wheel):
+def test_wheel_declares_pytest_plugin(wheel):
     (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt")]
     assert "osvi_django = osvi_django.testing.plugin" in wheel.read(name).decode()
 
 
-def test_the_description_has_no_picture_or_link_of_a_checkout(metadata):
+def test_description_has_absolute_links_only(metadata):
     description = metadata.get_payload()
     assert "# osvi_django" in description
     targets = re.findall(r"\]\(([^)]*)\)", description)
@@ -114,12 +116,12 @@ def test_the_description_has_no_picture_or_link_of_a_checkout(metadata):
     assert [each for each in targets if not each.startswith("https://")] == []
 
 
-def test_the_description_is_markdown_and_the_metadata_has_links(metadata):
+def test_description_is_markdown_and_metadata_has_links(metadata):
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert metadata.get_all("Project-URL") == ["OSVI's chat API, https://docs.osvi.ai"]
 
 
-def test_the_sdist_has_docs_and_changelog_and_neither_tests_nor_tools(sdist):
+def test_sdist_has_docs_and_changelog_and_no_tests_or_tools(sdist):
     docs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").iterdir()}
     pages = {path.name for path in ROOT.glob("*.md")}
     assert {*docs, *pages, "LICENSE", "setup.py"} <= sdist

@@ -1,4 +1,4 @@
-"""The public API: every name of it can be imported, and the typed program uses each."""
+"""The public API: each name can be imported, and the typed program uses each."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 DEEPER = re.compile(r"(?:from|import) +osvi_django\.services\.\w+")
 
 
-def test_public_names_are_sorted_and_each_is_there():
+def test_public_names_are_sorted_and_exist():
     assert sorted(services.__all__) == services.__all__
     missing = [name for name in services.__all__ if not hasattr(services, name)]
     assert missing == []
 
 
-def test_public_names_are_all_that_is_imported_into_the_package():
+def test_public_names_are_all_imports_of_the_package():
     tree = ast.parse(Path(services.__file__).read_text())
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     imported = {alias.name for node in imports for alias in node.names} - {"annotations"}
@@ -29,7 +29,7 @@ def test_public_names_are_all_that_is_imported_into_the_package():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_page_imports_services_from_the_public_package_alone(page):
+def test_page_imports_services_from_public_package_only(page):
     assert DEEPER.findall(page.read_text()) == []
 
 

@@ -1,4 +1,4 @@
-"""Sessions of which nobody knows are settled side by side, each with commits of its own."""
+"""The rescuer settles unconfirmed sessions concurrently, each in transactions of its own."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def in_doubt(unconfirmed, osvi_sandbox):
-    """Make so many sessions whose close OSVI never saw, and of which nobody here knows that."""
+def make_unconfirmed(unconfirmed, osvi_sandbox):
+    """Make so many unconfirmed sessions, whose close OSVI never received."""
     return lambda number: [unconfirmed(Drop()) for _number in range(number)]
 
 
-def rescuers():
+def rescuer_threads():
+    """Return the threads in which sessions are being rescued."""
     return [each for each in threading.enumerate() if each.name == "osvi-rescuer"]
 
 
-def test_as_many_as_the_account_may_have_under_way(
-    in_doubt, close_all, outcomes, osvi_sandbox, settings
+def test_rescuer_checks_as_many_sessions_at_once_as_concurrency(
+    make_unconfirmed, close_all, outcomes, osvi_sandbox, settings
 ):
     settings.OSVI["default"]["CONCURRENCY"] = 4
     osvi_sandbox.latency = latency = ConcurrencyCounter(0.3, number=4)
-    sessions = in_doubt(10)
+    sessions = make_unconfirmed(10)
     job = close_all()
     assert set(outcomes(job).values()) == {"closed"}
     assert {osvi_sandbox.closes(each.session_id) for each in sessions} == {1}
     assert SessionSummary.objects.count() == 10
     assert latency.most == 4
-    assert rescuers() == []
+    assert rescuer_threads() == []
 
 
-def test_a_run_that_is_to_end_brings_them_home(in_doubt, osvi_sandbox, outcomes):
+def test_rescuer_when_worker_stops_settles_sessions_in_progress(
+    make_unconfirmed, osvi_sandbox, outcomes
+):
     stop = threading.Event()
 
     def slow(_chat):
@@ -49,21 +52,21 @@ def test_a_run_that_is_to_end_brings_them_home(in_doubt, osvi_sandbox, outcomes)
         return 0.7
 
     osvi_sandbox.latency = slow
-    in_doubt(2)
+    make_unconfirmed(2)
     job = create_close_job(ChatSession.objects.all(), start=False)
     job = run_close_job(job.pk, stop=stop)
     assert set(outcomes(job).values()) == {"closed"}
-    assert (job.status, SessionSummary.objects.count(), rescuers()) == ("completed", 2, [])
+    assert (job.status, SessionSummary.objects.count(), rescuer_threads()) == ("completed", 2, [])
 
 
-def test_their_connections_are_closed(in_doubt, close_all):
+def test_rescuer_closes_its_database_connections(make_unconfirmed, close_all):
     opened = []
 
     def note(connection, **_named):
         if threading.current_thread().name == "osvi-rescuer":
             opened.append(connection)
 
-    in_doubt(3)
+    make_unconfirmed(3)
     connection_created.connect(note)
     try:
         assert close_all().succeeded == 3
@@ -74,9 +77,11 @@ def test_their_connections_are_closed(in_doubt, close_all):
     assert {each.connection for each in opened} == {None}
 
 
-def test_osvi_in_trouble_pauses_the_job(in_doubt, close_all, osvi_sandbox, settings, outcomes):
+def test_rescue_when_closes_are_throttled_pauses_job(
+    make_unconfirmed, close_all, osvi_sandbox, settings, outcomes
+):
     settings.OSVI["default"]["CONCURRENCY"] = 4
-    sessions = in_doubt(6)
+    sessions = make_unconfirmed(6)
     for each in sessions:
         osvi_sandbox.script(each.session_id, Status(429, retry_after=600))
     job = close_all()
@@ -85,7 +90,7 @@ def test_osvi_in_trouble_pauses_the_job(in_doubt, close_all, osvi_sandbox, setti
     assert len(osvi_sandbox.requests) < 30
 
 
-def test_without_a_thread_for_it_the_run_does_it_itself(in_doubt, close_all, monkeypatch):
+def test_rescue_without_threads_runs_in_worker_thread(make_unconfirmed, close_all, monkeypatch):
     start = threading.Thread.start
 
     def no_rescuer(thread):
@@ -93,13 +98,13 @@ def test_without_a_thread_for_it_the_run_does_it_itself(in_doubt, close_all, mon
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    in_doubt(3)
+    make_unconfirmed(3)
     monkeypatch.setattr(threading.Thread, "start", no_rescuer)
     assert close_all().succeeded == 3
 
 
-def test_a_database_that_goes_away_from_one_thread_is_asked_again(
-    in_doubt, settings, monkeypatch, caplog
+def test_rescue_when_database_fails_in_thread_is_repeated(
+    make_unconfirmed, settings, monkeypatch, caplog
 ):
     monkeypatch.setattr(rescuer, "LOOK_AGAIN_AFTER", 0.2)
     settings.OSVI["default"] |= {"DEADLINE": 3, "CONNECT_TIMEOUT": 3, "LEASE_TIMEOUT": 1}
@@ -114,7 +119,7 @@ def test_a_database_that_goes_away_from_one_thread_is_asked_again(
     def wrap(connection, **_named):
         connection.execute_wrappers.append(fail)
 
-    in_doubt(2)
+    make_unconfirmed(2)
     job = create_close_job(ChatSession.objects.all(), start=False)
     connection_created.connect(wrap)
     try:
@@ -124,28 +129,30 @@ def test_a_database_that_goes_away_from_one_thread_is_asked_again(
     assert len(failed) == 2
     assert "is looked at again: OperationalError" in caplog.text
     assert "a secret" not in caplog.text
-    assert rescuers() == []
+    assert rescuer_threads() == []
 
 
-def test_what_is_asked_while_osvi_throttles_waits_for_better_times(
-    in_doubt, close_all, osvi_sandbox, outcomes
+def test_rescue_when_questions_are_throttled_leaves_items_waiting(
+    make_unconfirmed, close_all, osvi_sandbox, outcomes
 ):
-    """It is trouble of the account: the sessions are not said to be in doubt for it."""
-    in_doubt(2)
+    """It is an error of the account, so the items do not end as unconfirmed."""
+    make_unconfirmed(2)
     osvi_sandbox.script(None, *[Status(429, retry_after=600)] * 2)
     job = close_all()
     assert (job.status, job.paused_by, job.unconfirmed) == ("paused", "throttled", 0)
     assert set(outcomes(job).values()) == {"waiting"}
 
 
-def test_those_whom_osvi_does_not_know_slow_nothing_down(unconfirmed, close_all, osvi_sandbox):
+def test_rescue_of_sessions_unknown_to_osvi_keeps_throttle_limit(
+    unconfirmed, close_all, osvi_sandbox
+):
     for _number in range(4):
         session = unconfirmed(Drop(), customer_id="")
         del osvi_sandbox.sessions[session.session_id]
-    assert (close_all().unconfirmed, throttle.throttle_for(*default()).limit) == (4, 16)
+    assert (close_all().unconfirmed, throttle.throttle_for(*throttle_key()).limit) == (4, 16)
 
 
-def test_job_of_unconfirmed_sessions_without_customers_pauses_if_osvi_is_away(
+def test_rescue_without_customer_ids_when_osvi_is_away_pauses_job(
     unconfirmed, osvi_sandbox, monkeypatch
 ):
     monkeypatch.setattr(throttle, "PAUSES", (0.05, 0.05, 0.05))
@@ -160,15 +167,18 @@ def test_job_of_unconfirmed_sessions_without_customers_pauses_if_osvi_is_away(
     assert (stop.is_set(), job.status, job.paused_by) == (False, "paused", "unreachable")
 
 
-def default():
+def throttle_key():
+    """Return the account, address and size of the throttle of the account "default"."""
     client = OSVIClient.for_account()
     return "default", client.base_url, 16
 
 
-def test_whose_owner_goes_meanwhile_are_not_allowed(in_doubt, settings, monkeypatch, staff):
+def test_rescue_after_requester_is_deleted_is_not_allowed(
+    make_unconfirmed, settings, monkeypatch, staff
+):
     settings.OSVI["default"] |= {"CONCURRENCY": 1}
     monkeypatch.setattr(worker, "_REQUESTER_INTERVAL", 0)
-    in_doubt(3)
+    make_unconfirmed(3)
     job = create_close_job(ChatSession.objects.all(), requested_by=staff, start=False)
 
     def go(_job):

@@ -1,4 +1,4 @@
-"""The house stands: who may import whom (``[importlinter]`` in setup.cfg), and openly so."""
+"""Import contracts (``[importlinter]`` in setup.cfg), and no imports inside functions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LINT_IMPORTS = Path(sysconfig.get_path("scripts")) / "lint-imports"
-FLOORS = "A module imports only from layers below its own"
-WIRE = "Only the transport imports requests"
-ROOMS = (
+LAYERS = "A module imports only from layers below its own"
+REQUESTS = "Only the transport imports requests"
+MODULES = (
     "urls",
     *("admin", "rest", "management", "executors", "tasks"),
     "environment_checks",
@@ -37,69 +37,70 @@ CLIENT = "The client knows no models"
 
 
 def lint(folder):
+    """Check the contracts of a project."""
     command = [LINT_IMPORTS, "--no-cache", "--config", "setup.cfg"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
 @pytest.fixture
-def house(tmp_path):
-    """A house of empty rooms under this project's own contracts; changes are written into it."""
+def sample(tmp_path):
+    """Write a package of empty modules under this project's contracts, and return its folder."""
     contracts = (ROOT / "setup.cfg").read_text().partition("[importlinter]")
-    (tmp_path / "setup.cfg").write_text("".join(contracts[1:]).replace("osvi_django", "house"))
-    (tmp_path / "house").mkdir()
-    (tmp_path / "house" / "__init__.py").touch()
-    for room in ROOMS:
-        (tmp_path / "house" / f"{room}.py").touch()
-    for package, rooms in PACKAGES.items():
-        (tmp_path / "house" / package).mkdir()
-        for room in ("__init__", *rooms):
-            (tmp_path / "house" / package / f"{room}.py").touch()
-    for room in ("transport", "connections"):
-        (tmp_path / "house" / "client" / f"{room}.py").write_text("import requests, urllib3\n")
+    (tmp_path / "setup.cfg").write_text("".join(contracts[1:]).replace("osvi_django", "sample"))
+    (tmp_path / "sample").mkdir()
+    (tmp_path / "sample" / "__init__.py").touch()
+    for module in MODULES:
+        (tmp_path / "sample" / f"{module}.py").touch()
+    for package, modules in PACKAGES.items():
+        (tmp_path / "sample" / package).mkdir()
+        for module in ("__init__", *modules):
+            (tmp_path / "sample" / package / f"{module}.py").touch()
+    for module in ("transport", "connections"):
+        (tmp_path / "sample" / "client" / f"{module}.py").write_text("import requests, urllib3\n")
     return tmp_path
 
 
-def test_the_project_keeps_its_contracts():
+def test_project_keeps_its_import_contracts():
     result = lint(ROOT)
     assert result.returncode == 0, result.stdout
-    assert f"{FLOORS} KEPT" in result.stdout
-    assert f"{WIRE} KEPT" in result.stdout
+    assert f"{LAYERS} KEPT" in result.stdout
+    assert f"{REQUESTS} KEPT" in result.stdout
 
 
-def test_a_house_that_follows_the_contracts_passes(house):
-    result = lint(house)
+def test_contracts_without_forbidden_imports_are_kept(sample):
+    result = lint(sample)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(
-    ("room", "imported", "broken"),
+    ("module", "imported", "broken"),
     [
-        ("conf", "house.client", FLOORS),
-        ("models", "house.services", FLOORS),
-        ("client.api", "house.models", FLOORS),
-        ("services.closing", "house.rest", FLOORS),
-        ("services.jobs", "house.executors", FLOORS),
-        ("executors", "house.management", FLOORS),
-        ("rest", "house.admin", FLOORS),
-        ("admin", "house.rest", FLOORS),
-        ("services.closing", "requests", WIRE),
-        ("client.api", "requests", WIRE),
-        ("services.closing", "house.services.jobs", SERVICES),
-        ("services.attempts", "house.services.mirroring", SERVICES),
-        ("client.transport", "house.client.api", CLIENT),
-        ("models", "urllib3", WIRE),
+        ("conf", "sample.client", LAYERS),
+        ("models", "sample.services", LAYERS),
+        ("client.api", "sample.models", LAYERS),
+        ("services.closing", "sample.rest", LAYERS),
+        ("services.jobs", "sample.executors", LAYERS),
+        ("executors", "sample.management", LAYERS),
+        ("rest", "sample.admin", LAYERS),
+        ("admin", "sample.rest", LAYERS),
+        ("services.closing", "requests", REQUESTS),
+        ("client.api", "requests", REQUESTS),
+        ("services.closing", "sample.services.jobs", SERVICES),
+        ("services.attempts", "sample.services.mirroring", SERVICES),
+        ("client.transport", "sample.client.api", CLIENT),
+        ("models", "urllib3", REQUESTS),
     ],
 )
-def test_a_forbidden_import_breaks_a_contract(house, room, imported, broken):
-    with (house / "house" / f"{room.replace('.', '/')}.py").open("a") as source:
+def test_contract_with_forbidden_import_is_broken(sample, module, imported, broken):
+    with (sample / "sample" / f"{module.replace('.', '/')}.py").open("a") as source:
         source.write(f"import {imported}\n")
-    result = lint(house)
+    result = lint(sample)
     assert result.returncode == 1
     assert f"{broken} BROKEN" in result.stdout
 
 
 def hidden_imports(source):
-    """The lines of imports that run only when a function is called."""
+    """Return the lines of imports inside functions."""
     functions = [
         node
         for node in ast.walk(ast.parse(source))
@@ -109,7 +110,7 @@ def hidden_imports(source):
     return sorted({node.lineno for node in inside if isinstance(node, ast.Import | ast.ImportFrom)})
 
 
-def test_no_import_hides_in_a_function():
+def test_package_has_no_imports_inside_functions():
     sources = sorted((ROOT / "osvi_django").rglob("*.py"))
     assert sources
     found = {str(path): hidden_imports(path.read_text(encoding="utf-8")) for path in sources}
@@ -128,21 +129,22 @@ def test_no_import_hides_in_a_function():
         ("def f():\n    def g():\n        import os\n", [3]),
     ],
 )
-def test_a_hidden_import_is_found(source, lines):
+def test_hidden_imports_returns_lines_inside_functions(source, lines):
     assert hidden_imports(source) == lines
 
 
-def test_only_one_module_makes_the_clients_of_services():
-    """What it makes holds no connection of the database while OSVI is asked."""
+def test_osvi_client_is_created_in_one_module_only():
+    """Its clients hold no database connection during a request."""
     made = [
         str(path.relative_to(ROOT))
         for path in sorted((ROOT / "osvi_django").rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and _makes_a_client(node.func)
+        if isinstance(node, ast.Call) and _creates_client(node.func)
     ]
     assert made == ["osvi_django/services/attempts/clients.py"]
 
 
-def _makes_a_client(called):
+def _creates_client(called):
+    """Return whether a call creates an ``OSVIClient``."""
     names = {each.id for each in ast.walk(called) if isinstance(each, ast.Name)}
     return "OSVIClient" in names

@@ -1,4 +1,4 @@
-"""``manage.py osvi_close``: what it selects, what it says, and how it ends."""
+"""``manage.py osvi_close``: what it selects, what it prints, and how it ends."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from osvi_django.testing.factories import (
     ChatSessionFactory,
     ClosedSessionFactory,
 )
-from tests.commands.conftest import Terminal, kill_at_the_fifth_close, was_said
+from tests.commands.conftest import Terminal, signal_at_fifth_close, wait_for_output
 from tests.helpers.database import call_after_queries, raise_on_queries
 from tests.helpers.datetimes import db_datetime
 from tests.helpers.sandbox import SUMMARY
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.django_db
 
@@ -36,7 +37,7 @@ HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 @pytest.fixture
 def selected(call):
-    """The ids that a dry run with these arguments shows."""
+    """Return the ids that a dry run with these arguments prints."""
 
     def _selected(*arguments):
         said = call("osvi_close", *arguments, "--dry-run")
@@ -48,15 +49,15 @@ def selected(call):
 
 @pytest.fixture
 def untouched(osvi_sandbox):
-    """Nothing may be sent or written."""
+    """Check after the test that nothing was sent or stored."""
     yield
     assert osvi_sandbox.requests == []
     assert not CloseJob.objects.exists()
     assert not CloseAttempt.objects.exists()
 
 
-class TestClosing:
-    def test_by_ids(self, call, chats, osvi_sandbox):
+class TestClose:
+    def test_close_by_ids_closes_only_those(self, call, chats, osvi_sandbox):
         one, other, _third = chats(3)
         said = call("osvi_close", one.session_id, other.session_id, "--note", "Spring cleaning")
         job = CloseJob.objects.get()
@@ -72,7 +73,7 @@ class TestClosing:
         assert ChatSession.objects.filter(status="closed").count() == 2
         assert SUMMARY not in said.out
 
-    def test_one_of_a_status_that_is_not_known_is_not_waited_for(self, call, chats, osvi_sandbox):
+    def test_close_with_unknown_status_reports_failure(self, call, chats, osvi_sandbox):
         odd, known = chats(2)
         ChatSession.objects.filter(pk=odd.pk).update(status="archived")
         said = call("osvi_close", odd.session_id, known.session_id)
@@ -80,17 +81,17 @@ class TestClosing:
         assert "completed_with_errors, 2 of 2 done: 1 closed, 1 failed" in said.out
         assert osvi_sandbox.close_requests(odd.session_id) == 0
 
-    def test_by_a_filter(self, call, chats):
+    def test_close_by_filter_closes_matching_sessions(self, call, chats):
         chats(2, customer_id="+49")
         chats(1)
         assert call("osvi_close", "--customer", "+49").code == 0
         assert ChatSession.objects.filter(status="closed").count() == 2
 
-    def test_nobody_else_is_told_of_it(self, call, chats, settings):
-        settings.OSVI_EXECUTOR = f"{__name__}.not_this_one"
+    def test_close_does_not_call_executor(self, call, chats, settings):
+        settings.OSVI_EXECUTOR = f"{__name__}.fail_if_called"
         assert call("osvi_close", *[chat.session_id for chat in chats(1)]).code == 0
 
-    def test_what_is_not_closed_is_said_with_its_reason(self, call, chats, osvi_sandbox):
+    def test_close_with_failures_prints_reasons(self, call, chats, osvi_sandbox):
         refused, lost, closed = chats(3)
         osvi_sandbox.script(refused.session_id, Status(403, errors=["Not yours."]))
         osvi_sandbox.script(lost.session_id, Drop())
@@ -113,7 +114,7 @@ class TestClosing:
         )
         assert f"'{closed.session_id}'" not in said.out
 
-    def test_of_many_failures_twenty_are_said(self, call, osvi_sandbox):
+    def test_close_with_many_failures_prints_twenty(self, call, osvi_sandbox):
         said = call("osvi_close", *[f"unknown-{number}" for number in range(25)])
         assert said.code == 1
         assert re.findall(r"^'unknown-(\d+)'", said.out, re.MULTILINE) == [
@@ -121,12 +122,12 @@ class TestClosing:
         ]
         assert said.out.endswith("and 5 more\n")
 
-    def test_nothing_selected_is_said(self, call, untouched):
+    def test_close_without_matches_says_so(self, call, untouched):
         ClosedSessionFactory(customer_id="+49")
         said = call("osvi_close", "--customer", "+49")
         assert (said.code, said.out) == (0, "No chat session is selected.\n")
 
-    def test_osvi_in_trouble_leaves_a_job_that_waits(self, call, chats, osvi_sandbox):
+    def test_close_when_token_is_refused_leaves_paused_job(self, call, chats, osvi_sandbox):
         chats(3)
         osvi_sandbox.token = "another"
         said = call("osvi_close", "--status", "active")
@@ -140,7 +141,7 @@ class TestClosing:
 
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.parametrize("error", [OperationalError, InterfaceError])
-    def test_so_does_a_database_that_is_away(self, call, chats, error):
+    def test_close_when_database_is_unavailable_leaves_queued_job(self, call, chats, error):
         chats(1)
         with raise_on_queries(lambda _sql, params: "running" in params, error("gone")):
             said = call("osvi_close", "--status", "active")
@@ -151,7 +152,7 @@ class TestClosing:
             f"osvi_worker continues close job {job.pk}."
         )
 
-    def test_one_that_somebody_cancels_is_not_all_closed(self, call, chats, settings):
+    def test_close_of_cancelled_job_exits_with_1(self, call, chats, settings):
         settings.OSVI["default"]["CONCURRENCY"] = 1
         chats(20)
 
@@ -168,33 +169,35 @@ class TestClosing:
         assert said.error.startswith("Not closed: ")
 
     @pytest.mark.django_db(transaction=True)
-    def test_inside_a_transaction_no_job_is_made(self, call, chats, untouched):
+    def test_close_in_transaction_raises_and_makes_no_job(self, call, chats, untouched):
         chats(1)
         with transaction.atomic(), pytest.raises(InsideTransaction):
             call("osvi_close", "--status", "active")
 
-    def test_in_a_thread_no_signal_is_caught(self, call, transactional_db, chats):
+    def test_close_in_thread_installs_no_signal_handlers(self, call, transactional_db, chats):
         chats(1)
         calls = []
-        thread = threading.Thread(target=in_a_thread, args=(call, calls))
+        thread = threading.Thread(target=call_in_thread, args=(call, calls))
         thread.start()
         thread.join()
         assert [said.code for said in calls] == [0]
 
 
-def in_a_thread(call, calls):
+def call_in_thread(call, calls):
+    """Call the command with a connection of this thread's own."""
     try:
         calls.append(call("osvi_close", "--status", "active"))
     finally:
         connection.close()
 
 
-def not_this_one(job_id):
+def fail_if_called(job_id):
+    """Fail, as an executor that must not be called."""
     raise AssertionError("the command runs its jobs itself")
 
 
-class TestSelecting:
-    def test_by_default_those_that_are_open(self, selected):
+class TestSelection:
+    def test_status_by_default_is_active_or_dormant(self, selected):
         sessions = {
             status: ChatSessionFactory(status=status, customer_id="+49").session_id
             for status in ChatSession.Status.values
@@ -204,14 +207,14 @@ class TestSelecting:
         wanted = {sessions["closed"], sessions["closing"], sessions["unconfirmed"]}
         assert selected("--status", "closed", "closing", "--status", "unconfirmed") == wanted
 
-    def test_by_agent(self, selected):
+    def test_agent_option_selects_sessions_of_agent(self, selected):
         session = ChatSessionFactory(agent=ChatAgentFactory(uuid="agent_x"))
         ChatSessionFactory()
         assert selected("--agent", "agent_x") == {session.session_id}
         assert selected("--agent", "agent_x", "--status", "dormant") == set()
 
     @pytest.mark.parametrize("wanted", ["kunde", "kunde ", "Kunde"])
-    def test_look_alikes_stay_open(self, selected, wanted):
+    def test_similar_ids_do_not_match(self, selected, wanted):
         sessions = {}
         for number, alike in enumerate(("kunde", "Kunde", "künde", "kunde ")):
             agent = ChatAgentFactory(uuid=alike, account=f"account {number}")
@@ -224,7 +227,7 @@ class TestSelecting:
         ("text", "seconds"),
         [("30s", 30), ("90m", 5_400), ("12h", 43_200), ("7d", 604_800), ("2w", 1_209_600)],
     )
-    def test_by_how_long_nothing_has_changed(self, selected, text, seconds):
+    def test_idle_for_selects_sessions_quiet_for_longer(self, selected, text, seconds):
         longer, shorter = (ChatSessionFactory(started_at=timezone.now()) for _number in range(2))
         for session, ago in ((longer, seconds + 10), (shorter, seconds - 10)):
             then = timezone.now() - timedelta(seconds=ago)
@@ -241,14 +244,16 @@ class TestSelecting:
             ("2026-01-30 18:00:00-06:00", timedelta(0)),
         ],
     )
-    def test_by_when_it_began_here_or_elsewhere(self, selected, settings, text, ago):
+    def test_started_before_reads_times_in_site_zone_or_with_offset(
+        self, selected, settings, text, ago
+    ):
         settings.TIME_ZONE = "Europe/Berlin"  # an hour ahead of UTC in January
         moment = db_datetime("2026-01-31T00:00:00Z") + ago
         ChatSessionFactory(started_at=moment)
         before = ChatSessionFactory(started_at=moment - timedelta(seconds=1))
         assert selected("--started-before", text) == {before.session_id}
 
-    def test_all_of_it_must_be_so(self, selected):
+    def test_several_options_must_all_match(self, selected):
         old = {"started_at": db_datetime("2026-01-01T00:00:00Z")}
         wanted = ChatSessionFactory(customer_id="+49", **old)
         ChatSessionFactory(**old)
@@ -260,7 +265,7 @@ class TestSelecting:
 
 @pytest.mark.usefixtures("untouched")
 class TestDryRun:
-    def test_it_says_how_many_and_shows_the_first(self, call, chats):
+    def test_dry_run_prints_counts_and_first_ten(self, call, chats):
         sessions = chats(12, customer_id="+49")
         said = call("osvi_close", "--customer", "+49", "--dry-run", "--note", "x")
         first, *lines = said.out.splitlines()
@@ -274,7 +279,7 @@ class TestDryRun:
         began = newest.started_at.isoformat(timespec="seconds")
         assert lines[0] == (f"'{newest.session_id}'  active  {began}  '{newest.agent.uuid}'  '+49'")
 
-    def test_by_ids(self, call):
+    def test_dry_run_by_ids_prints_each_status(self, call):
         known, closed = ChatSessionFactory().session_id, ClosedSessionFactory().session_id
         said = call("osvi_close", known, closed, "no\nbody", known, "--dry-run")
         first, *lines = said.out.splitlines()
@@ -287,7 +292,7 @@ class TestDryRun:
             [r"'no\nbody'", "not found on this site"],
         ]
 
-    def test_it_costs_the_same_for_many(self, call, django_assert_num_queries):
+    def test_dry_run_takes_same_queries_for_many(self, call, django_assert_num_queries):
         for number in (1, 30):
             ChatSessionFactory.create_batch(number, customer_id="+49")
             with django_assert_num_queries(3):
@@ -297,7 +302,7 @@ class TestDryRun:
 @pytest.mark.usefixtures("untouched")
 class TestWrongArguments:
     @pytest.mark.parametrize(
-        ("arguments", "told"),
+        ("arguments", "message"),
         [
             ((), "ids or at least one filter"),
             (("--dry-run",), "ids or at least one filter"),
@@ -326,43 +331,43 @@ class TestWrongArguments:
             (("--started-before", "0001-01-01T00:00Z"), "started_before is too far in the past"),
         ],
     )
-    def test_they_are_named(self, call, arguments, told):
+    def test_wrong_arguments_are_named_and_exit_with_2(self, call, arguments, message):
         ChatSessionFactory(session_id="x")
         said = call("osvi_close", *arguments)
         assert (said.code, said.out) == (2, "")
-        assert told in said.error
+        assert message in said.error
 
-    def test_a_status_that_there_is_not(self, call):
+    def test_unknown_status_is_refused(self, call):
         assert "invalid choice: 'open'" in call("osvi_close", "--status", "open").error
 
 
 class TestProgress:
     @pytest.fixture(autouse=True)
-    def one_at_a_time(self, chats, settings, monkeypatch):
+    def three_chats(self, chats, settings, monkeypatch):
         settings.OSVI["default"]["CONCURRENCY"] = 1
         monkeypatch.setenv("NO_COLOR", "1")
         chats(3)
 
-    def test_a_bar_at_a_terminal(self, call):
+    def test_progress_at_terminal_is_a_bar(self, call):
         said = call("osvi_close", "--status", "active", stderr=Terminal())
         assert said.code == 0
         assert re.search(r"100%\|.*3/3 .*failed=0, unconfirmed=0\]\n", said.err)
         assert "Close job" not in said.err
 
-    def test_lines_elsewhere(self, call, osvi_sandbox, let_time_pass):
-        osvi_sandbox.latency = lambda _chat: let_time_pass(11) or 0
+    def test_progress_without_terminal_is_lines(self, call, osvi_sandbox, advance_clock):
+        osvi_sandbox.latency = lambda _chat: advance_clock(11) or 0
         said = call("osvi_close", "--status", "active")
         job = CloseJob.objects.get()
         assert re.match(rf"Close job {job.pk}: running, \d of 3 done: ", said.err)
         assert re.search(r"\d of 3 done: \d closed, 0 failed", said.err)
 
-    def test_not_too_many_lines(self, call, osvi_sandbox, let_time_pass):
-        osvi_sandbox.latency = lambda _chat: let_time_pass(3) or 0
+    def test_progress_lines_are_not_printed_too_often(self, call, osvi_sandbox, advance_clock):
+        osvi_sandbox.latency = lambda _chat: advance_clock(3) or 0
         assert call("osvi_close", "--status", "active").err == ""
 
     @pytest.mark.usefixtures("without_tqdm")
-    def test_lines_where_tqdm_is_not_installed(self, call, osvi_sandbox, let_time_pass):
-        osvi_sandbox.latency = lambda _chat: let_time_pass(11) or 0
+    def test_progress_without_tqdm_is_lines(self, call, osvi_sandbox, advance_clock):
+        osvi_sandbox.latency = lambda _chat: advance_clock(11) or 0
         said = call("osvi_close", "--status", "active", stderr=Terminal())
         assert re.search(r"running, \d of 3 done", said.err)
         assert "3/3" not in said.err
@@ -370,15 +375,17 @@ class TestProgress:
 
 class TestSignals:
     @pytest.fixture(autouse=True)
-    def handlers_stay(self):
+    def handlers_are_restored(self):
         before = [signal.getsignal(number) for number in HANDLED]
         yield
         assert [signal.getsignal(number) for number in HANDLED] == before
 
     @pytest.mark.parametrize("number", HANDLED)
-    def test_the_first_one_stops_gently(self, call, chats, osvi_sandbox, settings, number):
+    def test_first_signal_stores_closes_in_progress_and_exits_with_130(
+        self, call, chats, osvi_sandbox, settings, number
+    ):
         settings.OSVI["default"]["CONCURRENCY"] = 2
-        osvi_sandbox.latency = kill_at_the_fifth_close(number)
+        osvi_sandbox.latency = signal_at_fifth_close(number)
         chats(50)
         said = call("osvi_close", "--status", "active")
         job = CloseJob.objects.get()
@@ -387,10 +394,12 @@ class TestSignals:
             f"Stopped. Close job {job.pk} waits, and osvi_worker continues it.",
         )
         assert said.err.startswith("Stopping after the requests in progress.")
-        assert 0 < job.succeeded == closed_at(osvi_sandbox) < 50
+        assert 0 < job.succeeded == count_closed_at(osvi_sandbox) < 50
         assert not ChatSession.objects.filter(status__in=("closing", "unconfirmed")).exists()
 
-    def test_a_second_ctrl_c_kills(self, call, chats, osvi_sandbox, settings, monkeypatch):
+    def test_ctrl_c_after_a_signal_ends_process_at_once(
+        self, call, chats, osvi_sandbox, settings, monkeypatch
+    ):
         settings.OSVI["default"]["CONCURRENCY"] = 1
         chats(30)
         seen, err, before = [], StringIO(), signal.getsignal(signal.SIGINT)
@@ -399,11 +408,11 @@ class TestSignals:
         def stop_thrice(_chat):
             if not seen:
                 os.kill(os.getpid(), signal.SIGTERM)
-                seen.append(was_said(err, "Stopping"))
-                os.kill(os.getpid(), signal.SIGTERM)  # a supervisor may say it twice
+                seen.append(wait_for_output(err, "Stopping"))
+                os.kill(os.getpid(), signal.SIGTERM)  # a supervisor may send it twice
                 time.sleep(0.2)
                 os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(0.2)
+                wait_until(lambda: len(seen) == 2)
                 seen.append(signal.getsignal(signal.SIGINT))
             return 0
 
@@ -415,18 +424,19 @@ class TestSignals:
         )
         assert signal.getsignal(signal.SIGINT) == before
 
-    def test_one_that_comes_after_all_is_done_changes_nothing(self, call, chats):
+    def test_signal_after_last_close_changes_nothing(self, call, chats):
         chats(1)
         seen, err = [], StringIO()
 
         def stop():
             os.kill(os.getpid(), signal.SIGINT)
-            seen.append(was_said(err, "Stopping"))
+            seen.append(wait_for_output(err, "Stopping"))
 
         with call_after_queries(lambda _sql, params: "completed" in params, stop):
             assert call("osvi_close", "--status", "active", stderr=err).code == 0
         assert seen == [True]
 
 
-def closed_at(osvi_sandbox):
+def count_closed_at(osvi_sandbox):
+    """Return how many sessions are closed at OSVI."""
     return sum(chat.status == "closed" for chat in osvi_sandbox.sessions.values())

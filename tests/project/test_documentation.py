@@ -1,4 +1,4 @@
-"""What the README and the pages of docs/ name exists: commands, functions and links."""
+"""The README and the pages of docs/ name only what exists: commands, functions and links."""
 
 from __future__ import annotations
 
@@ -37,33 +37,36 @@ LABEL = re.compile(r"(?<!\*)\*([^*\n]+)\*(?!\*)")
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 # Made by Django from names of ours.
 LABELS_OF_DJANGO = {"Can view close job", "OSVI chats › Chat sessions"}  # noqa: RUF001
-# django-tasks-db's; tests/executors/test_docs.py knows more of it.
+# Of django-tasks-db; see tests/executors/test_docs.py.
 COMMANDS_OF_OTHERS = {"db_worker"}
 
 
 def prose_of(text):
+    """Return a page without its fenced blocks."""
     return FENCED.sub("", text)
 
 
 def code_of(text):
-    """The fenced blocks and the inline code, without comments; prose may well say "make sure"."""
+    """Return the fenced blocks and the inline code, without comments."""
     blocks = [block for *_fence, block in FENCED.findall(text)]
     code = [*blocks, *(inline for _ticks, inline in INLINE.findall(prose_of(text)))]
     return "\n".join(COMMENT.sub("", line) for part in code for line in part.splitlines())
 
 
 def make_targets():
+    """Return the targets of the Makefile."""
     return set(TARGET.findall((ROOT / "Makefile").read_text()))
 
 
 def extras():
+    """Return the extras of the package."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     return set(config["options.extras_require"])
 
 
 def unknown_names(text):
-    """What the code in ``text`` names and this project does not have."""
+    """Return what the code in ``text`` names and this project does not have."""
     code = code_of(text)
     named = {name.strip() for group in EXTRAS.findall(code) for name in group.split(",")}
     commands = {*get_commands(), *COMMANDS_OF_OTHERS}
@@ -75,7 +78,7 @@ def unknown_names(text):
 
 
 def imports_of(text):
-    """The pairs of module and name that the Python in ``text`` imports from this package."""
+    """Return the pairs of module and name that the Python in ``text`` imports from this package."""
     for _indent, block in PYTHON.findall(text):
         for node in ast.walk(ast.parse(dedent(block))):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("osvi_django"):
@@ -83,7 +86,7 @@ def imports_of(text):
 
 
 def dead_links(page, text):
-    """The links of a page that lead to no file, or to no heading of one."""
+    """Return the links of a page to a file, or to a heading, that does not exist."""
     for path, anchor in LINK.findall(prose_of(text)):
         target = page.parent / path if path else page
         if not target.is_file():
@@ -93,6 +96,7 @@ def dead_links(page, text):
 
 
 def anchors_of(page):
+    """Return the anchors of the headings of a page."""
     headings = HEADING.findall(prose_of(page.read_text(encoding="utf-8")))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -113,7 +117,7 @@ def test_page_imports_are_public(page):
         assert module != services.__name__ or name in services.__all__
 
 
-def test_page_links_lead_somewhere(page):
+def test_page_links_have_targets(page):
     assert list(dead_links(page, page.read_text(encoding="utf-8"))) == []
 
 
@@ -129,12 +133,12 @@ def test_admin_guide_names_only_labels_that_exist():
     assert {label for label in labels - LABELS_OF_DJANGO if label not in source} == set()
 
 
-def test_readme_leads_to_each_page():
+def test_readme_links_to_each_page():
     linked = {path for path, _anchor in LINK.findall(README.read_text(encoding="utf-8"))}
     assert {*NAMES} - {"README.md"} <= linked
 
 
-def test_readme_is_short():
+def test_readme_has_at_most_200_lines():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 200
 
 
@@ -151,7 +155,7 @@ def test_readme_is_short():
         ("`pip install -e .[devel]`", {"[devel]"}),
     ],
 )
-def test_unknown_names_that_are_missing_are_found(text, unknown):
+def test_unknown_names_returns_missing_names(text, unknown):
     assert unknown_names(text) == unknown
 
 
@@ -166,7 +170,7 @@ def test_unknown_names_that_are_missing_are_found(text, unknown):
         "`INSTALLED_APPS += [...]`, `details[name]`, `coverage[toml]`",
     ],
 )
-def test_unknown_names_that_exist_are_none(text):
+def test_unknown_names_ignores_existing_names(text):
     assert unknown_names(text) == set()
 
 
@@ -178,7 +182,7 @@ def test_unknown_names_that_exist_are_none(text):
         ("[a](README.md#try-it) ![b](docs/desk.png) [c](https://docs.osvi.ai)", []),
     ],
 )
-def test_dead_links_are_found(text, dead):
+def test_dead_links_returns_links_without_target(text, dead):
     assert list(dead_links(README, text)) == dead
 
 

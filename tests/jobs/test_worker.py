@@ -1,4 +1,4 @@
-"""A job is run: each session's end, and what is stored of it."""
+"""``run_close_job``: the outcome of each session, and what is stored of it."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from osvi_django.services.jobs import create_close_job, progress_of, run_close_j
 from osvi_django.signals import session_close_failed, session_closed
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import ClosedSessionFactory
-from tests.helpers.sandbox import SUMMARY
+from tests.helpers.sandbox import SUMMARY, ConcurrencyCounter
 
 # The quotes are the database's own.
 SESSIONS = re.compile("UPDATE .osvi_django_chatsession. ")
 
 
 @pytest.fixture
-def heard():
-    """What the signals told, in order."""
-    told = []
+def notified():
+    """Return what the receivers of the signals were called with, in order."""
+    received = []
 
     def closed(session, summary, attempt, **named):
-        told.append((session.session_id, session.status, summary and summary.text, attempt.pk))
+        received.append((session.session_id, session.status, summary and summary.text, attempt.pk))
 
     def failed(session, error, attempt, **named):
-        told.append((session.session_id, error.code, attempt.pk))
+        received.append((session.session_id, error.code, attempt.pk))
 
     session_closed.connect(closed)
     session_close_failed.connect(failed)
-    yield told
+    yield received
     session_closed.disconnect(closed)
     session_close_failed.disconnect(failed)
 
 
-class TestAllGoesWell:
-    def test_each_is_closed_once_and_its_summary_stored(
+class TestSuccess:
+    def test_job_closes_each_session_once_and_stores_summary(
         self, chats, close_all, osvi_sandbox, staff
     ):
         sessions = chats(60)
@@ -62,13 +62,13 @@ class TestAllGoesWell:
             assert (item.outcome, item.attempt.session_id) == ("closed", item.session_id)
             assert item.lease_until is None
 
-    def test_one_that_has_an_earlier_summary_keeps_the_newest(self, chats, close_all):
+    def test_session_with_earlier_summary_gets_the_new_one(self, chats, close_all):
         (session,) = chats(1)
         SessionSummary.objects.create(session=session, text="of another time")
         close_all()
         assert SessionSummary.objects.get().text == SUMMARY
 
-    def test_no_summary_never_replaces_one(self, chats, close_all):
+    def test_session_with_summary_keeps_it_when_osvi_sends_none(self, chats, close_all):
         with_one, without = chats(2, summary=None)
         SessionSummary.objects.create(session=with_one, text="of another time")
         assert close_all().succeeded == 2
@@ -76,7 +76,7 @@ class TestAllGoesWell:
         statuses = dict(ChatSession.objects.values_list("pk", "summary_status"))
         assert statuses == {with_one.pk: "stored", without.pk: "not_provided"}
 
-    def test_long_summaries_that_come_together_are_too_much_for_one_statement(
+    def test_long_summaries_that_arrive_together_are_all_stored(
         self, chats, close_all, osvi_sandbox
     ):
         text = "A long story. " * 90_000  # sixteen of them are more than MariaDB takes at once
@@ -86,36 +86,36 @@ class TestAllGoesWell:
         assert [each.text for each in SessionSummary.objects.all()] == [text.strip()] * 16
 
     @pytest.mark.parametrize("fault", [None, Status(403)])
-    def test_those_that_end_alike_are_written_together(
+    def test_sessions_with_same_outcome_are_updated_in_few_statements(
         self, chats, close_all, osvi_sandbox, settings, fault
     ):
         settings.OSVI["default"] |= {"CONCURRENCY": 60}
         for session in chats(60, summary=None):
             if fault:
                 osvi_sandbox.script(session.session_id, fault)
-        osvi_sandbox.latency = 0.3
+        osvi_sandbox.latency = ConcurrencyCounter(0.3, number=60)
         with CaptureQueriesContext(connection) as queries:
             close_all()
         written = [each["sql"] for each in queries if SESSIONS.match(each["sql"])]
         assert len(written) < 30
 
-    def test_whoever_listens_is_told(self, chats, close_all, heard):
+    def test_signal_receivers_are_notified_of_each_close(self, chats, close_all, notified):
         one, two, _three = chats(3)
         job = close_all([one, two])
         attempts = {item.requested_session_id: item.attempt_id for item in job.items.all()}
-        assert sorted(heard) == sorted(
+        assert sorted(notified) == sorted(
             (each.session_id, "closed", SUMMARY, attempts[each.session_id]) for each in (one, two)
         )
 
-    def test_progress_is_told_after_each_commit(self, chats):
+    def test_on_progress_is_called_with_growing_counts(self, chats):
         chats(40)
-        told = []
+        received = []
         job = create_close_job(ChatSession.objects.all(), start=False)
-        run_close_job(job.pk, on_progress=lambda job: told.append(job.done))
-        assert told == sorted(told)
-        assert told[-1] == 40
+        run_close_job(job.pk, on_progress=lambda job: received.append(job.done))
+        assert received == sorted(received)
+        assert received[-1] == 40
 
-    def test_a_finished_job_does_nothing(self, chats, close_all, osvi_sandbox):
+    def test_finished_job_run_again_sends_nothing(self, chats, close_all, osvi_sandbox):
         chats(2)
         job = close_all()
         seen = len(osvi_sandbox.requests)
@@ -123,16 +123,16 @@ class TestAllGoesWell:
         assert (again.finished_at, again.status) == (job.finished_at, "completed")
         assert len(osvi_sandbox.requests) == seen
 
-    def test_what_it_did_is_told_of_it(self, chats, close_all):
+    def test_progress_of_finished_job_has_counts_and_no_rate(self, chats, close_all):
         chats(3)
         progress = progress_of(close_all())
         assert (progress.counts, progress.per_second) == ({"closed": 3}, None)
         assert progress.seconds_left is None
 
 
-class TestWhereItCannotRun:
+class TestRunCloseJob:
     @pytest.mark.django_db(transaction=True)
-    def test_inside_a_transaction(self, chats, osvi_sandbox):
+    def test_run_close_job_in_transaction_raises_and_sends_nothing(self, chats, osvi_sandbox):
         chats(1)
         with transaction.atomic():
             job = create_close_job(ChatSession.objects.all(), start=False)
@@ -142,19 +142,19 @@ class TestWhereItCannotRun:
         assert run_close_job(job.pk).succeeded == 1
 
     @pytest.mark.parametrize("spelled", [str, UUID, lambda text: UUID(text).hex])
-    def test_run_close_job_given_the_uuid_runs_that_job(self, chats, spelled):
+    def test_run_close_job_with_uuid_runs_that_job(self, chats, spelled):
         chats(1)
         job = create_close_job(ChatSession.objects.all(), start=False)
         assert run_close_job(spelled(str(job.uuid))).succeeded == 1
 
-    def test_run_close_job_given_the_number_as_a_text_finds_no_job(self, chats, osvi_sandbox):
+    def test_run_close_job_with_number_as_text_raises_invalid_input(self, chats, osvi_sandbox):
         chats(1)
         job = create_close_job(ChatSession.objects.all(), start=False)
         with pytest.raises(InvalidInput, match="no close job"):
             run_close_job(str(job.pk))
         assert osvi_sandbox.requests == []
 
-    def test_run_close_job_of_a_draft_sends_nothing(self, chats, osvi_sandbox):
+    def test_run_close_job_with_draft_sends_nothing(self, chats, osvi_sandbox):
         chats(1)
         job = create_close_job(ChatSession.objects.all(), draft=True)
         for named in (job.pk, job.uuid, str(job.uuid)):
@@ -162,14 +162,14 @@ class TestWhereItCannotRun:
         job.refresh_from_db()
         assert (job.heartbeat_at, job.started_at, osvi_sandbox.requests) == (None, None, [])
 
-    def test_there_is_no_such_job(self, db):
+    def test_run_close_job_with_unknown_number_raises_invalid_input(self, db):
         with pytest.raises(InvalidInput, match="no close job 7") as caught:
             run_close_job(7)
         assert caught.value.field == "job_id"
 
 
-class TestEachEnd:
-    def test_it_is_closed_already(self, agent, close_all, outcomes, osvi_sandbox):
+class TestItemOutcome:
+    def test_session_closed_here_is_already_closed(self, agent, close_all, outcomes, osvi_sandbox):
         session = ClosedSessionFactory(agent=agent)
         job = close_all()
         assert outcomes(job) == {session.session_id: "already_closed"}
@@ -177,7 +177,9 @@ class TestEachEnd:
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("status", [404, 409, 422])
-    def test_it_was_closed_at_osvi(self, chats, close_all, outcomes, osvi_sandbox, status):
+    def test_session_closed_at_osvi_is_already_closed(
+        self, chats, close_all, outcomes, osvi_sandbox, status
+    ):
         (session,) = chats(1)
         osvi_sandbox.sessions[session.session_id].status = "closed"
         osvi_sandbox.script(session.session_id, Status(status))
@@ -187,7 +189,9 @@ class TestEachEnd:
         assert CloseAttempt.objects.get().outcome == "rejected"
 
     @pytest.mark.parametrize("status", [400, 403, 404, 422])
-    def test_osvi_says_no(self, chats, close_all, osvi_sandbox, heard, status):
+    def test_session_that_osvi_refuses_is_rejected_and_stays_open(
+        self, chats, close_all, osvi_sandbox, notified, status
+    ):
         session, _other = chats(2)
         osvi_sandbox.script(session.session_id, Status(status, errors=("Not today",)))
         job = close_all()
@@ -201,7 +205,7 @@ class TestEachEnd:
         assert "“Not today”" in message_for_code(item.error_code, item.error_reason)
         session.refresh_from_db()
         assert (session.status, session.claim) == ("active", None)
-        assert (session.session_id, "rejected", item.attempt_id) in heard
+        assert (session.session_id, "rejected", item.attempt_id) in notified
 
     @pytest.mark.parametrize(
         ("fault", "code"),
@@ -212,7 +216,9 @@ class TestEachEnd:
             (Junk(b"<html>"), "bad_answer"),
         ],
     )
-    def test_nobody_knows(self, chats, close_all, osvi_sandbox, fault, code):
+    def test_session_without_usable_answer_is_unconfirmed(
+        self, chats, close_all, osvi_sandbox, fault, code
+    ):
         session, _other = chats(2)
         osvi_sandbox.script(session.session_id, fault)
         job = close_all()
@@ -222,7 +228,7 @@ class TestEachEnd:
         session.refresh_from_db()
         assert (session.status, session.claim) == ("unconfirmed", None)
 
-    def test_it_was_deleted(self, chats, outcomes):
+    def test_session_deleted_before_run_is_not_found(self, chats, outcomes):
         session, other = chats(2)
         job = create_close_job(ChatSession.objects.all(), start=False)
         session.delete()
@@ -231,7 +237,7 @@ class TestEachEnd:
             other.session_id: "closed",
         }
 
-    def test_it_has_an_id_that_cannot_be_sent(self, chats, agent, close_all):
+    def test_session_with_unsendable_id_is_not_sent(self, chats, agent, close_all):
         session, _other = chats(2)
         ChatSession.objects.filter(pk=session.pk).update(session_id="..")
         job = close_all()
@@ -239,7 +245,9 @@ class TestEachEnd:
         assert (item.outcome, item.error_code) == ("not_sent", "invalid")
         assert job.succeeded == 1
 
-    def test_a_dormant_one_that_osvi_refuses_stays(self, chats, close_all, outcomes, osvi_sandbox):
+    def test_dormant_session_that_osvi_refuses_stays_dormant(
+        self, chats, close_all, outcomes, osvi_sandbox
+    ):
         (session,) = chats(1, status="dormant")
         osvi_sandbox.script(session.session_id, Status(422))
         assert outcomes(close_all()) == {session.session_id: "rejected"}
@@ -247,21 +255,21 @@ class TestEachEnd:
         assert session.status == "dormant"
 
 
-class TestOfWhomItIsTheWish:
+class TestRequester:
     @pytest.mark.django_db(transaction=True)
-    @pytest.mark.parametrize("looks_every", [0, 60])
-    def test_so_does_one_that_goes_or_whose_owner_goes_meanwhile(
-        self, chats, osvi_sandbox, settings, monkeypatch, staff, looks_every
+    @pytest.mark.parametrize("interval", [0, 60])
+    def test_requester_deleted_or_without_permission_midway_stops_closes(
+        self, chats, osvi_sandbox, settings, monkeypatch, staff, interval
     ):
-        """Whoever asked is looked at anew now and then, and where they were deleted."""
+        """The requester is read again at intervals, and when a claim finds them deleted."""
         settings.OSVI["default"] |= {"CONCURRENCY": 1}
-        monkeypatch.setattr(worker, "_REQUESTER_INTERVAL", looks_every)
+        monkeypatch.setattr(worker, "_REQUESTER_INTERVAL", interval)
         chats(20)
         osvi_sandbox.latency = 0.02
         job = create_close_job(ChatSession.objects.all(), requested_by=staff, start=False)
 
         def go(_job):
-            if looks_every:
+            if interval:
                 type(staff).objects.filter(pk=staff.pk).delete()
             else:
                 staff.user_permissions.clear()
@@ -272,14 +280,18 @@ class TestOfWhomItIsTheWish:
         assert outcomes["closed"] + outcomes["not_allowed"] == 20
         assert job.status == "completed_with_errors"
 
-    def test_a_permission_that_is_taken_away_counts(self, chats, staff, outcomes, osvi_sandbox):
+    def test_requester_without_permission_closes_nothing(
+        self, chats, staff, outcomes, osvi_sandbox
+    ):
         (session,) = chats(1)
         job = create_close_job([session], requested_by=staff, start=False)
         staff.user_permissions.clear()
         assert outcomes(run_close_job(job.pk)) == {session.session_id: "not_allowed"}
         assert osvi_sandbox.requests == []
 
-    def test_so_does_the_whole_user(self, chats, staff, outcomes, osvi_sandbox):
+    def test_requester_deleted_before_run_closes_nothing(
+        self, chats, staff, outcomes, osvi_sandbox
+    ):
         (session,) = chats(1)
         job = create_close_job([session], requested_by=staff, start=False)
         staff.delete()
@@ -287,8 +299,10 @@ class TestOfWhomItIsTheWish:
         assert osvi_sandbox.requests == []
 
 
-class TestOnesThatNobodyKnowsOf:
-    def test_osvi_is_asked_first(self, unconfirmed, close_all, outcomes, osvi_sandbox):
+class TestUnconfirmedSession:
+    def test_unconfirmed_sessions_are_verified_and_closed_once(
+        self, unconfirmed, close_all, outcomes, osvi_sandbox
+    ):
         is_listed_open = unconfirmed(Drop())
         was_closed = unconfirmed(Drop(after_closing=True))
         job = close_all()
@@ -299,7 +313,9 @@ class TestOnesThatNobodyKnowsOf:
         assert osvi_sandbox.closes(was_closed.session_id) == 1
         assert SessionSummary.objects.count() == 2
 
-    def test_where_osvi_cannot_tell_it_stays_so(self, unconfirmed, close_all, osvi_sandbox):
+    def test_unconfirmed_session_unknown_to_osvi_stays_unconfirmed(
+        self, unconfirmed, close_all, osvi_sandbox
+    ):
         session = unconfirmed(Drop(), customer_id="")
         del osvi_sandbox.sessions[session.session_id]
         job = close_all()
@@ -307,7 +323,7 @@ class TestOnesThatNobodyKnowsOf:
         session.refresh_from_db()
         assert session.status == "unconfirmed"
 
-    def test_what_has_a_lease_without_an_end_is_taken_up(self, chats, outcomes):
+    def test_closing_item_without_lease_is_rescued(self, chats, outcomes):
         (session,) = chats(1)
         job = create_close_job([session], start=False)
         job.items.update(outcome="closing")
@@ -315,22 +331,24 @@ class TestOnesThatNobodyKnowsOf:
         assert run_close_job(job.pk).succeeded == 1
         assert outcomes(job) == {session.session_id: "closed"}
 
-    def test_what_a_dead_process_had_is_taken_up(self, chats, outcomes, osvi_sandbox):
-        """One was not sent, of one the answer was lost, and of one recovery found the answer."""
-        unsent, closed, home = chats(3)
+    def test_items_of_dead_worker_are_rescued(self, chats, outcomes, osvi_sandbox):
+        """One was not sent, one answer was lost, and one session was settled by recovery."""
+        unsent, closed, recovered = chats(3)
         job = create_close_job(ChatSession.objects.all(), start=False)
-        die_with(job, osvi_sandbox, closed)
-        close_session_of_the_dead(home)
+        leave_dead_worker(job, osvi_sandbox, closed)
+        leave_recovered_session(recovered)
         job = run_close_job(job.pk)
         assert set(outcomes(job).values()) == {"closed"}
         assert (job.status, job.succeeded) == ("completed", 3)
-        requests = [osvi_sandbox.close_requests(each.session_id) for each in (unsent, closed, home)]
+        requests = [
+            osvi_sandbox.close_requests(each.session_id) for each in (unsent, closed, recovered)
+        ]
         assert requests == [1, 1, 0]
         assert SessionSummary.objects.count() == 3
 
 
-def die_with(job, osvi, closed):
-    """Leave the rows as a process does that was killed with all of the job under way."""
+def leave_dead_worker(job, osvi, closed):
+    """Leave the rows as a process that was killed with all of the job in progress."""
     for session in ChatSession.objects.all():
         attempt = CloseAttempt.objects.create(session=session, claim=f"{session.pk:032}")
         held = {"claim": attempt.claim, "lease_until": DatabaseNow()}
@@ -341,8 +359,8 @@ def die_with(job, osvi, closed):
     osvi.sessions[closed.session_id].status = "closed"
 
 
-def close_session_of_the_dead(session):
-    """Leave its session as recovery does that found the answer in the journal."""
+def leave_recovered_session(session):
+    """Leave the session as recovery does when it finds the answer in the journal."""
     CloseAttempt.objects.filter(session=session).update(outcome="closed")
     gone = {"status": "closed", "summary_status": "stored", "claim": None, "lease_until": None}
     ChatSession.objects.filter(pk=session.pk).update(**gone)

@@ -1,4 +1,4 @@
-"""A job is made: of what, by whom, and who is told."""
+"""``create_close_job``: what a job is made of, who may create it, and how it is started."""
 
 from __future__ import annotations
 
@@ -17,54 +17,43 @@ from osvi_django.services.jobs import confirm_close_job, create_close_job, run_c
 from osvi_django.services.jobs.lifecycle import delete_stale_drafts
 from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
 
-TOLD = []
 
-
-def remember(job_id):
-    """An executor that only keeps in mind what it was told."""
-    TOLD.append(job_id)
-
-
-def broken(job_id):
-    """An executor that cannot do it."""
+def fail_to_start(job_id):
+    """Raise instead of starting a job, as an executor without its queue does."""
     raise RuntimeError("no queue today")
 
 
-@pytest.fixture
-def told(settings):
-    settings.OSVI_EXECUTOR = "tests.jobs.test_making.remember"
-    TOLD.clear()
-    return TOLD
-
-
-def asked_ids(job):
+def requested_ids(job):
+    """Return the ids of a job's items, in the order of the items."""
     return list(job.items.values_list("requested_session_id", flat=True))
 
 
-class TestWhatItIsMadeOf:
-    def test_a_queryset_in_whatever_order_it_has(self, agent, django_assert_max_num_queries):
+class TestSelection:
+    def test_queryset_in_any_order_makes_items_in_key_order(
+        self, agent, django_assert_max_num_queries
+    ):
         sessions = ChatSessionFactory.create_batch(3, agent=agent)
         with django_assert_max_num_queries(12):
             job = create_close_job(ChatSession.objects.order_by("-session_id"))
-        assert asked_ids(job) == [session.session_id for session in sessions]
+        assert requested_ids(job) == [session.session_id for session in sessions]
         assert list(job.items.values_list("session", flat=True)) == [s.pk for s in sessions]
         assert set(job.items.values_list("account", "outcome")) == {("default", "waiting")}
         assert (job.total, job.done, job.status) == (3, 0, "queued")
 
-    def test_a_queryset_that_joins_counts_each_session_once(self, agent):
+    def test_queryset_with_join_makes_one_item_per_session(self, agent):
         session = ChatSessionFactory(agent=agent)
         for claim in (1, 2):
             session.attempts.create(claim=f"{claim:032}")
         twice = ChatSession.objects.filter(attempts__outcome="started")
         assert len(twice) == 2
-        assert asked_ids(create_close_job(twice)) == [session.session_id]
+        assert requested_ids(create_close_job(twice)) == [session.session_id]
 
-    def test_a_slice_of_a_queryset(self, agent):
+    def test_queryset_slice_makes_items_of_that_slice(self, agent):
         ChatSessionFactory.create_batch(3, agent=agent)
         newest = ChatSession.objects.order_by("-pk")[:2]
-        assert asked_ids(create_close_job(newest)) == [each.session_id for each in newest]
+        assert requested_ids(create_close_job(newest)) == [each.session_id for each in newest]
 
-    def test_sessions_and_ids_each_once(self, agent):
+    def test_sessions_and_ids_mixed_make_one_item_each(self, agent):
         one, two = ChatSessionFactory.create_batch(2, agent=agent)
         job = create_close_job([one, two.session_id, one.session_id, two, "nobody's"])
         found = dict(job.items.values_list("requested_session_id", "outcome"))
@@ -75,17 +64,17 @@ class TestWhatItIsMadeOf:
         }
         assert (job.total, job.done, job.failed) == (3, 1, 1)
 
-    def test_an_id_that_differs_in_case_is_another_one(self, agent):
+    def test_id_that_differs_in_case_is_not_found(self, agent):
         ChatSessionFactory(agent=agent, session_id="session-a")
         job = create_close_job(["SESSION-A"])
         assert [item.outcome for item in job.items.all()] == ["not_found"]
 
-    def test_a_generator(self, agent):
+    def test_generator_of_ids_makes_items_in_its_order(self, agent):
         ids = [each.session_id for each in ChatSessionFactory.create_batch(2, agent=agent)]
-        assert asked_ids(create_close_job(each for each in ids)) == ids
+        assert requested_ids(create_close_job(each for each in ids)) == ids
 
     @pytest.mark.parametrize("bad", ["", "a\x00b", "x" * 256, "\ud800", None, 7])
-    def test_what_cannot_be_an_id_is_an_error(self, db, bad):
+    def test_invalid_id_raises_invalid_input(self, db, bad):
         with pytest.raises(InvalidInput) as caught:
             create_close_job(["fine", bad])
         assert caught.value.field == "session_ids"
@@ -100,27 +89,27 @@ class TestWhatItIsMadeOf:
             ({"via": 7}, "via"),
         ],
     )
-    def test_a_note_or_door_that_is_too_long_or_no_text(self, db, named, field):
+    def test_invalid_note_or_via_raises_invalid_input(self, db, named, field):
         with pytest.raises(InvalidInput) as caught:
             create_close_job([], **named)
         assert caught.value.field == field
 
     @pytest.mark.parametrize("wanted", ["v-003", 5, None])
-    def test_one_text_is_no_list_of_ids(self, db, wanted):
+    def test_single_value_instead_of_list_raises_invalid_input(self, db, wanted):
         with pytest.raises(InvalidInput, match="must be a list of ids") as caught:
             create_close_job(wanted)
         assert caught.value.field == "session_ids"
 
     @pytest.mark.parametrize("nothing", [[], ["unknown"]])
-    def test_where_nothing_is_to_be_done_it_is_finished_at_once(self, told, db, nothing):
+    def test_job_without_waiting_items_is_finished_at_once(self, started, db, nothing):
         with transaction.atomic():
             job = create_close_job(nothing)
         assert job.is_finished
         assert job.status == ("completed_with_errors" if nothing else "completed")
-        assert told == []
+        assert started == []
         assert run_close_job(job.pk).finished_at == job.finished_at
 
-    def test_a_large_one_costs_queries_by_the_chunk(self, agent, django_assert_max_num_queries):
+    def test_large_job_takes_few_queries(self, agent, django_assert_max_num_queries):
         new = (ChatSession(session_id=f"s-{number}", agent=agent) for number in range(2_500))
         ChatSession.objects.bulk_create(new)
         with django_assert_max_num_queries(60):
@@ -128,8 +117,8 @@ class TestWhatItIsMadeOf:
         assert job.total == job.items.count() == 2_500
 
 
-class TestWhoMay:
-    def test_whoever_may_close_none_makes_no_job(self, agent, django_user_model):
+class TestPermission:
+    def test_user_without_permission_creates_no_job(self, agent, django_user_model):
         nobody = django_user_model.objects.create_user("nobody")
         session = ChatSessionFactory(agent=agent)
         for user in (nobody, AnonymousUser()):
@@ -140,10 +129,10 @@ class TestWhoMay:
                 assert not [each for each in queries if "INSERT" in each["sql"]]
         assert not CloseJob.objects.exists()
 
-    def test_whoever_may_close_some_has_the_others_refused(
+    def test_user_with_permission_on_some_sessions_has_others_refused(
         self, agent, django_user_model, settings
     ):
-        settings.AUTHENTICATION_BACKENDS = ["tests.jobs.test_making.OnlyVIPs"]
+        settings.AUTHENTICATION_BACKENDS = ["tests.jobs.test_create.VIPBackend"]
         user = django_user_model.objects.create_user("vip desk")
         vip = ChatSessionFactory(agent=agent, customer_id="vip")
         other = ChatSessionFactory(agent=agent)
@@ -151,13 +140,13 @@ class TestWhoMay:
         assert dict(job.items.values_list("requested_session_id", "outcome")) == {
             vip.session_id: "waiting",
             other.session_id: "not_allowed",
-            "unknown": "not_allowed",  # whether it is there is none of their business
+            "unknown": "not_allowed",  # the user must not learn whether it exists
         }
         assert (job.failed, job.requested_by) == (2, user)
 
 
-class OnlyVIPs:
-    """A backend of permissions on single sessions."""
+class VIPBackend:
+    """A backend that grants the permission on sessions of the customer "vip" alone."""
 
     def authenticate(self, request, **credentials):
         return None
@@ -167,32 +156,34 @@ class OnlyVIPs:
         return wanted and obj is not None and obj.customer_id == "vip"
 
 
-class TestTheExecutor:
-    def test_it_is_told_after_the_commit(self, agent, told, django_capture_on_commit_callbacks):
+class TestExecutor:
+    def test_executor_in_transaction_is_called_after_commit(
+        self, agent, started, django_capture_on_commit_callbacks
+    ):
         ChatSessionFactory(agent=agent)
         with django_capture_on_commit_callbacks(execute=True):
             job = create_close_job(ChatSession.objects.all())
-            assert told == []
-        assert told == [str(job.uuid)]
+            assert started == []
+        assert started == [str(job.uuid)]
 
     @pytest.mark.django_db(transaction=True)
-    def test_it_is_not_told_of_what_is_rolled_back(self, told):
+    def test_executor_after_rollback_is_not_called(self, started):
         ChatSessionFactory()
         with transaction.atomic():
             create_close_job(ChatSession.objects.all())
             transaction.set_rollback(True)
-        assert told == []
+        assert started == []
         assert not CloseJob.objects.exists()
 
     @pytest.mark.django_db(transaction=True)
-    def test_without_a_transaction_it_is_told_at_once(self, told):
+    def test_executor_outside_transaction_is_called_at_once(self, started):
         ChatSessionFactory()
         job = create_close_job(ChatSession.objects.all())
-        assert told == [str(job.uuid)]
+        assert started == [str(job.uuid)]
 
     @pytest.mark.django_db(transaction=True)
-    @pytest.mark.parametrize("path", ["tests.jobs.test_making.broken", "no.such.place"])
-    def test_where_it_fails_the_job_waits(self, settings, caplog, path):
+    @pytest.mark.parametrize("path", ["tests.jobs.test_create.fail_to_start", "no.such.place"])
+    def test_executor_that_fails_leaves_job_queued(self, settings, caplog, path):
         settings.OSVI_EXECUTOR = path
         ChatSessionFactory()
         job = create_close_job(ChatSession.objects.all())
@@ -200,29 +191,31 @@ class TestTheExecutor:
         assert f"close job {job.pk} could not be started" in caplog.text
 
     @pytest.mark.django_db(transaction=True)
-    def test_nobody_is_told_where_none_is_set(self, settings, caplog):
+    def test_executor_set_to_none_leaves_job_queued_without_warning(self, settings, caplog):
         settings.OSVI_EXECUTOR = None
         ChatSessionFactory()
         assert create_close_job(ChatSession.objects.all()).status == "queued"
         assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
 
 
-class TestADraft:
-    def test_it_begins_when_it_is_confirmed(self, agent, told, django_capture_on_commit_callbacks):
+class TestDraft:
+    def test_draft_when_confirmed_is_queued_and_started(
+        self, agent, started, django_capture_on_commit_callbacks
+    ):
         ChatSessionFactory(agent=agent)
         with django_capture_on_commit_callbacks(execute=True):
             job = create_close_job(ChatSession.objects.all(), draft=True)
-        assert (job.status, job.total, told) == ("draft", 1, [])
+        assert (job.status, job.total, started) == ("draft", 1, [])
         assert run_close_job(job.pk).status == "draft"
         with django_capture_on_commit_callbacks(execute=True):
             confirmed = confirm_close_job(job, note=" Season's end ")
-        assert (confirmed.status, confirmed.note, told) == (
+        assert (confirmed.status, confirmed.note, started) == (
             "queued",
             "Season's end",
             [str(job.uuid)],
         )
 
-    def test_it_can_be_confirmed_once(self, agent, told):
+    def test_draft_confirmed_twice_raises_invalid_input(self, agent, started):
         ChatSessionFactory(agent=agent)
         job = create_close_job(ChatSession.objects.all(), draft=True)
         confirm_close_job(job)
@@ -230,7 +223,9 @@ class TestADraft:
             confirm_close_job(job, note="again")
         assert CloseJob.objects.get().note == ""
 
-    def test_nobody_else_may_confirm_it(self, staff, agent, django_user_model, grant):
+    def test_draft_of_another_user_cannot_be_confirmed(
+        self, staff, agent, django_user_model, grant
+    ):
         ChatSessionFactory(agent=agent)
         job = create_close_job(ChatSession.objects.all(), requested_by=staff, draft=True)
         other = grant(django_user_model.objects.create_user("else"), "close_chatsession")
@@ -238,7 +233,7 @@ class TestADraft:
             confirm_close_job(job, requested_by=other)
         assert CloseJob.objects.get().status == "draft"
 
-    def test_one_that_nobody_confirms_is_forgotten(self, agent):
+    def test_draft_older_than_a_day_is_deleted(self, agent):
         ClosedSessionFactory(agent=agent)
         old, new = (create_close_job(ChatSession.objects.all(), draft=True) for _ in range(2))
         begun = create_close_job(ChatSession.objects.all())

@@ -1,4 +1,4 @@
-"""Rows that go away, and bugs of the host, while a job is at work."""
+"""Rows that are deleted, and errors of the host or the database, while a job runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.helpers.sandbox import CallThenAnswer
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_a_bug_over_one_session_does_not_stop_the_job(unconfirmed, close_all, caplog):
+def test_error_while_rescuing_session_does_not_stop_job(unconfirmed, close_all, caplog):
     unconfirmed(Drop(after_closing=True))
 
     def explode(**_named):
@@ -43,14 +43,14 @@ def test_a_bug_over_one_session_does_not_stop_the_job(unconfirmed, close_all, ca
 
 
 @pytest.mark.parametrize("signal", [session_closed, session_close_failed])
-def test_of_one_that_is_gone_nobody_is_told(chats, close_all, osvi_sandbox, signal):
+def test_deleted_session_is_not_announced_to_receivers(chats, close_all, osvi_sandbox, signal):
     for session in chats(4):
         if signal is session_close_failed:
             osvi_sandbox.script(session.session_id, Status(400))
-    told = []
+    notified = []
 
     def delete_the_others(session, **_named):
-        told.append(session.pk)
+        notified.append(session.pk)
         ChatSession.objects.exclude(pk=session.pk).delete()
 
     signal.connect(delete_the_others)
@@ -59,19 +59,19 @@ def test_of_one_that_is_gone_nobody_is_told(chats, close_all, osvi_sandbox, sign
     finally:
         signal.disconnect(delete_the_others)
     assert job.is_finished
-    assert len(told) == ChatSession.objects.count() == 1
+    assert len(notified) == ChatSession.objects.count() == 1
 
 
-def test_one_that_is_gone_by_then_is_in_the_log(db, caplog):
+def test_notification_of_deleted_session_is_logged(db, caplog):
     attempts = [CloseAttemptFactory() for _number in range(2)]
     closed = [types.Settlement(session=each.session, attempt=each, text=None) for each in attempts]
     failed = types.Failure(
         session=attempts[1].session, attempt=attempts[1], error=OSVINoAnswer(), is_open=False
     )
-    told = []
+    notified = []
 
     def note(session, **_named):
-        told.append(session.pk)
+        notified.append(session.pk)
 
     ChatSession.objects.filter(pk=attempts[1].session.pk).delete()
     for signal in (session_closed, session_close_failed):
@@ -82,11 +82,11 @@ def test_one_that_is_gone_by_then_is_in_the_log(db, caplog):
     finally:
         for signal in (session_closed, session_close_failed):
             signal.disconnect(note)
-    assert told == [attempts[0].session.pk]
+    assert notified == [attempts[0].session.pk]
     assert caplog.text.count("nobody is told of session") == 2
 
 
-def test_one_that_is_deleted_while_osvi_is_asked_stops_no_other(chats, osvi_sandbox, caplog):
+def test_session_deleted_during_its_close_stops_no_other(chats, osvi_sandbox, caplog):
     first, *others = chats(4)
 
     def delete(chat):
@@ -104,7 +104,7 @@ def test_one_that_is_deleted_while_osvi_is_asked_stops_no_other(chats, osvi_sand
     assert "was deleted while OSVI was asked" in caplog.text
 
 
-def test_rows_say_what_they_are():
+def test_rows_as_text_name_session_and_action():
     session = ChatSessionFactory(session_id="s-1")
     action = SupportAction.objects.create(session=session, kind="tell")
     job = create_close_job([session], start=False)
@@ -112,13 +112,13 @@ def test_rows_say_what_they_are():
     assert str(job.items.get()) == "s-1"
 
 
-def test_an_agent_without_a_uuid_is_asked_about_by_customer(osvi_sandbox):
+def test_recovery_of_agent_without_uuid_asks_by_customer(osvi_sandbox):
     session = ChatSessionFactory(status="unconfirmed", agent__uuid=None, agent__number=7)
     osvi_sandbox.add_session(session_id=session.session_id, customer_id=session.customer_id)
     assert recover_session(session).settled is Settled.REOPENED
 
 
-def test_why_one_that_cannot_even_be_asked_for_was_not_closed(osvi_sandbox, outcomes):
+def test_session_of_agent_without_uuid_is_not_sent_with_reason(osvi_sandbox, outcomes):
     session = ChatSessionFactory(agent__uuid=None, agent__number=7)
     job = run_close_job(create_close_job([session], start=False).pk)
     item = job.items.get()
@@ -129,7 +129,7 @@ def test_why_one_that_cannot_even_be_asked_for_was_not_closed(osvi_sandbox, outc
     assert osvi_sandbox.requests == []
 
 
-def test_of_several_only_the_deleted_is_said_to_be(caplog):
+def test_update_of_attempts_logs_only_deleted_ones(caplog):
     kept, gone = CloseAttemptFactory.create_batch(2)
     CloseAttempt.objects.filter(pk=gone.pk).delete()
     claims.update_attempts([kept, gone], note="why")
@@ -137,7 +137,7 @@ def test_of_several_only_the_deleted_is_said_to_be(caplog):
     assert f"attempt {kept.pk} was deleted" not in caplog.text
 
 
-def test_a_database_that_stays_away_ends_the_run(unconfirmed, osvi_sandbox):
+def test_worker_when_database_stays_unavailable_raises(unconfirmed, osvi_sandbox):
     unconfirmed(Drop(after_closing=True))
     job = create_close_job(ChatSession.objects.all(), start=False)
     is_away = Event()
@@ -150,7 +150,7 @@ def test_a_database_that_stays_away_ends_the_run(unconfirmed, osvi_sandbox):
     assert CloseJob.objects.get().finished_at is None
 
 
-def test_an_agent_that_becomes_another_ones_in_between_stops_no_job(chats, close_all, agent):
+def test_agent_replaced_during_claim_stops_no_job(chats, close_all, agent):
     chats(3)
     heir = ChatAgentFactory(uuid="agent_heir")
     moved = []
@@ -168,12 +168,12 @@ def test_an_agent_that_becomes_another_ones_in_between_stops_no_job(chats, close
     assert job.is_finished
 
 
-def test_an_error_of_whoever_watches_has_nothing_told_twice(chats, osvi_sandbox):
+def test_error_in_on_progress_sends_no_signal_twice(chats, osvi_sandbox):
     chats(6)
-    told = []
+    notified = []
 
     def note(session, **_named):
-        told.append(session.pk)
+        notified.append(session.pk)
 
     def explode(_job):
         raise BrokenPipeError
@@ -186,11 +186,11 @@ def test_an_error_of_whoever_watches_has_nothing_told_twice(chats, osvi_sandbox)
             run_close_job(job.pk, on_progress=explode)
     finally:
         session_closed.disconnect(note)
-    assert len(told) == len(set(told)) == 6
+    assert len(notified) == len(set(notified)) == 6
     assert set(CloseAttempt.objects.values_list("outcome", flat=True)) == {"closed"}
 
 
-def test_a_bug_over_one_answer_leaves_that_to_recovery(chats, osvi_sandbox, caplog):
+def test_error_in_reading_answer_leaves_it_to_recovery(chats, osvi_sandbox, caplog):
     odd, *_others = chats(4)
     job = create_close_job(ChatSession.objects.all(), start=False)
 
@@ -206,9 +206,7 @@ def test_a_bug_over_one_answer_leaves_that_to_recovery(chats, osvi_sandbox, capl
     assert CloseAttempt.objects.get(session=odd).answered_at is not None
 
 
-def test_a_result_of_the_rescuer_that_cannot_be_stored_leaves_its_item_to_its_lease(
-    unconfirmed, settings, caplog
-):
+def test_rescue_result_that_cannot_be_stored_is_rescued_again(unconfirmed, settings, caplog):
     settings.OSVI["default"] |= {"DEADLINE": 3, "CONNECT_TIMEOUT": 3, "LEASE_TIMEOUT": 1}
     unconfirmed(Drop())
     job = create_close_job(ChatSession.objects.all(), start=False)

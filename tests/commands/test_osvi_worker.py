@@ -1,4 +1,4 @@
-"""``manage.py osvi_worker``: goes on with whatever nobody runs."""
+"""``manage.py osvi_worker``: runs the jobs that no worker runs."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from osvi_django.models import CloseJob
 from osvi_django.services.jobs import create_close_job
 from osvi_django.signals import session_closed
 from osvi_django.testing import Status
-from tests.commands.conftest import kill_at_the_fifth_close
+from tests.commands.conftest import signal_at_fifth_close
 from tests.helpers.database import call_after_queries, raise_on_queries
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def job_of(chats):
+def make_job(chats):
     """Make a job of so many sessions."""
     return lambda number=1, **fields: create_close_job(chats(number), start=False, **fields)
 
 
 @pytest.fixture
 def after_a_close():
-    """Have this done after each close that is committed."""
+    """Call a function after each close."""
     done = []
 
     def _after_a_close(do):
@@ -40,8 +40,8 @@ def after_a_close():
     session_closed.disconnect(done[0])
 
 
-def begins(job, *, times=1_000):
-    """Tells the query by which a job begins, the first so many times."""
+def is_begin_of(job, *, times=1_000):
+    """Return what recognizes the query that begins a job, for the first so many times."""
     left = [True] * times
 
     def is_begun(_sql, params):
@@ -50,23 +50,26 @@ def begins(job, *, times=1_000):
     return is_begun
 
 
-def stop():
+def send_sigterm():
+    """Send this process the signal with which systemd stops it."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def stopped_at_the_end():
-    """A signal comes as soon as a job is finished."""
-    return call_after_queries(lambda _sql, params: "completed" in params, stop)
+def stop_when_finished():
+    """Send the signal as soon as a job is finished."""
+    return call_after_queries(lambda _sql, params: "completed" in params, send_sigterm)
 
 
 class TestOnce:
-    def test_it_runs_all_that_are_due_and_says_a_line_for_each(self, call, job_of, osvi_sandbox):
+    def test_osvi_worker_runs_all_due_jobs_and_prints_line_for_each(
+        self, call, make_job, osvi_sandbox
+    ):
         waits, abandoned, rested, paused, draft = (
-            job_of(2),
-            job_of(),
-            job_of(),
-            job_of(),
-            job_of(draft=True),
+            make_job(2),
+            make_job(),
+            make_job(),
+            make_job(),
+            make_job(draft=True),
         )
         long_ago, later = timezone.now() - timedelta(hours=1), timezone.now() + timedelta(hours=1)
         silent = {"heartbeat_at": DatabaseNow() - timedelta(hours=1)}
@@ -90,15 +93,17 @@ class TestOnce:
         assert draft.status == "draft"
         assert call("osvi_worker").out == ""
 
-    def test_what_comes_meanwhile_is_run_as_well(self, call, job_of, after_a_close):
-        job_of()
-        after_a_close(lambda: CloseJob.objects.count() == 1 and job_of())
+    def test_osvi_worker_runs_jobs_created_meanwhile(self, call, make_job, after_a_close):
+        make_job()
+        after_a_close(lambda: CloseJob.objects.count() == 1 and make_job())
         said = call("osvi_worker")
         assert (said.code, said.out.count(": completed, ")) == (0, 2)
 
-    def test_what_osvi_is_in_trouble_over_waits(self, call, job_of, osvi_sandbox):
+    def test_osvi_worker_when_token_is_refused_reports_paused_job(
+        self, call, make_job, osvi_sandbox
+    ):
         osvi_sandbox.token = "another"
-        job = job_of()
+        job = make_job()
         said = call("osvi_worker")
         assert said.code == 0
         assert said.out == (
@@ -109,9 +114,9 @@ class TestOnce:
 
     @pytest.mark.parametrize("error", [ValueError, DataError])
     @pytest.mark.django_db(transaction=True)
-    def test_one_bad_job_does_not_stop_the_others(self, call, job_of, caplog, error):
-        bad, good = job_of(), job_of()
-        with raise_on_queries(begins(bad), error("a customer's words")):
+    def test_osvi_worker_with_failing_job_runs_the_others(self, call, make_job, caplog, error):
+        bad, good = make_job(), make_job()
+        with raise_on_queries(is_begin_of(bad), error("a customer's words")):
             said = call("osvi_worker")
         assert (said.code, said.error) == (1, "1 failed. See the log for details.")
         assert said.err == f"Close job {bad.pk}: failed ({error.__name__})\n"
@@ -119,16 +124,18 @@ class TestOnce:
         assert f"close job {bad.pk} failed" in caplog.text
 
     @pytest.mark.django_db(transaction=True)
-    def test_without_the_database_it_ends(self, call, job_of):
-        gone = raise_on_queries(begins(job_of()), OperationalError("gone"))
+    def test_osvi_worker_without_database_raises(self, call, make_job):
+        gone = raise_on_queries(is_begin_of(make_job()), OperationalError("gone"))
         with gone, pytest.raises(OperationalError):
             call("osvi_worker")
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_it_is_stopped_gently(self, call, job_of, osvi_sandbox, settings, number):
+    def test_osvi_worker_when_signalled_stores_closes_in_progress(
+        self, call, make_job, osvi_sandbox, settings, number
+    ):
         settings.OSVI["default"]["CONCURRENCY"] = 1
-        osvi_sandbox.latency = kill_at_the_fifth_close(number)
-        job, other = job_of(50), job_of()
+        osvi_sandbox.latency = signal_at_fifth_close(number)
+        job, other = make_job(50), make_job()
         before = signal.getsignal(number)
         said = call("osvi_worker")
         assert (said.code, said.error) == (130, "Stopped. The next run continues.")
@@ -144,13 +151,13 @@ class TestOnce:
 
 @pytest.mark.django_db(transaction=True)
 class TestWatch:
-    def test_again_and_again_until_it_is_stopped(self, call, job_of):
-        job, looks = job_of(), []
+    def test_watch_looks_for_jobs_until_stopped(self, call, make_job):
+        job, looks = make_job(), []
 
         def look():
             looks.append(None)
             if len(looks) == 4:
-                stop()
+                send_sigterm()
 
         with call_after_queries(
             lambda sql, params: sql.startswith("SELECT") and "queued" in params, look
@@ -163,21 +170,24 @@ class TestWatch:
         assert said.out.startswith(f"Close job {job.pk}: completed")
         assert len(looks) >= 4
 
-    def test_it_outlives_a_database_that_is_away(self, call, job_of):
-        job = job_of()
-        with stopped_at_the_end(), raise_on_queries(begins(job, times=2), OperationalError("gone")):
+    def test_watch_when_database_is_unavailable_continues(self, call, make_job):
+        job = make_job()
+        with (
+            stop_when_finished(),
+            raise_on_queries(is_begin_of(job, times=2), OperationalError("gone")),
+        ):
             said = call("osvi_worker", watch=0.05)
         assert said.code == 0
         assert said.err.startswith("The database is unavailable: OperationalError\n" * 2)
         assert f"Close job {job.pk}: completed" in said.out
 
-    def test_one_that_failed_is_tried_again_next_time(self, call, job_of):
-        job = job_of()
-        with stopped_at_the_end(), raise_on_queries(begins(job, times=1), ValueError("bug")):
+    def test_watch_with_failing_job_runs_it_again(self, call, make_job):
+        job = make_job()
+        with stop_when_finished(), raise_on_queries(is_begin_of(job, times=1), ValueError("bug")):
             said = call("osvi_worker", watch=0.05)
         assert said.err.startswith(f"Close job {job.pk}: failed (ValueError)\n")
         assert f"Close job {job.pk}: completed" in said.out
 
     @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 86_401])
-    def test_it_wants_seconds(self, call, seconds):
+    def test_watch_with_invalid_interval_is_refused(self, call, seconds):
         assert "above 0" in call("osvi_worker", watch=seconds).error
