@@ -48,7 +48,7 @@ def check(**accounts):
     return [(message.id, message.msg) for message in found]
 
 
-def test_a_sane_account_is_fine():
+def test_check_of_valid_account_reports_nothing():
     assert check(default={"API_TOKEN": TOKEN}) == []
     everything = {
         "API_TOKEN": TOKEN,
@@ -93,18 +93,18 @@ def test_a_sane_account_is_fine():
         ("IDLE_TIMEOUT", 0),
     ],
 )
-def test_each_key_has_an_id_of_its_own(key, value):
+def test_check_of_invalid_value_reports_id_of_its_key(key, value):
     ((check_id, message),) = check(eu={"API_TOKEN": TOKEN, key: value})
     assert check_id == IDS[key]
     assert message.startswith(f'OSVI["eu"]["{key}"] ')
 
 
-def test_a_missing_token_is_reported():
+def test_check_of_missing_token_reports_e003():
     ((check_id, message),) = check(default={})
     assert (check_id, message) == (IDS["API_TOKEN"], 'OSVI["default"]["API_TOKEN"] is missing.')
 
 
-def test_a_key_that_means_nothing_is_reported():
+def test_check_of_unknown_key_reports_e002():
     ((check_id, message),) = check(default={"API_TOKEN": TOKEN, "TIMEOUT": 5})
     assert (check_id, message) == (
         "osvi_django.E002",
@@ -112,7 +112,7 @@ def test_a_key_that_means_nothing_is_reported():
     )
 
 
-def test_every_account_and_every_fault_is_reported():
+def test_check_of_several_accounts_reports_every_error():
     broken = {"TIMEOUT": 1, **dict.fromkeys(IDS, object())}
     found = check(one=broken, two={}, three=None, four={"API_TOKEN": TOKEN})
     ids = sorted(["osvi_django.E002", *IDS.values()])
@@ -122,20 +122,20 @@ def test_every_account_and_every_fault_is_reported():
     assert not any('"four"' in message for _, message in found)
 
 
-def test_a_bad_connect_timeout_is_not_reported_as_a_deadline():
+def test_check_of_invalid_connect_timeout_does_not_report_deadline():
     found = check(default={"API_TOKEN": TOKEN, "CONNECT_TIMEOUT": -1, "DEADLINE": 9})
     assert [check_id for check_id, _ in found] == [IDS["CONNECT_TIMEOUT"]]
 
 
 @pytest.mark.parametrize("accounts", [None, {}, [], "text"])
-def test_a_setting_that_names_no_account_is_reported(accounts):
+def test_check_of_setting_without_account_reports_e001(accounts):
     with override_settings(OSVI=accounts):
         (message,) = check_settings()
     assert message.id == "osvi_django.E001"
     assert "OSVI_API_TOKEN" in message.hint
 
 
-def test_an_account_by_another_name_than_text_is_reported():
+def test_check_of_account_name_that_is_no_text_reports_e001():
     with override_settings(OSVI={1: {"API_TOKEN": TOKEN}}):
         (message,) = check_settings()
     assert message.id == "osvi_django.E001"
@@ -148,16 +148,16 @@ def check_site(**settings):
 
 
 @pytest.mark.parametrize("name", ["thread", "immediate", "django_tasks"])
-def test_the_executors_of_this_package_are_fine(name):
+def test_check_of_executors_of_package_reports_nothing(name):
     assert check_site(OSVI_EXECUTOR=f"osvi_django.executors.{name}") == []
 
 
-def test_there_need_be_no_executor():
+def test_check_without_executor_reports_nothing():
     assert check_site(OSVI_EXECUTOR=None) == []
 
 
 @pytest.mark.parametrize("path", ["celery", "osvi_django.executors.celery", f"{__name__}.TOKEN"])
-def test_an_executor_that_cannot_be_used_is_reported(path):
+def test_check_of_unusable_executor_reports_e013(path):
     ((check_id, message, hint),) = check_site(OSVI_EXECUTOR=path)
     assert check_id == EXECUTOR
     assert message.startswith("OSVI_EXECUTOR ")
@@ -173,7 +173,7 @@ def no_task_queues(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_task_queues")
-def test_task_queues_that_are_not_there_are_reported():
+def test_check_of_executor_without_task_queues_reports_e013():
     ((check_id, message, hint),) = check_site(OSVI_EXECUTOR="osvi_django.executors.django_tasks")
     assert check_id == EXECUTOR
     assert "nor django-tasks" in message
@@ -182,7 +182,7 @@ def test_task_queues_that_are_not_there_are_reported():
 
 
 @pytest.mark.parametrize("path", ["tenants", "no.such.module", f"{__name__}.TOKEN", 5])
-def test_a_thread_context_that_cannot_be_used_is_reported(path):
+def test_check_of_unusable_thread_context_reports_e017(path):
     ((check_id, message, hint),) = check_site(OSVI_THREAD_CONTEXT=path)
     assert check_id == "osvi_django.E017"
     assert message.startswith("OSVI_THREAD_CONTEXT ")
@@ -190,14 +190,14 @@ def test_a_thread_context_that_cannot_be_used_is_reported(path):
 
 
 @pytest.mark.parametrize("path", [None, f"{__name__}.vault"])
-def test_a_thread_context_that_can_be_used_is_not_called(path):
+def test_check_of_thread_context_does_not_call_it(path):
     calls.clear()
     assert check_site(OSVI_THREAD_CONTEXT=path) == []
     assert calls == []
 
 
 @pytest.mark.parametrize("tasks", [backend("immediate", QUEUES=["slow"]), {"slow": {}}])
-def test_a_queue_that_is_not_there_is_reported(settings, monkeypatch, tasks):
+def test_check_of_executor_without_default_queue_reports_e013(settings, monkeypatch, tasks):
     monkeypatch.delitem(sys.modules, "osvi_django.tasks", raising=False)
     settings.TASKS = tasks
     ((check_id, message, hint),) = check_site(OSVI_EXECUTOR="osvi_django.executors.django_tasks")
@@ -207,13 +207,13 @@ def test_a_queue_that_is_not_there_is_reported(settings, monkeypatch, tasks):
 
 
 @pytest.mark.parametrize("value", [0, True, "10", None, 2.5])
-def test_a_bulk_limit_that_cannot_be_used_is_reported(value):
+def test_check_of_unusable_bulk_limit_reports_e014(value):
     ((check_id, message, hint),) = check_site(OSVI_BULK_LIMIT=value)
     assert (check_id, hint) == (BULK_LIMIT, "The default is 10000.")
     assert message == "OSVI_BULK_LIMIT is not a whole number of 1 or more."
 
 
-def test_the_site_is_checked_whatever_the_accounts():
+def test_check_with_invalid_accounts_also_reports_site_settings():
     with override_settings(OSVI=None, OSVI_BULK_LIMIT=0, OSVI_EXECUTOR=5):
         ids = [message.id for message in check_settings()]
     assert ids == ["osvi_django.E001", EXECUTOR, BULK_LIMIT]
@@ -228,12 +228,12 @@ def vault():
 
 
 @pytest.mark.parametrize("source", [vault, f"{__name__}.vault", "abc.defg.hij.klm"])
-def test_a_callable_is_not_called(source):
+def test_check_of_callable_token_does_not_call_it(source):
     assert check(default={"API_TOKEN": source}) == []
     assert calls == []
 
 
-def test_a_module_that_breaks_does_not_break_the_check(tmp_path, monkeypatch):
+def test_check_of_token_in_broken_module_reports_e003(tmp_path, monkeypatch):
     (tmp_path / "broken_secrets.py").write_text(f"raise RuntimeError({TOKEN!r})")
     monkeypatch.syspath_prepend(tmp_path)
     ((check_id, message),) = check(default={"API_TOKEN": "broken_secrets.token"})
@@ -241,7 +241,7 @@ def test_a_module_that_breaks_does_not_break_the_check(tmp_path, monkeypatch):
     assert "RuntimeError" in message
 
 
-def test_no_network_and_no_database_is_asked(monkeypatch):
+def test_check_uses_neither_network_nor_database(monkeypatch):
     """Without the ``db`` mark pytest-django lets nobody near a database."""
 
     def refuse(*args, **kwargs):
@@ -252,7 +252,7 @@ def test_no_network_and_no_database_is_asked(monkeypatch):
     assert check(default={"API_TOKEN": TOKEN, "BASE_URL": "https://osvi.invalid"}) == []
 
 
-def test_the_docstring_lists_the_ids():
+def test_docstring_lists_ids_of_all_checks():
     table = re.findall(r"^(osvi_django\.E\d+)   ``(\w+)``", checks.__doc__, re.MULTILINE)
     every = re.findall(r"^osvi_django\.E(\d+)", checks.__doc__, re.MULTILINE)
     assert every == [f"{number:03}" for number in range(1, len(every) + 1)]
@@ -264,7 +264,7 @@ def test_the_docstring_lists_the_ids():
 
 
 @pytest.mark.django_db  # for Django's own checks: JSONField's asks the database
-def test_manage_py_check_runs_it():
+def test_check_command_with_invalid_setting_fails_with_hint():
     assert check_settings in registry.registry.get_checks()
     with override_settings(OSVI={"default": {"API_TOKEN": TOKEN, "DEADLINE": "9"}}):
         assert "osvi_django.E008" in [message.id for message in run_checks()]
@@ -277,7 +277,7 @@ def test_manage_py_check_runs_it():
 
 
 @pytest.mark.django_db
-def test_manage_py_check_is_content_with_a_sane_account():
+def test_check_command_with_valid_account_reports_no_issues():
     out = StringIO()
     with override_settings(OSVI={"default": {"API_TOKEN": TOKEN}}):
         call_command("check", "osvi_django", stdout=out, stderr=StringIO())

@@ -33,7 +33,7 @@ NOT_SECONDS = [0, -1, -0.0, float("nan"), float("inf"), float("-inf"), True, Fal
 NOT_SECONDS += [[5], MAX_SECONDS + 1, 10**400, 1e300, 5j]
 
 
-def refusal_of(key, value, read):
+def error_message_of(key, value, read):
     """The error for one value of one key; nothing that a crash page shows has the token."""
     accounts = {"default": {"API_TOKEN": TOKEN, key: value}}
     with override_settings(OSVI=accounts), pytest.raises(InvalidSetting) as caught:
@@ -55,7 +55,7 @@ def account():
     return _account
 
 
-def test_everything_but_the_token_has_a_default(account):
+def test_account_with_token_only_uses_defaults(account):
     with account():
         it = Account()
         read = {
@@ -71,14 +71,14 @@ def test_everything_but_the_token_has_a_default(account):
     assert read == {key: DEFAULTS[key] for key in read}
 
 
-def test_settings_are_read_at_the_moment_of_use(account):
+def test_account_after_settings_change_returns_new_value(account):
     it = Account()
     for seconds in (1, 2.5):
         with account(READ_TIMEOUT=seconds):
             assert it.read_timeout == seconds
 
 
-def test_accounts_do_not_borrow_from_each_other():
+def test_accounts_do_not_inherit_values_from_each_other():
     with override_settings(OSVI={"a": {"API_TOKEN": TOKEN}, "b": {"READ_TIMEOUT": 7}}):
         assert account_aliases() == ["a", "b"]
         assert (Account("a").read_timeout, Account("b").read_timeout) == (60, 7)
@@ -86,12 +86,12 @@ def test_accounts_do_not_borrow_from_each_other():
             _ = Account("b").api_token
 
 
-def test_any_mapping_will_do():
+def test_account_in_any_mapping_is_read():
     with override_settings(OSVI=MappingProxyType({"a": MappingProxyType({"API_TOKEN": TOKEN})})):
         assert Account("a").api_token == TOKEN
 
 
-def test_repr_names_the_account_alone(account):
+def test_repr_of_account_contains_only_alias(account):
     with account():
         assert repr(Account("eu")) == "Account('eu')"
 
@@ -106,49 +106,49 @@ def test_repr_names_the_account_alone(account):
         ("IDLE_TIMEOUT", lambda it: it.idle_timeout),
     ],
 )
-def test_seconds_are_a_positive_number(key, value, read):
-    assert "positive number of seconds" in refusal_of(key, value, read)
+def test_timeout_that_is_no_positive_number_raises_invalid_setting(key, value, read):
+    assert "positive number of seconds" in error_message_of(key, value, read)
 
 
 @pytest.mark.parametrize("value", [0.001, 1, 2.5, MAX_SECONDS])
-def test_seconds_may_be_any_such_number(account, value):
+def test_timeout_of_positive_number_is_returned(account, value):
     with account(READ_TIMEOUT=value):
         assert Account().read_timeout == value
 
 
-def test_a_deadline_is_no_shorter_than_the_connect_timeout(account):
-    message = refusal_of("DEADLINE", 4.9, lambda it: it.deadline)
+def test_deadline_shorter_than_connect_timeout_raises_invalid_setting(account):
+    message = error_message_of("DEADLINE", 4.9, lambda it: it.deadline)
     assert "is shorter than CONNECT_TIMEOUT" in message
     with account(DEADLINE=5):
         assert Account().deadline == 5
 
 
-def test_a_lease_is_over_a_minute_after_a_death_whatever_the_deadline(account):
+def test_lease_with_long_deadline_stays_below_a_minute(account):
     with account(DEADLINE=3600):
         assert 10 <= Account().lease < 60
 
 
-def test_a_close_may_take_three_calls_and_two_waits_for_the_database(account):
+def test_longest_close_covers_three_calls_and_two_database_waits(account):
     with account(DEADLINE=100, DATABASE_RETRY_TIMEOUT=10):
         assert Account().longest_close == 3 * 100 + 2 * 10 + 20
 
 
 @pytest.mark.parametrize("value", [0, 0.9, True, "300", -1, float("inf"), None])
-def test_a_lease_lasts_a_second_or_more(value):
-    refusal_of("LEASE_TIMEOUT", value, lambda it: it.lease)
+def test_lease_below_a_second_raises_invalid_setting(value):
+    error_message_of("LEASE_TIMEOUT", value, lambda it: it.lease)
 
 
-def test_a_lease_may_be_named(account):
+def test_lease_timeout_setting_is_returned(account):
     with account(LEASE_TIMEOUT=270.5):
         assert Account().lease == 270.5
 
 
 @pytest.mark.parametrize("value", ["", "spool", "./spool", 5, b"/spool", ["/spool"]])
-def test_a_spool_is_an_absolute_path(value):
-    assert "absolute path" in refusal_of("SPOOL_DIR", value, lambda it: it.spool_dir)
+def test_spool_dir_that_is_no_absolute_path_raises_invalid_setting(value):
+    assert "absolute path" in error_message_of("SPOOL_DIR", value, lambda it: it.spool_dir)
 
 
-def test_where_the_spool_is(account, tmp_path):
+def test_spool_dir_as_path_or_text_or_default_returns_absolute_path(account, tmp_path):
     for value in (tmp_path, str(tmp_path)):
         with account(SPOOL_DIR=value):
             assert Account().spool_dir == tmp_path
@@ -157,15 +157,15 @@ def test_where_the_spool_is(account, tmp_path):
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 1.0, "16", None, float("nan"), float("inf")])
-def test_concurrency_is_a_whole_number(value):
-    assert "whole number of 1 or more" in refusal_of(
+def test_concurrency_that_is_no_whole_number_raises_invalid_setting(value):
+    assert "whole number of 1 or more" in error_message_of(
         "CONCURRENCY", value, lambda it: it.concurrency
     )
 
 
 @pytest.mark.parametrize("value", ["", "V1", "v2", None, 1, ["v1"], {"v1"}, " legacy"])
-def test_there_are_two_dialects(value):
-    assert "not a known dialect" in refusal_of("CLOSE_WITH", value, lambda it: it.close_with)
+def test_close_with_unknown_dialect_raises_invalid_setting(value):
+    assert "not a known dialect" in error_message_of("CLOSE_WITH", value, lambda it: it.close_with)
 
 
 # The base URL
@@ -188,7 +188,7 @@ def test_there_are_two_dialects(value):
         ("http://LOCALHOST", "http://LOCALHOST"),
     ],
 )
-def test_a_base_url_that_can_be_used(account, url, read):
+def test_base_url_that_is_valid_is_returned_without_trailing_slash(account, url, read):
     with account(BASE_URL=url):
         assert Account().base_url == read
 
@@ -236,12 +236,12 @@ def test_a_base_url_that_can_be_used(account, url, read):
         ("javascript://127.0.0.1", "does not use https"),
     ],
 )
-def test_a_base_url_that_cannot(url, problem):
-    assert problem in refusal_of("BASE_URL", url, lambda it: it.base_url)
+def test_base_url_that_is_invalid_raises_invalid_setting(url, problem):
+    assert problem in error_message_of("BASE_URL", url, lambda it: it.base_url)
 
 
 @given(st.text() | st.from_regex(r"https?://[!-~]{0,20}", fullmatch=True) | st.binary())
-def test_no_base_url_makes_the_check_stumble(url):
+def test_base_url_problem_with_any_value_returns_text(url):
     assert isinstance(base_url_problem(url), str)
 
 
@@ -272,8 +272,8 @@ def read_token(it):
         (f"{__name__}.a_module_level_list", "is not text"),
     ],
 )
-def test_a_token_that_cannot_be_used(value, problem):
-    message = refusal_of("API_TOKEN", value, read_token)
+def test_token_that_is_invalid_raises_invalid_setting_without_token(value, problem):
+    message = error_message_of("API_TOKEN", value, read_token)
     assert problem in message
     assert not isinstance(value, str) or not value or value not in message
 
@@ -296,36 +296,36 @@ vault = Vault()
 
 
 @pytest.mark.parametrize("source", [vault, f"{__name__}.vault"])
-def test_a_callable_is_asked_each_time(account, source):
+def test_token_callable_is_called_at_each_access(account, source):
     vault.answers = ["first-token", "second-token"]
     with account(API_TOKEN=source):
         assert [Account().api_token, Account().api_token] == ["first-token", "second-token"]
 
 
-def test_a_dotted_path_may_lead_to_the_token_itself(account):
+def test_token_as_dotted_path_to_text_returns_text(account):
     with account(API_TOKEN=f"{__name__}.a_module_level_token"):
         assert Account().api_token == a_module_level_token
 
 
 @pytest.mark.parametrize("token", ["abc.defg.hij.klm", "a.b.c.d.e.f.g.hi"])
-def test_a_token_of_sixteen_characters_may_have_dots(account, token):
+def test_token_of_16_characters_with_dots_is_no_dotted_path(account, token):
     with account(API_TOKEN=token):
         assert Account().api_token == token
 
 
 @pytest.mark.parametrize("token", ["1.2.3", "a-b.c", "abc..def", ".abc", "abc.", "!~{}[]()%$#@"])
-def test_what_is_no_dotted_path_is_a_token(account, token):
+def test_token_that_is_no_dotted_path_is_returned(account, token):
     with account(API_TOKEN=token):
         assert Account().api_token == token
 
 
 @pytest.mark.parametrize("answer", [None, "", b"x", "a b", 16, vault])
-def test_a_callable_that_returns_junk(answer):
+def test_token_callable_that_returns_junk_raises_invalid_setting(answer):
     vault.answers = [answer]
-    refusal_of("API_TOKEN", vault, read_token)
+    error_message_of("API_TOKEN", vault, read_token)
 
 
-def shown_of(error):
+def crash_report_of(error):
     """What a crash reporter shows of an error: all its frames in our package, locals included."""
     trace = error.__traceback__
     while "/osvi_django/" not in trace.tb_frame.f_code.co_filename:
@@ -335,13 +335,13 @@ def shown_of(error):
 
 
 @pytest.mark.parametrize("error", [KeyError(TOKEN), ImproperlyConfigured(TOKEN), OSError(TOKEN)])
-def test_a_callable_that_raises_is_not_quoted(account, error):
+def test_token_callable_that_raises_is_not_quoted_in_error(account, error):
     vault.answers = [error]
     with account(API_TOKEN=vault), pytest.raises(InvalidSetting) as caught:
         _ = Account().api_token
     assert f"its callable raised {type(error).__name__}" in str(caught.value)
     assert caught.value.__context__ is None
-    assert TOKEN not in shown_of(caught.value)
+    assert TOKEN not in crash_report_of(caught.value)
 
 
 @pytest.fixture
@@ -352,12 +352,12 @@ def broken_module(tmp_path, monkeypatch):
     sys.modules.pop("broken_vault", None)
 
 
-def test_a_module_that_breaks_while_it_is_imported_is_not_quoted(account, broken_module):
+def test_token_module_that_raises_is_not_quoted_in_error(account, broken_module):
     with account(API_TOKEN=broken_module), pytest.raises(InvalidSetting) as caught:
         _ = Account().api_token
     assert "its module raised RuntimeError" in str(caught.value)
     assert caught.value.__context__ is None
-    assert TOKEN not in shown_of(caught.value)
+    assert TOKEN not in crash_report_of(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -378,10 +378,10 @@ def test_a_module_that_breaks_while_it_is_imported_is_not_quoted(account, broken
         ({"default": {"API_TOKEN": TOKEN, "BASE_URL": 0}}, lambda it: it.base_url),
     ],
 )
-def test_no_frame_of_an_error_holds_the_token(accounts, read):
+def test_frames_of_invalid_setting_contain_no_token(accounts, read):
     with override_settings(OSVI=accounts), pytest.raises(InvalidSetting) as caught:
         read(Account())
-    shown = shown_of(caught.value)
+    shown = crash_report_of(caught.value)
     assert "InvalidSetting" in shown
     assert TOKEN not in shown
     assert "sandbox_token_16" not in shown
@@ -391,7 +391,7 @@ def test_no_frame_of_an_error_holds_the_token(accounts, read):
 
 
 @pytest.mark.parametrize("accounts", [None, {}, [], "text", 5, [("default", {})], {"default"}])
-def test_a_setting_that_names_no_account(accounts):
+def test_osvi_setting_without_account_raises_invalid_setting(accounts):
     with override_settings(OSVI=accounts):
         for read in (account_aliases, lambda: Account().base_url):
             with pytest.raises(InvalidSetting, match="OSVI is missing or has no account") as caught:
@@ -400,26 +400,26 @@ def test_a_setting_that_names_no_account(accounts):
             assert "API_TOKEN" in caught.value.hint
 
 
-def test_a_setting_that_is_missing(settings):
+def test_osvi_setting_missing_raises_invalid_setting(settings):
     del settings.OSVI
     with pytest.raises(InvalidSetting, match="OSVI is missing"):
         account_aliases()
 
 
-def test_an_account_that_is_missing(account):
+def test_account_missing_raises_invalid_setting(account):
     with account(), pytest.raises(InvalidSetting, match='no account "eu"') as caught:
         _ = Account("eu").base_url
     assert 'OSVI["eu"]' in caught.value.hint
 
 
 @pytest.mark.parametrize("entry", [None, TOKEN, [], ModuleType("x")])
-def test_an_entry_that_is_no_dictionary(entry):
+def test_account_that_is_no_dictionary_raises_invalid_setting(entry):
     problem = r'OSVI\["default"\] is not a dictionary'
     with override_settings(OSVI={"default": entry}), pytest.raises(InvalidSetting, match=problem):
         _ = Account().base_url
 
 
-def test_keys_that_mean_nothing_are_listed(account):
+def test_unknown_keys_returns_keys_that_are_no_settings(account):
     with account(API_KEY="x", base_url="y", **{"1": 2}):
         assert Account().unknown_keys() == ["1", "API_KEY", "base_url"]
 
@@ -427,11 +427,11 @@ def test_keys_that_mean_nothing_are_listed(account):
 # Who runs jobs, and how large one may be
 
 
-def told_in_person(job_id):
+def unused_executor(job_id):
     raise AssertionError("looking it up calls nobody")
 
 
-def test_jobs_run_in_a_thread_unless_told_otherwise(settings):
+def test_executor_without_setting_is_thread(settings):
     del settings.OSVI_EXECUTOR
     assert executor() is executors.thread
 
@@ -442,11 +442,11 @@ def test_jobs_run_in_a_thread_unless_told_otherwise(settings):
         ("osvi_django.executors.thread", executors.thread),
         ("osvi_django.executors.immediate", executors.immediate),
         ("osvi_django.executors.django_tasks", executors.django_tasks),
-        (f"{__name__}.told_in_person", told_in_person),
+        (f"{__name__}.told_in_person", unused_executor),
         (None, None),
     ],
 )
-def test_an_executor_that_can_be_used(settings, path, found):
+def test_executor_with_valid_path_is_returned(settings, path, found):
     settings.OSVI_EXECUTOR = path
     assert executor() == found
 
@@ -471,7 +471,7 @@ def test_an_executor_that_can_be_used(settings, path, found):
     ],
 )
 @pytest.mark.usefixtures("broken_module")
-def test_an_executor_that_cannot(settings, path, problem):
+def test_executor_with_invalid_path_raises_invalid_setting(settings, path, problem):
     settings.OSVI_EXECUTOR = path
     with pytest.raises(InvalidSetting) as caught:
         executor()
@@ -483,18 +483,18 @@ def test_an_executor_that_cannot(settings, path, problem):
 
 
 @pytest.mark.parametrize("value", [1, 50, 10**9])
-def test_a_bulk_limit_that_can_be_used(settings, value):
+def test_bulk_limit_setting_is_returned(settings, value):
     settings.OSVI_BULK_LIMIT = value
     assert bulk_limit() == value
 
 
-def test_a_bulk_limit_has_a_default(settings):
+def test_bulk_limit_without_setting_is_10000(settings):
     del settings.OSVI_BULK_LIMIT
     assert bulk_limit() == DEFAULT_BULK_LIMIT == 10_000
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 1.0, "16", None, float("inf"), [5]])
-def test_a_bulk_limit_that_cannot(settings, value):
+def test_bulk_limit_that_is_invalid_raises_invalid_setting(settings, value):
     settings.OSVI_BULK_LIMIT = value
     with pytest.raises(InvalidSetting) as caught:
         bulk_limit()
@@ -502,14 +502,14 @@ def test_a_bulk_limit_that_cannot(settings, value):
     assert (caught.value.key, caught.value.hint) == ("OSVI_BULK_LIMIT", "The default is 10000.")
 
 
-def test_configured_settings_that_cannot_be_used_raise_not_configured(settings):
+def test_configured_with_invalid_setting_raises_not_configured(settings):
     settings.OSVI = {"default": {"API_TOKEN": TOKEN, "CONCURRENCY": 0}}
     with pytest.raises(OSVINotConfigured, match="CONCURRENCY") as caught, configured():
         Account().concurrency  # noqa: B018  # a property
     assert caught.value.__suppress_context__
 
 
-def test_configured_error_that_says_so_already_is_kept():
+def test_configured_with_not_configured_reraises_same_error():
     error = OSVINotConfigured("BASE_URL is wrong.")
     with pytest.raises(OSVINotConfigured) as caught, configured():
         raise error

@@ -10,7 +10,7 @@ from django.db import connections
 
 from osvi_django.environment_checks import check_databases, check_spools, check_sqlite
 
-RIGHT = {
+RECOMMENDED = {
     "transaction_mode": "IMMEDIATE",
     "timeout": 20,
     "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
@@ -30,23 +30,23 @@ class TestSpools:
         settings.OSVI = {"default": account, "other": account}
         return directory
 
-    def test_one_that_can_be_made_is_fine_and_is_not_made(self, spool_dir):
+    def test_spool_that_can_be_created_reports_nothing_and_is_not_created(self, spool_dir):
         assert check_spools() == []
         assert not spool_dir.exists()
 
     @pytest.mark.parametrize("mode", [0o700, 0o770, 0o2770])
-    def test_one_that_can_be_written_is_fine_and_left_as_it_was(self, spool_dir, mode):
+    def test_spool_that_is_writable_reports_nothing_and_stays_empty(self, spool_dir, mode):
         spool_dir.mkdir()
         spool_dir.chmod(mode)
         assert check_spools() == []
         assert list(spool_dir.iterdir()) == []
 
-    def test_one_that_all_may_see_is_said(self, spool_dir):
+    def test_spool_readable_by_all_reports_w020(self, spool_dir):
         spool_dir.mkdir()
         spool_dir.chmod(0o755)
         assert ids(check_spools()) == ["osvi_django.W020"]
 
-    def test_one_that_cannot_be_used_is_said_once(self, spool_dir):
+    def test_spool_that_is_no_directory_reports_w019_once(self, spool_dir):
         spool_dir.touch()
         (message,) = check_spools()
         assert message.id == "osvi_django.W019"
@@ -54,12 +54,12 @@ class TestSpools:
         assert "is not a directory" in message.msg
 
     @pytest.mark.parametrize("osvi", [None, {}, {"default": None}, {"default": {"SPOOL_DIR": 5}}])
-    def test_settings_that_cannot_be_read_have_errors_of_their_own(self, settings, osvi):
+    def test_spool_with_invalid_settings_reports_nothing(self, settings, osvi):
         settings.OSVI = osvi
         assert check_spools() == []
 
     @pytest.mark.django_db
-    def test_they_are_among_the_checks_that_the_command_runs(self, spool_dir):
+    def test_spool_check_is_run_by_check_command(self, spool_dir):
         spool_dir.touch()
         assert "osvi_django.W019" in [each.id for each in run_checks()]
 
@@ -81,15 +81,15 @@ class TestSQLite:
 
         return _check
 
-    def test_as_django_sets_it_up_it_is_said(self, check):
+    def test_sqlite_with_default_options_reports_w021_with_options(self, check):
         (message,) = check()
         assert message.id == "osvi_django.W021"
         for part in ('"transaction_mode": "IMMEDIATE"', '"timeout": 20', "WAL"):
             assert part in message.msg
             assert part in message.hint
 
-    def test_as_it_should_be_nothing_is_said(self, check):
-        assert check(**RIGHT) == []
+    def test_sqlite_with_recommended_options_reports_nothing(self, check):
+        assert check(**RECOMMENDED) == []
 
     @pytest.mark.parametrize(
         ("key", "value"),
@@ -102,10 +102,10 @@ class TestSQLite:
             ("init_command", "PRAGMA journal_mode=DELETE"),
         ],
     )
-    def test_one_that_is_missing_is_said(self, check, key, value):
-        assert ids(check(**{**RIGHT, key: value})) == ["osvi_django.W021"]
+    def test_sqlite_with_one_option_missing_reports_w021(self, check, key, value):
+        assert ids(check(**{**RECOMMENDED, key: value})) == ["osvi_django.W021"]
 
-    def test_a_file_that_has_its_journal_mode_for_good_is_fine(self, check, tmp_path):
+    def test_sqlite_with_wal_stored_in_file_reports_nothing(self, check, tmp_path):
         database = sqlite3.connect(tmp_path / "db.sqlite3")
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("CREATE TABLE a (b)")
@@ -113,14 +113,14 @@ class TestSQLite:
         assert check(transaction_mode="immediate", timeout=30) == []
 
     @pytest.mark.parametrize("name", [":memory:", "file:x?mode=memory&cache=shared"])
-    def test_in_memory_nothing_is_said(self, check, name):
+    def test_sqlite_in_memory_reports_nothing(self, check, name):
         assert check(name) == []
 
-    def test_of_another_database_nothing_is_said(self, check):
+    def test_sqlite_check_of_postgresql_reports_nothing(self, check):
         pytest.importorskip("psycopg")
         assert check("osvi", engine="postgresql") == []
 
-    def test_the_example_project_is_as_it_should_be(self):
+    def test_sqlite_of_example_project_reports_nothing(self):
         assert check_sqlite() == []
 
 
@@ -145,15 +145,15 @@ class TestDatabases:
 
         return _check
 
-    def test_users_in_another_database_are_an_error_that_names_both(self, check):
+    def test_users_in_other_database_report_e020_with_both_names(self, check):
         (message,) = check("users.sqlite3")
         assert (message.id, message.is_serious()) == ("osvi_django.E020", True)
         assert '"default"' in message.msg
         assert '"users"' in message.msg
         assert "DATABASE_ROUTERS" in message.hint
 
-    def test_another_name_of_the_same_database_is_fine(self, check):
+    def test_users_in_alias_of_same_database_report_nothing(self, check):
         assert check("sessions.sqlite3") == []
 
-    def test_one_database_is_fine(self):
+    def test_users_in_single_database_report_nothing(self):
         assert check_databases() == []

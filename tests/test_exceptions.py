@@ -34,18 +34,18 @@ from osvi_django.exceptions import (
     not_a_close,
 )
 
-ALL = [
+ERROR_CLASSES = [
     value
     for value in vars(exceptions).values()
     if inspect.isclass(value) and value.__module__ == exceptions.__name__
 ]
-TREE = [kind for kind in ALL if issubclass(kind, OSVIError)]
+TREE = [kind for kind in ERROR_CLASSES if issubclass(kind, OSVIError)]
 NODE = re.compile(r"^    ([ │]*)[├└]── (\w+) +(\w+)  ", re.MULTILINE)
 # Sending the very same call again does no harm, and may work.
 RETRYABLE = {Busy, OSVIUnreachable, OSVIGatewayRefused, OSVIThrottled, CloseInProgress}
 
 
-def drawn():
+def classes_in_docstring():
     """Name, code and parent of each class that the docstring draws below the root."""
     parents = ["OSVIError"]
     for indent, name, code in NODE.findall(exceptions.__doc__):
@@ -54,21 +54,21 @@ def drawn():
         yield name, code, parents[depth - 1]
 
 
-def test_the_docstring_draws_the_classes():
+def test_docstring_contains_every_class_with_code_and_parent():
     classes = [(kind.__name__, kind.code, kind.__bases__[0].__name__) for kind in TREE[1:]]
-    assert sorted(drawn()) == sorted(classes)
+    assert sorted(classes_in_docstring()) == sorted(classes)
     assert "\n    OSVIError\n" in exceptions.__doc__
 
 
-def test_what_stands_apart_is_drawn_apart():
-    assert set(ALL) - set(TREE) == {OSVINotConfigured}
+def test_not_configured_is_outside_the_tree_of_osvi_error():
+    assert set(ERROR_CLASSES) - set(TREE) == {OSVINotConfigured}
     assert f"\n    OSVINotConfigured           {OSVINotConfigured.code} " in exceptions.__doc__
     assert issubclass(OSVINotConfigured, ImproperlyConfigured)
     assert not issubclass(OSVINotConfigured, OSVIError)
 
 
-def test_codes_are_stable():
-    assert {kind.__name__: kind.code for kind in ALL}.items() >= {
+def test_codes_of_errors_are_stable():
+    assert {kind.__name__: kind.code for kind in ERROR_CLASSES}.items() >= {
         "OSVIError": "error",
         "InvalidInput": "invalid",
         "InsideTransaction": "inside_transaction",
@@ -90,25 +90,25 @@ def test_codes_are_stable():
     }.items()
 
 
-def test_a_code_belongs_to_one_kind_of_error():
+def test_code_shared_by_classes_belongs_to_subclass_of_first():
     """A kind of its own may share the code of the wider one, where callers need not tell them."""
     first = {}
-    for kind in ALL:
+    for kind in ERROR_CLASSES:
         assert issubclass(kind, first.setdefault(kind.code, kind))
 
 
-@pytest.mark.parametrize("kind", ALL)
-def test_only_what_is_safe_to_repeat_is_retryable(kind):
+@pytest.mark.parametrize("kind", ERROR_CLASSES)
+def test_retryable_is_true_only_for_errors_that_are_safe_to_repeat(kind):
     assert kind.retryable is (kind in RETRYABLE)
     assert kind("x").retryable is kind.retryable
 
 
-def test_a_call_inside_a_transaction_is_a_mistake_of_the_program():
+def test_inside_transaction_is_a_runtime_error():
     assert issubclass(InsideTransaction, RuntimeError)
 
 
 @pytest.mark.parametrize("kind", TREE)
-def test_each_says_in_a_plain_sentence_or_two_what_happened(kind):
+def test_message_of_each_error_is_one_to_three_sentences(kind):
     assert isinstance(kind.message, Promise)
     sentence = str(kind())
     assert re.fullmatch(r"[A-Z][^\n]{10,250}\.", sentence)
@@ -118,18 +118,18 @@ def test_each_says_in_a_plain_sentence_or_two_what_happened(kind):
 
 
 @pytest.mark.parametrize("kind", TREE)
-def test_a_message_of_ones_own_takes_the_place_of_the_sentence(kind):
+def test_message_argument_replaces_default_message(kind):
     assert str(kind("Something else.")) == "Something else."
     assert str(kind(gettext_lazy("Yes"))) == "Yes"
 
 
 @pytest.mark.parametrize("kind", [k for k in TREE if k is not InvalidInput])
-def test_the_vendors_words_are_quoted_after_the_sentence(kind):
+def test_str_with_reason_quotes_osvi_after_message(kind):
     error = kind(reason="100% off", status=422)
     assert str(error) == f"{kind.message} OSVI said: “100% off”"
 
 
-def test_not_configured_says_what_is_wrong():
+def test_not_configured_message_contains_problem():
     error = OSVINotConfigured('OSVI["default"]["API_TOKEN"] is missing 100%.')
     assert str(error).startswith("OSVI is not set up on this site, so nothing was sent.")
     assert str(error).endswith('OSVI["default"]["API_TOKEN"] is missing 100%.')
@@ -148,7 +148,7 @@ def german(monkeypatch):
         monkeypatch.setitem(catalogue._catalog._catalogs[0], text, translated)
 
 
-def test_str_is_translated_when_it_is_shown_not_when_it_is_raised(german):
+def test_str_uses_language_active_when_shown(german):
     error = OSVIError(reason="no")
     message = exceptions.SessionNotFound.message
     with translation.override("de"):
@@ -157,7 +157,7 @@ def test_str_is_translated_when_it_is_shown_not_when_it_is_raised(german):
     assert str(error) == "Something went wrong with OSVI. OSVI said: “no”"
 
 
-def test_str_works_before_the_apps_are_ready(monkeypatch):
+def test_str_before_apps_are_ready_returns_message(monkeypatch):
     monkeypatch.setattr(translation.trans_real, "_translations", {})
     monkeypatch.setattr(translation.trans_real, "_default", None)
     monkeypatch.setattr(apps, "apps_ready", False)
@@ -168,7 +168,7 @@ def test_str_works_before_the_apps_are_ready(monkeypatch):
 @pytest.mark.parametrize("kind", [k for k in TREE if k is not InvalidInput])
 @pytest.mark.parametrize("remake", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy])  # noqa: S301
 @pytest.mark.parametrize("message", ["", "A message.", gettext_lazy("A message.")])
-def test_nothing_is_lost_in_a_pickle(kind, remake, message):
+def test_pickled_or_copied_error_keeps_all_attributes(kind, remake, message):
     error = kind(message, status=429, reason="Slow down", retry_after=1.5)
     made = remake(error)
     assert type(made) is kind
@@ -177,7 +177,7 @@ def test_nothing_is_lost_in_a_pickle(kind, remake, message):
     assert str(made) == str(error)
 
 
-def test_nor_are_a_field_and_a_problem():
+def test_pickled_error_keeps_field_and_problem():
     invalid = pickle.loads(pickle.dumps(InvalidInput("Too long.", field="note")))  # noqa: S301
     assert (invalid.field, str(invalid), invalid.status) == ("note", "Too long.", None)
     broken = pickle.loads(pickle.dumps(OSVINotConfigured("No token.")))  # noqa: S301
@@ -187,12 +187,12 @@ def test_nor_are_a_field_and_a_problem():
 @pytest.mark.parametrize(
     "kind", [OSVIUnauthorized, OSVIThrottled, OSVIRejected, OSVIBadAnswer, OSVINoAnswer]
 )
-def test_what_is_not_known_is_none(kind):
+def test_attributes_not_given_are_none(kind):
     error = kind()
     assert (error.status, error.reason, error.retry_after) == (None, "", None)
 
 
-def test_what_went_wrong_is_described_by_its_code():
+def test_message_for_code_returns_message_of_its_class():
     assert message_for_code("") == message_for_code("nobody's") == ""
     assert message_for_code("rejected", "No") == str(OSVIRejected(reason="No"))
     assert message_for_code("rejected", is_close=False) == str(OSVIRejected.generic_message)
@@ -204,7 +204,7 @@ def test_what_went_wrong_is_described_by_its_code():
 
 
 @pytest.mark.parametrize("kind", [each for each in TREE if each.generic_message])
-def test_where_nothing_was_to_be_closed_it_is_not_spoken_of(kind):
+def test_not_a_close_replaces_message_by_generic_message(kind):
     with pytest.raises(kind) as caught, not_a_close():
         raise kind
     assert str(caught.value) == str(kind.generic_message)
@@ -213,6 +213,6 @@ def test_where_nothing_was_to_be_closed_it_is_not_spoken_of(kind):
         raise kind("Something else.")
 
 
-def test_what_says_nothing_of_a_close_is_said_everywhere():
+def test_not_a_close_keeps_message_without_generic_message():
     with pytest.raises(WrongMode, match="Take over first"), not_a_close():
         raise WrongMode

@@ -15,7 +15,7 @@ from osvi_django.testing.factories import (
 pytestmark = pytest.mark.django_db
 
 
-def test_rows_have_names_that_tell_them_apart():
+def test_str_of_each_model_identifies_row():
     session = ClosedSessionFactory(session_id="abc")
     assert str(session) == "abc"
     assert str(session.summary) == "Summary of abc"
@@ -32,5 +32,5 @@ def test_rows_have_names_that_tell_them_apart():
     ("status", "is_open"),
     [("active", True), ("dormant", True), ("closing", False), ("closed", False)],
 )
-def test_open_is_what_osvi_has_open(status, is_open):
+def test_is_open_of_session_is_true_for_active_and_dormant(status, is_open):
     assert ClosedSessionFactory(status=status).is_open is is_open

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 LIST = "/admin/osvi_django/chatsession/"
 
 
-class BrokenOnTheWayOut:
+class BrokenMiddleware:
     """A middleware of the host that fails once the view has answered."""
 
     def __init__(self, get_response):
@@ -95,23 +95,25 @@ def assert_stored(osvi, session):
 
 
 @pytest.mark.parametrize("via", ENTRY_POINTS)
-def test_middleware_on_the_way_out(browser, session, osvi_sandbox, settings, via):
-    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.{BrokenOnTheWayOut.__name__}"]
+def test_close_with_failing_middleware_keeps_summary(browser, session, osvi_sandbox, settings, via):
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.{BrokenMiddleware.__name__}"]
     assert via(browser, session).status_code == 500
     assert_stored(osvi_sandbox, session)
 
 
 @pytest.mark.parametrize("via", [rest_recover, confirm_page, recover_action])
-def test_middleware_on_the_way_out_of_a_recovery(browser, session, osvi_sandbox, settings, via):
+def test_recovery_with_failing_middleware_keeps_summary(
+    browser, session, osvi_sandbox, settings, via
+):
     osvi_sandbox.script(session.session_id, Drop(after_closing=True))
     with pytest.raises(OSVINoAnswer):
         close_session(session)
-    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.{BrokenOnTheWayOut.__name__}"]
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.{BrokenMiddleware.__name__}"]
     assert via(browser, session).status_code == 500
     assert_stored(osvi_sandbox, session)
 
 
-def test_rendering_the_answer(browser, session, osvi_sandbox, monkeypatch):
+def test_close_with_failing_renderer_keeps_summary(browser, session, osvi_sandbox, monkeypatch):
     from rest_framework.views import APIView  # noqa: PLC0415
 
     # Where REST framework keeps the host's DEFAULT_RENDERER_CLASSES once it is imported.
@@ -121,7 +123,7 @@ def test_rendering_the_answer(browser, session, osvi_sandbox, monkeypatch):
 
 
 @pytest.mark.parametrize("via", ENTRY_POINTS)
-def test_a_receiver_of_the_signal(browser, session, osvi_sandbox, via):
+def test_close_with_failing_signal_receiver_keeps_summary(browser, session, osvi_sandbox, via):
     def explode(**named):
         raise RuntimeError("a bug of the host")
 
@@ -134,7 +136,7 @@ def test_a_receiver_of_the_signal(browser, session, osvi_sandbox, via):
 
 
 @pytest.mark.parametrize("via", [confirm_page, list_action])
-def test_a_broken_history(browser, session, osvi_sandbox, via):
+def test_close_with_failing_log_entry_keeps_summary(browser, session, osvi_sandbox, via):
     def explode(**named):
         raise RuntimeError("a bug of the host")
 

@@ -21,26 +21,26 @@ ANSWER = spool.SpooledAnswer(
 )
 
 
-OTHER = 54_321  # a user who is somebody else
+OTHER_USER = 54_321  # a user who is somebody else
 
 
 def mode_of(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_what_is_put_is_read(tmp_path):
+def test_read_of_put_answer_returns_same_answer(tmp_path):
     directory = tmp_path / "deep" / "spool"
     path = spool.put(directory, ANSWER)
     assert list(spool.waiting(directory)) == [path]
     assert spool.read(path) == ANSWER
 
 
-def test_names_tell_session_and_attempt(tmp_path):
+def test_put_names_file_after_session_attempt_and_claim(tmp_path):
     path = spool.put(tmp_path / "spool", ANSWER)
     assert path.name == "7-11-0f8fad5b-d9cb-469f-a165-70867728950e.json"
 
 
-def test_nobody_else_may_look(tmp_path):
+def test_put_creates_file_and_directory_for_owner_only(tmp_path):
     before = os.umask(0)
     try:
         path = spool.put(tmp_path / "spool", ANSWER)
@@ -51,19 +51,19 @@ def test_nobody_else_may_look(tmp_path):
 
 
 @pytest.fixture
-def foreign(monkeypatch):
+def give_to_other_user(monkeypatch):
     """Give a file or directory to another user, of whom this process is in the group."""
 
     def _foreign(path):
         if os.geteuid() == 0:  # as in a container
-            os.lchown(path, OTHER, os.getegid())
-        monkeypatch.setattr(os, "geteuid", lambda: OTHER + 1)
+            os.lchown(path, OTHER_USER, os.getegid())
+        monkeypatch.setattr(os, "geteuid", lambda: OTHER_USER + 1)
 
     return _foreign
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o750, 0o755, 0o770, 0o2770, 0o1777])
-def test_a_directory_of_this_user_may_be_seen_by_others(tmp_path, mode):
+def test_put_in_directory_of_this_user_visible_to_others_works(tmp_path, mode):
     directory = tmp_path / "spool"
     directory.mkdir()
     directory.chmod(mode)
@@ -72,26 +72,26 @@ def test_a_directory_of_this_user_may_be_seen_by_others(tmp_path, mode):
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o2770, 0o2775])
-def test_a_directory_of_our_group_is_used(tmp_path, foreign, mode):
+def test_put_in_directory_of_own_group_works(tmp_path, give_to_other_user, mode):
     """A volume that is mounted into a container belongs to root, and to the group of its user."""
     directory = tmp_path / "spool"
     directory.mkdir()
     directory.chmod(mode)
-    foreign(directory)
+    give_to_other_user(directory)
     assert spool.read(spool.put(directory, ANSWER)) == ANSWER
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o755, 0o1777])
-def test_a_directory_of_another_user_is_not_used(tmp_path, foreign, mode):
+def test_put_in_directory_of_other_user_raises_spool_not_safe(tmp_path, give_to_other_user, mode):
     directory = tmp_path / "spool"
     directory.mkdir()
     directory.chmod(mode)
-    foreign(directory)
+    give_to_other_user(directory)
     with pytest.raises(spool.SpoolNotSafe, match="another user"):
         spool.put(directory, ANSWER)
 
 
-def test_a_directory_that_all_may_write_is_not_used(tmp_path):
+def test_put_in_directory_writable_by_all_raises_spool_not_safe(tmp_path):
     directory = tmp_path / "spool"
     directory.mkdir()
     directory.chmod(0o777)
@@ -102,7 +102,7 @@ def test_a_directory_that_all_may_write_is_not_used(tmp_path):
     assert list(directory.iterdir()) == []
 
 
-def test_a_link_of_this_user_is_followed(tmp_path):
+def test_put_in_link_of_this_user_follows_link(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     (tmp_path / "spool").symlink_to(elsewhere)
@@ -110,38 +110,40 @@ def test_a_link_of_this_user_is_followed(tmp_path):
     assert len(list(elsewhere.iterdir())) == 1
 
 
-def test_a_link_of_another_user_is_not_followed(tmp_path, foreign):
+def test_put_in_link_of_other_user_raises_spool_not_safe(tmp_path, give_to_other_user):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     (tmp_path / "spool").symlink_to(elsewhere)
-    foreign(tmp_path / "spool")
+    give_to_other_user(tmp_path / "spool")
     with pytest.raises(spool.SpoolNotSafe):
         spool.put(tmp_path / "spool", ANSWER)
     assert list(elsewhere.iterdir()) == []
 
 
-def test_the_default_directory_is_not_shared_with_another_user(tmp_path, monkeypatch, foreign):
+def test_put_in_default_directory_of_other_user_raises_spool_not_safe(
+    tmp_path, monkeypatch, give_to_other_user
+):
     """Its name is known: anyone may have made it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    directory = tmp_path / f"osvi_django-{OTHER + 1}"
+    directory = tmp_path / f"osvi_django-{OTHER_USER + 1}"
     directory.mkdir()
     directory.chmod(0o2770)
-    foreign(directory)
+    give_to_other_user(directory)
     assert spool.default_spool_dir() == directory
     with pytest.raises(spool.SpoolNotSafe, match="another user"):
         spool.put(directory, ANSWER)
 
 
-def test_a_file_of_another_user_is_not_read_if_all_may_put_one_there(tmp_path, foreign):
+def test_read_of_file_of_other_user_in_shared_directory_raises(tmp_path, give_to_other_user):
     path = spool.put(tmp_path / "spool", ANSWER)
     path.parent.chmod(0o1777)
-    foreign(path)
+    give_to_other_user(path)
     path.chmod(0o644)
     with pytest.raises(spool.SpoolNotSafe, match="another user"):
         spool.read(path)
 
 
-def test_a_link_among_the_files_is_not_followed(tmp_path):
+def test_read_of_symbolic_link_raises_os_error(tmp_path):
     path = spool.put(tmp_path / "spool", ANSWER)
     link = path.with_name("1-2-3.json")
     link.symlink_to(path)
@@ -149,7 +151,7 @@ def test_a_link_among_the_files_is_not_followed(tmp_path):
         spool.read(link)
 
 
-def test_what_cannot_be_written_whole_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_put_on_full_disk_leaves_no_file(tmp_path, monkeypatch):
     def full(_handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -159,14 +161,14 @@ def test_what_cannot_be_written_whole_leaves_nothing_behind(tmp_path, monkeypatc
     assert list(directory.iterdir()) == []
 
 
-def test_an_answer_waits_in_the_next_directory_if_the_first_cannot_be_used(tmp_path, caplog):
+def test_put_anywhere_with_unusable_first_directory_uses_next(tmp_path, caplog):
     (tmp_path / "file").touch()
     path = spool.put_anywhere([tmp_path / "file", tmp_path / "spool"], ANSWER)
     assert path.parent == tmp_path / "spool"
     assert "the answer of attempt 11 cannot be put in a spool" in caplog.text
 
 
-def test_a_file_that_cannot_be_removed_is_only_logged(tmp_path, caplog):
+def test_remove_that_fails_is_logged(tmp_path, caplog):
     path = tmp_path / "directory"
     path.mkdir()
     spool.remove(path)
@@ -174,31 +176,31 @@ def test_a_file_that_cannot_be_removed_is_only_logged(tmp_path, caplog):
 
 
 class TestProblems:
-    def test_there_is_none_with_a_directory_that_can_be_made(self, tmp_path):
+    def test_problem_of_directory_that_can_be_created_is_empty(self, tmp_path):
         assert spool.problem_of(tmp_path / "deep" / "spool") == ""
         assert list(tmp_path.iterdir()) == []
 
-    def test_there_is_none_with_a_directory_that_can_be_written(self, tmp_path):
+    def test_problem_of_writable_directory_is_empty(self, tmp_path):
         assert spool.problem_of(tmp_path) == ""
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_file_is_in_the_way(self, tmp_path):
+    def test_problem_of_file_says_it_is_no_directory(self, tmp_path):
         (tmp_path / "file").touch()
         assert "is not a directory" in spool.problem_of(tmp_path / "file")
         assert "cannot be made in" in spool.problem_of(tmp_path / "file" / "spool")
 
-    def test_a_directory_that_cannot_be_written(self, tmp_path, monkeypatch):
+    def test_problem_of_read_only_directory_is_permission_denied(self, tmp_path, monkeypatch):
         def refuse(**_where):
             raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
 
         monkeypatch.setattr(tempfile, "mkstemp", refuse)
         assert spool.problem_of(tmp_path) == "Permission denied."
 
-    def test_a_directory_that_is_not_safe(self, tmp_path):
+    def test_problem_of_directory_writable_by_all_mentions_all_users(self, tmp_path):
         tmp_path.chmod(0o777)
         assert "all users" in spool.problem_of(tmp_path)
 
-    def test_it_is_told_once_in_a_process(self, tmp_path):
+    def test_problem_once_reports_each_directory_once_per_process(self, tmp_path):
         (tmp_path / "file").touch()
         assert spool.problem_once(tmp_path / "file") != ""
         assert spool.problem_once(tmp_path / "file") == ""
@@ -206,11 +208,11 @@ class TestProblems:
         assert not (tmp_path / "spool").exists()
 
 
-def test_a_spool_that_was_never_used_is_empty(tmp_path):
+def test_waiting_without_directory_is_empty(tmp_path):
     assert list(spool.waiting(tmp_path / "spool")) == []
 
 
-def test_an_unfinished_file_is_not_waiting(tmp_path):
+def test_waiting_ignores_unfinished_files(tmp_path):
     directory = tmp_path / "spool"
     spool.put(directory, ANSWER)
     (directory / "tmpabc").write_text("{")
@@ -218,12 +220,12 @@ def test_an_unfinished_file_is_not_waiting(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"body": "?"}', '{"body": 5}', "\xff"])
-def test_what_is_no_answer_is_an_error(tmp_path, text):
+def test_read_of_invalid_file_raises_value_error(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(ValueError):  # noqa: PT011
         spool.read(path)
 
 
-def test_no_text_of_an_answer_is_in_its_repr():
+def test_repr_of_answer_contains_no_body():
     assert "secret" not in repr(ANSWER)

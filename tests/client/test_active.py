@@ -33,7 +33,7 @@ def session(**data):
 
 
 @pytest.mark.parametrize("customer_id", ["+1 555", "a&b=c#d/e?f", "%2B", "été \U0001f600"])
-def test_the_open_session_of_a_customer_is_found(osvi, ask, customer_id):
+def test_active_session_of_customer_with_open_session_returns_it(osvi, ask, customer_id):
     osvi.add_session("s-1", agent_uuid="agent_1", customer_id=customer_id)
     found = ask(osvi.url, customer_id)
     assert (found.session_id, found.status, found.customer_id) == ("s-1", "active", customer_id)
@@ -44,11 +44,11 @@ def test_the_open_session_of_a_customer_is_found(osvi, ask, customer_id):
     assert request.raw == b""
 
 
-def test_no_open_session_is_none(osvi, ask):
+def test_active_session_of_customer_without_open_session_returns_none(osvi, ask):
     assert ask(osvi.url) is None
 
 
-def test_a_closed_one_is_none_that_is_open(ask):
+def test_active_session_answered_with_closed_session_returns_none(ask):
     with RawServer(session(status="closed")) as server:
         assert ask(server.url) is None
 
@@ -68,20 +68,20 @@ def test_a_closed_one_is_none_that_is_open(ask):
         (http_response(status=302, headers=[("Location", "/")]), OSVIBadAnswer),
     ],
 )
-def test_anything_else_is_an_error(ask, reply, error):
+def test_active_session_with_bad_answer_raises_error_without_retry(ask, reply, error):
     with RawServer(reply) as server, pytest.raises(error):
         ask(server.url)
     assert len(server.calls) == 1
 
 
-def test_what_cannot_be_sent_is_refused_first(osvi, ask):
+def test_active_session_with_unsendable_customer_raises_invalid_input(osvi, ask):
     with pytest.raises(InvalidInput) as caught:
         ask(osvi.url, "\ud83d")
     assert caught.value.field == "customer_id"
     assert osvi.requests == []
 
 
-def test_our_log_does_not_name_the_customer(osvi, ask, caplog):
+def test_log_of_active_session_does_not_contain_customer(osvi, ask, caplog):
     caplog.set_level("DEBUG", logger="osvi_django.client")
     ask(osvi.url, "+15551112222")
     assert "GET /v1/chat/session/active: 404" in caplog.text
@@ -91,7 +91,7 @@ def test_our_log_does_not_name_the_customer(osvi, ask, caplog):
 
 
 @pytest.mark.parametrize("path", ["", "/"])
-def test_a_404_to_the_list_means_none(path):
+def test_active_session_ids_answered_404_by_osvi_returns_empty_set(path):
     with OSVISandbox() as osvi:
         osvi.script(None, Status(404, errors=["Not found"]))
         client = OSVIClient(token=osvi.token, base_url=osvi.url + path)
@@ -105,7 +105,7 @@ def test_a_404_to_the_list_means_none(path):
         ("", Status(404, body=b"<h1>404</h1>"), OSVIGatewayRefused),
     ],
 )
-def test_a_404_that_may_come_from_elsewhere_means_nothing(path, fault, error):
+def test_active_session_ids_answered_404_by_another_server_raises_error(path, fault, error):
     with OSVISandbox() as osvi:
         osvi.script(None, fault)
         client = OSVIClient(token=osvi.token, base_url=osvi.url + path)
@@ -113,7 +113,7 @@ def test_a_404_that_may_come_from_elsewhere_means_nothing(path, fault, error):
             client.active_session_ids("+1555")
 
 
-def test_the_list_is_of_all_agents():
+def test_active_session_ids_contains_sessions_of_all_agents():
     with OSVISandbox() as osvi:
         client = OSVIClient(token=osvi.token, base_url=osvi.url)
         assert client.active_session_ids("+1555") == frozenset()

@@ -78,14 +78,14 @@ def answer_of(make_client):
         http_response(wrong_checksum(BODY)),
     ],
 )
-def test_answer_that_did_not_arrive_whole_keeps_its_bytes(answer_of, reply):
+def test_incomplete_answer_keeps_received_bytes(answer_of, reply):
     answer = answer_of(reply, read_timeout=0.2)
     assert (answer.status, answer.body) == (200, BODY)
     assert answer.incomplete
     assert not answer.truncated
 
 
-def test_wrong_checksum_of_a_long_body_loses_hardly_a_byte_of_it(answer_of):
+def test_gzip_body_with_wrong_checksum_keeps_nearly_all_bytes(answer_of):
     data = b"".join(b"%d " % number for number in range(250_000))
     answer = answer_of(http_response(wrong_checksum(data), headers=[GZIP]), deadline=5)
     assert data.startswith(answer.body)
@@ -93,7 +93,7 @@ def test_wrong_checksum_of_a_long_body_loses_hardly_a_byte_of_it(answer_of):
     assert answer.incomplete
 
 
-def test_body_that_cannot_be_unpacked_halfway_keeps_the_first_half(answer_of):
+def test_gzip_body_with_broken_second_half_keeps_first_half(answer_of):
     packed = gzip.compress(b"".join(b"%d " % number for number in range(9000)))
     broken = packed[: len(packed) // 2] + b"\xff" * 500
     answer = answer_of(http_response(broken, headers=[GZIP]), deadline=5)
@@ -101,7 +101,7 @@ def test_body_that_cannot_be_unpacked_halfway_keeps_the_first_half(answer_of):
     assert answer.incomplete
 
 
-def test_broken_body_that_inflates_is_cut(answer_of):
+def test_broken_gzip_body_larger_than_limit_is_truncated(answer_of):
     packed = bytearray(gzip.compress(bytes(50_000_000)))
     packed[-8] ^= 1
     answer = answer_of(http_response(bytes(packed), headers=[GZIP]), deadline=5)
@@ -109,7 +109,7 @@ def test_broken_body_that_inflates_is_cut(answer_of):
     assert answer.truncated
 
 
-def test_undeclared_packed_body_that_inflates_is_cut(answer_of):
+def test_undeclared_gzip_body_larger_than_limit_is_truncated(answer_of):
     answer = answer_of(http_response(gzip.compress(bytes(50_000_000))), deadline=5)
     assert len(answer.body) == MAX_BODY
     assert answer.truncated
@@ -128,13 +128,13 @@ def test_undeclared_packed_body_that_inflates_is_cut(answer_of):
         http_response(gzip.compress(BODY), headers=[("Content-Encoding", "identity")]),
     ],
 )
-def test_answer_that_arrived_whole_is_not_incomplete(answer_of, reply):
+def test_complete_answer_is_not_marked_incomplete(answer_of, reply):
     answer = answer_of(reply)
     assert answer.body == BODY
     assert not answer.incomplete
 
 
-def test_answer_of_which_no_byte_of_the_body_came_is_none(answer_of):
+def test_answer_without_any_body_bytes_raises_no_answer(answer_of):
     with pytest.raises(OSVINoAnswer):
         answer_of(then_hang_up(http_response(length=9)))
 
@@ -151,10 +151,10 @@ def test_answer_of_which_no_byte_of_the_body_came_is_none(answer_of):
         ("charset=utf-8", ""),
     ],
 )
-def test_answer_names_the_charset_that_was_declared(answer_of, content_type, charset):
+def test_answer_charset_is_the_declared_charset(answer_of, content_type, charset):
     answer = answer_of(http_response(BODY, headers=[("Content-Type", content_type)]))
     assert answer.charset == charset
 
 
-def test_answer_without_a_content_type_names_no_charset(answer_of):
+def test_answer_charset_without_content_type_is_empty(answer_of):
     assert answer_of(http_response(BODY)).charset == ""

@@ -29,7 +29,7 @@ def chat(osvi):
     return osvi.add_session("s-1", agent_uuid="agent_1", summary="Wanted a refund.")
 
 
-def test_the_legacy_call_is_the_one_of_the_vendors_page(osvi, close):
+def test_legacy_close_sends_request_of_vendor_page(osvi, close):
     page = yaml.safe_load(VENDOR.read_text())
     ((path, methods),) = page["paths"].items()
     ((method, operation),) = methods.items()
@@ -48,7 +48,7 @@ def test_the_legacy_call_is_the_one_of_the_vendors_page(osvi, close):
     assert (scheme["in"], request.headers[scheme["name"]]) == ("header", TOKEN)
 
 
-def test_the_v1_call_is_a_support_command(osvi, chat, make_client):
+def test_v1_close_sends_support_command(osvi, chat, make_client):
     osvi.v1_summary = True
     result = make_client(osvi.url, close_with="v1").close_session("s-1")
 
@@ -59,19 +59,19 @@ def test_the_v1_call_is_a_support_command(osvi, chat, make_client):
     assert result == ClosedSession(session_id="s-1", summary="Wanted a refund.")
 
 
-def test_v1_without_a_summary_is_closed_all_the_same(osvi, chat, close):
+def test_v1_close_without_summary_closes_session(osvi, chat, close):
     assert close(osvi.url, close_with="v1").summary is None
     assert chat.is_closed
 
 
-def test_the_summary_is_returned(osvi, chat, close):
+def test_legacy_close_returns_summary(osvi, chat, close):
     result = close(osvi.url)
     assert result == ClosedSession(session_id="s-1", summary="Wanted a refund.")
     assert osvi.closes("s-1") == 1
 
 
 @pytest.mark.parametrize("nothing", [MISSING, None, "", " \n\t "])
-def test_no_summary_is_none(osvi, chat, close, nothing):
+def test_close_with_missing_or_blank_summary_returns_none(osvi, chat, close, nothing):
     osvi.script("s-1", OddSummary(nothing))
     assert close(osvi.url).summary is None
 
@@ -86,47 +86,47 @@ def test_no_summary_is_none(osvi, chat, close, nothing):
         ("  two\nlines \n", "two\nlines"),
     ],
 )
-def test_the_summary_is_made_storable(osvi, chat, close, sent, kept):
+def test_close_with_unstorable_summary_returns_storable_text(osvi, chat, close, sent, kept):
     osvi.script("s-1", OddSummary(sent))
     assert close(osvi.url).summary == kept
 
 
 @given(st.text(st.characters(codec=None, exclude_categories=())))
 @example("\ud83d\ude00")
-def test_storable_text_can_be_encoded_and_keeps_its_length(text):
+def test_storable_with_any_text_returns_encodable_text_of_same_length(text):
     made = storable(text)
     assert "\x00" not in made
     assert len(made) == len(text)
     assert storable(made.encode().decode()) == made
 
 
-def test_repr_shows_no_summary_and_no_body(osvi, chat, make_client):
+def test_repr_of_answer_and_result_contains_no_summary(osvi, chat, make_client):
     client = make_client(osvi.url)
     assert "refund" not in repr(client.send_close("s-1", agent_uuid="agent_1"))
     assert "refund" not in repr(client.close_session("s-1", agent_uuid="agent_1"))
 
 
-def test_an_answer_is_handed_over_unread(osvi, make_client):
+def test_send_close_returns_unparsed_answer(osvi, make_client):
     answer = make_client(osvi.url).send_close("s-unknown", agent_uuid="agent_1")
     assert (answer.status, answer.truncated, answer.retry_after) == (404, False, None)
     assert "Session not found" in answer.text
 
 
-def test_the_text_of_an_answer_is_storable_whatever_its_bytes(make_client):
+def test_answer_text_with_any_bytes_is_storable(make_client):
     with RawServer(close_response(summary="x").replace(b"Fine", b"F\x00\xff")) as server:
         answer = make_client(server.url).send_close("s-1", agent_uuid="agent_1")
     answer.text.encode()
     assert "\x00" not in answer.text
 
 
-def test_the_legacy_call_needs_the_agent(osvi, make_client):
+def test_legacy_close_without_agent_raises_invalid_input(osvi, make_client):
     with pytest.raises(InvalidInput) as caught:
         make_client(osvi.url).close_session("s-1")
     assert caught.value.field == "agent_uuid"
     assert osvi.requests == []
 
 
-def test_a_path_in_the_base_url_is_kept(close):
+def test_base_url_with_path_is_prefixed_to_requests(close):
     with RawServer() as server:
         close(f"{server.url}/osvi/", "s-1")
     assert server.calls[0].target == "/osvi/chat_sessions/s-1/close_session"
@@ -135,7 +135,7 @@ def test_a_path_in_the_base_url_is_kept(close):
 # An account's client
 
 
-def test_the_settings_are_read_at_the_moment_of_use(osvi, chat):
+def test_client_for_account_uses_current_settings(osvi, chat):
     account = {"API_TOKEN": TOKEN, "BASE_URL": osvi.url, "CLOSE_WITH": "v1", "DEADLINE": 9}
     with override_settings(OSVI={"default": {}, "other": account}):
         client = OSVIClient.for_account("other")
@@ -155,7 +155,7 @@ def next_token():
 
 
 @pytest.mark.parametrize("source", [next_token, f"{__name__}.next_token"])
-def test_a_callable_is_asked_for_the_token_of_each_call(osvi, chat, source):
+def test_callable_token_is_called_for_each_request(osvi, chat, source):
     tokens[:] = [TOKEN, "rotated-token-16"]
     account = {"API_TOKEN": source, "BASE_URL": osvi.url}
     with override_settings(OSVI={"default": account}):
@@ -166,12 +166,12 @@ def test_a_callable_is_asked_for_the_token_of_each_call(osvi, chat, source):
     assert sent == [TOKEN, "rotated-token-16"]
 
 
-def test_a_client_of_ones_own_takes_a_callable_too(osvi, chat, close):
+def test_client_with_callable_token_closes_session(osvi, chat, close):
     tokens[:] = [TOKEN]
     assert close(osvi.url, token=next_token).summary == "Wanted a refund."
 
 
-def test_an_unusable_account_is_not_configured():
+def test_client_for_unusable_account_raises_not_configured():
     with override_settings(OSVI={"default": {"API_TOKEN": TOKEN, "DEADLINE": "9"}}):
         with pytest.raises(OSVINotConfigured, match=r'OSVI\["default"\]\["DEADLINE"\]'):
             OSVIClient.for_account()
@@ -192,7 +192,7 @@ def test_an_unusable_account_is_not_configured():
         ),
     ],
 )
-def test_values_that_cannot_be_used_are_refused_at_once(options, problem):
+def test_client_with_unusable_option_raises_not_configured(options, problem):
     with pytest.raises(OSVINotConfigured, match=problem):
         OSVIClient(token=TOKEN, **options)
 
@@ -208,7 +208,7 @@ def test_values_that_cannot_be_used_are_refused_at_once(options, problem):
         (lambda: None, "is missing"),
     ],
 )
-def test_a_token_that_cannot_be_sent_is_not_configured(osvi, close, token, problem):
+def test_close_with_unsendable_token_raises_not_configured(osvi, close, token, problem):
     with pytest.raises(OSVINotConfigured, match=problem):
         close(osvi.url, token=token)
     assert osvi.requests == []
@@ -240,7 +240,7 @@ SHELL = """
 """
 
 
-def test_a_bare_python_shell_is_enough(osvi, chat):
+def test_client_without_django_settings_closes_session(osvi, chat):
     code = textwrap.dedent(SHELL.format(token=TOKEN, url=osvi.url))
     shell = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shell.stderr == ""

@@ -22,7 +22,7 @@ def close(client, session_id):
     return client.close_session(session_id, agent_uuid="agent_1").summary
 
 
-def test_connection_that_was_idle_for_long_is_not_used_again(make_client):
+def test_connection_idle_too_long_is_not_reused_for_close(make_client):
     with RawServer(ONE, TWO) as server:
         client = make_client(server.url, idle_timeout=0.1)
         assert close(client, "s-1") == "One."
@@ -31,7 +31,7 @@ def test_connection_that_was_idle_for_long_is_not_used_again(make_client):
     assert server.connections == 2
 
 
-def test_connection_that_was_idle_for_long_is_not_used_for_a_question_either(make_client):
+def test_connection_idle_too_long_is_not_reused_for_look_up(make_client):
     with RawServer(ONE, http_response(b'{"success": true, "data": {}}')) as server:
         client = make_client(server.url, idle_timeout=0.1)
         close(client, "s-1")
@@ -40,7 +40,7 @@ def test_connection_that_was_idle_for_long_is_not_used_for_a_question_either(mak
     assert server.connections == 2
 
 
-def test_connection_that_was_idle_for_a_moment_is_used_again(make_client):
+def test_connection_idle_briefly_is_reused(make_client):
     with RawServer(ONE, TWO) as server:
         client = make_client(server.url, idle_timeout=5)
         close(client, "s-1")
@@ -49,7 +49,7 @@ def test_connection_that_was_idle_for_a_moment_is_used_again(make_client):
     assert server.connections == 1
 
 
-def test_long_answer_does_not_count_as_idle(make_client):
+def test_connection_waiting_for_slow_answer_does_not_count_as_idle(make_client):
     def ponder(call):
         call.pause(0.3)
         call.send(ONE)
@@ -61,7 +61,7 @@ def test_long_answer_does_not_count_as_idle(make_client):
     assert server.connections == 1
 
 
-def test_setting_says_how_long_a_connection_may_be_idle():
+def test_idle_timeout_setting_limits_reuse_of_connection():
     with RawServer(ONE, TWO) as server:
         account = {"API_TOKEN": TOKEN, "BASE_URL": server.url, "IDLE_TIMEOUT": 0.1}
         with override_settings(OSVI={"default": account}):
@@ -71,18 +71,18 @@ def test_setting_says_how_long_a_connection_may_be_idle():
     assert server.connections == 2
 
 
-def test_idle_timeout_is_half_a_minute_unless_set():
+def test_idle_timeout_default_is_30_seconds():
     assert DEFAULTS["IDLE_TIMEOUT"] == 30
     assert OSVIClient(token=TOKEN).idle_timeout == 30
 
 
-def test_idle_timeout_that_is_no_time_is_refused():
+def test_idle_timeout_of_zero_raises_not_configured():
     with pytest.raises(OSVINotConfigured):
         OSVIClient(token=TOKEN, idle_timeout=0)
 
 
 @pytest.fixture
-def options_of_connections(monkeypatch):
+def socket_options(monkeypatch):
     """What keeps each socket alive that is connected from now on."""
     found = []
     connect = socket.socket.connect
@@ -101,10 +101,10 @@ def options_of_connections(monkeypatch):
     return found
 
 
-def test_connection_is_kept_alive(make_client, options_of_connections):
+def test_connection_uses_tcp_keepalive_shorter_than_read_timeout(make_client, socket_options):
     with RawServer(ONE) as server:
         close(make_client(server.url), "s-1")
-    (options,) = options_of_connections
+    (options,) = socket_options
     assert options["on"]
     assert options["no delay"]
     # A peer that is gone is noticed before the default READ_TIMEOUT is over.
@@ -112,7 +112,7 @@ def test_connection_is_kept_alive(make_client, options_of_connections):
     assert silence < DEFAULTS["READ_TIMEOUT"]
 
 
-class Hasty(RawServer):
+class ClosingServer(RawServer):
     """Reads one request without a file, so that closing its socket closes the connection."""
 
     def converse(self, sock):
@@ -137,8 +137,8 @@ class Hasty(RawServer):
 
 
 @pytest.mark.parametrize("kind", ["half", "reset", "close"])
-def test_end_of_an_idle_connection_is_noticed_before_anything_is_sent(make_client, kind):
-    server = Hasty(TWO)
+def test_connection_ended_while_idle_is_replaced_before_sending(make_client, kind):
+    server = ClosingServer(TWO)
     server.kind, server.ended = kind, threading.Event()
     with server:
         client = make_client(server.url)

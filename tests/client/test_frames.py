@@ -48,7 +48,7 @@ def shown_while_receiving(make_client):
     return _call
 
 
-def test_frames_of_a_close_show_no_token_and_no_summary(shown_while_receiving):
+def test_frames_of_close_contain_no_token_and_no_summary(shown_while_receiving):
     shown = shown_while_receiving(
         lambda client: client.close_session("s-1", agent_uuid="a"), close_response(summary=WORDS)
     )
@@ -56,7 +56,7 @@ def test_frames_of_a_close_show_no_token_and_no_summary(shown_while_receiving):
     assert WORDS not in shown
 
 
-def test_frames_of_a_message_show_no_words_and_no_customer(shown_while_receiving):
+def test_frames_of_message_contain_no_text_and_no_customer(shown_while_receiving):
     reply = http_response(b'{"success": true, "data": {"session_id": "s-1", "reply": "Sure."}}')
     shown = shown_while_receiving(
         lambda client: client.inbound(agent_uuid="a", customer_id=CUSTOMER, content=WORDS), reply
@@ -66,7 +66,7 @@ def test_frames_of_a_message_show_no_words_and_no_customer(shown_while_receiving
     assert CUSTOMER not in shown
 
 
-def test_sentry_is_sent_nothing_of_a_call_that_is_interrupted(make_client):
+def test_sentry_event_of_interrupted_call_contains_no_personal_data(make_client):
     def interrupt(*args):
         raise SystemExit(1)
 

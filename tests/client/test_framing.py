@@ -78,14 +78,14 @@ INTERIM = {
 
 
 @pytest.mark.parametrize("reply", INTERIM.values(), ids=INTERIM)
-def test_informational_answer_is_passed_over(close_twice, reply):
+def test_informational_response_before_answer_is_skipped(close_twice, reply):
     ends, server = close_twice(reply, close_response("s-2", "Two."))
     assert ends == ["Own.", "Two."]
     assert (server.connections, len(server.calls)) == (1, 2)
 
 
 @pytest.mark.parametrize("reply", [PROCESSING, HINTS, PROCESSING * 3], ids=["102", "103", "many"])
-def test_informational_answer_and_then_the_end_is_no_answer(close_twice, reply):
+def test_informational_response_before_hang_up_raises_no_answer(close_twice, reply):
     def play(call):
         call.send(reply)
         call.hang_up()
@@ -95,19 +95,19 @@ def test_informational_answer_and_then_the_end_is_no_answer(close_twice, reply):
     assert len(server.calls) == 2
 
 
-def test_informational_answer_and_then_silence_is_no_answer(close_twice):
+def test_informational_response_before_silence_raises_no_answer(close_twice):
     ends, server = close_twice(PROCESSING, close_response("s-2", "Two."), read_timeout=0.2)
     assert ends == [OSVINoAnswer, "Two."]
     assert server.connections == 2
 
 
-def test_informational_answers_without_end_are_no_answer(close_twice):
+def test_endless_informational_responses_raise_no_answer(close_twice):
     ends, server = close_twice(HINTS * (MAX_INTERIM + 1) + OWN, close_response("s-2", "Two."))
     assert ends == [OSVINoAnswer, "Two."]
     assert server.connections == 2
 
 
-def test_switch_of_protocols_is_a_bad_answer_and_ends_the_connection(close_twice):
+def test_protocol_switch_raises_bad_answer_and_ends_connection(close_twice):
     reply = raw(b"101 Switching\r\nUpgrade: h2c\r\nConnection: upgrade", OWN)
     ends, server = close_twice(reply, close_response("s-2", "Two."))
     assert ends == [OSVIBadAnswer, "Two."]
@@ -140,13 +140,13 @@ ODD_BUT_READ = {
 
 
 @pytest.mark.parametrize("reply", ODD_BUT_READ.values(), ids=ODD_BUT_READ)
-def test_odd_answer_is_read_and_its_connection_is_not_used_again(close_twice, reply):
+def test_odd_answer_is_read_and_connection_is_not_reused(close_twice, reply):
     ends, server = close_twice(reply, close_response("s-2", "Two."))
     assert ends == ["Own.", "Two."]
     assert (server.connections, len(server.calls)) == (2, 2)
 
 
-def test_lengths_that_differ_keep_all_that_came(make_client):
+def test_different_content_lengths_keep_all_received_bytes(make_client):
     reply = raw(b"200 X\r\nContent-Length: 5\r\n" + LENGTH, OWN_BODY)
     with RawServer(reply, close_response("s-2", "Two.")) as server:
         client = make_client(server.url)
@@ -157,7 +157,7 @@ def test_lengths_that_differ_keep_all_that_came(make_client):
 
 
 @pytest.mark.parametrize("lengths", [("x", "y"), ("9", "-1"), ("7, 7", "0")])
-def test_lengths_that_make_no_sense_end_in_an_error_of_ours(close_twice, lengths):
+def test_invalid_content_lengths_do_not_affect_next_call(close_twice, lengths):
     def play(call):
         call.send(http_response(OWN_BODY, headers=[("Content-Length", each) for each in lengths]))
         call.hang_up()
@@ -187,14 +187,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN)
-def test_answer_that_is_broken_leaves_nothing_to_the_next_call(close_twice, reply):
+def test_broken_answer_does_not_affect_next_call(close_twice, reply):
     ends, server = close_twice(reply, close_response("s-2", "Two."), read_timeout=0.2)
     assert isinstance(ends[0], type) or ends[0] == "Own."  # a whole summary may have come
     assert ends[1] == "Two."
     assert (server.connections, len(server.calls)) == (2, 2)
 
 
-def test_second_answer_that_comes_late_is_noticed_before_the_next_call(close_twice):
+def test_late_second_answer_is_noticed_before_next_call(close_twice):
     def play(call):
         call.send(OWN)
         call.pause(0.05)
@@ -205,7 +205,9 @@ def test_second_answer_that_comes_late_is_noticed_before_the_next_call(close_twi
     assert server.connections == 2
 
 
-def test_rest_within_a_record_of_tls_is_noticed(close_twice, tls, certificate, monkeypatch):
+def test_surplus_bytes_in_tls_record_are_noticed_before_next_call(
+    close_twice, tls, certificate, monkeypatch
+):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
     big = close_response("s-1", "Own.".ljust(10_000))
     with RawServer(big + OTHER.ljust(6000), close_response("s-2", "Two."), context=tls) as server:
@@ -215,7 +217,7 @@ def test_rest_within_a_record_of_tls_is_noticed(close_twice, tls, certificate, m
     assert server.connections == 2
 
 
-def test_regular_answers_over_tls_use_one_connection(tls, certificate, monkeypatch):
+def test_regular_answers_over_tls_reuse_connection(tls, certificate, monkeypatch):
     tls.maximum_version = ssl.TLSVersion.TLSv1_2  # a ticket of TLS 1.3 may come at any time
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
     with RawServer(context=tls) as server:
@@ -229,7 +231,7 @@ def close_client(server):
     return OSVIClient(token="sandbox-token-16", base_url=server.url, deadline=5)
 
 
-def test_whatever_a_server_adds_no_thread_reads_anothers_answer(make_client):
+def test_odd_answers_to_several_threads_are_never_mixed_up(make_client):
     """Each answer names the session that was asked for, with something odd around it."""
     oddities = [b"%s", PROCESSING + b"%s", HINTS * 2 + b"%s", b"%s" + OTHER, b"%s\r\n", b"%s" * 2]
 
@@ -266,14 +268,14 @@ def test_whatever_a_server_adds_no_thread_reads_anothers_answer(make_client):
 UNNAMED = http_response(b'{"success": true, "data": {"summary": "Whose?"}}')
 
 
-def test_answer_without_an_id_on_a_used_connection_is_not_believed(close_twice):
+def test_answer_without_id_on_reused_connection_raises_no_answer(close_twice):
     """It may be what the first call left there, arrived when the second was under way."""
     ends, server = close_twice(close_response("s-1", "Own."), UNNAMED)
     assert ends == ["Own.", OSVINoAnswer]
     assert len(server.calls) == 2
 
 
-def test_unnamed_answer_in_another_encoding_on_a_used_connection_is_not_believed(close_twice):
+def test_answer_without_id_in_other_encoding_on_reused_connection_raises(close_twice):
     text = '{\n "success": true, "data": {"summary": "Whose?"}}'
     for coding in ("utf-16", "cp037"):
         body = text.encode(coding)
@@ -284,19 +286,19 @@ def test_unnamed_answer_in_another_encoding_on_a_used_connection_is_not_believed
         assert ends == ["Own.", OSVINoAnswer]
 
 
-def test_page_on_a_used_connection_is_called_what_it_is(close_twice):
+def test_html_page_on_reused_connection_raises_bad_answer(close_twice):
     page = http_response(b"<html><style>p {color: red}</style>")
     ends, server = close_twice(close_response("s-1", "Own."), page)
     assert ends == ["Own.", OSVIBadAnswer]
     assert server.connections == 1
 
 
-def test_answers_without_ids_on_fresh_connections_are_believed(close_twice):
+def test_answers_without_ids_on_new_connections_are_read(close_twice):
     ends, _server = close_twice(UNNAMED, UNNAMED)
     assert ends == ["Whose?", "Whose?"]
 
 
-def test_answer_that_was_left_behind_costs_one_call_its_own_and_no_further(make_client):
+def test_answer_of_earlier_call_fails_one_call_and_ends_connection(make_client):
     """What names another session is not believed, and our own answer is not waited for.
 
     It may never come, and somebody would wait for it until the deadline. As it may come, nobody
@@ -332,7 +334,7 @@ ACTS = {
 
 
 @pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
-def test_act_that_is_answered_for_another_session_ends_its_connection(make_client, act):
+def test_call_answered_for_other_session_ends_connection(make_client, act):
     with RawServer(
         close_response("s-1"), close_response("s-1"), close_response("s-3", "Three.")
     ) as server:
@@ -344,7 +346,7 @@ def test_act_that_is_answered_for_another_session_ends_its_connection(make_clien
     assert server.connections == 2
 
 
-def test_reply_without_an_id_on_a_used_connection_is_not_believed(make_client):
+def test_reply_without_id_on_reused_connection_raises_no_answer(make_client):
     reply = http_response(b'{"success": true, "data": {"reply": "Whose?", "state": "ok"}}')
     own = close_response("s-1", "Own.")
     with RawServer(own, reply, own, reply) as server:

@@ -9,7 +9,7 @@ from osvi_django.exceptions import OSVIUnreachable
 from osvi_django.testing import OSVISandbox
 
 
-def test_no_customer_is_named(caplog):
+def test_urllib3_log_does_not_contain_customer(caplog):
     caplog.set_level("DEBUG")
     with OSVISandbox() as osvi:
         client = OSVIClient(token=osvi.token, base_url=osvi.url)

@@ -15,11 +15,11 @@ import responses
 from osvi_django.exceptions import OSVINoAnswer, OSVINotConfigured, OSVIUnreachable
 from tests.helpers.raw_server import RawServer, close_response
 
-PATIENCE = 1.5  # seconds: a deadline of 0.5 and room for a busy machine
+TIME_LIMIT = 1.5  # seconds: a deadline of 0.5 and room for a busy machine
 
 
 @pytest.fixture
-def trusted(certificate, monkeypatch):
+def trusted_certificate(certificate, monkeypatch):
     """The certificate of the servers here is trusted."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
 
@@ -28,7 +28,7 @@ def trusted(certificate, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_certificates_that_are_not_there_are_not_configured(close, tls, monkeypatch, name):
+def test_missing_certificate_bundle_raises_not_configured(close, tls, monkeypatch, name):
     for each in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(each, raising=False)
     monkeypatch.setenv(name, "/no/such/bundle.pem")
@@ -39,7 +39,7 @@ def test_certificates_that_are_not_there_are_not_configured(close, tls, monkeypa
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 99])
-def test_certificates_that_are_none_make_it_unreachable(close, tls, monkeypatch, tmp_path, content):
+def test_invalid_certificate_bundle_raises_unreachable(close, tls, monkeypatch, tmp_path, content):
     bundle = tmp_path / "bundle.pem"
     bundle.write_bytes(content)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
@@ -48,7 +48,7 @@ def test_certificates_that_are_none_make_it_unreachable(close, tls, monkeypatch,
     assert server.calls == []
 
 
-def test_folder_without_certificates_makes_it_unreachable(close, tls, monkeypatch, tmp_path):
+def test_empty_certificate_directory_raises_unreachable(close, tls, monkeypatch, tmp_path):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
     with RawServer(context=tls) as server, pytest.raises(OSVIUnreachable):
         close(server.url)
@@ -59,7 +59,7 @@ def test_folder_without_certificates_makes_it_unreachable(close, tls, monkeypatc
 
 
 @contextmanager
-def no_more_files():
+def open_file_limit():
     """This process may open no more files, whichever are closed meanwhile: it has the first three.
 
     To call a new host closes an old connection, and so does whatever is collected as garbage.
@@ -72,10 +72,10 @@ def no_more_files():
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_too_many_open_files_make_it_unreachable(close):
+def test_too_many_open_files_raise_unreachable(close):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with no_more_files(), pytest.raises(OSVIUnreachable):
+        with open_file_limit(), pytest.raises(OSVIUnreachable):
             close(url, deadline=5)
 
 
@@ -99,14 +99,14 @@ def test_too_many_open_files_make_it_unreachable(close):
         "://",
     ],
 )
-def test_proxy_that_is_none_is_not_configured(close, monkeypatch, name, proxy):
+def test_invalid_proxy_raises_not_configured_or_unreachable(close, monkeypatch, name, proxy):
     monkeypatch.setenv(name, proxy)
     monkeypatch.setenv("NO_PROXY", "nothing.invalid")
     with pytest.raises((OSVINotConfigured, OSVIUnreachable)):
         close("https://127.0.0.1:1", deadline=5)
 
 
-def test_proxy_that_is_not_configured_shows_no_password(close, monkeypatch):
+def test_error_of_invalid_proxy_does_not_contain_password(close, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "ftp://me:secret@proxy:21")
     monkeypatch.setenv("NO_PROXY", "nothing.invalid")
     with pytest.raises(OSVINotConfigured) as caught:
@@ -117,14 +117,14 @@ def test_proxy_that_is_not_configured_shows_no_password(close, monkeypatch):
 
 @pytest.mark.osvi_allow_network
 @pytest.mark.parametrize("proxy", ["http://a..b:80", "socks5h://a..b:1080", "socks5h://.:1080"])
-def test_proxy_that_no_connection_can_go_to_makes_it_unreachable(close, monkeypatch, proxy):
+def test_proxy_with_invalid_host_raises_unreachable(close, monkeypatch, proxy):
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     monkeypatch.setenv("NO_PROXY", "nothing.invalid")
     with pytest.raises(OSVIUnreachable):
         close("https://127.0.0.1:1", deadline=5)
 
 
-def test_socks_proxy_without_pysocks_says_what_to_install(close, monkeypatch):
+def test_socks_proxy_without_pysocks_raises_error_with_pip_command(close, monkeypatch):
     def lacks(*args, **kwargs):
         # What requests has in its place then.
         raise requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
@@ -198,7 +198,7 @@ class SocksProxy(RawServer):
 
 
 @pytest.fixture
-def socks(monkeypatch, trusted, tls):
+def socks(monkeypatch, trusted_certificate, tls):
     """A SOCKS proxy that the environment names, and behind it a server with these replies."""
     monkeypatch.setenv("NO_PROXY", "nothing.invalid")
     with SocksProxy() as proxy:
@@ -214,7 +214,7 @@ def socks(monkeypatch, trusted, tls):
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h", "socks4", "socks4a", "SOCKS5H"])
-def test_call_through_a_socks_proxy_is_answered(close, socks, scheme):
+def test_call_through_socks_proxy_is_answered(close, socks, scheme):
     proxy = socks(scheme=scheme)
     for _each in range(3):
         assert close("https://localhost:7", deadline=5).summary == "Fine."
@@ -225,7 +225,7 @@ def test_call_through_a_socks_proxy_is_answered(close, socks, scheme):
 
 
 @pytest.mark.parametrize(("login", "error"), [("me:right@", None), ("me:wrong@", OSVIUnreachable)])
-def test_socks_proxy_that_asks_for_a_password_is_told_it(close, socks, login, error):
+def test_socks_proxy_with_password_accepts_right_password_only(close, socks, login, error):
     proxy = socks(login=login)
     proxy.password = b"right"
     if error is None:
@@ -236,7 +236,7 @@ def test_socks_proxy_that_asks_for_a_password_is_told_it(close, socks, login, er
 
 
 @pytest.mark.parametrize("scheme", ["socks5h", "socks4"])
-def test_socks_proxy_that_refuses_makes_it_unreachable(close, socks, scheme):
+def test_socks_proxy_that_refuses_raises_unreachable(close, socks, scheme):
     proxy = socks(scheme=scheme)
     proxy.status = 5
     with pytest.raises(OSVIUnreachable):
@@ -244,7 +244,7 @@ def test_socks_proxy_that_refuses_makes_it_unreachable(close, socks, scheme):
     assert proxy.target.calls == []
 
 
-def test_socks_proxy_that_is_away_makes_it_unreachable(close, monkeypatch):
+def test_socks_proxy_not_running_raises_unreachable(close, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     monkeypatch.setenv("HTTPS_PROXY", f"socks5h://127.0.0.1:{port}")
@@ -253,14 +253,14 @@ def test_socks_proxy_that_is_away_makes_it_unreachable(close, monkeypatch):
         close("https://127.0.0.1:7", deadline=5)
 
 
-def test_socks_proxy_that_hangs_ends_with_the_connect_timeout(close, socks, takes_at_most):
+def test_silent_socks_proxy_ends_at_connect_timeout(close, socks, takes_at_most):
     proxy = socks()
     proxy.before = lambda sock: proxy.stopping.wait(5)
-    with takes_at_most(PATIENCE), pytest.raises(OSVIUnreachable):
+    with takes_at_most(TIME_LIMIT), pytest.raises(OSVIUnreachable):
         close("https://127.0.0.1:7", connect_timeout=0.1, deadline=3)
 
 
-def test_socks_proxy_that_drips_ends_with_the_deadline(close, socks, takes_at_most):
+def test_slow_socks_proxy_ends_at_deadline(close, socks, takes_at_most):
     proxy = socks()
 
     def drip(sock):
@@ -269,18 +269,18 @@ def test_socks_proxy_that_drips_ends_with_the_deadline(close, socks, takes_at_mo
             sock.sendall(b"a")
 
     proxy.before = drip
-    with takes_at_most(PATIENCE), pytest.raises(OSVIUnreachable):
+    with takes_at_most(TIME_LIMIT), pytest.raises(OSVIUnreachable):
         close("https://127.0.0.1:7", deadline=0.4)
 
 
-def test_answer_through_a_socks_proxy_is_bounded_by_the_deadline(close, socks, takes_at_most):
+def test_slow_answer_through_socks_proxy_ends_at_deadline(close, socks, takes_at_most):
     def drip(call):
         call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n")
         call.drip(b"A" * 150)
 
     socks(close_response(), drip)
     assert close("https://127.0.0.1:7", deadline=5).summary == "Fine."
-    with takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+    with takes_at_most(TIME_LIMIT), pytest.raises(OSVINoAnswer):
         close("https://127.0.0.1:7", deadline=0.4)
 
 
@@ -303,7 +303,7 @@ MOCKED = "https://api.osvi.ai/chat_sessions/s-1/close_session"
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
 @pytest.mark.parametrize("library", ["responses", "requests_mock"])
-def test_error_of_a_mock_may_stand_for_what_was_sent(close, raised, error, library):
+def test_error_of_mock_counts_as_sent_unless_it_is_connect_timeout(close, raised, error, library):
     if library == "responses":
         with responses.RequestsMock() as mock:
             mock.post(MOCKED, body=raised)
@@ -316,7 +316,7 @@ def test_error_of_a_mock_may_stand_for_what_was_sent(close, raised, error, libra
                 close("https://api.osvi.ai")
 
 
-def test_error_of_a_mock_counts_as_before_after_a_call_that_was_not_sent(close):
+def test_error_of_mock_after_unreachable_call_counts_as_sent(close):
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     with pytest.raises(OSVIUnreachable):

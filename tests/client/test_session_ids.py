@@ -45,7 +45,7 @@ def sandbox():
         yield osvi
 
 
-def check_arrives(osvi, session_id, close_with):
+def assert_id_arrives(osvi, session_id, close_with):
     client = OSVIClient(token=TOKEN, base_url=osvi.url, close_with=close_with)
     osvi.requests.clear()
     client.send_close(session_id, agent_uuid="agent_1")
@@ -60,8 +60,8 @@ def check_arrives(osvi, session_id, close_with):
 
 @pytest.mark.parametrize("close_with", ["legacy", "v1"])
 @pytest.mark.parametrize("session_id", ODD)
-def test_an_odd_id_arrives_as_it_was(sandbox, session_id, close_with):
-    check_arrives(sandbox, session_id, close_with)
+def test_odd_session_id_arrives_unchanged_as_one_path_segment(sandbox, session_id, close_with):
+    assert_id_arrives(sandbox, session_id, close_with)
 
 
 @settings(
@@ -72,18 +72,18 @@ def test_an_odd_id_arrives_as_it_was(sandbox, session_id, close_with):
         st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1
     ).filter(lambda text: text not in {".", ".."})
 )
-def test_any_id_arrives_as_it_was(sandbox, session_id):
-    check_arrives(sandbox, session_id, "legacy")
+def test_any_session_id_arrives_unchanged_as_one_path_segment(sandbox, session_id):
+    assert_id_arrives(sandbox, session_id, "legacy")
 
 
-def test_an_odd_id_is_closed_and_compared(osvi, close):
+def test_close_with_odd_session_id_returns_same_id(osvi, close):
     osvi.add_session("a/b?c", agent_uuid="agent_1", summary="Fine.")
     assert close(osvi.url, "a/b?c").session_id == "a/b?c"
 
 
 @pytest.mark.parametrize("close_with", ["legacy", "v1"])
 @pytest.mark.parametrize("session_id", ["", ".", "..", "a\x00b", "\ud83d", "a\udfff"])
-def test_an_id_that_cannot_be_sent_is_refused_first(osvi, close, session_id, close_with):
+def test_close_with_unsendable_session_id_raises_invalid_input(osvi, close, session_id, close_with):
     with pytest.raises(InvalidInput) as caught:
         close(osvi.url, session_id, close_with=close_with)
     assert caught.value.field == "session_id"

@@ -30,7 +30,7 @@ def token():
 
 
 @pytest.fixture
-def fails(close, everything_shown, token):
+def close_fails(close, everything_shown, token):
     """Close and fail with such an error, of which nothing shows the secret."""
 
     def _fails(url, error, secret="", **options):
@@ -60,37 +60,39 @@ def fails(close, everything_shown, token):
     ],
     ids=lambda value: getattr(value, "__name__", None) or repr(value)[:40],
 )
-def test_no_failure_of_a_call_shows_it(osvi, token, fails, fault, error):
+def test_error_of_failed_call_does_not_contain_token(osvi, token, close_fails, fault, error):
     osvi.token = token
     osvi.script("s-1", fault)
-    raised = fails(osvi.url, error, read_timeout=0.2)
+    raised = close_fails(osvi.url, error, read_timeout=0.2)
     assert raised.__cause__ is None
     assert raised.__context__ is None
     assert osvi.requests[0].headers["API-Token"] == token
 
 
-def test_a_refused_connection_does_not_show_it(fails):
+def test_error_of_refused_connection_does_not_contain_token(close_fails):
     with socket.create_server(("127.0.0.1", 0)) as gone:
         url = f"http://127.0.0.1:{gone.getsockname()[1]}"
-    fails(url, OSVIUnreachable, deadline=5)
+    close_fails(url, OSVIUnreachable, deadline=5)
 
 
-def test_a_certificate_error_does_not_show_it(fails, tls):
+def test_certificate_error_does_not_contain_token(close_fails, tls):
     with RawServer(context=tls) as server:
-        fails(server.url, OSVIUnreachable)
+        close_fails(server.url, OSVIUnreachable)
 
 
 @pytest.mark.parametrize(
     "odd", ["{}\n", "{}\r\nX: y", "{} ", "{}é", "{}\u4e2d", "{}\x00", "{}\ud83d", "{}\x7f"]
 )
-def test_a_token_that_cannot_be_sent_is_not_shown(osvi, token, fails, odd):
-    raised = fails(osvi.url, OSVINotConfigured, token=odd.format(token))
+def test_error_of_unsendable_token_does_not_contain_token(osvi, token, close_fails, odd):
+    raised = close_fails(osvi.url, OSVINotConfigured, token=odd.format(token))
     assert "a character that a token cannot have" in str(raised)
     assert osvi.requests == []
 
 
 @pytest.mark.parametrize("odd", ["{}\n", "{}é", "a.dotted.path.to.{}", "a.{}.b"])
-def test_nor_is_it_where_it_stands_in_the_settings(osvi, token, everything_shown, odd):
+def test_error_of_unusable_token_in_settings_does_not_contain_token(
+    osvi, token, everything_shown, odd
+):
     account = {"API_TOKEN": odd.format(f"t{token}"), "BASE_URL": osvi.url}
     with override_settings(OSVI={"default": account}):
         with pytest.raises(OSVINotConfigured) as caught:
@@ -107,16 +109,18 @@ def test_nor_is_it_where_it_stands_in_the_settings(osvi, token, everything_shown
         {"deadline": 0},
     ],
 )
-def test_a_client_that_cannot_be_made_does_not_show_it(token, fails, options):
-    fails("https://api.osvi.ai", OSVINotConfigured, **options)
+def test_error_of_unusable_client_option_does_not_contain_token(token, close_fails, options):
+    close_fails("https://api.osvi.ai", OSVINotConfigured, **options)
 
 
 @pytest.mark.parametrize("kind", [KeyError, RuntimeError, ImproperlyConfigured, OSVINotConfigured])
-def test_a_callable_that_fails_does_not_show_it(osvi, token, fails, everything_shown, kind):
+def test_error_of_failing_token_callable_does_not_contain_token(
+    osvi, token, close_fails, everything_shown, kind
+):
     def vault():
         raise kind(f"Cannot renew {token}")
 
-    raised = fails(osvi.url, OSVINotConfigured, token=vault)
+    raised = close_fails(osvi.url, OSVINotConfigured, token=vault)
     assert str(raised).endswith(f"its callable raised {kind.__name__}.")
     with override_settings(OSVI={"default": {"API_TOKEN": vault, "BASE_URL": osvi.url}}):
         with pytest.raises(OSVINotConfigured) as caught:
@@ -126,21 +130,21 @@ def test_a_callable_that_fails_does_not_show_it(osvi, token, fails, everything_s
     assert osvi.requests == []
 
 
-def test_a_callable_that_returns_junk_does_not_show_it(osvi, token, fails):
-    raised = fails(osvi.url, OSVINotConfigured, token=lambda: [token])
+def test_error_of_token_callable_returning_junk_does_not_contain_token(osvi, token, close_fails):
+    raised = close_fails(osvi.url, OSVINotConfigured, token=lambda: [token])
     assert "is not text" in str(raised)
 
 
-def test_a_refusal_that_quotes_it_is_scrubbed(osvi, token, fails):
+def test_reason_that_quotes_token_is_scrubbed(osvi, token, close_fails):
     osvi.script("s-1", Status(422, errors=(f"No such token: {token}!",)))
-    raised = fails(osvi.url, OSVIRejected)
+    raised = close_fails(osvi.url, OSVIRejected)
     assert raised.reason == "No such token: [API token]!"
 
 
-def test_headers_that_quote_it_and_cannot_be_parsed_are_not_logged(token, fails):
+def test_unparsable_headers_that_quote_token_are_not_logged(token, close_fails):
     reply = b"HTTP/1.1 401 X\r\nContent-Length: 0\r\nno such token %s\r\n\r\n" % token.encode()
     with RawServer(reply) as server:
-        fails(server.url, OSVIRejected)
+        close_fails(server.url, OSVIRejected)
 
 
 @pytest.mark.parametrize(
@@ -157,14 +161,14 @@ def test_headers_that_quote_it_and_cannot_be_parsed_are_not_logged(token, fails)
         ("a.c.e.g.i.k.m.o.", '"a.c.e.g.i.k.m.o."'),
     ],
 )
-def test_a_body_that_quotes_it_is_scrubbed_however_it_is_written(make_client, token, quote):
+def test_body_that_quotes_token_in_any_spelling_is_scrubbed(make_client, token, quote):
     body = b'{"success": false, "error": %s, "more": %s}' % (quote.encode(), quote.encode())
     with RawServer(http_response(body, status=422)) as server:
         answer = make_client(server.url, token=token).send_close("s-1", agent_uuid="agent_1")
     assert answer.body == b'{"success": false, "error": "[API token]", "more": "[API token]"}'
 
 
-def test_only_the_token_itself_is_scrubbed(make_client):
+def test_body_with_similar_text_or_short_token_is_not_scrubbed(make_client):
     with RawServer(http_response(b"axcxexgxixkxmxox short")) as server:
         client = make_client(server.url, token="a.c.e.g.i.k.m.o.")
         assert client.send_close("s-1", agent_uuid="x").body == b"axcxexgxixkxmxox short"
@@ -172,7 +176,7 @@ def test_only_the_token_itself_is_scrubbed(make_client):
         assert client.send_close("s-1", agent_uuid="x").body == b"axcxexgxixkxmxox short"
 
 
-def test_the_cut_of_a_long_body_leaves_no_part_of_it(make_client, token):
+def test_truncated_body_contains_no_part_of_token(make_client, token):
     body = (b" " * (MAX_BODY - 9) + token.encode()).ljust(MAX_BODY + 200_000)
     with RawServer(http_response(body)) as server:
         client = make_client(server.url, token=token, deadline=5)
@@ -181,7 +185,7 @@ def test_the_cut_of_a_long_body_leaves_no_part_of_it(make_client, token):
     assert answer.body.strip() == b"[API token]"[:9]
 
 
-def test_a_body_full_of_it_stays_below_the_cap(make_client):
+def test_body_full_of_tokens_stays_within_maximum_size(make_client):
     with RawServer(http_response(b"8 chars!" * 200_000)) as server:
         client = make_client(server.url, token="8_chars!", deadline=5)
         assert len(client.send_close("s-1", agent_uuid="x").body) == 1_600_000
@@ -190,7 +194,7 @@ def test_a_body_full_of_it_stays_below_the_cap(make_client):
         assert len(client.send_close("s-1", agent_uuid="x").body) == MAX_BODY
 
 
-def test_success_does_not_show_it_either(osvi, token, make_client, caplog, everything_shown):
+def test_successful_close_does_not_show_token(osvi, token, make_client, caplog, everything_shown):
     osvi.token = token
     osvi.add_session("s-1", agent_uuid="agent_1")
     client = make_client(osvi.url, token=token)
@@ -201,7 +205,7 @@ def test_success_does_not_show_it_either(osvi, token, make_client, caplog, every
     assert token not in shown
 
 
-def test_the_log_names_the_call_and_its_outcome(osvi, close, caplog):
+def test_log_of_call_contains_path_and_outcome_but_no_summary(osvi, close, caplog):
     caplog.set_level("INFO", logger="osvi_django")
     osvi.add_session("s-1", agent_uuid="agent_1", summary="Wanted a refund.")
     osvi.script("s-1", Drop())
@@ -214,7 +218,7 @@ def test_the_log_names_the_call_and_its_outcome(osvi, close, caplog):
     assert "refund" not in caplog.text
 
 
-def test_a_name_of_an_error_of_the_wire_is_logged_with_what_it_hides(close, caplog):
+def test_log_of_unreachable_contains_names_of_nested_errors(close, caplog):
     caplog.set_level("INFO", logger="osvi_django")
     with socket.create_server(("127.0.0.1", 0)) as gone:
         url = f"http://127.0.0.1:{gone.getsockname()[1]}"

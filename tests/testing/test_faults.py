@@ -25,14 +25,14 @@ def read_until_silent(sock):
 
 
 class TestScript:
-    def test_faults_are_played_in_turn_and_then_all_is_well(self, osvi, client, chat):
+    def test_script_plays_faults_in_order_and_then_answers_normally(self, osvi, client, chat):
         osvi.script(chat.id, Status(429), Status(503))
         osvi.script(chat.id, Status(500))
         statuses = [client.close(chat).status_code for _ in range(4)]
         assert statuses == [429, 503, 500, 200]
         assert (osvi.closes(chat.id), osvi.close_requests(chat.id)) == (1, 4)
 
-    def test_other_sessions_are_untouched(self, osvi, client, chat):
+    def test_script_for_one_session_does_not_affect_others(self, osvi, client, chat):
         osvi.script(chat.id, Status(500))
         assert client.close(osvi.add_session()).status_code == 200
         assert client.close(chat).status_code == 500
@@ -48,7 +48,7 @@ class TestScript:
             ("/v1/chat/session/s-1/support", {"command": "takeover"}),
         ],
     )
-    def test_any_call_that_names_the_session_meets_it(self, osvi, client, path, body):
+    def test_script_for_session_applies_to_any_call_that_names_it(self, osvi, client, path, body):
         chat = osvi.add_session("s-1", customer_id="+1")
         before = chat.as_json()
         osvi.script("s-1", Status(503))
@@ -57,14 +57,14 @@ class TestScript:
         assert (chat.as_json(), chat.messages) == (before, [])
         assert client.post(path, **body).status_code == 200
 
-    def test_none_stands_for_the_calls_that_name_no_session(self, osvi, client, chat):
+    def test_script_for_none_applies_to_calls_without_session(self, osvi, client, chat):
         osvi.script(None, Status(500))
         query = {"customer_id": chat.customer_id, "agent_uuid": chat.agent_uuid}
         assert client.close(osvi.add_session()).status_code == 200
         assert client.get("/v1/chat/session/active", **query).status_code == 500
         assert client.get("/v1/chat/session/active", **query).status_code == 200
 
-    def test_a_close_with_a_wrong_token_closes_nothing(self, osvi, client, chat):
+    def test_close_with_wrong_token_and_closing_fault_closes_nothing(self, osvi, client, chat):
         osvi.script(chat.id, Status(500, close=True))
         assert client.close(chat, token="wrong-token-1234").status_code == 500
         assert chat.status == "active"
@@ -82,19 +82,19 @@ class TestStatus:
             (Status(200, error="No"), {"success": False, "error": "No"}),
         ],
     )
-    def test_envelope(self, osvi, client, chat, fault, body):
+    def test_status_answers_with_envelope_of_osvi(self, osvi, client, chat, fault, body):
         osvi.script(chat.id, fault)
         answer = client.close(chat)
         assert (answer.status_code, answer.json()) == (fault.code, body)
         assert "Retry-After" not in answer.headers
         assert (chat.status, osvi.answered_summaries) == ("active", {})
 
-    def test_raw_body(self, osvi, client, chat):
+    def test_status_with_body_answers_with_raw_body(self, osvi, client, chat):
         osvi.script(chat.id, Status(502, body=b"<html>Bad gateway"))
         assert client.close(chat).content == b"<html>Bad gateway"
 
     @pytest.mark.parametrize("code", [204, 304])
-    def test_the_connection_survives_an_answer_without_a_body(self, osvi, chat, code):
+    def test_status_without_body_keeps_connection(self, osvi, chat, code):
         osvi.script(chat.id, Status(code))
         connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
         for status in (code, 200):
@@ -105,11 +105,11 @@ class TestStatus:
         connection.close()
 
     @pytest.mark.parametrize("value", [3, "Wed, 21 Oct 2026 07:28:00 GMT", "soon"])
-    def test_retry_after(self, osvi, client, chat, value):
+    def test_status_with_retry_after_sends_header(self, osvi, client, chat, value):
         osvi.script(chat.id, Status(429, retry_after=value))
         assert client.close(chat).headers["Retry-After"] == str(value)
 
-    def test_it_can_close_first(self, osvi, client, chat):
+    def test_status_with_close_closes_session_first(self, osvi, client, chat):
         osvi.script(chat.id, Status(500, close=True))
         assert client.close(chat).status_code == 500
         assert (chat.status, osvi.closes(chat.id), osvi.answered_summaries) == ("closed", 1, {})
@@ -117,7 +117,7 @@ class TestStatus:
 
 class TestDrop:
     @pytest.mark.parametrize(("after_closing", "status"), [(False, "active"), (True, "closed")])
-    def test_the_connection_ends_without_an_answer(self, osvi, chat, after_closing, status):
+    def test_drop_ends_connection_without_answer(self, osvi, chat, after_closing, status):
         osvi.script(chat.id, Drop(after_closing=after_closing))
         connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
         send_close(connection, osvi, chat)
@@ -126,7 +126,7 @@ class TestDrop:
         connection.close()
         assert (chat.status, osvi.answered_summaries) == (status, {})
 
-    def test_it_can_end_with_a_reset(self, osvi, chat):
+    def test_drop_with_reset_resets_connection(self, osvi, chat):
         osvi.script(chat.id, Drop(reset=True))
         connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
         send_close(connection, osvi, chat)
@@ -138,13 +138,15 @@ class TestDrop:
 
 class TestHang:
     @pytest.mark.parametrize(("after_closing", "status"), [(False, "active"), (True, "closed")])
-    def test_nothing_comes_and_the_client_gives_up(self, osvi, client, chat, after_closing, status):
+    def test_hang_sends_nothing_until_client_times_out(
+        self, osvi, client, chat, after_closing, status
+    ):
         osvi.script(chat.id, Hang(after_closing=after_closing))
         with pytest.raises(requests.ReadTimeout):
             client.close(chat, timeout=0.1)
         assert (chat.status, osvi.answered_summaries) == (status, {})
 
-    def test_it_ends_without_an_answer(self, osvi, client, chat):
+    def test_hang_with_seconds_ends_without_answer(self, osvi, client, chat):
         osvi.script(chat.id, Hang(seconds=0.1))
         started = time.monotonic()
         with pytest.raises(requests.ConnectionError, match="without response"):
@@ -154,7 +156,7 @@ class TestHang:
 
 class TestDrip:
     @pytest.mark.parametrize("part", ["body", "headers"])
-    def test_the_answer_is_correct_and_slow(self, osvi, client, chat, part):
+    def test_drip_sends_correct_answer_slowly(self, osvi, client, chat, part):
         osvi.script(chat.id, Drip(part, interval=0.001))
         started = time.monotonic()
         answer = client.close(chat)
@@ -163,7 +165,7 @@ class TestDrip:
         assert osvi.answered_summaries == {chat.id: chat.summary}
 
     @pytest.mark.parametrize(("part", "first"), [("headers", b"H"), ("body", None)])
-    def test_it_drips_the_part_that_was_named(self, osvi, chat, part, first):
+    def test_drip_of_part_sends_only_that_part_slowly(self, osvi, chat, part, first):
         osvi.script(chat.id, Drip(part, interval=60))
         connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=0.2)
         send_close(connection, osvi, chat)
@@ -173,18 +175,18 @@ class TestDrip:
         assert seen == first or (first is None and seen.endswith(b"\r\n\r\n{"))
         assert osvi.answered_summaries == {}
 
-    def test_no_single_read_is_slow(self, osvi, client, chat):
+    def test_drip_does_not_exceed_read_timeout_of_client(self, osvi, client, chat):
         osvi.script(chat.id, Drip(interval=0.02))
         started = time.monotonic()
         assert client.close(chat, timeout=1).ok
         assert time.monotonic() - started > 1
 
-    def test_it_can_close_nothing(self, osvi, client, chat):
+    def test_drip_without_close_leaves_session_open(self, osvi, client, chat):
         osvi.script(chat.id, Drip(interval=0.001, close=False))
         answer = client.close(chat)
         assert (answer.status_code, chat.status) == (503, "active")
 
-    def test_it_ends_when_the_client_goes_away(self, osvi, chat, monkeypatch):
+    def test_drip_ends_when_client_disconnects(self, osvi, chat, monkeypatch):
         osvi.script(chat.id, Drip(interval=0.01))
         ended = []
         monkeypatch.setattr(osvi._server, "handle_error", lambda *args: ended.append(args))
@@ -196,7 +198,7 @@ class TestDrip:
         wait_until(lambda: ended)
         assert osvi.answered_summaries == {}
 
-    def test_it_ends_when_the_sandbox_stops(self, osvi, client, chat):
+    def test_drip_ends_when_sandbox_stops(self, osvi, client, chat):
         osvi.script(chat.id, Drip(interval=60))
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(client.close, chat)
@@ -208,21 +210,21 @@ class TestDrip:
 
 
 class TestJunk:
-    def test_by_default_it_is_a_page_with_status_200(self, osvi, client, chat):
+    def test_junk_by_default_is_html_page_with_status_200(self, osvi, client, chat):
         osvi.script(chat.id, Junk())
         answer = client.close(chat)
         assert (answer.status_code, answer.content) == (200, b"<html>")
         assert answer.headers["Content-Type"] == "text/html"
         assert (chat.status, osvi.answered_summaries) == ("closed", {})
 
-    def test_the_encoding_is_a_claim_only(self, osvi, client, chat):
+    def test_junk_with_encoding_sets_header_without_encoding_body(self, osvi, client, chat):
         osvi.script(chat.id, Junk(gzip.compress(b"x" * 1000), encoding="gzip"))
         assert client.close(chat).content == b"x" * 1000
         osvi.script(chat.id, Junk(b"plain", encoding="gzip", close=False))
         with pytest.raises(requests.exceptions.ContentDecodingError):
             client.close(chat)
 
-    def test_it_can_close_nothing_and_have_any_status(self, osvi, client, chat):
+    def test_junk_without_close_leaves_session_open(self, osvi, client, chat):
         osvi.script(chat.id, Junk(status=502, close=False))
         assert client.close(chat).status_code == 502
         assert chat.status == "active"
@@ -230,13 +232,13 @@ class TestJunk:
 
 class TestRedirect:
     @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-    def test_it_names_another_address(self, osvi, client, chat, code):
+    def test_redirect_sends_location_and_leaves_session_open(self, osvi, client, chat, code):
         osvi.script(chat.id, Redirect("http://127.0.0.1:9/", code=code))
         answer = client.close(chat)
         assert (answer.status_code, answer.headers["Location"]) == (code, "http://127.0.0.1:9/")
         assert chat.status == "active"
 
-    def test_it_can_close_first(self, osvi, client, chat):
+    def test_redirect_with_close_closes_session_first(self, osvi, client, chat):
         osvi.script(chat.id, Redirect("/elsewhere", close=True))
         assert client.close(chat).status_code == 302
         assert chat.status == "closed"
@@ -244,26 +246,26 @@ class TestRedirect:
 
 class TestOddSummary:
     @pytest.mark.parametrize("value", [None, 42, "", ["a"], {"text": "a"}, True])
-    def test_the_summary_is_that_value(self, osvi, client, chat, value):
+    def test_odd_summary_sends_value_as_summary(self, osvi, client, chat, value):
         osvi.script(chat.id, OddSummary(value))
         data = client.close(chat).json()["data"]
         assert data == {"session_id": chat.id, "summary": value}
         assert (chat.status, osvi.answered_summaries) == ("closed", {})
 
-    def test_missing_leaves_no_key(self, osvi, client, chat):
+    def test_odd_summary_missing_sends_no_summary_key(self, osvi, client, chat):
         osvi.script(chat.id, OddSummary(MISSING))
         assert client.close(chat).json()["data"] == {"session_id": chat.id}
 
-    def test_a_text_counts_as_handed_out(self, osvi, client, chat):
+    def test_odd_summary_text_is_recorded_as_answered(self, osvi, client, chat):
         osvi.script(chat.id, OddSummary("a\u0000b"))
         client.close(chat)
         assert osvi.answered_summaries == {chat.id: "a\u0000b"}
 
-    def test_a_lone_surrogate_travels(self, osvi, client, chat):
+    def test_odd_summary_with_lone_surrogate_is_sent_unchanged(self, osvi, client, chat):
         osvi.script(chat.id, OddSummary("a\ud800"))
         assert json.loads(client.close(chat).content)["data"]["summary"] == "a\ud800"
 
-    def test_a_refusal_stays_as_it_is(self, osvi, client, chat):
+    def test_odd_summary_does_not_change_refusal(self, osvi, client, chat):
         osvi.script(chat.id, OddSummary(42))
         answer = client.close(chat, token="wrong-token-1234")
         assert answer.json() == {"success": False, "error": "Invalid API token"}

@@ -87,19 +87,19 @@ def mocked(request, tmp_path):
     return ways[request.param]
 
 
-def test_close_by_the_service_is_intercepted(mocked, session):
+def test_close_by_service_is_intercepted_by_mock(mocked, session):
     with mocked("POST", "/chat_sessions/s-1/close_session", answer(summary=SUMMARY)):
         result = close_session(session)
     assert result.summary.text == SUMMARY
 
 
-def test_close_over_rest_is_intercepted(mocked, session, api):
+def test_close_over_rest_is_intercepted_by_mock(mocked, session, api):
     with mocked("POST", "/chat_sessions/s-1/close_session", answer(summary=SUMMARY)):
         response = api.post("/api/osvi/sessions/s-1/close/", {}, format="json")
     assert (response.status_code, response.data["summary"]) == (200, SUMMARY)
 
 
-def test_close_the_v1_way_is_intercepted(mocked, session, settings):
+def test_close_with_v1_call_is_intercepted_by_mock(mocked, session, settings):
     settings.OSVI["default"]["CLOSE_WITH"] = "v1"
     told = answer(state="ok", command="close")
     with mocked("POST", "/v1/chat/session/s-1/support", told):
@@ -117,15 +117,13 @@ def server(settings):
     assert running.connections == 0
 
 
-def test_vcrpy_that_may_not_record_lets_nothing_out(session, server, tmp_path):
+def test_vcrpy_without_recording_sends_nothing(session, server, tmp_path):
     cassette = vcr.use_cassette(str(tmp_path / "empty.yaml"), record_mode="none")
     with cassette, pytest.raises(CannotOverwriteExistingCassetteException):
         close_session(session)
 
 
-def test_vcrpy_that_may_not_record_lets_nothing_out_on_a_used_connection(
-    session, tmp_path, settings
-):
+def test_vcrpy_without_recording_sends_nothing_on_reused_connection(session, tmp_path, settings):
     other = ChatSessionFactory(session_id="s-2", agent=session.agent)
     with RawServer(close_response("s-1"), close_response("s-2")) as running:
         settings.OSVI = {"default": {"API_TOKEN": "token-of-the-host", "BASE_URL": running.url}}
@@ -136,7 +134,7 @@ def test_vcrpy_that_may_not_record_lets_nothing_out_on_a_used_connection(
         assert len(running.calls) == 1
 
 
-def test_vcrpy_records_and_plays_what_the_sandbox_answers(session, tmp_path, settings, mirrored):
+def test_vcrpy_records_and_replays_answers_of_sandbox(session, tmp_path, settings, mirrored):
     with OSVISandbox() as osvi:
         settings.OSVI = {"default": {"API_TOKEN": osvi.token, "BASE_URL": osvi.url}}
         osvi.add_session(session_id="s-1", agent_uuid="agent_1", summary=SUMMARY)
@@ -153,14 +151,14 @@ def test_vcrpy_records_and_plays_what_the_sandbox_answers(session, tmp_path, set
         assert close_session(other).summary.text == "Not recorded."
 
 
-def test_vcrpy_that_may_record_is_refused_other_machines(session, tmp_path):
+def test_vcrpy_that_records_cannot_reach_other_machines(session, tmp_path):
     with vcr.use_cassette(str(tmp_path / "new.yaml")), pytest.raises(NetworkRefused):
         close_session(session)
     session.refresh_from_db()
     assert session.status == ChatSession.Status.ACTIVE
 
 
-def let_through_by_responses():
+def responses_with_passthrough():
     mock = responses.RequestsMock()
     mock.add_passthru(REAL)
     return mock
@@ -169,13 +167,13 @@ def let_through_by_responses():
 @pytest.mark.parametrize(
     "mock",
     [
-        let_through_by_responses,
+        responses_with_passthrough,
         lambda: requests_mock.Mocker(real_http=True),
         lambda: pook.use(network=True),
     ],
     ids=["responses", "requests_mock", "pook"],
 )
-def test_a_mock_that_lets_calls_through_is_refused_other_machines(session, mock):
+def test_mock_with_passthrough_cannot_reach_other_machines(session, mock):
     with mock(), pytest.raises(NetworkRefused):
         close_session(session)
     session.refresh_from_db()
@@ -191,6 +189,6 @@ def test_a_mock_that_lets_calls_through_is_refused_other_machines(session, mock)
     ],
     ids=["responses", "requests_mock", "pook"],
 )
-def test_a_mock_without_an_answer_lets_nothing_out(session, server, mock, error):
+def test_mock_without_answer_sends_nothing(session, server, mock, error):
     with mock(), pytest.raises(error):
         close_session(session)

@@ -21,7 +21,7 @@ from tests.helpers.raw_server import RawServer, close_response
 pytest_plugins = ["pytester"]
 
 
-def test_the_default_account_points_at_the_sandbox(osvi_sandbox, settings):
+def test_sandbox_fixture_points_default_account_at_sandbox(osvi_sandbox, settings):
     account = settings.OSVI["default"]
     assert account["BASE_URL"] == osvi_sandbox.url
     headers = {"API-Token": account["API_TOKEN"]}
@@ -38,7 +38,7 @@ def configured(settings):
     }
 
 
-def test_what_else_is_configured_stays(configured, osvi_sandbox, settings):
+def test_sandbox_fixture_keeps_other_settings(configured, osvi_sandbox, settings):
     default = dict(settings.OSVI["default"])
     assert not default.pop("SPOOL_DIR").exists()
     assert default == {
@@ -55,15 +55,17 @@ def unconfigured(settings):
     del settings.OSVI
 
 
-def test_a_project_that_has_configured_nothing(unconfigured, osvi_sandbox, settings):
+def test_sandbox_fixture_without_osvi_setting_adds_default_account(
+    unconfigured, osvi_sandbox, settings
+):
     assert set(settings.OSVI) == {"default"}
 
 
-def test_django_sees_it(osvi_sandbox):
+def test_sandbox_fixture_changes_django_settings(osvi_sandbox):
     assert django_settings.OSVI["default"]["BASE_URL"] == osvi_sandbox.url
 
 
-def test_the_sandbox_ends_with_its_test(pytester):
+def test_sandbox_fixture_stops_sandbox_after_test(pytester):
     """Run by a pytest of its own, with the plugin found by its entry point."""
     pytester.makeconftest(
         """
@@ -124,7 +126,7 @@ def run(pytester):
 @pytest.mark.parametrize(
     "url", ["https://192.0.2.1", "https://api.osvi.ai", "https://[2001:db8::1]"]
 )
-def test_a_call_to_another_machine_fails_the_test_and_says_how_to_allow_it(run, url):
+def test_call_to_other_machine_fails_test_with_hint_to_mark(run, url):
     result = run(
         f"""
     def test_one():
@@ -136,7 +138,7 @@ def test_a_call_to_another_machine_fails_the_test_and_says_how_to_allow_it(run, 
     result.stdout.fnmatch_lines(["*osvi_allow_network = true*"])
 
 
-def test_a_call_that_is_made_by_a_fixture_is_refused(run):
+def test_call_to_other_machine_in_fixture_is_an_error(run):
     result = run(
         """
     @pytest.fixture
@@ -160,19 +162,19 @@ ALLOWED = """
 MARK = "\n    @pytest.mark.osvi_allow_network"
 
 
-def test_a_test_that_is_marked_may_call(run):
+def test_call_to_other_machine_in_marked_test_is_allowed(run):
     run(
         "\n    @pytest.mark.osvi_allow_network" + ALLOWED, "addopts = --strict-markers"
     ).assert_outcomes(passed=1)
 
 
-def test_the_mark_of_one_test_is_not_that_of_the_next(run):
+def test_mark_of_one_test_does_not_affect_next_test(run):
     run(MARK + ALLOWED + ALLOWED.replace("test_one", "test_two")).assert_outcomes(
         passed=1, failed=1
     )
 
 
-def test_the_option_allows_all_tests(run):
+def test_allow_network_option_allows_all_tests(run):
     run(ALLOWED, "osvi_allow_network = true").assert_outcomes(passed=1)
 
 
@@ -197,18 +199,18 @@ def test_the_option_allows_all_tests(run):
     ],
     ids=["handled", "thread"],
 )
-def test_a_refusal_that_other_code_handles_fails_the_test(run, tests):
+def test_refusal_handled_by_other_code_fails_test(run, tests):
     result = run(tests)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*osvi_allow_network*"])
 
 
-def test_a_refusal_that_the_test_expects_is_no_failure(run):
+def test_refusal_expected_by_test_does_not_fail_test(run):
     expected = ALLOWED.replace("OSVIUnreachable", "Exception")
     run(expected).assert_outcomes(passed=1)
 
 
-def test_a_run_inside_a_run_leaves_the_outer_limit_in_place(run):
+def test_inner_pytest_run_leaves_limit_of_outer_run(run):
     run(ALLOWED, "osvi_allow_network = true").assert_outcomes(passed=1)
     assert os.environ["OSVI_LOOPBACK_ONLY"] == "1"
     with pytest.raises(NetworkRefused):
@@ -220,7 +222,7 @@ def refused_call(**options):
     return OSVIClient(token="a" * 16, **options).close_session("s-1", agent_uuid="agent_1")
 
 
-def test_a_program_that_a_test_starts_is_refused_other_machines_too():
+def test_program_started_by_test_cannot_reach_other_machines():
     program = (
         "from osvi_django.client import OSVIClient\n"
         "client = OSVIClient(token='a' * 16, base_url='https://192.0.2.1')\n"
@@ -232,7 +234,7 @@ def test_a_program_that_a_test_starts_is_refused_other_machines_too():
     assert "Unset the environment variable OSVI_LOOPBACK_ONLY" in result.stderr
 
 
-def test_a_proxy_on_this_machine_leads_to_no_other_machine(monkeypatch):
+def test_call_to_other_machine_through_local_proxy_is_refused(monkeypatch):
     with RawServer(close_response()) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         with pytest.raises(NetworkRefused, match=r"192\.0\.2\.1"):
@@ -240,7 +242,7 @@ def test_a_proxy_on_this_machine_leads_to_no_other_machine(monkeypatch):
         assert proxy.connections == 0
 
 
-def test_a_proxy_elsewhere_is_not_asked(monkeypatch):
+def test_call_through_proxy_on_other_machine_is_refused(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://192.0.2.7:3128")
     with pytest.raises(NetworkRefused, match=r"192\.0\.2\.7"):
         refused_call(base_url="https://osvi.invalid")
@@ -253,7 +255,7 @@ def session(settings, db):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_session_whose_close_is_refused_is_as_it_was(session):
+def test_refused_close_leaves_session_unchanged(session):
     with pytest.raises(NetworkRefused) as caught:
         close_session(session)
     session.refresh_from_db()
@@ -264,7 +266,7 @@ def test_a_session_whose_close_is_refused_is_as_it_was(session):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_job_whose_closes_are_refused_pauses_with_its_sessions_as_they_were(session):
+def test_job_with_refused_closes_pauses_with_sessions_unchanged(session):
     job = create_close_job([session], start=False)
     job = run_close_job(job.pk)
     refusals.clear()  # else this test would fail by them, as it should
@@ -273,14 +275,14 @@ def test_a_job_whose_closes_are_refused_pauses_with_its_sessions_as_they_were(se
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_view_that_is_refused_answers_so_and_is_noticed(session, api):
+def test_view_with_refused_call_answers_503_and_records_refusal(session, api):
     response = api.post("/api/osvi/sessions/s-1/close/", {}, format="json")
     assert response.status_code == 503
     assert [error.host for error in refusals] == ["192.0.2.1"]
     refusals.clear()
 
 
-def test_a_wait_that_osvi_asks_for_ends_with_the_test(run):
+def test_throttle_state_is_reset_after_each_test(run):
     result = run(
         """
     from osvi_django.exceptions import OSVIThrottled

@@ -24,7 +24,7 @@ from osvi_django.testing.conversations import CONVERSATIONS
 from tests.helpers.waiting import wait_until
 
 VENDOR_PAGE = Path(__file__).parent.parent / "vendor" / "end_chat_session.yaml"
-SOON = 10  # seconds, for what must not wait for connections that hang for a minute
+STOP_TIME_LIMIT = 10  # seconds, for what must not wait for connections that hang for a minute
 SESSION_KEYS = {
     "id", "chat_agent_id", "account_id", "customer_id", "mode", "help_requested", "status",
     "current_state", "metadata", "active_human", "created_at", "updated_at",
@@ -71,7 +71,7 @@ def data_of(answer):
 
 
 class TestLegacyClose:
-    def test_close_is_answered_as_the_vendors_page_says(self, client, chat):
+    def test_close_answers_as_vendor_page_documents(self, client, chat):
         answer = client.close(chat)
 
         assert_valid(answer, "200")
@@ -79,33 +79,33 @@ class TestLegacyClose:
         assert answer.headers["Content-Type"].startswith("application/json")
         assert chat.status == "closed"
 
-    def test_a_strange_summary_fails_the_vendors_schema(self, osvi, client):
+    def test_vendor_schema_rejects_summary_of_wrong_type(self, osvi, client):
         chat = osvi.add_session(summary=None)
         errors = Draft202012Validator(vendor_schema("200")).iter_errors(client.close(chat).json())
         assert [list(error.path) for error in errors] == [["data", "summary"]]
 
     @pytest.mark.parametrize("token", ["wrong-token-1234", "sandbox-token-1"])
-    def test_a_wrong_token_is_refused_and_closes_nothing(self, osvi, client, chat, token):
+    def test_close_with_wrong_token_answers_401_and_closes_nothing(self, osvi, client, chat, token):
         answer = client.close(chat, token=token)
 
         assert_valid(answer, "401")
         assert answer.json() == {"success": False, "error": "Invalid API token"}
         assert (chat.status, osvi.closes(chat.id), osvi.close_requests(chat.id)) == ("active", 0, 1)
 
-    def test_a_missing_token_is_refused(self, osvi):
+    def test_call_without_token_answers_401(self, osvi):
         answer = requests.get(f"{osvi.url}/v1/active_agents", timeout=5)
         assert_valid(answer, "401")
 
-    def test_an_unknown_session_is_not_found(self, client):
+    def test_close_of_unknown_session_answers_404(self, client):
         answer = client.post("/chat_sessions/nobody/close_session", agent_uuid="agent_demo")
         assert_refused(answer, 404, "Session not found")
 
-    def test_another_agents_session_is_not_found(self, client, chat):
+    def test_close_with_other_agent_answers_404(self, client, chat):
         answer = client.post(f"/chat_sessions/{chat.id}/close_session", agent_uuid="agent_other")
         assert_refused(answer, 404, "Session not found")
         assert chat.status == "active"
 
-    def test_a_quoted_session_id_is_understood(self, osvi, client):
+    def test_close_with_quoted_session_id_closes_session(self, osvi, client):
         chat = osvi.add_session("a/b ?ü")
         answer = client.post(
             "/chat_sessions/a%2Fb%20%3F%C3%BC/close_session", agent_uuid=chat.agent_uuid
@@ -113,7 +113,7 @@ class TestLegacyClose:
         assert data_of(answer)["session_id"] == "a/b ?ü"
         assert osvi.requests[-1].path == "/chat_sessions/a%2Fb%20%3F%C3%BC/close_session"
 
-    def test_older_answers_carry_a_second_success(self, osvi, client, chat):
+    def test_legacy_answers_with_inner_success_contain_second_success(self, osvi, client, chat):
         osvi.inner_success = True
         agent = {"agent_uuid": chat.agent_uuid}
         message = {"chat_session_id": chat.id, "message": "Hi", **agent}
@@ -128,33 +128,33 @@ class TestLegacyClose:
     @pytest.mark.parametrize(
         ("summary"), ["Ünïcode 😊 日本", "line\nline", "\u0000", "\ud800 alone", "x" * 300_000]
     )
-    def test_any_text_arrives_unchanged(self, osvi, client, summary):
+    def test_close_with_any_summary_answers_unchanged_text(self, osvi, client, summary):
         chat = osvi.add_session(summary=summary)
         assert json.loads(client.close(chat).content)["data"]["summary"] == summary
         assert osvi.answered_summaries == {chat.id: summary}
 
 
-class TestClosingAgain:
+class TestRepeatedClose:
     @pytest.fixture(autouse=True)
     def closed(self, client, chat):
         client.close(chat)
 
-    def test_by_default_it_returns_the_summary_again(self, osvi, client, chat):
+    def test_repeated_close_by_default_returns_summary_again(self, osvi, client, chat):
         assert data_of(client.close(chat))["summary"] == chat.summary
         assert (osvi.closes(chat.id), osvi.close_requests(chat.id)) == (1, 2)
 
-    def test_a_session_that_was_reopened_is_closed_once_more(self, osvi, client, chat):
+    def test_close_of_reopened_session_closes_it_again(self, osvi, client, chat):
         chat.status = "active"
         client.close(chat)
         assert osvi.closes(chat.id) == 2
 
-    def test_without(self, osvi, client, chat):
+    def test_repeated_close_set_to_without_returns_no_summary(self, osvi, client, chat):
         osvi.when_closed = "without"
         assert data_of(client.close(chat)) == {"session_id": chat.id}
         assert osvi.answered_summaries == {chat.id: chat.summary}
 
     @pytest.mark.parametrize("status", [404, 409, 422])
-    def test_refused(self, osvi, client, chat, status):
+    def test_repeated_close_set_to_status_is_refused(self, osvi, client, chat, status):
         osvi.when_closed = status
         assert_refused(client.close(chat), status, "Session is already closed")
         assert_refused(client.support(chat, command="close"), status, "Session is already closed")
@@ -162,7 +162,7 @@ class TestClosingAgain:
 
 
 class TestOtherLegacyCalls:
-    def test_create(self, osvi, client):
+    def test_create_with_metadata_returns_started_session(self, osvi, client):
         data = data_of(
             client.post("/chat_sessions", agent_uuid="agent_x", metadata={"person_name": "Alex"})
         )
@@ -174,11 +174,11 @@ class TestOtherLegacyCalls:
         assert started.replace(tzinfo=UTC) == session.created_at
         assert started.tzinfo is None
 
-    def test_create_without_metadata(self, osvi, client):
+    def test_create_without_metadata_stores_no_input_fields(self, osvi, client):
         data = data_of(client.post("/chat_sessions", agent_uuid="agent_x"))
         assert osvi.sessions[data["session_id"]].input_fields == {}
 
-    def test_a_message_is_answered_and_wakes_the_session(self, osvi, client):
+    def test_message_to_dormant_session_is_answered_and_activates_it(self, osvi, client):
         chat = osvi.add_session(status="dormant")
         data = data_of(
             client.post(
@@ -195,13 +195,13 @@ class TestOtherLegacyCalls:
         assert chat.messages == [("customer", "Hello?"), ("agent", data["response"])]
         assert osvi.requests[-1].session_id == chat.id
 
-    def test_pause_makes_a_session_dormant(self, client, chat):
+    def test_pause_of_active_session_makes_it_dormant(self, client, chat):
         path = f"/chat_sessions/{chat.id}/pause_session"
         data = data_of(client.post(path, agent_uuid=chat.agent_uuid))
         assert set(data) == {"session_id", "message"}
         assert chat.status == "dormant"
 
-    def test_a_closed_session_takes_no_messages(self, osvi, client):
+    def test_message_to_closed_session_answers_422(self, osvi, client):
         chat = osvi.add_session(status="closed")
         answer = client.post(
             "/chat_messages/send_message",
@@ -213,7 +213,7 @@ class TestOtherLegacyCalls:
 
 
 class TestV1Sessions:
-    def test_create_returns_the_session_object(self, osvi, client):
+    def test_create_returns_session_object(self, osvi, client):
         data = data_of(
             client.post(
                 "/v1/chat/session",
@@ -237,7 +237,7 @@ class TestV1Sessions:
         assert data["created_at"].endswith("Z")
         assert datetime.fromisoformat(data["created_at"]) == osvi.sessions[data["id"]].created_at
 
-    def test_create_closes_the_active_session_of_that_customer_and_agent(self, osvi, client):
+    def test_create_closes_active_session_of_same_customer_and_agent(self, osvi, client):
         one = osvi.add_session(agent_uuid="agent_x", customer_id="+1")
         others_agent = osvi.add_session(agent_uuid="agent_y", customer_id="+1")
         others = osvi.add_session(agent_uuid="agent_x", customer_id="+2")
@@ -246,7 +246,7 @@ class TestV1Sessions:
         assert (one.status, osvi.closes(one.id)) == ("closed", 1)
         assert (others_agent.status, others.status) == ("active", "active")
 
-    def test_active_with_an_agent(self, osvi, client):
+    def test_active_with_agent_returns_session(self, osvi, client):
         chat = osvi.add_session(customer_id="+1555", mode="support")
         data = data_of(client.get("/v1/chat/session/active", customer_id="+1555",
                                   agent_uuid=chat.agent_uuid))  # fmt: skip
@@ -254,7 +254,7 @@ class TestV1Sessions:
         assert (data["id"], data["mode"]) == (chat.id, "support")
         assert osvi.requests[-1].query == {"customer_id": "+1555", "agent_uuid": chat.agent_uuid}
 
-    def test_active_without_an_agent_is_keyed_by_agent(self, osvi, client):
+    def test_active_without_agent_returns_sessions_by_agent(self, osvi, client):
         one = osvi.add_session(agent_uuid="agent_x", customer_id="+1")
         two = osvi.add_session(agent_uuid="agent_y", customer_id="+1")
         osvi.add_session(agent_uuid="agent_z", customer_id="+2")
@@ -264,25 +264,25 @@ class TestV1Sessions:
             "agent_y": two.id,
         }
 
-    def test_active_is_the_newest_where_there_are_several(self, osvi, client):
+    def test_active_with_several_sessions_returns_newest(self, osvi, client):
         started = datetime(2026, 6, 4, 11, 40, tzinfo=UTC)
         for session_id, day in (("middle", 2), ("newest", 3), ("oldest", 1)):
             osvi.add_session(session_id, customer_id="+1", created_at=started.replace(day=day))
         query = {"customer_id": "+1", "agent_uuid": "agent_demo"}
         assert data_of(client.get("/v1/chat/session/active", **query))["id"] == "newest"
 
-    def test_times_are_in_utc(self, osvi):
+    def test_times_of_session_are_in_utc(self, osvi):
         started = datetime(2026, 6, 4, 11, 40, 25, 690486, tzinfo=timezone(timedelta(hours=2)))
         shown = osvi.add_session(created_at=started, updated_at=started).as_json()
         assert shown["created_at"] == shown["updated_at"] == "2026-06-04T09:40:25.690486Z"
 
     @pytest.mark.parametrize("status", ["closed", "dormant"])
-    def test_what_is_not_active_is_not_found(self, osvi, client, status):
+    def test_active_without_active_session_answers_404(self, osvi, client, status):
         chat = osvi.add_session(status=status)
         query = {"customer_id": chat.customer_id, "agent_uuid": chat.agent_uuid}
         assert_refused(client.get("/v1/chat/session/active", **query), 404, "No active session")
 
-    def test_dormant_sessions_can_count_as_active(self, osvi, client):
+    def test_active_when_dormant_counts_as_active_returns_dormant_session(self, osvi, client):
         osvi.dormant_counts_as_active = True
         chat = osvi.add_session(status="dormant")
         query = {"customer_id": chat.customer_id, "agent_uuid": chat.agent_uuid}
@@ -290,7 +290,7 @@ class TestV1Sessions:
         client.post("/v1/chat/session", **query)
         assert chat.status == "dormant"
 
-    def test_voice_agents_come_as_a_bare_array(self, osvi, client):
+    def test_active_agents_returns_bare_array(self, osvi, client):
         osvi.voice_agents = [{"agent_uuid": "voice_x", "name": "Ada"}]
         assert client.get("/v1/active_agents").json() == [{"agent_uuid": "voice_x", "name": "Ada"}]
 
@@ -300,50 +300,50 @@ class TestV1Conversation:
         body = {"agent_uuid": chat.agent_uuid, "customer_id": chat.customer_id, "content": "Hi"}
         return client.post("/v1/chat/inbound", **body, **more)
 
-    def test_inbound_reaches_the_active_session(self, client, chat):
+    def test_inbound_without_session_id_goes_to_active_session(self, client, chat):
         data = data_of(self.inbound(client, chat))
         assert data["session_id"] == chat.id
         assert chat.messages == [("customer", "Hi"), ("agent", data["reply"])]
 
-    def test_inbound_reaches_the_session_that_it_names(self, osvi, client, chat):
+    def test_inbound_with_session_id_goes_to_that_session(self, osvi, client, chat):
         named = osvi.add_session(customer_id=chat.customer_id, status="dormant")
         assert data_of(self.inbound(client, chat, session_id=named.id))["session_id"] == named.id
         assert osvi.requests[-1].session_id == named.id
 
-    def test_inbound_opens_a_session_where_there_is_none(self, osvi, client, chat):
+    def test_inbound_without_active_session_creates_session(self, osvi, client, chat):
         osvi.add_session(agent_uuid="agent_other", customer_id=chat.customer_id)
         client.close(chat)
         fresh = osvi.sessions[data_of(self.inbound(client, chat))["session_id"]]
         assert fresh is not chat
         assert (fresh.agent_uuid, fresh.customer_id) == (chat.agent_uuid, chat.customer_id)
 
-    def test_the_agent_is_silent_while_a_human_has_taken_over(self, osvi, client):
+    def test_inbound_in_support_mode_returns_no_reply(self, osvi, client):
         chat = osvi.add_session(mode="support")
         assert data_of(self.inbound(client, chat))["reply"] is None
 
-    def test_inject_context_keeps_the_last_five(self, osvi, client):
+    def test_inject_context_keeps_last_five_texts(self, osvi, client):
         chat = osvi.add_session(context=list("abcde"))
         data = data_of(client.post(f"/v1/chat/session/{chat.id}/inject_context", context="f"))
         assert data == {"session_id": chat.id, "context": list("bcdef")}
 
-    def test_empty_context_is_refused(self, client, chat):
+    def test_inject_context_with_empty_text_answers_422(self, client, chat):
         answer = client.post(f"/v1/chat/session/{chat.id}/inject_context", context="")
         assert_refused(answer, 422, "context is required")
 
 
 class TestV1Support:
-    def test_close_returns_no_summary(self, osvi, client, chat):
+    def test_close_by_default_returns_no_summary(self, osvi, client, chat):
         data = data_of(client.support(chat, command="close"))
         assert data == {"state": "ok", "session_id": chat.id, "command": "close"}
         assert (chat.status, osvi.closes(chat.id)) == ("closed", 1)
         assert (osvi.close_requests(chat.id), osvi.answered_summaries) == (1, {})
 
-    def test_close_can_return_the_summary(self, osvi, client, chat):
+    def test_close_with_v1_summary_returns_summary(self, osvi, client, chat):
         osvi.v1_summary = True
         assert data_of(client.support(chat, command="close"))["summary"] == chat.summary
         assert osvi.answered_summaries == {chat.id: chat.summary}
 
-    def test_takeover_and_end(self, client, chat):
+    def test_takeover_and_end_change_mode(self, client, chat):
         data = data_of(client.support(chat, command="takeover"))
         assert (data["state"], data["command"]) == ("ok", "takeover")
         assert (chat.mode, chat.active_human) == ("support", data["active_human"])
@@ -352,18 +352,18 @@ class TestV1Support:
         assert "active_human" not in data_of(client.support(chat, command="end"))
         assert (chat.mode, chat.active_human) == ("ai", None)
 
-    def test_tell_returns_the_agents_reply(self, client, chat):
+    def test_tell_returns_reply_of_agent(self, client, chat):
         data = data_of(client.support(chat, command="tell", message="Offer 10 %."))
         assert chat.messages == [("guidance", "Offer 10 %."), ("agent", data["reply"])]
 
-    def test_tell_needs_a_message(self, client, chat):
+    def test_tell_without_message_answers_422(self, client, chat):
         assert_refused(client.support(chat, command="tell"), 422, "message is required")
 
-    def test_whisper_is_not_answered(self, client, chat):
+    def test_whisper_returns_no_reply(self, client, chat):
         assert "reply" not in data_of(client.support(chat, command="whisper", message="Be kind."))
         assert chat.messages == [("guidance", "Be kind.")]
 
-    def test_an_operator_speaks_in_support_mode_only(self, client, chat):
+    def test_message_of_operator_outside_support_mode_answers_422(self, client, chat):
         refused = client.support(chat, message="Hello, Ines here.")
         assert_refused(refused, 422, "The session is not in support mode")
         chat.mode = "support"
@@ -371,10 +371,10 @@ class TestV1Support:
         assert chat.messages == [("operator", "Hello, Ines here.")]
 
     @pytest.mark.parametrize("body", [{}, {"message": ""}, {"command": "explode"}])
-    def test_no_known_command_is_refused(self, client, chat, body):
+    def test_support_with_unknown_command_answers_422(self, client, chat, body):
         assert_refused(client.support(chat, **body), 422, "command is not valid")
 
-    def test_a_command_can_be_switched_off_for_an_agent(self, osvi, client, chat):
+    def test_command_switched_off_for_agent_answers_422(self, osvi, client, chat):
         osvi.switched_off.add((chat.agent_uuid, "close"))
         answer = client.support(chat, command="close")
         assert_refused(answer, 422, "command close is switched off")
@@ -382,12 +382,12 @@ class TestV1Support:
         assert data_of(client.support(chat, command="takeover"))
         assert osvi.close_requests(chat.id) == 1
 
-    def test_a_closed_session_takes_no_commands(self, osvi, client):
+    def test_command_to_closed_session_answers_422(self, osvi, client):
         chat = osvi.add_session(status="closed")
         assert_refused(client.support(chat, command="takeover"), 422, "Session is closed")
 
 
-class TestRefusals:
+class TestInvalidRequests:
     @pytest.mark.parametrize(
         ("path", "missing"),
         [
@@ -400,10 +400,10 @@ class TestRefusals:
             ("/v1/chat/session/x/inject_context", ["context"]),
         ],
     )
-    def test_each_missing_field_is_named(self, client, path, missing):
+    def test_call_with_missing_fields_answers_422_and_names_each(self, client, path, missing):
         assert_refused(client.post(path), 422, *[f"{name} is required" for name in missing])
 
-    def test_the_active_call_needs_a_customer(self, client):
+    def test_active_without_customer_answers_422(self, client):
         answer = client.get("/v1/chat/session/active")
         assert_refused(answer, 422, "customer_id is required")
 
@@ -417,12 +417,14 @@ class TestRefusals:
             ("/v1/chat/session/x/support", {"command": ["close"]}, "command must be a string"),
         ],
     )
-    def test_a_field_of_another_type_is_named(self, client, path, body, error):
+    def test_call_with_field_of_wrong_type_answers_422_and_names_it(
+        self, client, path, body, error
+    ):
         answer = client.post(path, **{"agent_uuid": "agent_x", "customer_id": "+1", **body})
         assert_refused(answer, 422, error)
 
     @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"close"', b"\xff\xfe{}"])
-    def test_what_is_no_json_object_is_refused(self, osvi, client, raw):
+    def test_call_with_body_that_is_no_json_object_answers_422(self, osvi, client, raw):
         answer = client.request("POST", "/chat_sessions/x/close_session", data=raw)
         assert_refused(answer, 422, "The body must be a JSON object")
         assert osvi.requests[-1].raw == raw
@@ -440,12 +442,12 @@ class TestRefusals:
             ("PATCH", "/chat_sessions"),
         ],
     )
-    def test_an_unknown_call_is_not_found(self, client, method, path):
+    def test_unknown_call_answers_404(self, client, method, path):
         assert_refused(client.request(method, path, json={"agent_uuid": "x"}), 404, "Not found")
 
 
-class TestRecords:
-    def test_a_request_is_recorded_as_it_arrived(self, osvi, client, chat):
+class TestRecording:
+    def test_request_is_recorded_as_received(self, osvi, client, chat):
         client.request(
             "POST",
             f"/chat_sessions/{chat.id}/close_session?trace=1",
@@ -464,17 +466,17 @@ class TestRecords:
         assert 0 <= (datetime.now(UTC) - request.at).total_seconds() < 5
 
     @pytest.mark.parametrize("body", [["a"], {"session_id": 42}, {}])
-    def test_a_request_may_name_no_session(self, osvi, client, body):
+    def test_request_without_session_is_recorded_with_none(self, osvi, client, body):
         client.request("POST", "/v1/chat/inbound", json=body)
         assert osvi.requests[-1].session_id is None
 
-    def test_the_session_shows_when_it_changed(self, client, chat):
+    def test_close_changes_updated_at_and_status_of_session(self, client, chat):
         before = chat.updated_at
         client.close(chat)
         assert chat.updated_at > before
         assert chat.as_json()["status"] == "closed"
 
-    def test_an_answer_is_recorded_by_the_time_it_can_be_read(self, osvi):
+    def test_answer_is_recorded_before_client_can_read_it(self, osvi):
         chats = [osvi.add_session(summary=f"Summary {n}") for n in range(100)]
         connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
         for chat in chats:
@@ -482,7 +484,7 @@ class TestRecords:
             assert osvi.answered_summaries[chat.id] == chat.summary
         connection.close()
 
-    def test_an_answer_that_nobody_took_is_not_recorded(self, osvi):
+    def test_answer_not_received_by_client_is_not_recorded(self, osvi):
         chat = osvi.add_session(summary="x" * 10_000_000)
         connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
         send_close(connection, osvi, chat)
@@ -491,7 +493,7 @@ class TestRecords:
         osvi.stop()
         assert osvi.answered_summaries == {}
 
-    def test_nothing_is_printed_and_the_log_carries_ids_only(self, osvi, client, caplog, capfd):
+    def test_log_contains_only_ids_and_nothing_is_printed(self, osvi, client, caplog, capfd):
         caplog.set_level(logging.DEBUG, logger="osvi_django.sandbox")
         chat = osvi.add_session(customer_id="+15557654321", summary="A secret matter")
         osvi.script(chat.id, Status(500))
@@ -506,7 +508,7 @@ class TestRecords:
             assert private not in caplog.text
         assert capfd.readouterr() == ("", "")
 
-    def test_what_is_no_http_is_not_printed(self, osvi, capfd):
+    def test_invalid_http_request_prints_nothing(self, osvi, capfd):
         with socket.create_connection(("127.0.0.1", osvi.port), timeout=5) as connection:
             connection.sendall(b"POST /chat_sessions/x/close_session HTTP/9.9\r\n\r\n")
             assert b"505" in connection.recv(8192)
@@ -527,18 +529,18 @@ def post_close(connection, osvi, chat):
 
 
 class TestSessions:
-    def test_each_session_has_an_id_and_a_customer_of_its_own(self, osvi):
+    def test_add_session_creates_unique_id_and_customer(self, osvi):
         one, two = osvi.add_session(), osvi.add_session()
         assert uuid.UUID(one.id) != uuid.UUID(two.id)
         assert one.customer_id != two.customer_id
         assert osvi.sessions == {one.id: one, two.id: two}
 
-    def test_an_id_is_taken_once(self, osvi, chat):
+    def test_add_session_with_existing_id_raises_value_error(self, osvi, chat):
         with pytest.raises(ValueError, match=chat.id):
             osvi.add_session(chat.id)
         assert osvi.sessions == {chat.id: chat}
 
-    def test_seeding_is_lifelike_and_the_same_everywhere(self, osvi):
+    def test_seed_creates_same_realistic_sessions_each_time(self, osvi):
         sessions = osvi.seed()
         assert len(sessions) == len(CONVERSATIONS) == 24
         assert len({chat.agent_uuid for chat in sessions}) == 3
@@ -554,13 +556,13 @@ class TestSessions:
         assert sessions[0].created_at < sessions[0].updated_at < datetime.now(UTC)
         assert [chat.id for chat in OSVISandbox().seed(24)] == [chat.id for chat in sessions]
 
-    def test_seeding_goes_on_where_it_stopped(self, osvi):
+    def test_seed_called_again_continues_with_new_customers(self, osvi):
         sessions = osvi.seed(20) + osvi.seed(30)
         assert len(osvi.sessions) == len(sessions) == 50
         assert len({chat.customer_id for chat in sessions}) == 50
         assert sessions[24].summary == sessions[0].summary
 
-    def test_the_summaries_are_hard_on_those_who_show_them(self):
+    def test_seeded_summaries_contain_newlines_html_and_emoji(self):
         summaries = [talk.summary for talk in CONVERSATIONS]
         assert any("\n" in text for text in summaries)
         assert any("<b>" in text and "&" in text for text in summaries)
@@ -569,7 +571,7 @@ class TestSessions:
 
 
 class TestLatency:
-    def test_a_close_takes_its_time_and_nothing_else_does(self, osvi, client, chat):
+    def test_latency_applies_only_to_accepted_closes(self, osvi, client, chat):
         osvi.latency = 60
         client.get("/v1/active_agents", timeout=10)
         client.close(chat, token="wrong-token-1234", timeout=10)
@@ -578,7 +580,7 @@ class TestLatency:
         client.close(chat)
         assert time.monotonic() - started >= 0.2
 
-    def test_each_session_can_have_its_own(self, osvi, client):
+    def test_latency_callable_sets_latency_per_session(self, osvi, client):
         slow, quick = osvi.add_session(summary="slow"), osvi.add_session(summary="quick")
         osvi.latency = lambda session: 2 if session is slow else 0
         took = {}
@@ -588,7 +590,7 @@ class TestLatency:
             took[chat.summary] = time.monotonic() - started
         assert took["quick"] < 2 <= took["slow"]
 
-    def test_a_latency_that_raises_is_logged(self, osvi, client, chat, caplog):
+    def test_latency_callable_that_raises_is_logged(self, osvi, client, chat, caplog):
         osvi.latency = lambda session: 1 / 0
         with pytest.raises(requests.ConnectionError):
             client.close(chat)
@@ -598,7 +600,7 @@ class TestLatency:
 
 
 class TestServer:
-    def test_a_connection_is_kept_for_many_requests(self, osvi):
+    def test_server_keeps_connection_for_several_requests(self, osvi):
         connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
         connection.connect()
         ours = connection.sock
@@ -608,7 +610,7 @@ class TestServer:
         assert connection.sock is ours
         connection.close()
 
-    def test_two_hundred_clients_at_once(self, osvi):
+    def test_server_answers_200_concurrent_clients(self, osvi):
         osvi.latency = 0.05
         ready = threading.Barrier(200)
 
@@ -626,7 +628,7 @@ class TestServer:
         assert all(osvi.closes(chat.id) == 1 for chat in chats)
         assert len(osvi.answered_summaries) == 200
 
-    def test_racing_closers_close_once(self, osvi, client, chat, monkeypatch):
+    def test_concurrent_closes_of_one_session_close_it_once(self, osvi, client, chat, monkeypatch):
         def close_slowly(session):
             time.sleep(0.05)
             OSVISandbox.close(osvi, session)
@@ -637,7 +639,7 @@ class TestServer:
         assert answers == [200] * 20
         assert (osvi.closes(chat.id), osvi.close_requests(chat.id)) == (1, 20)
 
-    def test_stopping_is_quick_however_many_hang(self, osvi):
+    def test_stop_with_hanging_connections_is_quick(self, osvi):
         chats = [osvi.add_session() for _ in range(20)]
         connections = []
         for chat in chats:
@@ -649,13 +651,13 @@ class TestServer:
 
         started = time.monotonic()
         osvi.stop()
-        assert time.monotonic() - started < SOON
+        assert time.monotonic() - started < STOP_TIME_LIMIT
         for connection in connections:
             with pytest.raises(http.client.RemoteDisconnected):
                 connection.getresponse()
             connection.close()
 
-    def test_stopping_ends_a_close_that_takes_its_time(self, osvi, client, chat):
+    def test_stop_ends_slow_close_without_answer(self, osvi, client, chat):
         osvi.latency = 60
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(client.close, chat)
@@ -664,7 +666,7 @@ class TestServer:
             assert isinstance(answer.exception(timeout=5), requests.ConnectionError)
         assert osvi.answered_summaries == {}
 
-    def test_a_stopped_sandbox_refuses_and_comes_back_at_its_address(self, osvi, client, chat):
+    def test_start_after_stop_uses_same_address(self, osvi, client, chat):
         before = osvi.url
         osvi.stop()
         osvi.stop()
@@ -674,19 +676,19 @@ class TestServer:
         assert osvi.url == before
         assert client.close(chat).status_code == 200
 
-    def test_stopping_ends_idle_connections_and_leaves_no_thread(self):
+    def test_stop_ends_idle_connections_and_threads(self):
         before = set(threading.enumerate())
         with OSVISandbox() as osvi:
             connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
             post_close(connection, osvi, osvi.add_session())
             assert len(set(threading.enumerate()) - before) == 2
             started = time.monotonic()
-        assert time.monotonic() - started < SOON
+        assert time.monotonic() - started < STOP_TIME_LIMIT
         assert connection.sock.recv(1) == b""
         connection.close()
         wait_until(lambda: set(threading.enumerate()) <= before)
 
-    def test_stopping_waits_for_what_is_under_way(self, osvi, client, chat):
+    def test_stop_waits_for_requests_in_progress(self, osvi, client, chat):
         ended = []
 
         class SlowToEnd(Fault):
@@ -704,7 +706,7 @@ class TestServer:
             osvi.stop()
             assert ended == [chat.id]
 
-    def test_answers_follow_each_other_without_delay(self, osvi):
+    def test_server_answers_without_nagle_delay(self, osvi):
         """Without TCP_NODELAY the second write of an answer waits 40 ms for an acknowledgement."""
         connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
         took = []
@@ -715,7 +717,7 @@ class TestServer:
         assert min(took) < 0.03
         connection.close()
 
-    def test_starting_asks_no_name_server(self, monkeypatch):
+    def test_start_does_not_resolve_host_name(self, monkeypatch):
         def ask(name=""):
             raise AssertionError(name)
 
@@ -723,7 +725,7 @@ class TestServer:
         with OSVISandbox() as osvi:
             assert osvi.port
 
-    def test_a_connection_that_is_gone_does_not_hold_up_the_stop(self, osvi, monkeypatch, client):
+    def test_stop_with_connection_already_closed_is_quick(self, osvi, monkeypatch, client):
         """The client's end is closed between the look at the connections and the stop."""
 
         def gone(self, how):
@@ -735,22 +737,22 @@ class TestServer:
         started = time.monotonic()
         osvi.stop()
         idle.close()
-        assert time.monotonic() - started < SOON
+        assert time.monotonic() - started < STOP_TIME_LIMIT
 
-    def test_there_is_no_address_before_the_start(self):
+    def test_url_before_start_raises_runtime_error(self):
         with pytest.raises(RuntimeError, match="started"):
             _ = OSVISandbox().url
 
-    def test_a_port_that_is_taken_is_an_error(self, osvi):
+    def test_start_with_port_in_use_raises_os_error(self, osvi):
         with pytest.raises(OSError, match="in use"):
             OSVISandbox(port=osvi.port).start()
 
 
 class TestPackage:
-    def test_the_public_names_are_there(self):
+    def test_all_contains_only_existing_names(self):
         assert set(testing.__all__) <= set(vars(testing))
 
-    def test_it_needs_neither_django_nor_factory_boy(self):
+    def test_import_loads_neither_django_nor_factory_boy_nor_requests(self):
         code = (
             "import sys, osvi_django.testing, osvi_django.testing.plugin as plugin\n"
             "assert plugin.osvi_sandbox\n"

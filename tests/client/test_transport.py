@@ -36,12 +36,12 @@ from tests.helpers.raw_server import (
 )
 
 REDIRECTS = [301, 302, 303, 307, 308]
-PATIENCE = 1.2  # seconds: a deadline of 0.5 and room for a busy machine
+TIME_LIMIT = 1.2  # seconds: a deadline of 0.5 and room for a busy machine
 DRIP = b"A" * 150  # for about five seconds, should nobody end it
 GZIP = ("Content-Encoding", "gzip")
 
 
-def bomb(size, rounds=1):
+def gzip_bomb(size, rounds=1):
     """So many bytes of nothing, packed."""
     data = b""
     for _ in range(rounds):
@@ -66,7 +66,7 @@ def memory_stays_below(limit):
 
 
 @pytest.mark.parametrize("status", REDIRECTS)
-def test_a_redirect_is_not_followed_and_the_other_host_hears_nothing(osvi, close, status):
+def test_redirect_to_other_host_raises_bad_answer_and_sends_nothing_there(osvi, close, status):
     with RawServer() as elsewhere:
         osvi.script("s-1", Redirect(f"{elsewhere.url}/chat_sessions/s-1/close_session", status))
         with pytest.raises(OSVIBadAnswer) as caught:
@@ -77,7 +77,7 @@ def test_a_redirect_is_not_followed_and_the_other_host_hears_nothing(osvi, close
 
 
 @pytest.mark.parametrize("status", REDIRECTS)
-def test_a_redirect_to_the_same_host_is_not_followed_either(osvi, close, status):
+def test_redirect_to_same_host_is_not_followed(osvi, close, status):
     osvi.add_session("s-1", agent_uuid="agent_1")
     osvi.script("s-1", Redirect("/chat_sessions/s-1/close_session", status))
     with pytest.raises(OSVIBadAnswer):
@@ -86,12 +86,12 @@ def test_a_redirect_to_the_same_host_is_not_followed_either(osvi, close, status)
 
 
 @pytest.mark.parametrize("status", [300, 304, 305, 306, 399])
-def test_any_other_3xx_is_a_bad_answer(close, status):
+def test_other_3xx_raises_bad_answer(close, status):
     with RawServer(http_response(status=status)) as server, pytest.raises(OSVIBadAnswer):
         close(server.url)
 
 
-def test_a_redirect_with_the_body_of_a_success_is_no_success(close):
+def test_redirect_with_body_of_success_raises_bad_answer(close):
     reply = close_response(status=302, headers=[("Location", "/")])
     with RawServer(reply) as server, pytest.raises(OSVIBadAnswer):
         close(server.url)
@@ -115,7 +115,7 @@ def test_a_redirect_with_the_body_of_a_success_is_no_success(close):
         "x" * 9000,
     ],
 )
-def test_a_junk_location_is_harmless(close, location):
+def test_redirect_with_junk_location_raises_bad_answer(close, location):
     reply = b"HTTP/1.1 307 X\r\nContent-Length: 0\r\nLocation: %s\r\n\r\n" % location.encode(
         "latin-1"
     )
@@ -123,19 +123,19 @@ def test_a_junk_location_is_harmless(close, location):
         close(server.url)
 
 
-def test_the_packed_body_of_a_redirect_is_not_unpacked_whole(close):
+def test_redirect_with_gzip_bomb_stays_within_memory_limit(close):
     headers = [("Location", "/elsewhere"), GZIP]
-    reply = http_response(bomb(100_000_000), status=302, headers=headers)
+    reply = http_response(gzip_bomb(100_000_000), status=302, headers=headers)
     with RawServer(reply) as server, memory_stays_below(12_000_000), pytest.raises(OSVIBadAnswer):
         close(server.url, deadline=5)
 
 
-def test_the_endless_body_of_a_redirect_ends_with_the_deadline(close, takes_at_most):
+def test_redirect_with_endless_body_ends_at_deadline(close, takes_at_most):
     def drip(call):
         call.send(b"HTTP/1.1 302 X\r\nLocation: /\r\nContent-Length: 99999\r\n\r\n")
         call.drip(DRIP)
 
-    with RawServer(drip) as server, takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+    with RawServer(drip) as server, takes_at_most(TIME_LIMIT), pytest.raises(OSVINoAnswer):
         close(server.url, deadline=0.5)
 
 
@@ -180,16 +180,16 @@ def drip_gzip(call):
     call.drip(gzip.compress(b"", 0)[:10] + b"\x00\x00\x00\xff\xff" * 30)
 
 
-def interim_for_ever(call):
+def endless_interim_responses(call):
     call.pour(b"HTTP/1.1 100 Continue\r\n\r\n" * 50)
 
 
-def trailers_for_ever(call):
+def endless_trailers(call):
     call.send(chunked_response(close_body(), end=b"0\r\n"))
     call.pour(b"X: y\r\n" * 500)
 
 
-def empty_packs_for_ever(call):
+def endless_empty_gzip_members(call):
     call.send(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n")
     call.pour(gzip.compress(b"") * 100)
 
@@ -203,71 +203,73 @@ ENDLESS = [
     drip_chunks,
     drip_trailers,
     drip_gzip,
-    interim_for_ever,
-    trailers_for_ever,
+    endless_interim_responses,
+    endless_trailers,
 ]
 
 
 @pytest.mark.parametrize("endless", ENDLESS)
-def test_no_server_outlasts_the_deadline(close, takes_at_most, endless):
-    with RawServer(endless) as server, takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+def test_endless_answer_ends_at_deadline(close, takes_at_most, endless):
+    with RawServer(endless) as server, takes_at_most(TIME_LIMIT), pytest.raises(OSVINoAnswer):
         close(server.url, deadline=0.4)
     assert len(server.calls) == 1
 
 
-def test_empty_packs_for_ever_end_with_the_cap(close, takes_at_most):
+def test_endless_empty_gzip_members_end_at_size_limit(close, takes_at_most):
     with (
-        RawServer(empty_packs_for_ever) as server,
-        takes_at_most(2 * PATIENCE),
+        RawServer(endless_empty_gzip_members) as server,
+        takes_at_most(2 * TIME_LIMIT),
         pytest.raises(OSVIBadAnswer),
     ):
         close(server.url, deadline=5)
 
 
 @pytest.mark.parametrize("endless", [drip_headers, drip_body, drip_chunks])
-def test_nor_on_a_connection_that_is_used_again(close, takes_at_most, endless):
+def test_endless_answer_on_reused_connection_ends_at_deadline(close, takes_at_most, endless):
     with RawServer(close_response(), endless) as server:
         close(server.url)
-        with takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+        with takes_at_most(TIME_LIMIT), pytest.raises(OSVINoAnswer):
             close(server.url, deadline=0.4)
     assert (server.connections, len(server.calls)) == (1, 2)
 
 
 @pytest.mark.parametrize("endless", [drip_headers, drip_body])
-def test_nor_over_tls(close, takes_at_most, endless, tls, certificate, monkeypatch):
+def test_endless_answer_over_tls_ends_at_deadline(
+    close, takes_at_most, endless, tls, certificate, monkeypatch
+):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
     server = RawServer(endless, context=tls)
-    with server, takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+    with server, takes_at_most(TIME_LIMIT), pytest.raises(OSVINoAnswer):
         close(server.url, deadline=0.4)
     assert len(server.calls) == 1
 
 
-def test_each_call_has_a_deadline_of_its_own(close):
+def test_deadline_of_one_call_does_not_affect_next_call(close):
     with RawServer(drip_body, close_response()) as server:
         with pytest.raises(OSVINoAnswer):
             close(server.url, deadline=0.2)
         assert close(server.url, deadline=5).summary == "Fine."
 
 
-def test_silence_ends_with_the_read_timeout(osvi, close, takes_at_most):
+def test_silent_server_ends_at_read_timeout(osvi, close, takes_at_most):
     osvi.add_session("s-1", agent_uuid="agent_1")
     osvi.script("s-1", Hang())
-    with takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+    with takes_at_most(TIME_LIMIT), pytest.raises(OSVINoAnswer):
         close(osvi.url, read_timeout=0.2, deadline=30)
     assert osvi.closes("s-1") == 1
 
 
-def test_silence_within_the_body_ends_with_the_read_timeout(close, takes_at_most):
+def test_server_silent_within_body_ends_at_read_timeout(close, takes_at_most):
     def begin(call):
         call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{")
         call.pause()
 
-    with RawServer(begin) as server, takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+    with RawServer(begin) as server, takes_at_most(TIME_LIMIT), pytest.raises(OSVINoAnswer):
         close(server.url, read_timeout=0.2, deadline=30)
 
 
 @pytest.fixture
-def deaf():
+def unanswering_url():
     """A port of this machine where connecting never ends, as behind a firewall that drops."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
@@ -283,26 +285,26 @@ def deaf():
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_connecting_ends_with_the_connect_timeout(close, takes_at_most, deaf):
-    with takes_at_most(PATIENCE), pytest.raises(OSVIUnreachable):
-        close(deaf, connect_timeout=0.1, deadline=30)
+def test_connecting_ends_at_connect_timeout(close, takes_at_most, unanswering_url):
+    with takes_at_most(TIME_LIMIT), pytest.raises(OSVIUnreachable):
+        close(unanswering_url, connect_timeout=0.1, deadline=30)
 
 
-def test_connecting_ends_with_the_deadline_as_well(close, takes_at_most, deaf):
-    with takes_at_most(PATIENCE), pytest.raises(OSVIUnreachable):
-        close(deaf, connect_timeout=30, deadline=0.3)
+def test_connecting_ends_at_deadline(close, takes_at_most, unanswering_url):
+    with takes_at_most(TIME_LIMIT), pytest.raises(OSVIUnreachable):
+        close(unanswering_url, connect_timeout=30, deadline=0.3)
 
 
-def test_a_host_of_many_addresses_does_not_multiply_the_deadline(
-    close, takes_at_most, deaf, monkeypatch
+def test_connecting_to_host_with_many_addresses_ends_at_deadline(
+    close, takes_at_most, unanswering_url, monkeypatch
 ):
     resolve = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: resolve(*args, **kwargs) * 9)
-    with takes_at_most(PATIENCE), pytest.raises(OSVIUnreachable):
-        close(deaf, connect_timeout=0.3, deadline=0.4)
+    with takes_at_most(TIME_LIMIT), pytest.raises(OSVIUnreachable):
+        close(unanswering_url, connect_timeout=0.3, deadline=0.4)
 
 
-def test_nothing_is_sent_once_the_deadline_is_over(close, monkeypatch):
+def test_request_after_deadline_is_not_sent(close, monkeypatch):
     """A slow resolver is the one thing that no timeout bounds; the lease may be over by then."""
     resolve = socket.getaddrinfo
 
@@ -317,16 +319,16 @@ def test_nothing_is_sent_once_the_deadline_is_over(close, monkeypatch):
     assert server.calls == []
 
 
-def test_a_server_that_does_not_read_ends_with_the_deadline(make_client, takes_at_most):
+def test_request_to_server_that_does_not_read_ends_at_deadline(make_client, takes_at_most):
     class Deaf(RawServer):
         def converse(self, sock):
             self.stopping.wait(60)
 
-    with Deaf() as server, takes_at_most(2 + PATIENCE), pytest.raises(OSVINoAnswer):
+    with Deaf() as server, takes_at_most(2 + TIME_LIMIT), pytest.raises(OSVINoAnswer):
         make_client(server.url, deadline=2).close_session("s-1", agent_uuid="a" * 20_000_000)
 
 
-def test_nor_does_one_that_read_before(make_client, takes_at_most):
+def test_request_to_server_that_stopped_reading_ends_at_deadline(make_client, takes_at_most):
     read_once = threading.Event()
 
     class Deaf(RawServer):
@@ -341,7 +343,7 @@ def test_nor_does_one_that_read_before(make_client, takes_at_most):
         client = make_client(server.url, connect_timeout=30, deadline=2)
         client.close_session("s-1", agent_uuid="agent_1")
         assert read_once.wait(5)
-        with takes_at_most(2 + PATIENCE), pytest.raises(OSVINoAnswer):
+        with takes_at_most(2 + TIME_LIMIT), pytest.raises(OSVINoAnswer):
             client.close_session("s-1", agent_uuid="a" * 20_000_000)
     assert server.connections == 1
 
@@ -349,13 +351,13 @@ def test_nor_does_one_that_read_before(make_client, takes_at_most):
 # Size
 
 
-def test_a_body_of_just_the_cap_is_read(close):
+def test_body_of_maximum_size_is_read(close):
     body = close_body(summary="Fine.")
     with RawServer(http_response(body.ljust(MAX_BODY))) as server:
         assert close(server.url, deadline=5).summary == "Fine."
 
 
-def test_a_body_over_the_cap_is_cut_and_is_no_answer(make_client):
+def test_body_over_maximum_size_is_truncated_and_raises_bad_answer(make_client):
     body = close_body(summary="Fine.").ljust(MAX_BODY + 200_000)
     with RawServer(http_response(body)) as server:
         client = make_client(server.url, deadline=5)
@@ -368,7 +370,7 @@ def test_a_body_over_the_cap_is_cut_and_is_no_answer(make_client):
 
 
 @pytest.mark.parametrize(("status", "error"), [(404, OSVIGatewayRefused), (500, OSVINoAnswer)])
-def test_a_status_counts_though_its_body_was_cut(close, status, error):
+def test_error_status_with_truncated_body_raises_error_of_status(close, status, error):
     with (
         RawServer(http_response(b" " * (MAX_BODY + 9), status=status)) as server,
         pytest.raises(error),
@@ -376,7 +378,7 @@ def test_a_status_counts_though_its_body_was_cut(close, status, error):
         close(server.url, deadline=5)
 
 
-def test_an_endless_body_is_cut(close):
+def test_endless_body_is_truncated_within_memory_limit(close):
     def pour(call):
         call.send(b"HTTP/1.1 200 OK\r\n\r\n")
         call.pour(b" " * 100_000)
@@ -388,8 +390,8 @@ def test_an_endless_body_is_cut(close):
 @pytest.mark.parametrize(
     ("encoding", "rounds"), [("gzip", 1), ("x-gzip", 1), ("deflate", 1), ("gzip, gzip", 2)]
 )
-def test_a_body_that_inflates_is_cut(close, encoding, rounds):
-    reply = http_response(bomb(100_000_000, rounds), headers=[("Content-Encoding", encoding)])
+def test_gzip_bomb_is_truncated_within_memory_limit(close, encoding, rounds):
+    reply = http_response(gzip_bomb(100_000_000, rounds), headers=[("Content-Encoding", encoding)])
     if encoding == "deflate":
         packed = zlib.compress(bytes(50_000_000))
         reply = http_response(packed, headers=[("Content-Encoding", encoding)])
@@ -397,7 +399,7 @@ def test_a_body_that_inflates_is_cut(close, encoding, rounds):
         close(server.url, deadline=5)
 
 
-def test_a_packed_answer_is_read(close):
+def test_gzip_answer_is_read(close):
     with RawServer(
         http_response(gzip.compress(close_body(summary="Fine.")), headers=[GZIP])
     ) as server:
@@ -407,7 +409,7 @@ def test_a_packed_answer_is_read(close):
 @pytest.mark.parametrize(
     "headers", [[("X-Many", "y")] * 200, [("X-Long", "y" * 100_000)]], ids=["many", "long"]
 )
-def test_too_much_of_headers_is_no_answer(close, headers):
+def test_too_many_or_too_long_headers_raise_no_answer(close, headers):
     with RawServer(close_response(headers=headers)) as server, pytest.raises(OSVINoAnswer):
         close(server.url)
 
@@ -416,7 +418,7 @@ def test_too_much_of_headers_is_no_answer(close, headers):
 
 
 @pytest.fixture
-def connects(monkeypatch):
+def connected_addresses(monkeypatch):
     """The addresses that were connected to."""
     seen = []
     connect = socket.socket.connect
@@ -429,16 +431,16 @@ def connects(monkeypatch):
     return seen
 
 
-def test_a_refused_port_is_tried_three_times(close, connects):
+def test_refused_connection_is_tried_three_times(close, connected_addresses):
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     with pytest.raises(OSVIUnreachable) as caught:
         close(f"http://127.0.0.1:{port}", deadline=5)
-    assert connects == [("127.0.0.1", port)] * 3
+    assert connected_addresses == [("127.0.0.1", port)] * 3
     assert caught.value.retryable
 
 
-def test_a_server_that_comes_back_between_tries_is_asked_once(close, monkeypatch):
+def test_server_available_at_third_try_receives_one_request(close, monkeypatch):
     refused = []
     connect = socket.socket.connect
 
@@ -454,7 +456,7 @@ def test_a_server_that_comes_back_between_tries_is_asked_once(close, monkeypatch
     assert len(server.calls) == 1
 
 
-def test_a_name_that_nobody_knows_is_unreachable(close, monkeypatch):
+def test_unknown_host_name_raises_unreachable(close, monkeypatch):
     def fail(*args, **kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -466,12 +468,12 @@ def test_a_name_that_nobody_knows_is_unreachable(close, monkeypatch):
 @pytest.mark.parametrize(
     "host", ["*.invalid", ".invalid", "a..invalid", "a" * 64 + ".invalid", "%"]
 )
-def test_a_host_that_no_request_can_go_to_is_unreachable(close, host):
+def test_invalid_host_name_raises_unreachable(close, host):
     with pytest.raises(OSVIUnreachable):
         close(f"https://{host}")
 
 
-def test_a_server_that_talks_no_tls_is_unreachable(close):
+def test_server_without_tls_raises_unreachable(close):
     class Plain(RawServer):
         def converse(self, sock):
             sock.recv(9999)
@@ -482,7 +484,7 @@ def test_a_server_that_talks_no_tls_is_unreachable(close):
     assert server.connections == 1
 
 
-def test_a_server_that_ends_the_handshake_is_unreachable(close):
+def test_server_that_ends_handshake_raises_unreachable(close):
     class Gone(RawServer):
         def converse(self, sock):
             sock.recv(9999)
@@ -491,38 +493,38 @@ def test_a_server_that_ends_the_handshake_is_unreachable(close):
         close(server.url.replace("http:", "https:"))
 
 
-def test_a_handshake_that_drips_ends_with_the_deadline(close, takes_at_most):
+def test_slow_handshake_ends_at_deadline(close, takes_at_most):
     class Slow(RawServer):
         def converse(self, sock):
             sock.sendall(b"\x16\x03\x03\x40\x00")
             while not self.stopping.wait(0.03):
                 sock.sendall(b"A")
 
-    with Slow() as server, takes_at_most(PATIENCE), pytest.raises(OSVIUnreachable):
+    with Slow() as server, takes_at_most(TIME_LIMIT), pytest.raises(OSVIUnreachable):
         close(server.url.replace("http:", "https:"), deadline=0.4)
 
 
-def test_a_certificate_that_nobody_vouches_for_is_unreachable(close, tls):
+def test_untrusted_certificate_raises_unreachable(close, tls):
     with RawServer(context=tls) as server, pytest.raises(OSVIUnreachable):
         close(server.url)
     assert server.calls == []
 
 
-def test_a_certificate_that_is_vouched_for_is_good(close, tls, certificate, monkeypatch):
+def test_trusted_certificate_is_accepted(close, tls, certificate, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
     with RawServer(context=tls) as server:
         assert close(server.url).summary == "Fine."
 
 
 @pytest.mark.parametrize("end", ["hang_up", "reset"])
-def test_a_request_that_was_dropped_is_seen_once(close, end):
+def test_dropped_request_raises_no_answer_without_retry(close, end):
     with RawServer(lambda call: getattr(call, end)()) as server, pytest.raises(OSVINoAnswer):
         close(server.url)
     assert (server.connections, len(server.calls)) == (1, 1)
 
 
 @pytest.mark.parametrize("end", ["hang_up", "reset"])
-def test_also_on_a_connection_that_is_used_again(close, end):
+def test_dropped_request_on_reused_connection_raises_without_retry(close, end):
     with RawServer(close_response(), lambda call: getattr(call, end)()) as server:
         close(server.url)
         with pytest.raises(OSVINoAnswer):
@@ -530,7 +532,7 @@ def test_also_on_a_connection_that_is_used_again(close, end):
     assert (server.connections, len(server.calls)) == (1, 2)
 
 
-def test_a_connection_that_ended_while_idle_is_replaced(close):
+def test_connection_ended_while_idle_is_replaced(close):
     ended = threading.Event()
 
     def answer_and_end(call):
@@ -547,16 +549,16 @@ def test_a_connection_that_ended_while_idle_is_replaced(close):
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("method", ["POST", "GET"])
-def test_a_busy_server_is_asked_once(make_client, method, status):
+def test_busy_server_receives_one_request(make_client, method, status):
     with RawServer(http_response(status=status, headers=[("Retry-After", "1")])) as server:
         answer = make_client(server.url)._transport.send(method, "/", {})
     assert (answer.status, answer.retry_after) == (status, 1)
     assert len(server.calls) == 1
 
 
-def test_a_busy_server_is_throttled_at_once(close, takes_at_most):
+def test_busy_server_raises_throttled_without_waiting(close, takes_at_most):
     reply = http_response(status=429, headers=[("Retry-After", "30")])
-    with RawServer(reply) as server, takes_at_most(PATIENCE), pytest.raises(OSVIThrottled):
+    with RawServer(reply) as server, takes_at_most(TIME_LIMIT), pytest.raises(OSVIThrottled):
         close(server.url)
     assert len(server.calls) == 1
 
@@ -581,7 +583,7 @@ def test_a_busy_server_is_throttled_at_once(close, takes_at_most):
         http_response(b"x", headers=[("Content-Encoding", ", ".join(["gzip"] * 9))]),
     ],
 )
-def test_a_broken_answer_is_none(close, reply):
+def test_broken_answer_raises_no_answer(close, reply):
     def send(call):
         call.send(reply)
         call.hang_up()
@@ -591,7 +593,7 @@ def test_a_broken_answer_is_none(close, reply):
     assert len(server.calls) == 1
 
 
-def test_an_answer_that_ends_within_its_headers_is_no_success(close):
+def test_answer_that_ends_within_headers_raises_error(close):
     def begin(call):
         call.send(b"HTTP/1.1 200 OK\r\nContent-Len")
         call.hang_up()
@@ -600,7 +602,7 @@ def test_an_answer_that_ends_within_its_headers_is_no_success(close):
         close(server.url)
 
 
-def test_a_reset_within_the_body_is_no_answer(close):
+def test_reset_within_body_raises_no_answer(close):
     def begin(call):
         call.send(http_response(close_body(), length=999))
         call.reset()
@@ -628,7 +630,7 @@ answers = st.builds(
 )
 
 
-def test_whatever_is_answered_ends_as_a_result_or_an_error_of_ours():
+def test_close_with_random_answer_returns_or_raises_osvi_error():
     class Random(RawServer):
         def converse(self, sock):
             with sock.makefile("rb") as file:
@@ -662,7 +664,7 @@ def test_whatever_is_answered_ends_as_a_result_or_an_error_of_ours():
     ],
     ids=["length", "chunks", "gzip", "refusal", "junk"],
 )
-def test_a_thread_uses_its_connection_again(make_client, reply):
+def test_thread_reuses_its_connection(make_client, reply):
     with RawServer(reply) as server:
         for _ in range(3):  # a client each: connections are kept per thread
             make_client(server.url).send_close("s-1", agent_uuid="agent_1")
@@ -677,7 +679,7 @@ def in_thread(target):
     return results[0]
 
 
-def test_each_thread_has_a_connection_of_its_own_and_leaves_none_behind(close):
+def test_each_thread_uses_own_connection_and_closes_it(close):
     with RawServer() as server:
         close(server.url)
         assert in_thread(lambda: close(server.url).summary) == "Fine."
@@ -686,7 +688,7 @@ def test_each_thread_has_a_connection_of_its_own_and_leaves_none_behind(close):
     assert (server.connections, len(server.calls)) == (2, 3)
 
 
-def test_threads_do_not_share_deadlines(close):
+def test_deadline_of_one_thread_does_not_affect_other_threads(close):
     with RawServer(drip_body, close_response()) as server:
         waiting = threading.Event()
 
@@ -711,7 +713,7 @@ def test_threads_do_not_share_deadlines(close):
     assert len(errors) == 1
 
 
-def test_a_fork_does_not_share_its_parents_connection(close):
+def test_forked_process_does_not_use_connection_of_parent(close):
     with RawServer() as server:
         close(server.url)
         child = os.fork()
@@ -727,7 +729,7 @@ def test_a_fork_does_not_share_its_parents_connection(close):
     assert (server.connections, len(server.calls)) == (2, 4)
 
 
-def test_another_process_id_is_a_fork(close, monkeypatch):
+def test_changed_process_id_starts_new_connection(close, monkeypatch):
     """The child of a real fork is not measured; here the same lines run within this process."""
     with RawServer() as server:
         close(server.url)
@@ -738,7 +740,7 @@ def test_another_process_id_is_a_fork(close, monkeypatch):
 
 
 @pytest.mark.parametrize("domain", ["", "; Domain=127.0.0.1", "; Path=/; Max-Age=99"])
-def test_no_cookie_is_ever_sent_back(close, domain):
+def test_received_cookie_is_not_sent_back(close, domain):
     cookie = ("Set-Cookie", f"account=one{domain}")
     with RawServer(close_response(headers=[cookie])) as server:
         close(server.url, token="one-token-123456")
@@ -748,7 +750,7 @@ def test_no_cookie_is_ever_sent_back(close, domain):
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
-def test_no_proxy_is_asked_for_an_address_of_this_machine(close, monkeypatch, name):
+def test_request_to_loopback_address_uses_no_proxy(close, monkeypatch, name):
     with RawServer() as server, RawServer() as proxy:
         monkeypatch.setenv(name, proxy.url)
         close(server.url)
@@ -762,13 +764,13 @@ def netrc(tmp_path, monkeypatch):
     monkeypatch.setenv("NETRC", str(path))
 
 
-def test_no_password_of_netrc_is_sent(close, netrc):
+def test_netrc_password_is_not_sent(close, netrc):
     with RawServer() as server:
         close(server.url)
     assert "authorization" not in server.calls[0].headers
 
 
-def test_no_password_of_netrc_is_sent_over_tls(close, netrc, tls, certificate, monkeypatch):
+def test_netrc_password_is_not_sent_over_tls(close, netrc, tls, certificate, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
     with RawServer(context=tls) as server:
         close(server.url)
@@ -801,7 +803,7 @@ ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 @pytest.fixture
-def through(monkeypatch):
+def use_proxy(monkeypatch):
     """Send https calls through this proxy."""
 
     def _through(proxy):
@@ -822,33 +824,33 @@ def through(monkeypatch):
         ESTABLISHED,  # and then it ends the TLS handshake
     ],
 )
-def test_a_proxy_that_opens_no_tunnel_makes_it_unreachable(close, through, reply):
+def test_proxy_that_refuses_tunnel_raises_unreachable_without_token(close, use_proxy, reply):
     with Proxy(reply) as proxy:
-        through(proxy)
+        use_proxy(proxy)
         with pytest.raises(OSVIUnreachable):
             close("https://127.0.0.1:1", deadline=5)
     assert all("api-token" not in call.headers for call in proxy.calls)
     assert proxy.calls
 
 
-def test_a_proxy_that_drips_ends_with_the_deadline(close, through, takes_at_most):
+def test_slow_proxy_ends_at_deadline(close, use_proxy, takes_at_most):
     with Proxy(lambda call: call.drip(b"HTTP/1.1 200 " + DRIP)) as proxy:
-        through(proxy)
-        with takes_at_most(PATIENCE), pytest.raises(OSVIUnreachable):
+        use_proxy(proxy)
+        with takes_at_most(TIME_LIMIT), pytest.raises(OSVIUnreachable):
             close("https://127.0.0.1:1", deadline=0.4)
 
 
 @pytest.mark.parametrize("scheme", ["https", "HTTPS"])
-def test_a_call_through_a_proxy_is_answered_and_bounded(
-    close, through, takes_at_most, tls, certificate, monkeypatch, scheme
+def test_call_through_proxy_is_answered_and_ends_at_deadline(
+    close, use_proxy, takes_at_most, tls, certificate, monkeypatch, scheme
 ):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
     with Proxy(ESTABLISHED) as proxy:
-        through(proxy)
+        use_proxy(proxy)
         proxy.target = RawServer(close_response(), drip_body, context=tls)
         proxy.target.stopping = proxy.stopping
         assert close(f"{scheme}://127.0.0.1:1").summary == "Fine."
-        with takes_at_most(PATIENCE), pytest.raises(OSVINoAnswer):
+        with takes_at_most(TIME_LIMIT), pytest.raises(OSVINoAnswer):
             close(f"{scheme}://127.0.0.1:1", deadline=0.4)
     assert len(proxy.target.calls) == 2
     assert [call.line.split()[0] for call in proxy.calls] == ["CONNECT"]

@@ -11,7 +11,7 @@ import signal
 import sentry_sdk
 
 from osvi_django.client import OSVIClient
-from tests.client import reporting_app  # noqa: F401  # begins to report
+from tests.client import sentry_app  # noqa: F401  # begins to report
 
 
 def interrupt(*args):

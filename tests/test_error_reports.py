@@ -36,13 +36,13 @@ def chat(mirrored):
     return lambda: mirrored(customer_id=f"{CUSTOMER}{next(numbers)}", summary=SUMMARY)
 
 
-def test_an_interrupted_close_shows_no_words(chat):
+def test_report_of_interrupted_close_contains_no_personal_data(chat):
     assert (
         find_leaks_at_each_query(lambda session: close_session(session, note=NOTE), chat) == set()
     )
 
 
-def test_an_interrupted_close_by_id_shows_no_words(chat):
+def test_report_of_interrupted_close_by_id_contains_no_personal_data(chat):
     def work(session):
         close_session_by_id(session.session_id, agent_uuid=session.agent.uuid, note=NOTE)
 
@@ -61,11 +61,11 @@ def test_an_interrupted_close_by_id_shows_no_words(chat):
     ],
     ids=["tell", "whisper", "context", "receive", "take_over", "hand_back"],
 )
-def test_an_interrupted_support_action_shows_no_words(chat, act, osvi_sandbox):
+def test_report_of_interrupted_support_action_contains_no_personal_data(chat, act, osvi_sandbox):
     assert find_leaks_at_each_query(act, chat) == set()
 
 
-def test_an_interrupted_start_shows_no_words(osvi_sandbox):
+def test_report_of_interrupted_start_contains_no_personal_data(osvi_sandbox):
     numbers = count()
 
     def work():
@@ -79,14 +79,14 @@ def test_an_interrupted_start_shows_no_words(osvi_sandbox):
     assert find_leaks_at_each_query(work) == set()
 
 
-def test_an_interrupted_look_up_shows_no_words(chat):
+def test_report_of_interrupted_look_up_contains_no_personal_data(chat):
     def work(session):
         mirroring.sync_customer(session.customer_id)
 
     assert find_leaks_at_each_query(work, chat) == set()
 
 
-def test_interrupted_mirroring_shows_no_words(osvi_sandbox):
+def test_report_of_interrupted_mirroring_contains_no_personal_data(osvi_sandbox):
     numbers = count()
 
     def work():
@@ -104,7 +104,7 @@ def test_interrupted_mirroring_shows_no_words(osvi_sandbox):
     assert find_leaks_at_each_query(work) == set()
 
 
-def test_interrupted_recovery_shows_no_words(chat, osvi_sandbox):
+def test_report_of_interrupted_recovery_contains_no_personal_data(chat, osvi_sandbox):
     def work(session):
         osvi_sandbox.script(session.session_id, Drop(after_closing=True))
         with pytest.raises(Exception, match="may have closed"):
@@ -114,7 +114,7 @@ def test_interrupted_recovery_shows_no_words(chat, osvi_sandbox):
     assert find_leaks_at_each_query(work, chat) == set()
 
 
-def test_interrupted_recovery_of_what_arrived_shows_no_words(chat):
+def test_report_of_interrupted_read_of_answer_contains_no_personal_data(chat):
     def work(session):
         ChatSession.objects.filter(pk=session.pk).update(status="unconfirmed")
         CloseAttempt.objects.create(
@@ -129,7 +129,7 @@ def test_interrupted_recovery_of_what_arrived_shows_no_words(chat):
     assert find_leaks_at_each_query(work, chat) == set()
 
 
-def test_interrupted_marking_shows_no_words(chat):
+def test_report_of_interrupted_mark_closed_contains_no_personal_data(chat):
     def work(session):
         ChatSession.objects.filter(pk=session.pk).update(status="unconfirmed")
         recovery.mark_closed(session, note=NOTE)
@@ -137,7 +137,7 @@ def test_interrupted_marking_shows_no_words(chat):
     assert find_leaks_at_each_query(work, chat) == set()
 
 
-def test_an_interrupted_summarizer_shows_no_words(settings):
+def test_report_of_interrupted_summarizer_contains_no_personal_data(settings):
     settings.OSVI["default"]["SUMMARIZER"] = lambda session: SUMMARY
 
     def closed():
@@ -162,7 +162,7 @@ REST = {
 
 
 @pytest.mark.parametrize("name", REST)
-def test_an_interrupted_call_over_rest_shows_no_words(rest, chat, name):
+def test_report_of_interrupted_rest_call_contains_no_personal_data(rest, chat, name):
     def work(session):
         url = f"/api/osvi/sessions/{session.session_id}/{name}/"
         rest.post(url, REST[name], format="json")
@@ -170,7 +170,7 @@ def test_an_interrupted_call_over_rest_shows_no_words(rest, chat, name):
     assert find_leaks_at_each_query(work, chat) == set()
 
 
-def test_an_interrupted_call_that_adds_context_over_rest_shows_no_words(rest, chat, osvi_sandbox):
+def test_report_of_interrupted_rest_context_contains_no_personal_data(rest, chat, osvi_sandbox):
     def work(session):
         url = f"/api/osvi/sessions/{session.session_id}/context/"
         assert rest.post(url, {"context": MESSAGE}, format="json").status_code == 200
@@ -178,7 +178,9 @@ def test_an_interrupted_call_that_adds_context_over_rest_shows_no_words(rest, ch
     assert find_leaks_at_each_query(work, chat) == set()
 
 
-def test_an_interrupted_start_over_rest_shows_no_words(rest, grant, staff, osvi_sandbox):
+def test_report_of_interrupted_rest_start_contains_no_personal_data(
+    rest, grant, staff, osvi_sandbox
+):
     numbers = count()
 
     def work():
@@ -194,7 +196,7 @@ def test_an_interrupted_start_over_rest_shows_no_words(rest, grant, staff, osvi_
     assert find_leaks_at_each_query(work) == set()
 
 
-def test_an_interrupted_look_up_over_rest_shows_no_words(rest, chat):
+def test_report_of_interrupted_rest_look_up_contains_no_personal_data(rest, chat):
     def work(session):
         body = {"customer_id": session.customer_id}
         assert rest.post("/api/osvi/sessions/sync/", body, format="json").status_code == 200
@@ -203,7 +205,7 @@ def test_an_interrupted_look_up_over_rest_shows_no_words(rest, chat):
 
 
 @pytest.mark.parametrize("by", ["ids", "filter"])
-def test_an_interrupted_bulk_close_over_rest_shows_no_words(rest, chat, by, settings):
+def test_report_of_interrupted_rest_bulk_close_contains_no_personal_data(rest, chat, by, settings):
     settings.OSVI_EXECUTOR = None
 
     def work(session):
@@ -215,7 +217,7 @@ def test_an_interrupted_bulk_close_over_rest_shows_no_words(rest, chat, by, sett
     assert find_leaks_at_each_query(work, chat) == set()
 
 
-def test_an_interrupted_list_over_rest_shows_no_customer(rest, chat):
+def test_report_of_interrupted_rest_list_contains_no_customer(rest, chat):
     def work(session):
         query = {"customer_id": session.customer_id}
         assert rest.get("/api/osvi/sessions/", query).status_code == 200
@@ -234,13 +236,13 @@ def test_an_interrupted_list_over_rest_shows_no_customer(rest, chat):
     ],
     ids=["close", "dry-run", "sync"],
 )
-def test_an_interrupted_command_shows_no_words(chat, arguments):
+def test_report_of_interrupted_command_contains_no_personal_data(chat, arguments):
     def work(session):
         call_command(*arguments(session), stdout=StringIO(), stderr=StringIO())
 
     assert find_leaks_at_each_query(work, chat) == set()
 
 
-def test_a_command_that_refuses_a_customer_names_it(db):
+def test_command_with_invalid_customer_names_it_in_error(db):
     with pytest.raises(CommandError, match=r"'bad\\x00': This is not a valid id"):
         call_command("osvi_sync", "--customer", "bad\0")

@@ -29,7 +29,7 @@ TOKEN, WORDS, CUSTOMER, SUMMARY = ("-".join(("canary", each)) for each in ("0", 
 CANARY = "canary-"
 
 
-def half_an_answer(call):
+def send_partial_answer(call):
     """Send a part of the body, and nothing for long."""
     call.send(http_response(close_body("s-1", summary=SUMMARY, more="." * 100))[:-60])
     call.pause(20)
@@ -52,9 +52,9 @@ def interrupted(error, seconds=0.4):
 
 
 @pytest.mark.parametrize("raises", ["SystemExit", "RuntimeError"])
-def test_sentry_of_an_interrupted_call_is_sent_no_words(tmp_path, raises):
+def test_sentry_events_of_interrupted_call_contain_no_personal_data(tmp_path, raises):
     events = tmp_path / "events"
-    with RawServer(half_an_answer) as server:
+    with RawServer(send_partial_answer) as server:
         environment = {
             **{key: value for key, value in os.environ.items() if "DJANGO" not in key},
             "CANARY_A": TOKEN,
@@ -64,7 +64,7 @@ def test_sentry_of_an_interrupted_call_is_sent_no_words(tmp_path, raises):
             "RAISES": raises,
             "URL": server.url,
         }
-        command = [sys.executable, "-m", "tests.client.reporting_call"]
+        command = [sys.executable, "-m", "tests.client.interrupted_call"]
         subprocess.run(command, env=environment, check=True, timeout=60)
         assert server.calls[0].headers["api-token"] == TOKEN
     sent = events.read_text()
@@ -87,7 +87,7 @@ def served(url, events):
         "OSVI_BASE_URL": url,
         "OSVI_API_TOKEN": TOKEN,
     }
-    app = ["tests.client.reporting_app:application", "--bind", f"127.0.0.1:{port}"]
+    app = ["tests.client.sentry_app:application", "--bind", f"127.0.0.1:{port}"]
     options = ["--preload", "--timeout", "4", "--no-control-socket", "--log-level", "critical"]
     command = [sys.executable, "-m", "gunicorn", *app, *options]
     with subprocess.Popen(command, env=environment) as process:
@@ -109,12 +109,14 @@ def request(port, method, path):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_sentry_of_a_worker_killed_in_a_close_is_sent_no_words(tmp_path, mirrored, staff):
+def test_sentry_events_of_worker_killed_in_close_contain_no_personal_data(
+    tmp_path, mirrored, staff
+):
     events = tmp_path / "events"
     staff.set_password("secret")
     staff.save()
     session = mirrored(customer_id=CUSTOMER)
-    with RawServer(half_an_answer) as server, served(server.url, events) as port:
+    with RawServer(send_partial_answer) as server, served(server.url, events) as port:
         request(port, "POST", f"/api/osvi/sessions/{session.session_id}/close/")
         wait_until(lambda: events.exists() and "SystemExit" in events.read_text())
         assert server.calls[0].headers["api-token"] == TOKEN
@@ -125,8 +127,8 @@ def test_sentry_of_a_worker_killed_in_a_close_is_sent_no_words(tmp_path, mirrore
     assert CANARY not in sent
 
 
-def test_the_mailed_report_of_an_interrupted_call_has_no_words(settings):
-    with RawServer(half_an_answer) as server:
+def test_error_email_of_interrupted_call_contains_no_personal_data(settings):
+    with RawServer(send_partial_answer) as server:
         settings.OSVI = {"default": {"API_TOKEN": TOKEN, "BASE_URL": server.url}}
         client = OSVIClient.for_account()
         with pytest.raises(RuntimeError) as caught, interrupted(RuntimeError("unexpected")):
@@ -163,7 +165,7 @@ def spans(monkeypatch):
     instrumentor.uninstrument()
 
 
-def test_opentelemetry_of_calls_is_given_no_words(spans, make_client):
+def test_opentelemetry_spans_of_calls_contain_no_personal_data(spans, make_client):
     answered = http_response(close_body("s-1", reply=SUMMARY))
     with RawServer(close_response(summary=SUMMARY), answered, lambda call: call.reset()) as server:
         client = make_client(server.url, token=TOKEN)
@@ -181,7 +183,7 @@ def test_opentelemetry_of_calls_is_given_no_words(spans, make_client):
         assert CANARY not in each
 
 
-def test_an_answer_that_a_hook_has_read_is_still_read(make_client):
+def test_answer_read_by_opentelemetry_hook_is_still_read(make_client):
     instrumentor = RequestsInstrumentor()
     instrumentor.instrument(response_hook=lambda span, request, response: response.text)
     try:
@@ -192,7 +194,7 @@ def test_an_answer_that_a_hook_has_read_is_still_read(make_client):
         instrumentor.uninstrument()
 
 
-def test_documented_filters_leave_no_customer(tmp_path):
+def test_documented_filters_remove_customer_from_events_and_spans(tmp_path):
     events = tmp_path / "events"
     with RawServer(http_response(close_body("s-1")), lambda call: call.reset()) as server:
         environment = {
@@ -202,7 +204,7 @@ def test_documented_filters_leave_no_customer(tmp_path):
             "OTEL_SEMCONV_STABILITY_OPT_IN": "http/dup",
             "URL": server.url,
         }
-        command = [sys.executable, "-m", "tests.client.reporting_docs"]
+        command = [sys.executable, "-m", "tests.client.documented_filters"]
         done = subprocess.run(command, env=environment, check=True, timeout=60, capture_output=True)
         assert [CUSTOMER in call.target for call in server.calls] == [True, True]
     spans, sent = done.stdout.decode(), events.read_text()

@@ -34,7 +34,7 @@ def address(output):
     return re.search(r"http://127\.0\.0\.1:\d+", output)[0]
 
 
-def test_it_says_where_it_serves_and_what_there_is_to_close():
+def test_command_prints_address_and_sessions_and_serves_until_interrupt():
     answers = []
 
     def close_the_first(output):
@@ -63,13 +63,13 @@ def test_it_says_where_it_serves_and_what_there_is_to_close():
 @pytest.mark.parametrize(
     ("sessions", "lines"), [({}, 24), ({"sessions": 0}, 0), ({"sessions": -1}, 0)]
 )
-def test_the_number_of_sessions(sessions, lines):
+def test_command_with_sessions_option_prints_that_many_sessions(sessions, lines):
     output = run(lambda output: None, **sessions)
     assert len(re.findall(r"^\S{36}  ", output, re.MULTILINE)) == lines
     assert "sandbox-token-16" in output
 
 
-def test_it_stops_when_it_cannot_introduce_itself():
+def test_command_with_closed_output_stops_server():
     class Closed(StringIO):
         def write(self, text):
             seen.append(text)
@@ -82,28 +82,28 @@ def test_it_stops_when_it_cannot_introduce_itself():
         requests.get(address(seen[0]), timeout=5)
 
 
-def test_a_port_that_is_taken_gives_the_remedy(osvi):
+def test_command_with_port_in_use_suggests_port_zero(osvi):
     with pytest.raises(CommandError, match=rf"Port {osvi.port} cannot be used .*--port 0"):
         call_command("osvi_sandbox", port=osvi.port)
 
 
 @pytest.mark.parametrize("port", [65536, -1])
-def test_a_port_that_does_not_exist_gives_the_remedy(port):
+def test_command_with_invalid_port_suggests_port_zero(port):
     with pytest.raises(CommandError, match=rf"Port {port} cannot be used .*--port 0"):
         call_command("osvi_sandbox", port=port)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "192.0.2.1", "example.com", "::"])
-def test_others_cannot_reach_it(host):
+def test_command_with_public_host_raises_command_error(host):
     with pytest.raises(CommandError, match=r"only this machine.*--host 127\.0\.0\.1"):
         call_command("osvi_sandbox", host=host, port=0)
 
 
-def test_localhost_is_this_machine():
+def test_command_with_host_localhost_serves():
     assert "http://localhost:" in run(lambda output: None, host="localhost")
 
 
-def test_a_project_that_is_not_set_up_can_run_it(monkeypatch, capsys, settings, db):
+def test_command_in_project_with_failing_checks_serves(monkeypatch, capsys, settings, db):
     def sleep(seconds):
         raise KeyboardInterrupt
 
@@ -115,7 +115,7 @@ def test_a_project_that_is_not_set_up_can_run_it(monkeypatch, capsys, settings, 
     assert address(capsys.readouterr().out)
 
 
-def test_ctrl_c_ends_it_cleanly(monkeypatch):
+def test_command_interrupted_with_ctrl_c_exits_with_zero(monkeypatch):
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     command = [sys.executable, str(MANAGE), "osvi_sandbox", "--port", "0", "--sessions", "1"]
     with subprocess.Popen(

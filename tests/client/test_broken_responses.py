@@ -27,7 +27,7 @@ def read(body, session_id="s-1", status=200, **options):
     return read_closed(Answer(status=status, body=body, **options), session_id)
 
 
-def saying(**fields):
+def json_of(**fields):
     return json.dumps(fields)
 
 
@@ -58,7 +58,7 @@ def saying(**fields):
     ],
     ids=repr,
 )
-def test_a_body_is_read_in_the_character_set_that_it_is_in(body, charset, summary):
+def test_summary_in_any_charset_is_decoded(body, charset, summary):
     assert read(body, charset=charset).summary == summary
 
 
@@ -72,7 +72,7 @@ def test_a_body_is_read_in_the_character_set_that_it_is_in(body, charset, summar
         (r"It\'s in C:\path \u12 \\ \u00e9\x", r"It\'s in C:\path \u12 \ é\x"),
     ],
 )
-def test_raw_control_characters_in_a_summary_are_read(words, summary):
+def test_summary_with_raw_control_characters_is_read(words, summary):
     assert read(PLAIN % words).summary == summary
 
 
@@ -97,7 +97,7 @@ def test_raw_control_characters_in_a_summary_are_read(words, summary):
     ],
     ids=repr,
 )
-def test_what_is_too_much_is_cut(body):
+def test_answer_with_surplus_text_is_read(body):
     assert read(body) == ClosedSession(session_id="s-1", summary="Fine.")
 
 
@@ -116,45 +116,45 @@ def test_what_is_too_much_is_cut(body):
     ],
     ids=repr,
 )
-def test_junk_before_an_answer_is_passed_over(junk):
+def test_answer_after_junk_is_read(junk):
     assert read(junk + GOOD) == ClosedSession(session_id="s-1", summary="Fine.")
     assert read(junk + b"[" + GOOD[:-2] + b",}}]").summary == "Fine."
     with pytest.raises(OSVIBadAnswer, match="a different chat session"):
         read(junk + GOOD, session_id="s-2")
 
 
-def test_stray_line_leaves_it_open_whose_an_unnamed_answer_is():
-    unnamed = saying(success=True, data={"summary": "Fine."})
+def test_answer_without_id_after_stray_line_raises_bad_answer():
+    unnamed = json_of(success=True, data={"summary": "Fine."})
     assert read(")]}',\n" + unnamed).summary == "Fine."
     with pytest.raises(OSVIBadAnswer):
         read("OK\n" + unnamed)
 
 
 @pytest.mark.parametrize("success", [True, "true", "True", " TRUE ", 1, "1", "yes", "ok"])
-def test_a_yes_is_read_however_it_is_said(success):
-    assert read(saying(success=success, data={"session_id": "s-1"})).summary is None
-    assert read(saying(success=success, data={"summary": "Fine."})).summary == "Fine."
+def test_success_in_any_spelling_returns_closed_session(success):
+    assert read(json_of(success=success, data={"session_id": "s-1"})).summary is None
+    assert read(json_of(success=success, data={"summary": "Fine."})).summary == "Fine."
 
 
 @pytest.mark.parametrize("success", [False, "false", "False", 0, "0", "no"])
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_no_is_a_refusal_however_it_is_said(success, inside):
+def test_failure_in_any_spelling_raises_rejected(success, inside):
     data = {"session_id": "s-1", "summary": "Fine."}
     no = {"success": success, "errors": ["Not now"]}
-    body = saying(success=True, data=data | no) if inside else saying(**no, data=data)
+    body = json_of(success=True, data=data | no) if inside else json_of(**no, data=data)
     with pytest.raises(OSVIRejected, match="Not now"):
         read(body)
 
 
 @pytest.mark.parametrize("error", [{"error": "Not now"}, {"errors": ["Not now"]}])
-def test_an_error_without_a_yes_is_a_refusal(error):
+def test_error_without_success_raises_rejected(error):
     with pytest.raises(OSVIRejected, match="Not now"):
-        read(saying(**error, session_id="s-1", summary="Fine."))
+        read(json_of(**error, session_id="s-1", summary="Fine."))
 
 
-def test_a_yes_with_an_empty_error_is_a_yes():
+def test_success_with_empty_error_returns_closed_session():
     data = {"session_id": "s-1", "summary": "Fine.", "error": None}
-    assert read(saying(success=True, error="", errors=[], data=data)).summary == "Fine."
+    assert read(json_of(success=True, error="", errors=[], data=data)).summary == "Fine."
 
 
 @pytest.mark.parametrize(
@@ -184,8 +184,8 @@ def test_a_yes_with_an_empty_error_is_a_yes():
     ],
     ids=repr,
 )
-def test_fields_are_read_wherever_they_stand(fields):
-    assert read(saying(**fields)).summary == "Fine."
+def test_fields_at_any_level_are_read(fields):
+    assert read(json_of(**fields)).summary == "Fine."
 
 
 # Whose it is
@@ -203,9 +203,9 @@ def test_fields_are_read_wherever_they_stand(fields):
         (f" {UUID.upper()} ", UUID),
     ],
 )
-def test_the_same_id_in_another_spelling_is_the_same(named, session_id):
+def test_session_id_in_other_spelling_is_accepted(named, session_id):
     assert is_same_id(named, session_id)
-    body = saying(success=True, data={"session_id": named, "summary": "Fine."})
+    body = json_of(success=True, data={"session_id": named, "summary": "Fine."})
     found = read(body, session_id)
     assert (found.session_id, found.summary) == (session_id, "Fine.")
 
@@ -228,10 +228,10 @@ def test_the_same_id_in_another_spelling_is_the_same(named, session_id):
     ],
 )
 @pytest.mark.parametrize("key", ["session_id", "chat_session_id", "SessionId", "id"])
-def test_another_id_is_never_believed(named, session_id, key):
+def test_different_session_id_raises_bad_answer(named, session_id, key):
     answer = Answer(
         status=200,
-        body=saying(success=True, data={key: named, "summary": "Fine."}).encode(),
+        body=json_of(success=True, data={key: named, "summary": "Fine."}).encode(),
     )
     with pytest.raises(OSVIBadAnswer, match="a different chat session"):
         read_closed(answer, session_id)
@@ -241,37 +241,37 @@ def test_another_id_is_never_believed(named, session_id, key):
 @pytest.mark.parametrize(
     "body",
     [
-        saying(success=True, session_id="s-2", data={"session_id": "s-1", "summary": "Fine."}),
-        saying(success=True, data={"session_id": "s-1", "data": {"session_id": "s-2"}}),
-        saying(success=True, data={"session_id": "s-1", "chat_session_id": "s-2"}),
-        saying(success=True, data={"session_id": "s-1", "sessionId": "s-2", "summary": "x"}),
-        saying(success=True, data={"session": {"id": "s-2"}, "summary": "x"}),
-        saying(success=True, data={"session": {"id": 7}, "summary": "x"}),
-        saying(success=True, data={"session": "s-2", "summary": "x"}),
-        saying(success=True, data={"session": ["s-2"], "summary": "x"}),
-        saying(success=True, session={"id": "s-2"}, data={"session_id": "s-1", "summary": "x"}),
-        saying(success=True, data={"session_id": "s-1", "session": {"status": "active"}}),
+        json_of(success=True, session_id="s-2", data={"session_id": "s-1", "summary": "Fine."}),
+        json_of(success=True, data={"session_id": "s-1", "data": {"session_id": "s-2"}}),
+        json_of(success=True, data={"session_id": "s-1", "chat_session_id": "s-2"}),
+        json_of(success=True, data={"session_id": "s-1", "sessionId": "s-2", "summary": "x"}),
+        json_of(success=True, data={"session": {"id": "s-2"}, "summary": "x"}),
+        json_of(success=True, data={"session": {"id": 7}, "summary": "x"}),
+        json_of(success=True, data={"session": "s-2", "summary": "x"}),
+        json_of(success=True, data={"session": ["s-2"], "summary": "x"}),
+        json_of(success=True, session={"id": "s-2"}, data={"session_id": "s-1", "summary": "x"}),
+        json_of(success=True, data={"session_id": "s-1", "session": {"status": "active"}}),
         '{"success": true, "data": {"sessionId": "s-2", "sessionId": "s-1", "summary": "x"}}',
         '{"success": true, "data": {"session_id": "s-2", "session_id": "s-1", "summary": "x"}}',
         '{"success": true, "data": {"session_id": "s-1", "summary": "x", "summary": "y"}}',
         '{"success": false, "success": true, "data": {"session_id": "s-1", "summary": "x"}}',
         '{"success": true, "data": {"summary": "x"}, "data": {"session_id": "s-1"}}',
-        saying(success=True, data={"session_id": "s-1", "summary": "x", "data": {"summary": "y"}}),
-        saying(success=True, data={"session_id": "s-1", "summary": "x", "data": {"summary": 1}}),
-        saying(success=True, data={"session_id": "s-1", "status": "active"}),
-        saying(success=True, data={"session_id": "s-1", "command": "takeover", "state": "ok"}),
-        saying(success=True, data=[{"session_id": "s-2", "summary": "x"}]),
-        saying(success=True, data=[{"id": "s-2", "summary": "x"}]),
-        saying(success=True, data=[{"session_id": "s-1", "summary": "x"}, {}]),
-        saying(success=True, data={"session": [{"id": "s-2"}], "summary": "x"}),
-        saying(data={"session_id": "s-1"}),
-        saying(data={"summary": "Fine."}),
-        saying(summary="Fine."),
-        saying(success="maybe", data={"summary": "Fine."}),
+        json_of(success=True, data={"session_id": "s-1", "summary": "x", "data": {"summary": "y"}}),
+        json_of(success=True, data={"session_id": "s-1", "summary": "x", "data": {"summary": 1}}),
+        json_of(success=True, data={"session_id": "s-1", "status": "active"}),
+        json_of(success=True, data={"session_id": "s-1", "command": "takeover", "state": "ok"}),
+        json_of(success=True, data=[{"session_id": "s-2", "summary": "x"}]),
+        json_of(success=True, data=[{"id": "s-2", "summary": "x"}]),
+        json_of(success=True, data=[{"session_id": "s-1", "summary": "x"}, {}]),
+        json_of(success=True, data={"session": [{"id": "s-2"}], "summary": "x"}),
+        json_of(data={"session_id": "s-1"}),
+        json_of(data={"summary": "Fine."}),
+        json_of(summary="Fine."),
+        json_of(success="maybe", data={"summary": "Fine."}),
         # Without an id it is an answer to this close only if there is nothing else odd.
-        saying(success=True, data={"summary": "Fine."}) + "{}",
+        json_of(success=True, data={"summary": "Fine."}) + "{}",
         # Each of two objects is an answer, and the second has the summary.
-        saying(success=True, data={"session_id": "s-1"}) + GOOD.decode(),
+        json_of(success=True, data={"session_id": "s-1"}) + GOOD.decode(),
         "x" + GOOD.decode(),
         "{}\n" + GOOD.decode(),
         "x {\n" + GOOD.decode(),
@@ -282,12 +282,12 @@ def test_another_id_is_never_believed(named, session_id, key):
         '{"success": true, "data": {"session_id": "s-1", "summary": "Half of" ',
     ],
 )
-def test_what_leaves_a_doubt_is_not_believed(body):
+def test_ambiguous_answer_raises_bad_answer(body):
     with pytest.raises(OSVIBadAnswer):
         read(body)
 
 
-def test_the_same_said_twice_leaves_no_doubt():
+def test_repeated_equal_fields_are_read():
     body = '{"success": true, "success": true, "data": {"session_id": "s-1", "summary": "x"}}'
     assert read(body).summary == "x"
     assert (
@@ -298,31 +298,31 @@ def test_the_same_said_twice_leaves_no_doubt():
 # What did not arrive whole
 
 
-def test_an_incomplete_answer_whose_object_is_whole_is_read():
+def test_incomplete_answer_with_complete_object_is_read():
     assert read(GOOD, incomplete=True).summary == "Fine."
     assert read(GOOD + b"\x1f\x8b", incomplete=True).summary == "Fine."
 
 
 @pytest.mark.parametrize("status", [200, 201, 400, 404, 409, 422])
 @pytest.mark.parametrize("body", [GOOD[:-1], GOOD[:40], b"", b'{"success": false, "errors": ["No'])
-def test_half_an_answer_is_none(body, status):
+def test_incomplete_answer_with_partial_object_raises_no_answer(body, status):
     with pytest.raises(OSVINoAnswer) as caught:
         read(body, status=status, incomplete=True)
     assert caught.value.status == status
 
 
 @pytest.mark.parametrize("data", [{"summary": "Fine."}, {"session_id": "s-1"}])
-def test_an_incomplete_answer_without_an_id_or_a_summary_is_none(data):
+def test_incomplete_answer_without_id_or_summary_raises_no_answer(data):
     with pytest.raises(OSVINoAnswer):
-        read(saying(success=True, data=data), incomplete=True)
+        read(json_of(success=True, data=data), incomplete=True)
 
 
-def test_an_incomplete_refusal_that_is_whole_is_one():
+def test_incomplete_answer_with_complete_refusal_raises_rejected():
     with pytest.raises(OSVIRejected, match="No"):
-        read(saying(success=False, errors=["No"]), status=422, incomplete=True)
+        read(json_of(success=False, errors=["No"]), status=422, incomplete=True)
 
 
-def test_what_was_cut_at_the_cap_is_not_believed():
+def test_truncated_answer_raises_bad_answer():
     with pytest.raises(OSVIBadAnswer):
         read(GOOD, truncated=True)
 
@@ -345,7 +345,7 @@ def test_what_was_cut_at_the_cap_is_not_believed():
         b'{"success": null, "errors": ["x"]}',
     ],
 )
-def test_a_4xx_without_osvis_envelope_is_a_gateways(close, status, body):
+def test_4xx_without_envelope_of_osvi_raises_gateway_refused(close, status, body):
     with (
         RawServer(http_response(body, status=status)) as server,
         pytest.raises(OSVIGatewayRefused) as found,
@@ -358,9 +358,9 @@ def test_a_4xx_without_osvis_envelope_is_a_gateways(close, status, body):
 
 
 @pytest.mark.parametrize("success", [False, "false", 0])
-def test_a_4xx_in_osvis_envelope_is_osvis(success):
+def test_4xx_with_envelope_of_osvi_raises_rejected(success):
     with pytest.raises(OSVIRejected, match="No"):
-        read(saying(success=success, errors=["No"]), status=403)
+        read(json_of(success=success, errors=["No"]), status=403)
 
 
 # Time
@@ -380,19 +380,19 @@ def test_a_4xx_in_osvis_envelope_is_osvis(success):
     ],
     ids=lambda body: body[:12],
 )
-def test_no_body_takes_long_to_read(body):
+def test_hostile_body_is_read_in_bounded_time(body):
     began = time.thread_time()  # of the processor: others may be at work beside this
     with pytest.raises(OSVIBadAnswer):
         read(body)
     assert time.thread_time() - began < 5
 
 
-def test_envelope_in_an_array_of_one_is_read():
+def test_envelope_in_array_of_one_returns_summary():
     body = b'[{"success": true, "data": {"session_id": "s-1", "summary": "All is well."}}]'
     assert read_closed(Answer(status=200, body=body), "s-1").summary == "All is well."
 
 
-def test_envelope_in_an_array_of_several_is_not_read():
+def test_envelope_in_array_of_several_raises_bad_answer():
     body = b'[{"success": true, "data": {"session_id": "s-1", "summary": "All is well."}}, {}]'
     with pytest.raises(OSVIBadAnswer):
         read_closed(Answer(status=200, body=body), "s-1")

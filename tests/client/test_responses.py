@@ -28,7 +28,7 @@ from tests.helpers.raw_server import RawServer, close_body, close_response, http
 GOOD = close_body(summary="Fine.")
 
 
-def refusal_of(close, reply):
+def error_of_close(close, reply):
     with RawServer(reply) as server, pytest.raises(OSVIError) as caught:
         close(server.url, deadline=5)
     return caught.value
@@ -38,7 +38,7 @@ def refusal_of(close, reply):
 
 
 @pytest.mark.parametrize("body", [None, b"", b"<html>"])
-def test_a_401_is_unauthorized(osvi, close, body):
+def test_close_answered_401_raises_unauthorized(osvi, close, body):
     osvi.script("s-1", Status(401, error="Invalid API token", body=body))
     with pytest.raises(OSVIUnauthorized) as caught:
         close(osvi.url)
@@ -46,13 +46,13 @@ def test_a_401_is_unauthorized(osvi, close, body):
     assert caught.value.reason == ("" if body is not None else "Invalid API token")
 
 
-def test_a_wrong_token_is_unauthorized(osvi, close):
+def test_close_with_wrong_token_raises_unauthorized(osvi, close):
     with pytest.raises(OSVIUnauthorized):
         close(osvi.url, token="another-token-16")
 
 
 @pytest.mark.parametrize("status", [400, 402, 403, 404, 405, 409, 410, 418, 422, 451, 499])
-def test_any_other_4xx_is_rejected(osvi, close, status):
+def test_close_answered_other_4xx_raises_rejected(osvi, close, status):
     osvi.script("s-1", Status(status, errors=("Not like this",)))
     with pytest.raises(OSVIRejected) as caught:
         close(osvi.url)
@@ -60,26 +60,26 @@ def test_any_other_4xx_is_rejected(osvi, close, status):
     assert (caught.value.status, caught.value.reason) == (status, "Not like this")
 
 
-def test_a_refusal_without_words_names_its_status(close):
-    error = refusal_of(close, http_response(b'{"success": false}', status=404))
+def test_rejected_without_reason_uses_http_status_as_reason(close):
+    error = error_of_close(close, http_response(b'{"success": false}', status=404))
     assert (type(error), error.reason) == (OSVIRejected, "HTTP 404")
 
 
-def test_no_success_is_rejected_though_its_status_is_200(close):
-    error = refusal_of(
+def test_close_answered_200_without_success_raises_rejected(close):
+    error = error_of_close(
         close, http_response(b'{"success": false, "errors": ["Closing is switched off"]}')
     )
     assert (type(error), error.reason) == (OSVIRejected, "Closing is switched off")
 
 
 @pytest.mark.parametrize("status", [201, 202, 299])
-def test_no_success_with_another_2xx_is_a_bad_answer(close, status):
+def test_close_answered_other_2xx_without_success_raises_bad_answer(close, status):
     assert isinstance(
-        refusal_of(close, http_response(b'{"success": false}', status=status)), OSVIBadAnswer
+        error_of_close(close, http_response(b'{"success": false}', status=status)), OSVIBadAnswer
     )
 
 
-def test_a_429_is_throttled_and_says_for_how_long(osvi, close):
+def test_close_answered_429_raises_throttled_with_retry_after(osvi, close):
     osvi.script("s-1", Status(429, retry_after=7, errors=("Slow down",)))
     with pytest.raises(OSVIThrottled) as caught:
         close(osvi.url)
@@ -105,8 +105,8 @@ def test_a_429_is_throttled_and_says_for_how_long(osvi, close):
         (http_response(status=999), OSVINoAnswer),
     ],
 )
-def test_a_5xx_may_have_closed_it_unless_osvi_says_it_is_busy(close, reply, kind):
-    assert type(refusal_of(close, reply)) is kind
+def test_close_answered_5xx_raises_no_answer_unless_osvi_is_busy(close, reply, kind):
+    assert type(error_of_close(close, reply)) is kind
 
 
 @pytest.mark.parametrize(
@@ -135,16 +135,16 @@ def test_a_5xx_may_have_closed_it_unless_osvi_says_it_is_busy(close, reply, kind
         ("\xff\x80", None),
     ],
 )
-def test_retry_after(make_client, header, seconds):
+def test_retry_after_header_is_read_as_seconds_or_ignored(make_client, header, seconds):
     reply = b"HTTP/1.1 429 X\r\nContent-Length: 0\r\nRetry-After: %s\r\n\r\n"
     with RawServer(reply % header.encode("latin-1")) as server:
         answer = make_client(server.url).send_close("s-1", agent_uuid="agent_1")
     assert answer.retry_after == seconds
 
 
-def test_retry_after_as_a_date_to_come(close):
+def test_retry_after_with_future_date_is_converted_to_seconds(close):
     date = formatdate(time.time() + 100, usegmt=True)
-    error = refusal_of(close, http_response(status=429, headers=[("Retry-After", date)]))
+    error = error_of_close(close, http_response(status=429, headers=[("Retry-After", date)]))
     assert 95 < error.retry_after <= 100
 
 
@@ -171,9 +171,9 @@ def test_retry_after_as_a_date_to_come(close):
         ({"error": "x" * 1000}, "x" * MAX_REASON),
     ],
 )
-def test_the_reason_is_short_plain_text(close, said, reason):
+def test_reason_of_rejected_is_short_plain_text(close, said, reason):
     body = json.dumps({"success": False, **said}).encode()
-    assert refusal_of(close, http_response(body, status=422)).reason == reason
+    assert error_of_close(close, http_response(body, status=422)).reason == reason
 
 
 json_values = st.recursive(
@@ -184,7 +184,7 @@ json_values = st.recursive(
 
 
 @given(error=json_values, errors=json_values | st.lists(st.text()), status=st.integers(400, 499))
-def test_the_reason_of_any_error_is_short_and_storable(error, errors, status):
+def test_reason_of_any_error_body_is_short_and_storable(error, errors, status):
     body = json.dumps({"success": False, "error": error, "errors": errors}).encode()
     with pytest.raises(OSVIRejected) as caught:
         read_closed(Answer(status=status, body=body), "s-1")
@@ -237,23 +237,23 @@ def test_the_reason_of_any_error_is_short_and_storable(error, errors, status):
     ],
     ids=lambda body: repr(body[:40]),
 )
-def test_junk_is_a_bad_answer(close, body):
-    error = refusal_of(close, http_response(body))
+def test_close_answered_with_junk_raises_bad_answer(close, body):
+    error = error_of_close(close, http_response(body))
     assert type(error) is OSVIBadAnswer
     assert error.status == 200
     assert not error.retryable
 
 
 @pytest.mark.parametrize("odd", [1, ["x"], {"a": 1}, False])
-def test_a_summary_of_another_type_is_a_bad_answer(osvi, close, odd):
+def test_close_answered_with_summary_of_wrong_type_raises_bad_answer(osvi, close, odd):
     osvi.add_session("s-1", agent_uuid="agent_1")
     osvi.script("s-1", OddSummary(odd))
     with pytest.raises(OSVIBadAnswer):
         close(osvi.url)
 
 
-def test_a_204_is_a_bad_answer(close):
-    error = refusal_of(close, b"HTTP/1.1 204 No Content\r\n\r\n")
+def test_close_answered_204_raises_bad_answer(close):
+    error = error_of_close(close, b"HTTP/1.1 204 No Content\r\n\r\n")
     assert (type(error), error.status) == (OSVIBadAnswer, 204)
 
 
@@ -268,13 +268,13 @@ def test_a_204_is_a_bad_answer(close):
     ],
     ids=["plain", "with a mark", "utf-16", "spaces", "more of it"],
 )
-def test_an_answer_that_can_be_read_is_read(close, body):
+def test_close_answered_with_readable_variant_returns_summary(close, body):
     with RawServer(http_response(body)) as server:
         assert close(server.url) == ClosedSession(session_id="s-1", summary="Fine.")
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "text/html; charset=latin-1", "nonsense/;;=", ""])
-def test_the_content_type_does_not_matter(close, kind):
+def test_close_with_any_content_type_returns_summary(close, kind):
     with RawServer(close_response(summary="Größe", headers=[("Content-Type", kind)])) as server:
         assert close(server.url).summary == "Größe"
 
@@ -294,7 +294,9 @@ def test_the_content_type_does_not_matter(close, kind):
 )
 @example(status=200, body=GOOD, truncated=True, retry_after=None)
 @example(status=150, body=GOOD, truncated=False, retry_after=None)
-def test_any_answer_is_a_closed_session_or_an_error_of_ours(status, body, truncated, retry_after):
+def test_read_closed_with_any_answer_returns_session_or_raises_osvi_error(
+    status, body, truncated, retry_after
+):
     answer = Answer(status=status, body=body, truncated=truncated, retry_after=retry_after)
     answer.text.encode()
     with contextlib.suppress(OSVIError):

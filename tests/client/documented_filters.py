@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProces
 
 from osvi_django.client import OSVIClient
 from osvi_django.exceptions import OSVIError
-from tests.client.reporting_app import FileTransport
+from tests.client.sentry_app import FileTransport
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "troubleshooting.md"
 FENCED = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)

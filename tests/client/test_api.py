@@ -186,7 +186,7 @@ CALLS = {
 }
 
 
-def answered(data):
+def success_response(data):
     return http_response(json.dumps({"success": True, "data": data}).encode())
 
 
@@ -195,10 +195,12 @@ def call(request):
     return CALLS[request.param]
 
 
-def test_what_is_sent_and_what_is_read(call, make_client):
+def test_call_sends_documented_request_and_returns_parsed_answer(call, make_client):
     ask, target, body, data, expected = call
     # The vendor may add fields at any time.
-    with RawServer(answered({**data} | ({} if "b" in data else {"added": {"x": [1]}}))) as server:
+    with RawServer(
+        success_response({**data} | ({} if "b" in data else {"added": {"x": [1]}}))
+    ) as server:
         found = ask(make_client(server.url))
     [sent] = server.calls
     assert sent.line == f"{target} HTTP/1.1"
@@ -226,14 +228,14 @@ def test_what_is_sent_and_what_is_read(call, make_client):
         (lambda call: call.hang_up(), OSVINoAnswer),
     ],
 )
-def test_what_goes_wrong_is_an_error_and_not_repeated(call, make_client, reply, error):
+def test_call_with_failed_answer_raises_error_without_retry(call, make_client, reply, error):
     with RawServer(reply) as server, pytest.raises(error) as caught:
         call[0](make_client(server.url))
     assert type(caught.value) is error
     assert len(server.calls) == 1
 
 
-def test_what_was_surely_not_sent_may_be_repeated(call, make_client):
+def test_call_that_cannot_connect_raises_retryable_unreachable(call, make_client):
     with RawServer() as server:
         url = server.url
     with pytest.raises(OSVIUnreachable) as caught:
@@ -280,8 +282,10 @@ def test_what_was_surely_not_sent_may_be_repeated(call, make_client):
         ("legacy message", {"response": 7}, "response"),
     ],
 )
-def test_a_field_that_is_missing_or_of_another_type_is_named(make_client, name, data, field):
-    with RawServer(answered(data)) as server, pytest.raises(OSVIBadAnswer) as caught:
+def test_answer_with_missing_or_mistyped_field_raises_error_with_its_name(
+    make_client, name, data, field
+):
+    with RawServer(success_response(data)) as server, pytest.raises(OSVIBadAnswer) as caught:
         CALLS[name][0](make_client(server.url))
     assert f"“{field}”" in str(caught.value)
     assert caught.value.status == 200
@@ -330,21 +334,21 @@ def test_a_field_that_is_missing_or_of_another_type_is_named(make_client, name, 
         (lambda c: c.pause_legacy_session("..", agent_uuid="a"), "session_id"),
     ],
 )
-def test_what_cannot_be_sent_is_refused_by_its_name(osvi, make_client, call, field):
+def test_unsendable_argument_raises_invalid_input_with_its_name(osvi, make_client, call, field):
     with pytest.raises(InvalidInput) as caught:
         call(make_client(osvi.url))
     assert caught.value.field == field
     assert osvi.requests == []
 
 
-def test_any_mapping_will_do_for_the_fields(osvi, make_client):
+def test_create_session_with_any_mapping_sends_input_fields(osvi, make_client):
     fields = MappingProxyType({"first_name": "Alex", "visits": 3})
     make_client(osvi.url).create_session(agent_uuid="a", customer_id="+1", input_fields=fields)
     [request] = osvi.requests
     assert request.body["input_fields"] == {"first_name": "Alex", "visits": 3}
 
 
-def test_a_conversation_of_both_dialects(osvi, make_client):
+def test_conversation_in_both_dialects_succeeds_on_sandbox(osvi, make_client):
     client = make_client(osvi.url)
     started = client.start_legacy_session(agent_uuid="a", person_name="Alex")
     assert client.send_legacy_message(started.session_id, agent_uuid="a", message="Hi").text
@@ -369,7 +373,7 @@ def test_a_conversation_of_both_dialects(osvi, make_client):
         client.support(remote.session_id, command="whisper", message="x")
 
 
-def test_a_list_of_a_mistaken_address_is_not_empty(osvi, make_client):
+def test_active_sessions_with_wrong_base_url_raises_rejected(osvi, make_client):
     with pytest.raises(OSVIRejected):
         make_client(f"{osvi.url}/api").active_sessions("+1")
     assert make_client(osvi.url).active_sessions("+1") == {}
@@ -377,7 +381,7 @@ def test_a_list_of_a_mistaken_address_is_not_empty(osvi, make_client):
         assert make_client(server.url).active_sessions("+1") == {}
 
 
-def test_what_an_answer_holds_can_be_stored_whatever_it_is():
+def test_payload_of_session_with_odd_values_is_storable_json():
     deep = {}
     for _level in range(900):
         deep = {"x": [deep]}
@@ -399,7 +403,7 @@ def test_what_an_answer_holds_can_be_stored_whatever_it_is():
     assert json.dumps(payload["deep"]).count("{") < 20
 
 
-def test_repr_shows_nothing_that_was_said():
+def test_repr_of_results_contains_no_text():
     told = [
         read_session(VENDORS),
         Reply(session_id="s", text="secret"),
@@ -410,7 +414,7 @@ def test_repr_shows_nothing_that_was_said():
     assert "Alex" not in repr(told)
 
 
-def test_what_is_nested_too_deeply_is_refused_before_it_is_sent(osvi, make_client):
+def test_deeply_nested_input_fields_raise_invalid_input(osvi, make_client):
     deep: dict[str, object] = {}
     for _level in range(30):
         deep = {"x": [deep]}
@@ -463,9 +467,7 @@ def german(monkeypatch):
         (lambda client: create(client, context=["a", ""]), "context"),
     ],
 )
-def test_what_cannot_be_sent_is_named_in_the_readers_language(
-    osvi, make_client, german, call, field
-):
+def test_invalid_input_in_other_language_is_translated(osvi, make_client, german, call, field):
     with pytest.raises(InvalidInput) as caught:
         call(make_client(osvi.url))
     assert (caught.value.field, osvi.requests) == (field, [])
