@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share."""
+"""Fixtures for several test packages."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.helpers.sandbox import mirror
 
 
 def pytest_configure(config):
-    # The workers of pytest are measured, and the programs that its tests start are not.
+    # Coverage measures the workers of pytest, but not the programs that tests start.
     starts_workers = config.getoption("numprocesses") and not hasattr(config, "workerinput")
     if not starts_workers:
         os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
-    # A suite in a shell's background ignores Ctrl-C, and so would the programs that it starts,
-    # which are to heed it.
+    # A suite in a shell's background ignores Ctrl-C, and the programs that it starts would
+    # inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -74,7 +74,7 @@ def django_db_setup(django_db_setup, django_db_blocker):
 
 @pytest.fixture(autouse=True, scope="session")
 def fast_password_hasher():
-    """Hash passwords in no time: this is no test of passwords."""
+    """Hash passwords fast, as no test depends on their strength."""
     with override_settings(PASSWORD_HASHERS=["tests.helpers.hashers.FastPasswordHasher"]):
         yield
 
@@ -96,14 +96,14 @@ def grant():
 
 @pytest.fixture
 def staff(db, django_user_model, grant):
-    """A member of the support staff, who may see and close sessions and read summaries."""
+    """Create a member of the support staff who may see and close sessions and read summaries."""
     user = django_user_model.objects.create_user("sam", is_staff=True)
     return grant(user, "view_chatsession", "close_chatsession", "view_sessionsummary")
 
 
 @pytest.fixture
 def api(staff):
-    """A REST client of a member of the support staff."""
+    """Return a REST client of a member of the support staff."""
     client = APIClient()
     client.force_authenticate(staff)
     return client
@@ -111,7 +111,7 @@ def api(staff):
 
 @pytest.fixture
 def operator(staff, grant):
-    """A REST client of a member of the support staff who may also operate sessions."""
+    """Return a REST client of a member of the support staff who may also operate sessions."""
     client = APIClient()
     client.force_authenticate(grant(staff, "operate_chatsession"))
     return client
@@ -119,13 +119,13 @@ def operator(staff, grant):
 
 @pytest.fixture
 def mirrored(osvi_sandbox, db):
-    """Make a session that is here and at the sandbox."""
+    """Return a function that creates a session here and at the sandbox."""
     return lambda **fields: mirror(osvi_sandbox, **fields)
 
 
 @pytest.fixture
 def unconfirmed(mirrored, osvi_sandbox):
-    """Make a session whose close was answered by nobody, in the way of this fault."""
+    """Return a function that creates an unconfirmed session, whose close met this fault."""
 
     def _unconfirmed(fault, **fields):
         session = mirrored(**fields)

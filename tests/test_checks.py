@@ -1,4 +1,4 @@
-"""The system checks: every fault is reported once, with an id, a hint and no secret."""
+"""Test the system checks of settings: ids, hints, and no secrets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from osvi_django.checks import check_settings
 from osvi_django.conf import KEYS
 from tests.executors.queues import PACKAGE, backend
 
-# The backport notices that TASKS has changed only once these are there.
+# The backport notices a change of TASKS only after this import.
 importlib.import_module(f"{PACKAGE}.signals")
 
 TOKEN = "sandbox-token-16"
@@ -40,7 +40,7 @@ BULK_LIMIT = "osvi_django.E014"
 
 
 def check(**accounts):
-    """Check these accounts; the ids and messages of what is found, each with a hint."""
+    """Check these accounts; return the ids and messages of the errors."""
     with override_settings(OSVI=accounts):
         found = check_settings(app_configs=None, databases=None)
     assert all(message.hint and message.hint.endswith(".") for message in found)
@@ -142,7 +142,7 @@ def test_check_of_account_name_that_is_no_text_reports_e001():
 
 
 def check_site(**settings):
-    """Check these settings beside a sane account; the ids, messages and hints."""
+    """Check these settings with a valid account; return the ids, messages and hints."""
     with override_settings(OSVI={"default": {"API_TOKEN": TOKEN}}, **settings):
         return [(message.id, message.msg, message.hint) for message in check_settings()]
 
@@ -166,7 +166,7 @@ def test_check_of_unusable_executor_reports_e013(path):
 
 @pytest.fixture
 def no_task_queues(monkeypatch):
-    """Neither Django's task queues nor the backport can be imported."""
+    """Make Django's task queues and the backport impossible to import."""
     monkeypatch.delitem(sys.modules, "osvi_django.tasks", raising=False)
     for name in ("django.tasks", "django_tasks"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -242,7 +242,7 @@ def test_check_of_token_in_broken_module_reports_e003(tmp_path, monkeypatch):
 
 
 def test_check_uses_neither_network_nor_database(monkeypatch):
-    """Without the ``db`` mark pytest-django lets nobody near a database."""
+    """Run without the ``db`` mark: pytest-django then blocks the database."""
 
     def refuse(*args, **kwargs):
         raise AssertionError("the checks asked the network")

@@ -1,4 +1,4 @@
-"""Each key of an account, and each setting beside: what can be used, and what is said otherwise."""
+"""Test each setting: its valid values, and the errors for others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOT_SECONDS += [[5], MAX_SECONDS + 1, 10**400, 1e300, 5j]
 
 
 def error_message_of(key, value, read):
-    """The error for one value of one key; nothing that a crash page shows has the token."""
+    """Return the error message for this value of a key, after checking its form."""
     accounts = {"default": {"API_TOKEN": TOKEN, key: value}}
     with override_settings(OSVI=accounts), pytest.raises(InvalidSetting) as caught:
         read(Account())
@@ -326,7 +326,7 @@ def test_token_callable_that_returns_junk_raises_invalid_setting(answer):
 
 
 def crash_report_of(error):
-    """What a crash reporter shows of an error: all its frames in our package, locals included."""
+    """Return what a crash reporter shows of an error: our frames with their local variables."""
     trace = error.__traceback__
     while "/osvi_django/" not in trace.tb_frame.f_code.co_filename:
         trace = trace.tb_next
@@ -424,7 +424,7 @@ def test_unknown_keys_returns_keys_that_are_no_settings(account):
         assert Account().unknown_keys() == ["1", "API_KEY", "base_url"]
 
 
-# Who runs jobs, and how large one may be
+# The executor and the bulk limit
 
 
 def unused_executor(job_id):

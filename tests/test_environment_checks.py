@@ -1,4 +1,4 @@
-"""System checks of what the app stands on: spools, and SQLite."""
+"""Test the system checks of spools and databases."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class TestSQLite:
 
 
 class UsersElsewhere:
-    """A router of a host that keeps users in a database of their own."""
+    """Route users to a database of their own."""
 
     def db_for_write(self, model, **hints):
         return "users" if model._meta.app_label == "auth" else None

@@ -1,6 +1,6 @@
-"""What an error reporter ships of an interrupted piece of work has nobody's words in it.
+"""Test that error reports of interrupted work contain no personal data.
 
-Sentry's default, and Django's mailed report, is to send the local variables of each frame.
+By default Sentry and Django's error emails send the local variables of each frame.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def test_report_of_interrupted_rest_list_contains_no_customer(rest, chat):
         query = {"customer_id": session.customer_id}
         assert rest.get("/api/osvi/sessions/", query).status_code == 200
 
-    # A request shows its own address: what is sent of that is for the host to filter.
+    # A request shows its own URL: the host must filter that.
     found = find_leaks_at_each_query(work, chat)
     assert {each for each in found if not each.endswith(": request")} == set()
 

@@ -1,4 +1,4 @@
-"""The tree of errors is the one that its docstring draws, and each says what to do next."""
+"""Test the tree of errors: codes, messages, translation and pickling."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ ERROR_CLASSES = [
 ]
 TREE = [kind for kind in ERROR_CLASSES if issubclass(kind, OSVIError)]
 NODE = re.compile(r"^    ([ │]*)[├└]── (\w+) +(\w+)  ", re.MULTILINE)
-# Sending the very same call again does no harm, and may work.
+# The same call can be repeated safely, and may succeed.
 RETRYABLE = {Busy, OSVIUnreachable, OSVIGatewayRefused, OSVIThrottled, CloseInProgress}
 
 
 def classes_in_docstring():
-    """Name, code and parent of each class that the docstring draws below the root."""
+    """Yield name, code and parent of each class below the root in the docstring."""
     parents = ["OSVIError"]
     for indent, name, code in NODE.findall(exceptions.__doc__):
         depth = len(indent) // 4 + 1
@@ -91,7 +91,7 @@ def test_codes_of_errors_are_stable():
 
 
 def test_code_shared_by_classes_belongs_to_subclass_of_first():
-    """A kind of its own may share the code of the wider one, where callers need not tell them."""
+    """A subclass may share the code of its parent if callers need not distinguish them."""
     first = {}
     for kind in ERROR_CLASSES:
         assert issubclass(kind, first.setdefault(kind.code, kind))
@@ -137,7 +137,7 @@ def test_not_configured_message_contains_problem():
 
 @pytest.fixture
 def german(monkeypatch):
-    """A catalogue with two of the sentences in German, active for one test."""
+    """Add German translations of three messages for one test."""
     catalogue = translation.trans_real.translation("de")
     words = {
         "Something went wrong with OSVI.": "Mit OSVI ging etwas schief.",

@@ -1,4 +1,4 @@
-"""What rows are called where people read their names."""
+"""Test the names of rows, and properties of models."""
 
 from __future__ import annotations
 

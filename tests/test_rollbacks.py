@@ -1,6 +1,6 @@
-"""An exception after OSVI's answer loses nothing, in hosts with ``ATOMIC_REQUESTS``.
+"""Test that an exception after OSVI's answer loses nothing, with ``ATOMIC_REQUESTS``.
 
-Real request cycles on real transactions: what breaks is the host's own code, on the way out.
+The tests use real requests and transactions; the host's own code fails after the view.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LIST = "/admin/osvi_django/chatsession/"
 
 
 class BrokenMiddleware:
-    """A middleware of the host that fails once the view has answered."""
+    """Fail after the view has answered, as a host's middleware may."""
 
     def __init__(self, get_response):
         self.get_response = get_response
@@ -36,7 +36,7 @@ class BrokenMiddleware:
 
 
 class BrokenRenderer(JSONRenderer):
-    """A renderer of the host that fails over what the view has answered."""
+    """Fail at rendering the answer of the view, as a host's renderer may."""
 
     def render(self, data, accepted_media_type=None, renderer_context=None):
         raise RuntimeError("a bug of the host")
@@ -44,7 +44,7 @@ class BrokenRenderer(JSONRenderer):
 
 @pytest.fixture
 def browser(staff, settings):
-    """A client that shows a 500 where it would be one, in a host with ATOMIC_REQUESTS."""
+    """Return a client that answers 500 instead of raising, in a host with ATOMIC_REQUESTS."""
     assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
     settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
     client = Client(raise_request_exception=False)
@@ -116,7 +116,7 @@ def test_recovery_with_failing_middleware_keeps_summary(
 def test_close_with_failing_renderer_keeps_summary(browser, session, osvi_sandbox, monkeypatch):
     from rest_framework.views import APIView  # noqa: PLC0415
 
-    # Where REST framework keeps the host's DEFAULT_RENDERER_CLASSES once it is imported.
+    # REST framework copies DEFAULT_RENDERER_CLASSES to here when it is imported.
     monkeypatch.setattr(APIView, "renderer_classes", [BrokenRenderer])
     assert rest(browser, session).status_code == 500
     assert_stored(osvi_sandbox, session)

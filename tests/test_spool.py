@@ -1,4 +1,4 @@
-"""The spool: files for their owner's eyes alone, whole or not there."""
+"""Test the spool: its files are private, and complete or absent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANSWER = spool.SpooledAnswer(
 )
 
 
-OTHER_USER = 54_321  # a user who is somebody else
+OTHER_USER = 54_321
 
 
 def mode_of(path):
@@ -52,7 +52,7 @@ def test_put_creates_file_and_directory_for_owner_only(tmp_path):
 
 @pytest.fixture
 def give_to_other_user(monkeypatch):
-    """Give a file or directory to another user, of whom this process is in the group."""
+    """Give a file or directory to another user, whose group this process is in."""
 
     def _foreign(path):
         if os.geteuid() == 0:  # as in a container
@@ -73,7 +73,7 @@ def test_put_in_directory_of_this_user_visible_to_others_works(tmp_path, mode):
 
 @pytest.mark.parametrize("mode", [0o770, 0o2770, 0o2775])
 def test_put_in_directory_of_own_group_works(tmp_path, give_to_other_user, mode):
-    """A volume that is mounted into a container belongs to root, and to the group of its user."""
+    """A volume mounted into a container belongs to root and to the group of its user."""
     directory = tmp_path / "spool"
     directory.mkdir()
     directory.chmod(mode)
@@ -123,7 +123,7 @@ def test_put_in_link_of_other_user_raises_spool_not_safe(tmp_path, give_to_other
 def test_put_in_default_directory_of_other_user_raises_spool_not_safe(
     tmp_path, monkeypatch, give_to_other_user
 ):
-    """Its name is known: anyone may have made it."""
+    """Its name is known, so that any user may have created it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     directory = tmp_path / f"osvi_django-{OTHER_USER + 1}"
     directory.mkdir()

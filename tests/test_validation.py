@@ -1,4 +1,4 @@
-"""One rule and one sentence for ids and for accounts, at every entry point."""
+"""Test that every entry point refuses invalid ids and accounts with the same sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients whose patience is short, and a settled environment."""
+"""Fixtures for tests of the client: short timeouts and an environment without proxies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKEN = "sandbox-token-16"
 
 @pytest.fixture(autouse=True)
 def _no_proxies(monkeypatch):
-    """What a developer's machine has set must not decide how a test ends."""
+    """Remove the proxy settings of the developer's machine."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -35,7 +35,7 @@ def osvi():
 
 @pytest.fixture
 def make_client():
-    """A client of a server, by its URL; a call of it is over within two seconds."""
+    """Create a client for a server URL, whose calls end within two seconds."""
 
     def _make(url, **options):
         defaults = {"token": TOKEN, "connect_timeout": 0.5, "read_timeout": 0.5, "deadline": 2}
@@ -46,7 +46,7 @@ def make_client():
 
 @pytest.fixture
 def close(make_client):
-    """Close session ``s-1`` at a server, by its URL."""
+    """Close session ``s-1`` at a server URL."""
 
     def _close(url, session_id="s-1", **options):
         return make_client(url, **options).close_session(session_id, agent_uuid="agent_1")
@@ -56,7 +56,7 @@ def close(make_client):
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
-    """A self-signed certificate for 127.0.0.1: the paths of certificate and key."""
+    """Create a self-signed certificate for 127.0.0.1; return the paths of certificate and key."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("needs openssl to make a certificate")
@@ -77,7 +77,7 @@ def tls(certificate):
 
 @pytest.fixture
 def takes_at_most():
-    """A block of code that must be over after so many seconds."""
+    """Check that a block of code ends within a number of seconds."""
 
     @contextmanager
     def _bound(seconds):
@@ -90,7 +90,7 @@ def takes_at_most():
 
 @pytest.fixture
 def everything_shown(caplog):
-    """Whatever a log, a crash page or a crash reporter might show of an error, as one text."""
+    """Return all that a log, a crash page or a crash reporter may show of an error, as one text."""
     for name in ("", "urllib3", "requests", "osvi_django"):
         caplog.set_level(logging.DEBUG, logger=name)
 
@@ -109,7 +109,7 @@ def everything_shown(caplog):
 
 
 def _inner(trace):
-    """The frames from the package on: those of the tests themselves hold the token, of course."""
+    """Skip the frames of the tests, which hold the token."""
     while trace and "/osvi_django/" not in trace.tb_frame.f_code.co_filename:
         trace = trace.tb_next
     return trace

@@ -1,6 +1,6 @@
-"""A process that reports to Sentry and OpenTelemetry with the filters of docs/troubleshooting.md.
+"""Report to Sentry and OpenTelemetry with the filters of docs/troubleshooting.md.
 
-The customer comes from the environment, so that no line of this file shows it.
+The customer comes from the environment, so that no source line in a report shows it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A process that reports to Sentry how a call of its was interrupted.
+"""Report an interrupted call to Sentry.
 
-What must not be reported comes from the environment, so that no line of this file shows it.
+The personal data comes from the environment, so that no source line in a report shows it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The example project as a host runs it with Sentry, whose events go into a file."""
+"""Run the example project with Sentry, and write its events to a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sentry_sdk.transport import Transport
 
 
 class FileTransport(Transport):
-    """Appends what would be sent to the file that the environment names."""
+    """Append events to the file named in the environment instead of sending them."""
 
     def capture_envelope(self, envelope):
         with Path(os.environ["EVENTS"]).open("ab") as file:

@@ -1,4 +1,4 @@
-"""Asking which session is open: ``GET /v1/chat/session/active``."""
+"""Test the call that returns a customer's open session: ``GET /v1/chat/session/active``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every call beside the close, of both dialects: what is sent, what is read, what is refused."""
+"""Test every call except the close, in both dialects: requests, answers and invalid input."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ STARTED = {"session_id": "s-1", "agent_name": "Maya", "started_at": "2026-06-04T
 STARTED["welcome_message"] = "Hello!"
 SUPPORT = "/v1/chat/session/s%2F1/support"
 
-# The call, what goes over the wire for it, data of an answer, and what is made of that.
+# The call, the request line, the request body, the data of the answer, and the result.
 CALLS = {
     "create": (
         lambda client: client.create_session(
@@ -445,7 +445,7 @@ SENTENCES = (
 
 @pytest.fixture
 def german(monkeypatch):
-    """A catalogue with these sentences in a German of our own, active for one test."""
+    """Translate these sentences, and activate the translation for one test."""
     catalogue = translation.trans_real.translation("de")
     for text in SENTENCES:
         monkeypatch.setitem(catalogue._catalog._catalogs[0], text, f"Ach, {text}")

@@ -1,4 +1,4 @@
-"""What arrived of a body is kept, and is said to be incomplete if it is."""
+"""Test that the received part of a body is kept, and marked if it is incomplete."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def wrong_checksum(data):
 
 @pytest.fixture
 def answer_of(make_client):
-    """The answer to a close, unread, from a server that replies so."""
+    """Return the unparsed answer to a close, from a server with this reply."""
 
     def _answer(reply, **options):
         with RawServer(reply) as server:

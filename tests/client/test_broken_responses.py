@@ -1,4 +1,4 @@
-"""Answers with something broken in them: read if they surely are an answer to this close."""
+"""Test malformed answers, which are read only if they surely belong to this close."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def json_of(**fields):
     return json.dumps(fields)
 
 
-# What is said
+# Content
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_fields_at_any_level_are_read(fields):
     assert read(json_of(**fields)).summary == "Fine."
 
 
-# Whose it is
+# Session ids
 
 
 @pytest.mark.parametrize(
@@ -268,9 +268,9 @@ def test_different_session_id_raises_bad_answer(named, session_id, key):
         json_of(data={"summary": "Fine."}),
         json_of(summary="Fine."),
         json_of(success="maybe", data={"summary": "Fine."}),
-        # Without an id it is an answer to this close only if there is nothing else odd.
+        # An answer without an id is accepted only if nothing else is odd.
         json_of(success=True, data={"summary": "Fine."}) + "{}",
-        # Each of two objects is an answer, and the second has the summary.
+        # Both objects are answers, and only the second has the summary.
         json_of(success=True, data={"session_id": "s-1"}) + GOOD.decode(),
         "x" + GOOD.decode(),
         "{}\n" + GOOD.decode(),
@@ -295,7 +295,7 @@ def test_repeated_equal_fields_are_read():
     )
 
 
-# What did not arrive whole
+# Incomplete answers
 
 
 def test_incomplete_answer_with_complete_object_is_read():
@@ -327,7 +327,7 @@ def test_truncated_answer_raises_bad_answer():
         read(GOOD, truncated=True)
 
 
-# A gateway's
+# Answers of a gateway
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 407, 408, 409, 413, 418, 422, 451, 499])
@@ -381,7 +381,7 @@ def test_4xx_with_envelope_of_osvi_raises_rejected(success):
     ids=lambda body: body[:12],
 )
 def test_hostile_body_is_read_in_bounded_time(body):
-    began = time.thread_time()  # of the processor: others may be at work beside this
+    began = time.thread_time()  # processor time, as other processes may run too
     with pytest.raises(OSVIBadAnswer):
         read(body)
     assert time.thread_time() - began < 5

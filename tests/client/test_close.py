@@ -1,4 +1,4 @@
-"""The close call of both dialects, and what it returns."""
+"""Test the close call in both dialects, and its result."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_base_url_with_path_is_prefixed_to_requests(close):
     assert server.calls[0].target == "/osvi/chat_sessions/s-1/close_session"
 
 
-# An account's client
+# Clients for an account
 
 
 def test_client_for_account_uses_current_settings(osvi, chat):
@@ -214,7 +214,7 @@ def test_close_with_unsendable_token_raises_not_configured(osvi, close, token, p
     assert osvi.requests == []
 
 
-# A bare Python shell
+# Without Django settings
 
 SHELL = """
     import os

@@ -1,4 +1,4 @@
-"""Connections that have grown old: not used again, kept alive, and their end is noticed."""
+"""Test idle connections: they are not reused, kept alive, and their end is noticed."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_idle_timeout_of_zero_raises_not_configured():
 
 @pytest.fixture
 def socket_options(monkeypatch):
-    """What keeps each socket alive that is connected from now on."""
+    """Record the keepalive options of each new connection."""
     found = []
     connect = socket.socket.connect
 
@@ -113,7 +113,7 @@ def test_connection_uses_tcp_keepalive_shorter_than_read_timeout(make_client, so
 
 
 class ClosingServer(RawServer):
-    """Reads one request without a file, so that closing its socket closes the connection."""
+    """Read one request without a file, so that closing the socket closes the connection."""
 
     def converse(self, sock):
         if self.connections > 1:

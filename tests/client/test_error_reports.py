@@ -1,4 +1,4 @@
-"""The reporters that hosts use are sent no token, no words and no customer."""
+"""Test that the error reporters of hosts receive no token, no text and no customer."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.helpers.processes import database_url, free_port
 from tests.helpers.raw_server import RawServer, close_body, close_response, http_response
 from tests.helpers.waiting import wait_until
 
-# Put together here, for reports quote the lines around a call as well.
+# Joined at run time, as reports also quote source lines.
 TOKEN, WORDS, CUSTOMER, SUMMARY = ("-".join(("canary", each)) for each in ("0", "1", "2", "3"))
 CANARY = "canary-"
 
 
 def send_partial_answer(call):
-    """Send a part of the body, and nothing for long."""
+    """Send a part of the body, and then nothing for 20 seconds."""
     call.send(http_response(close_body("s-1", summary=SUMMARY, more="." * 100))[:-60])
     call.pause(20)
 
@@ -77,7 +77,7 @@ def test_sentry_events_of_interrupted_call_contain_no_personal_data(tmp_path, ra
 
 @contextmanager
 def served(url, events):
-    """A site that reports to Sentry, whose worker is killed when it is silent for long."""
+    """Run a site that reports to Sentry, whose worker is killed if it blocks too long."""
     port = free_port()
     environment = {
         **os.environ,
@@ -145,7 +145,7 @@ def test_error_email_of_interrupted_call_contains_no_personal_data(settings):
 
 @pytest.fixture
 def spans(monkeypatch):
-    """The spans of calls, with the headers and with all that a hook writes down."""
+    """Return the spans of calls, with headers and all attributes that a hook can see."""
     for kind in ("REQUEST", "RESPONSE"):
         monkeypatch.setenv(f"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_{kind}", ".*")
 

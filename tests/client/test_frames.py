@@ -1,4 +1,4 @@
-"""What error reporters send of frames shows no token, and no words, while a call runs."""
+"""Test that the frames of a running call show no token and no personal data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def stack(frame):
 
 @pytest.fixture
 def shown_while_receiving(make_client):
-    """What the frames of this thread show, from the client down, when an answer is awaited."""
+    """Return the variables of the client's frames while it sends and receives."""
     found = []
 
     def look(frame, event, argument):
@@ -82,7 +82,7 @@ def test_sentry_event_of_interrupted_call_contains_no_personal_data(make_client)
             signal.signal(signal.SIGALRM, previous)
     event, _hint = event_from_exception(caught.value)
     frames = event["exception"]["values"][-1]["stacktrace"]["frames"]
-    # The frame of the test itself has it all, of course.
+    # The frame of the test itself contains everything.
     ours = [frame for frame in frames if "/tests/" not in frame["abs_path"]]
     variables = repr([frame["vars"] for frame in ours])
     assert "[hidden]" in variables

@@ -1,4 +1,4 @@
-"""Each call reads its own answer: no rest of another one, and no informational answer."""
+"""Test that each call reads its own answer, and no part of another one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def raw(head, body=b""):
 
 @pytest.fixture
 def close_twice(make_client):
-    """Close two sessions, one after another: what each ended with, and the server."""
+    """Close two sessions in a row; return the summary or error of each, and the server."""
 
     def _close_twice(*replies, pause=0.1, **options):
         with RawServer(*replies) as server:
@@ -60,7 +60,7 @@ def close_twice(make_client):
     return _close_twice
 
 
-# Informational answers
+# Informational responses
 
 INTERIM = {
     "102": PROCESSING + OWN,
@@ -114,7 +114,7 @@ def test_protocol_switch_raises_bad_answer_and_ends_connection(close_twice):
     assert server.connections == 2
 
 
-# After one whole, regular answer alone a connection is used again
+# A connection is reused only after one complete, regular answer
 
 OWN_BODY = close_body(summary="Own.")
 LENGTH = b"Content-Length: %d" % len(OWN_BODY)
@@ -189,7 +189,7 @@ BROKEN = {
 @pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN)
 def test_broken_answer_does_not_affect_next_call(close_twice, reply):
     ends, server = close_twice(reply, close_response("s-2", "Two."), read_timeout=0.2)
-    assert isinstance(ends[0], type) or ends[0] == "Own."  # a whole summary may have come
+    assert isinstance(ends[0], type) or ends[0] == "Own."  # the complete summary may have arrived
     assert ends[1] == "Two."
     assert (server.connections, len(server.calls)) == (2, 2)
 
@@ -232,7 +232,7 @@ def close_client(server):
 
 
 def test_odd_answers_to_several_threads_are_never_mixed_up(make_client):
-    """Each answer names the session that was asked for, with something odd around it."""
+    """Answer each call correctly, with odd bytes around the answer."""
     oddities = [b"%s", PROCESSING + b"%s", HINTS * 2 + b"%s", b"%s" + OTHER, b"%s\r\n", b"%s" * 2]
 
     def play(call):
@@ -263,13 +263,13 @@ def test_odd_answers_to_several_threads_are_never_mixed_up(make_client):
     assert wrong == []
 
 
-# Answers that name no session
+# Answers without a session id
 
 UNNAMED = http_response(b'{"success": true, "data": {"summary": "Whose?"}}')
 
 
 def test_answer_without_id_on_reused_connection_raises_no_answer(close_twice):
-    """It may be what the first call left there, arrived when the second was under way."""
+    """The answer may belong to the first call and have arrived during the second."""
     ends, server = close_twice(close_response("s-1", "Own."), UNNAMED)
     assert ends == ["Own.", OSVINoAnswer]
     assert len(server.calls) == 2
@@ -299,15 +299,15 @@ def test_answers_without_ids_on_new_connections_are_read(close_twice):
 
 
 def test_answer_of_earlier_call_fails_one_call_and_ends_connection(make_client):
-    """What names another session is not believed, and our own answer is not waited for.
+    """Reject an answer for another session without waiting for our own.
 
-    It may never come, and somebody would wait for it until the deadline. As it may come, nobody
-    else is to read it.
+    Our own answer may never come, and the caller would wait until the deadline. As it may still
+    come, no other call may use this connection.
     """
     last = {}
 
     def play(call):
-        """Answer each call with what belongs to the one before it on its connection."""
+        """Answer each call with the answer to the previous call on its connection."""
         session_id = call.target.split("/")[2]
         answered = last.get(call.sock, session_id)
         call.send(close_response(answered, f"Of {answered}."))

@@ -1,4 +1,4 @@
-"""What urllib3 logs of our calls."""
+"""Test what urllib3 logs of our calls."""
 
 from __future__ import annotations
 

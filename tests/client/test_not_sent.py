@@ -1,4 +1,4 @@
-"""What fails before a connection exists was not sent: unreachable, or not configured."""
+"""Test failures before a connection exists: nothing was sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIME_LIMIT = 1.5  # seconds: a deadline of 0.5 and room for a busy machine
 
 @pytest.fixture
 def trusted_certificate(certificate, monkeypatch):
-    """The certificate of the servers here is trusted."""
+    """Trust the certificate of the test servers."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
 
 
@@ -55,14 +55,14 @@ def test_empty_certificate_directory_raises_unreachable(close, tls, monkeypatch,
     assert server.calls == []
 
 
-# This machine
+# Limits of this machine
 
 
 @contextmanager
 def open_file_limit():
-    """This process may open no more files, whichever are closed meanwhile: it has the first three.
+    """Limit this process to its first three files, so that it can open no more.
 
-    To call a new host closes an old connection, and so does whatever is collected as garbage.
+    A higher limit could be undercut when old connections are closed or collected as garbage.
     """
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
@@ -126,7 +126,7 @@ def test_proxy_with_invalid_host_raises_unreachable(close, monkeypatch, proxy):
 
 def test_socks_proxy_without_pysocks_raises_error_with_pip_command(close, monkeypatch):
     def lacks(*args, **kwargs):
-        # What requests has in its place then.
+        # As requests behaves without PySocks.
         raise requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
 
     monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", lacks)
@@ -142,7 +142,7 @@ def test_socks_proxy_without_pysocks_raises_error_with_pip_command(close, monkey
 
 
 def read(file, number):
-    """Return so many bytes. Raises ``ConnectionAbortedError`` if the client has gone."""
+    """Return this many bytes; raise ``ConnectionAbortedError`` if the client disconnected."""
     data = file.read(number)
     if len(data) < number:
         raise ConnectionAbortedError
@@ -150,7 +150,7 @@ def read(file, number):
 
 
 class SocksProxy(RawServer):
-    """A SOCKS proxy of version 4, 4a or 5 that hands each connection to ``target``."""
+    """Run a SOCKS proxy of version 4, 4a or 5 that passes each connection to ``target``."""
 
     target = None
     password = b""
@@ -199,7 +199,7 @@ class SocksProxy(RawServer):
 
 @pytest.fixture
 def socks(monkeypatch, trusted_certificate, tls):
-    """A SOCKS proxy that the environment names, and behind it a server with these replies."""
+    """Run a SOCKS proxy named in the environment, in front of a server with these replies."""
     monkeypatch.setenv("NO_PROXY", "nothing.invalid")
     with SocksProxy() as proxy:
         proxy.target = RawServer(context=tls)
@@ -284,7 +284,7 @@ def test_slow_answer_through_socks_proxy_ends_at_deadline(close, socks, takes_at
         close("https://127.0.0.1:7", deadline=0.4)
 
 
-# Mocks, which may stand for what was sent
+# Errors of mocks
 
 
 MOCKED = "https://api.osvi.ai/chat_sessions/s-1/close_session"

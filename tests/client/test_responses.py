@@ -1,4 +1,4 @@
-"""What OSVI answers, and what is made of it."""
+"""Test how answers of OSVI become results and errors."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_retry_after_with_future_date_is_converted_to_seconds(close):
     assert 95 < error.retry_after <= 100
 
 
-# The vendor's own words
+# Reasons given by OSVI
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Session ids: any text travels as one segment of the path, and arrives as it was."""
+"""Test that any session id is sent as one path segment and arrives unchanged."""
 
 from __future__ import annotations
 

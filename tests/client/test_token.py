@@ -1,4 +1,4 @@
-"""The token stays home: no error, log, repr, crash page or stored answer shows it."""
+"""Test that no error, log, repr, crash page or stored answer shows the token."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def token():
 
 @pytest.fixture
 def close_fails(close, everything_shown, token):
-    """Close and fail with such an error, of which nothing shows the secret."""
+    """Close, expect this error, and check that nothing shows the secret."""
 
     def _fails(url, error, secret="", **options):
         with pytest.raises(error) as caught:
@@ -172,7 +172,7 @@ def test_body_with_similar_text_or_short_token_is_not_scrubbed(make_client):
     with RawServer(http_response(b"axcxexgxixkxmxox short")) as server:
         client = make_client(server.url, token="a.c.e.g.i.k.m.o.")
         assert client.send_close("s-1", agent_uuid="x").body == b"axcxexgxixkxmxox short"
-        client = make_client(server.url, token="short")  # too short to tell from innocent words
+        client = make_client(server.url, token="short")  # too short to distinguish from other text
         assert client.send_close("s-1", agent_uuid="x").body == b"axcxexgxixkxmxox short"
 
 

@@ -1,4 +1,4 @@
-"""The one funnel: no redirect, no endless call, no endless body, no wrong connection."""
+"""Test the transport: redirects, deadlines, size limits, retries, connections and proxies."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from tests.helpers.raw_server import (
 
 REDIRECTS = [301, 302, 303, 307, 308]
 TIME_LIMIT = 1.2  # seconds: a deadline of 0.5 and room for a busy machine
-DRIP = b"A" * 150  # for about five seconds, should nobody end it
+DRIP = b"A" * 150  # takes about five seconds if not ended earlier
 GZIP = ("Content-Encoding", "gzip")
 
 
 def gzip_bomb(size, rounds=1):
-    """So many bytes of nothing, packed."""
+    """Return zero bytes of this size, compressed with gzip."""
     data = b""
     for _ in range(rounds):
         packer = zlib.compressobj(9, wbits=31)
@@ -139,7 +139,7 @@ def test_redirect_with_endless_body_ends_at_deadline(close, takes_at_most):
         close(server.url, deadline=0.5)
 
 
-# Time
+# Deadlines
 
 
 def drip_headers(call):
@@ -270,7 +270,7 @@ def test_server_silent_within_body_ends_at_read_timeout(close, takes_at_most):
 
 @pytest.fixture
 def unanswering_url():
-    """A port of this machine where connecting never ends, as behind a firewall that drops."""
+    """Return a URL where connecting never ends, as behind a firewall that drops packets."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(64):
@@ -305,7 +305,7 @@ def test_connecting_to_host_with_many_addresses_ends_at_deadline(
 
 
 def test_request_after_deadline_is_not_sent(close, monkeypatch):
-    """A slow resolver is the one thing that no timeout bounds; the lease may be over by then."""
+    """No timeout limits a slow resolver, and the lease may have expired when it returns."""
     resolve = socket.getaddrinfo
 
     def dawdle(*args, **kwargs):
@@ -366,7 +366,7 @@ def test_body_over_maximum_size_is_truncated_and_raises_bad_answer(make_client):
             client.close_session("s-1", agent_uuid="agent_1")
     assert answer.truncated
     assert answer.body == body[:MAX_BODY]
-    assert server.connections == 2  # what was not read to its end is not used again
+    assert server.connections == 2  # a connection with unread bytes is not reused
 
 
 @pytest.mark.parametrize(("status", "error"), [(404, OSVIGatewayRefused), (500, OSVINoAnswer)])
@@ -414,12 +414,12 @@ def test_too_many_or_too_long_headers_raise_no_answer(close, headers):
         close(server.url)
 
 
-# Retries: only what surely was not sent
+# Retries
 
 
 @pytest.fixture
 def connected_addresses(monkeypatch):
-    """The addresses that were connected to."""
+    """Record the addresses of new connections."""
     seen = []
     connect = socket.socket.connect
 
@@ -684,7 +684,7 @@ def test_each_thread_uses_own_connection_and_closes_it(close):
         close(server.url)
         assert in_thread(lambda: close(server.url).summary) == "Fine."
         close(server.url)
-        gc.collect()  # a socket that was left open warns, and a warning is an error
+        gc.collect()  # a socket left open causes a warning, which is an error
     assert (server.connections, len(server.calls)) == (2, 3)
 
 
@@ -730,7 +730,7 @@ def test_forked_process_does_not_use_connection_of_parent(close):
 
 
 def test_changed_process_id_starts_new_connection(close, monkeypatch):
-    """The child of a real fork is not measured; here the same lines run within this process."""
+    """Run the code for a fork in this process, as coverage does not measure the child."""
     with RawServer() as server:
         close(server.url)
         monkeypatch.setattr(os, "getpid", lambda: -1)
@@ -777,11 +777,11 @@ def test_netrc_password_is_not_sent_over_tls(close, netrc, tls, certificate, mon
     assert "authorization" not in server.calls[0].headers
 
 
-# A proxy on the way to an https address
+# Proxies for https
 
 
 class Proxy(RawServer):
-    """Answers CONNECT with ``replies`` and then hands the connection to ``target``."""
+    """Answer CONNECT with ``replies`` and then pass the connection to ``target``."""
 
     target = None
 

@@ -1,4 +1,4 @@
-"""A running sandbox, and a client that speaks to it over real HTTP."""
+"""Fixtures for tests of the sandbox: a running one, and a client over real HTTP."""
 
 import pytest
 import requests
@@ -7,7 +7,7 @@ from osvi_django.testing import OSVISandbox
 
 
 class Client:
-    """Calls one sandbox; each call is a connection of its own."""
+    """Call one sandbox, with a new connection for each call."""
 
     def __init__(self, osvi):
         self.osvi = osvi
@@ -26,7 +26,7 @@ class Client:
         return self.request("GET", path, params=query)
 
     def close(self, chat, **options):
-        """Close over the legacy call."""
+        """Close with the legacy call."""
         path = f"/chat_sessions/{chat.id}/close_session"
         return self.request("POST", path, json={"agent_uuid": chat.agent_uuid}, **options)
 

@@ -1,4 +1,4 @@
-"""Each fault does on the wire what its name says, and to the session what it promises."""
+"""Test what each fault of the sandbox sends, and what it does to the session."""
 
 import gzip
 import http.client

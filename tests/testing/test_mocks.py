@@ -1,4 +1,4 @@
-"""The libraries that hosts mock HTTP with intercept each call, and nothing reaches a server."""
+"""Test that the HTTP mocking libraries of hosts intercept each call."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_close_with_v1_call_is_intercepted_by_mock(mocked, session, settings):
 
 @pytest.fixture
 def server(settings):
-    """A real server where OSVI is configured to be; nothing may reach it."""
+    """Run a real server at the configured URL, and check that nothing reaches it."""
     with RawServer(close_response(summary="From the real server.")) as running:
         settings.OSVI = {"default": {"API_TOKEN": "token-of-the-host", "BASE_URL": running.url}}
         yield running

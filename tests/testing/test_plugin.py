@@ -1,4 +1,4 @@
-"""What the plugin does for tests: a sandbox for one of them, and no call to other machines."""
+"""Test the pytest plugin: a sandbox for each test, and no calls to other machines."""
 
 import os
 import subprocess
@@ -66,7 +66,7 @@ def test_sandbox_fixture_changes_django_settings(osvi_sandbox):
 
 
 def test_sandbox_fixture_stops_sandbox_after_test(pytester):
-    """Run by a pytest of its own, with the plugin found by its entry point."""
+    """Run a separate pytest, which finds the plugin by its entry point."""
     pytester.makeconftest(
         """
         import pytest, types
@@ -95,7 +95,7 @@ def test_sandbox_fixture_stops_sandbox_after_test(pytester):
     result.assert_outcomes(passed=2)
 
 
-# 192.0.2.0/24 is for documentation: no packet to it arrives anywhere.
+# 192.0.2.0/24 is reserved for documentation: its packets arrive nowhere.
 CLIENT = """
     import threading
     from contextlib import suppress
@@ -113,7 +113,7 @@ CLIENT = """
 
 @pytest.fixture
 def run(pytester):
-    """Run tests with a pytest of their own, with the plugin found by its entry point."""
+    """Run tests with a separate pytest, which finds the plugin by its entry point."""
 
     def _run(tests, ini=""):
         pytester.makepyfile(CLIENT + tests)
@@ -181,7 +181,7 @@ def test_allow_network_option_allows_all_tests(run):
 @pytest.mark.parametrize(
     "tests",
     [
-        # As a view or a sweep does.
+        # As a view or a periodic task does.
         """
     import contextlib
 
@@ -269,7 +269,7 @@ def test_refused_close_leaves_session_unchanged(session):
 def test_job_with_refused_closes_pauses_with_sessions_unchanged(session):
     job = create_close_job([session], start=False)
     job = run_close_job(job.pk)
-    refusals.clear()  # else this test would fail by them, as it should
+    refusals.clear()  # else the plugin would fail this test
     session.refresh_from_db()
     assert (session.status, job.succeeded, job.is_finished) == ("active", 0, False)
 

@@ -1,4 +1,4 @@
-"""The sandbox answers as OSVI does, in both dialects, and keeps a true record of it."""
+"""Test that the sandbox answers as OSVI does, in both dialects, and records requests."""
 
 import http.client
 import json
@@ -24,7 +24,7 @@ from osvi_django.testing.conversations import CONVERSATIONS
 from tests.helpers.waiting import wait_until
 
 VENDOR_PAGE = Path(__file__).parent.parent / "vendor" / "end_chat_session.yaml"
-STOP_TIME_LIMIT = 10  # seconds, for what must not wait for connections that hang for a minute
+STOP_TIME_LIMIT = 10  # seconds, much less than the minute for which connections hang
 SESSION_KEYS = {
     "id", "chat_agent_id", "account_id", "customer_id", "mode", "help_requested", "status",
     "current_state", "metadata", "active_human", "created_at", "updated_at",
@@ -32,7 +32,7 @@ SESSION_KEYS = {
 
 
 def vendor_schema(status):
-    """The vendor's schema of one answer of the close call, with every property required."""
+    """Return the vendor's schema of a close answer, with every property required."""
     page = yaml.safe_load(VENDOR_PAGE.read_text())
     operation = page["paths"]["/chat_sessions/{id}/close_session"]["post"]
     schema = operation["responses"][status]["content"]["application/json"]["schema"]
@@ -55,7 +55,7 @@ def assert_valid(answer, status):
 
 
 def assert_refused(answer, status, *errors):
-    """A failure in OSVI's envelope, for any status but 401."""
+    """Check for an error in OSVI's envelope, with any status but 401."""
     assert (answer.status_code, answer.json()) == (
         status,
         {"success": False, "errors": list(errors)},
@@ -707,7 +707,7 @@ class TestServer:
             assert ended == [chat.id]
 
     def test_server_answers_without_nagle_delay(self, osvi):
-        """Without TCP_NODELAY the second write of an answer waits 40 ms for an acknowledgement."""
+        """Without TCP_NODELAY, the second write of an answer waits 40 ms for an acknowledgement."""
         connection = http.client.HTTPConnection("127.0.0.1", osvi.port, timeout=5)
         took = []
         for _ in range(20):
@@ -726,7 +726,7 @@ class TestServer:
             assert osvi.port
 
     def test_stop_with_connection_already_closed_is_quick(self, osvi, monkeypatch, client):
-        """The client's end is closed between the look at the connections and the stop."""
+        """Close the client's end between the listing of connections and the stop."""
 
         def gone(self, how):
             raise OSError("not connected")

@@ -1,4 +1,4 @@
-"""``manage.py osvi_sandbox`` serves until Ctrl-C and says plainly why it cannot."""
+"""Test ``manage.py osvi_sandbox``."""
 
 import re
 import signal
