@@ -34,7 +34,7 @@ def follow(driver, selector):
     """Click a link or button, and wait until this page has been replaced."""
     element = driver.find_element(By.CSS_SELECTOR, selector)
     element.click()
-    WebDriverWait(driver, 20, ignored_exceptions=BETWEEN_PAGES).until(staleness_of(element))
+    WebDriverWait(driver, 60, ignored_exceptions=BETWEEN_PAGES).until(staleness_of(element))
 
 
 def text_of(driver, selector):
@@ -47,7 +47,7 @@ def css_property(driver, selector, name):
     return driver.find_element(By.CSS_SELECTOR, selector).value_of_css_property(name)
 
 
-def wait_for(driver, selector, words, seconds=20):
+def wait_for(driver, selector, words, seconds=60):
     """Wait until an element contains these words, on this page or the next."""
 
     def contains_words(driver):

@@ -35,10 +35,10 @@ def osvi():
 
 @pytest.fixture
 def make_client():
-    """Create a client for a server URL, whose calls end within two seconds."""
+    """Create a client for a server URL, whose calls end within ten seconds."""
 
     def _make(url, **options):
-        defaults = {"token": TOKEN, "connect_timeout": 0.5, "read_timeout": 0.5, "deadline": 2}
+        defaults = {"token": TOKEN, "connect_timeout": 5, "read_timeout": 5, "deadline": 9}
         return OSVIClient(**{**defaults, "base_url": url, **options})
 
     return _make

@@ -79,7 +79,7 @@ def answer_of(make_client):
     ],
 )
 def test_incomplete_answer_keeps_received_bytes(answer_of, reply):
-    answer = answer_of(reply, read_timeout=0.2)
+    answer = answer_of(reply, read_timeout=1)
     assert (answer.status, answer.body) == (200, BODY)
     assert answer.incomplete
     assert not answer.truncated

@@ -51,11 +51,11 @@ def test_connection_idle_briefly_is_reused(make_client):
 
 def test_connection_waiting_for_slow_answer_does_not_count_as_idle(make_client):
     def ponder(call):
-        call.pause(0.3)
+        call.pause(1.5)
         call.send(ONE)
 
     with RawServer(ponder, TWO) as server:
-        client = make_client(server.url, idle_timeout=0.2)
+        client = make_client(server.url, idle_timeout=1)
         close(client, "s-1")
         close(client, "s-2")
     assert server.connections == 1

@@ -63,7 +63,7 @@ def close_fails(close, everything_shown, token):
 def test_error_of_failed_call_does_not_contain_token(osvi, token, close_fails, fault, error):
     osvi.token = token
     osvi.script("s-1", fault)
-    raised = close_fails(osvi.url, error, read_timeout=0.2)
+    raised = close_fails(osvi.url, error, read_timeout=1)
     assert raised.__cause__ is None
     assert raised.__context__ is None
     assert osvi.requests[0].headers["API-Token"] == token

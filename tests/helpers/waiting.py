@@ -7,7 +7,7 @@ import time
 
 from django.db import connection
 
-TIMEOUT = 20  # seconds
+TIMEOUT = 60  # seconds
 
 
 def wait_until(condition, seconds=TIMEOUT):

@@ -56,7 +56,7 @@ SESSION = {
     "updated_at": "2026-06-04T11:40:25.690486Z",
 }
 ASYNC = {"Prefer": "respond-async"}
-PATIENCE = 20  # seconds
+PATIENCE = 60  # seconds
 
 
 def in_thread(key):
