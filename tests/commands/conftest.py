@@ -53,7 +53,7 @@ def call():
 
 
 def run_command(*args):
-    """Return the output of a command, its errors, and its exit code."""
+    """Run a command; return its output, its errors, and its exit code."""
     out, err = StringIO(), StringIO()
     try:
         call_command(*args, stdout=out, stderr=err)

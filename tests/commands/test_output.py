@@ -135,7 +135,7 @@ def test_command_with_closed_streams_ends_normally(manage, chats):
 
 
 class Full(StringIO):
-    """A file on a disk that is full."""
+    """A file on a full disk."""
 
     def write(self, text):
         raise OSError(28, "No space left on device")

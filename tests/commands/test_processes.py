@@ -98,8 +98,8 @@ class TestExitCodes:
         code, out, _err = run("osvi_close", "--help")
         said = " ".join(out.split())
         assert code == 0
-        for told in ("0, all are closed", "1, some are not", "2, the", "75, OSVI", "130, Ctrl-C"):
-            assert told in said
+        for line in ("0, all are closed", "1, some are not", "2, the", "75, OSVI", "130, Ctrl-C"):
+            assert line in said
 
 
 class TestSignals:

@@ -1,4 +1,4 @@
-"""The Celery app of a host's, as Celery's own first steps with Django have it."""
+"""The Celery app of a host, as in "First steps with Django" of Celery's documentation."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ RECEIVED = []
 
 
 def current_tenant():
+    """Return the tenant of this thread."""
     return getattr(HERE, "tenant", "public")
 
 
@@ -55,22 +56,27 @@ class Tenancy:
 
 
 def generator_context():
+    """Return a context that can be entered once."""
     return as_tenant(current_tenant())
 
 
 def class_context():
+    """Return a context of a class of its own."""
     return Tenancy()
 
 
 def partial_context():
+    """Return what makes a context each time."""
     return partial(as_tenant, current_tenant())
 
 
 def failing_hook():
+    """Raise instead of returning a context."""
     raise RuntimeError("no tenant today")
 
 
 def hook_that_cannot_be_entered():
+    """Return what makes a context that raises on entry."""
     return partial(cannot_be_entered)
 
 
@@ -81,6 +87,7 @@ def cannot_be_entered():
 
 
 def hook_that_cannot_be_left():
+    """Return what makes a context that raises on exit from sending threads."""
     return cannot_be_left
 
 
@@ -111,6 +118,7 @@ def queries():
 
 
 def note_signal(session, **_named):
+    """Note in which context the receiver was called."""
     RECEIVED.append((session.session_id, current_tenant(), CALLER.get()))
 
 
@@ -249,11 +257,13 @@ class Schemas:
 
 
 def number_from(number):
+    """Give the next job this number."""
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE osvi_django_closejob ALTER id RESTART WITH {number}")
 
 
 def use(name, on=None):
+    """Switch a connection to a schema."""
     on = on or connection
     on.our_schema = name
     with on.cursor() as cursor:
@@ -267,6 +277,7 @@ def use_again(connection, **_named):
 
 @contextmanager
 def schema(name):
+    """Work in a schema, and return to the former one."""
     before = getattr(connection, "our_schema", "public")
     use(name)
     try:
@@ -276,6 +287,7 @@ def schema(name):
 
 
 def keep_schema():
+    """Return what makes a context of the current schema."""
     return partial(schema, getattr(connection, "our_schema", "public"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from django.db import connection
 
 from osvi_django.models import ChatSession
 from osvi_django.services.jobs import create_close_job, run_close_job
@@ -15,6 +16,14 @@ STARTED = []
 def remember(job_id):
     """Note the id of a job instead of starting it."""
     STARTED.append(job_id)
+
+
+def in_own_connection(work, *args):
+    """Call a function in this thread, and close the thread's connection."""
+    try:
+        return work(*args)
+    finally:
+        connection.close()
 
 
 @pytest.fixture

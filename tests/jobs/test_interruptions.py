@@ -9,7 +9,6 @@ from datetime import timedelta
 from itertools import count
 
 import pytest
-from django.db import connection
 from django.utils import timezone
 
 from osvi_django.client import throttle
@@ -19,6 +18,7 @@ from osvi_django.testing import Fault, OSVISandbox, Status
 from osvi_django.testing.factories import ChatAgentFactory
 from tests.helpers.sandbox import mirror
 from tests.helpers.waiting import wait_until
+from tests.jobs.conftest import in_own_connection
 
 
 @pytest.fixture
@@ -129,14 +129,6 @@ class TestThrottledAccount:
         other = close_all(chats(1))
         assert (other.status, other.paused_by) == ("paused", "throttled")
         assert len(osvi_sandbox.requests) == 1
-
-
-def in_own_connection(work, *args):
-    """Call a function in this thread, and close the thread's connection."""
-    try:
-        work(*args)
-    finally:
-        connection.close()
 
 
 def start_when_missed(osvi):

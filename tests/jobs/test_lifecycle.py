@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
@@ -27,6 +28,7 @@ from osvi_django.services.jobs import (
 from osvi_django.services.permissions import visible_jobs
 from osvi_django.testing import Drop, Status
 from tests.helpers.waiting import wait_until
+from tests.jobs.conftest import in_own_connection
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ class TestCancel:
 
         def cancel():
             wait_until(lambda: len(osvi_sandbox.requests) == 8)
-            cancel_elsewhere(job)
+            in_own_connection(cancel_close_job, job)
             cancelled.set()
 
         thread = threading.Thread(target=cancel)
@@ -100,7 +102,7 @@ class TestCancel:
 
         def cancel():
             wait_until(CloseAttempt.objects.filter(error_code="throttled").exists)
-            cancel_elsewhere(job)
+            in_own_connection(cancel_close_job, job)
 
         thread = threading.Thread(target=cancel)
         thread.start()
@@ -130,22 +132,6 @@ class TestCancel:
         assert (job.status, job.succeeded, job.is_finished) == ("cancelled", 1, True)
 
 
-def retry_elsewhere(job):
-    """Retry a job with a connection of this thread's own."""
-    try:
-        return retry_close_job(job)
-    finally:
-        connection.close()
-
-
-def cancel_elsewhere(job):
-    """Cancel a job with a connection of this thread's own."""
-    try:
-        cancel_close_job(job)
-    finally:
-        connection.close()
-
-
 class TestRetry:
     def test_retry_makes_new_job_of_failed_items(self, chats, close_all, osvi_sandbox, staff):
         refused, lost, fine = chats(3)
@@ -171,7 +157,7 @@ class TestRetry:
     def test_retry_from_several_threads_makes_one_job(self, close_all, osvi_sandbox):
         job = close_all(["unknown"])
         with ThreadPoolExecutor(4) as pool:
-            made = list(pool.map(retry_elsewhere, [job] * 4))
+            made = list(pool.map(partial(in_own_connection, retry_close_job), [job] * 4))
         assert len(set(made)) == 1
         assert CloseJob.objects.count() == 2
 
@@ -267,7 +253,7 @@ class TestConcurrency:
         """The single close gets the answer, and the job waits for it."""
         first, other = chats(2)
         osvi_sandbox.latency = lambda chat: 1.5 if chat.id == first.session_id else 0
-        thread = threading.Thread(target=close_elsewhere, args=[first])
+        thread = threading.Thread(target=in_own_connection, args=[close_session, first])
         thread.start()
         wait_until(ChatSession.objects.filter(status="closing").exists)
         job = create_close_job(ChatSession.objects.all(), start=False)
@@ -302,7 +288,10 @@ class TestConcurrency:
         osvi_sandbox.latency = 0.01
         job = create_close_job(ChatSession.objects.all(), start=False)
         ended = []
-        threads = [threading.Thread(target=run_elsewhere, args=[job, ended]) for _ in range(4)]
+        threads = [
+            threading.Thread(target=in_own_connection, args=[note_run, job, ended])
+            for _ in range(4)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -313,18 +302,7 @@ class TestConcurrency:
         assert threading.active_count() < 40
 
 
-def close_elsewhere(session):
-    """Close a session with a connection of this thread's own."""
-    try:
-        close_session(session)
-    finally:
-        connection.close()
-
-
-def run_elsewhere(job, ended):
-    """Run a job with a connection of this thread's own, and note how it ended."""
-    try:
-        done = run_close_job(job.pk)
-        ended.append((done.status, done.succeeded))
-    finally:
-        connection.close()
+def note_run(job, ended):
+    """Run a job, and note its status and how many sessions it closed."""
+    done = run_close_job(job.pk)
+    ended.append((done.status, done.succeeded))

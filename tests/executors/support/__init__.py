@@ -1,1 +1,1 @@
-"""An app of a host's, with the recipe of docs/jobs.md in it."""
+"""An app of a host, with the recipe of docs/jobs.md."""

@@ -1,4 +1,4 @@
-"""The host's app; its turns are short, so that a drill has several."""
+"""The host's app; its time slices are short, so that a drill has several."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ TIME_SLICE = 3.0  # seconds
 
 
 class SupportConfig(AppConfig):
-    """Shortens the turns of tasks."""
+    """Shortens the time slices of tasks."""
 
     name = "tests.executors.support"
 
     def ready(self):
-        """Nothing of this package can be imported before."""
+        """Set the time slice; this package cannot be imported before."""
         from osvi_django import executors  # noqa: PLC0415
 
         executors.TIME_SLICE = TIME_SLICE
