@@ -442,7 +442,7 @@ def test_executor_without_setting_is_thread(settings):
         ("osvi_django.executors.thread", executors.thread),
         ("osvi_django.executors.immediate", executors.immediate),
         ("osvi_django.executors.django_tasks", executors.django_tasks),
-        (f"{__name__}.told_in_person", unused_executor),
+        (f"{__name__}.unused_executor", unused_executor),
         (None, None),
     ],
 )
