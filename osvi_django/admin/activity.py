@@ -13,14 +13,14 @@ from django.utils.translation import gettext as _
 from osvi_django.admin.bounded import is_key
 from osvi_django.exceptions import OSVINoAnswer, message_for_code
 from osvi_django.models import ChatSession, SupportAction
-from osvi_django.services.support import actions_of
+from osvi_django.services.support import COMMANDS, actions_of
 
 LINES_SHOWN: Final = 50
 
 ActionKind = SupportAction.Kind
 ActionOutcome = SupportAction.Outcome
 
-_WORDLESS: Final = (ActionKind.START, ActionKind.TAKE_OVER, ActionKind.HAND_BACK)
+_TEXTLESS: Final = {ActionKind.START, *(each.kind for each in COMMANDS.values() if not each.field)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ def _line_of(action: SupportAction) -> Line:
     went_well = action.outcome == ActionOutcome.DONE
     return Line(
         action=action,
-        is_forgotten=action.redacted_at is not None and action.kind not in _WORDLESS,
+        is_forgotten=action.redacted_at is not None and action.kind not in _TEXTLESS,
         who=_who(action),
         did=_("wrote") if action.kind == ActionKind.INBOUND else action.get_kind_display(),
         trouble="" if went_well else action.get_outcome_display(),

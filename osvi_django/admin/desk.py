@@ -1,8 +1,7 @@
-"""The desk of a session: take over, write, guide the agent, hand back."""
+"""The desk of a session: a button or a field for each support command."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -10,6 +9,7 @@ from typing import Any, Final
 from django.contrib import messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
+from django.forms import BoundField
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.urls import URLPattern
 from django.utils import timezone
@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 
 from osvi_django.admin.activity import ActionOutcome, taken_over_at, thread_of
 from osvi_django.admin.base import AskingViews
-from osvi_django.admin.forms import DeskForm
+from osvi_django.admin.forms import DESK_COMMANDS, DeskForm
 from osvi_django.admin.kept import (
     Kept,
     drop,
@@ -41,16 +41,12 @@ from osvi_django.models import ChatSession, SupportAction
 from osvi_django.redaction import hidden
 from osvi_django.services.permissions import may_operate, may_read_summary
 from osvi_django.services.support import (
-    ActionResult,
+    Mode,
+    SupportCommand,
     action_of_form,
     actions_of,
     context_of,
-    hand_back,
-    inject_context,
-    send_message,
-    take_over,
-    tell,
-    whisper,
+    run_command,
 )
 
 # The same text again within this time is a double click rather than a decision.
@@ -58,58 +54,12 @@ _DOUBLE_CLICK_WINDOW: Final = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Act:
-    """One action of the desk; ``done`` is the message that it succeeded."""
+class TextBox:
+    """The field for the text of a command; ``is_locked``: one has to take over first."""
 
-    kind: SupportAction.Kind
-    do: Callable[..., ActionResult]
-    done: Any  # a sentence, translated when it is shown
-    takes_words: bool = True
-
-    @property
-    def field(self) -> str | None:
-        """Return the name of the field for its text, if it takes one."""
-        return str(self.kind) if self.takes_words else None
-
-    def done_with(self, reply: str | None) -> Any:
-        """Return the success message. The agent may not reply to an instruction."""
-        return _NO_REPLY if self.kind == SupportAction.Kind.TELL and not reply else self.done
-
-
-_ACTS: Final[Mapping[str, _Act]] = {
-    "takeover": _Act(
-        kind=SupportAction.Kind.TAKE_OVER,
-        do=take_over,
-        done=_("You have taken over. The AI agent does not reply until someone hands back."),
-        takes_words=False,
-    ),
-    "end": _Act(
-        kind=SupportAction.Kind.HAND_BACK,
-        do=hand_back,
-        done=_("You have handed back. The AI agent replies to the customer again."),
-        takes_words=False,
-    ),
-    "message": _Act(
-        kind=SupportAction.Kind.MESSAGE,
-        do=send_message,
-        done=_("Your message was sent to the customer."),
-    ),
-    "tell": _Act(
-        kind=SupportAction.Kind.TELL,
-        do=tell,
-        done=_("The agent has replied to the customer. You find its reply below."),
-    ),
-    "whisper": _Act(
-        kind=SupportAction.Kind.WHISPER,
-        do=whisper,
-        done=_("The agent will use this in its next reply."),
-    ),
-    "context": _Act(
-        kind=SupportAction.Kind.CONTEXT,
-        do=inject_context,
-        done=_("The fact was added. The agent knows it from now on."),
-    ),
-}
+    command: SupportCommand
+    field: BoundField
+    is_locked: bool
 
 
 _SENT_BEFORE: Final = _(
@@ -119,17 +69,16 @@ _FORM_SENT_BEFORE: Final = _(
     "You already sent this form, so nothing was done now. See above what happened, and send the "
     "form again if you still want to."
 )
-_UNKNOWN_ACT: Final = _(
+_UNKNOWN_COMMAND: Final = _(
     "Nothing was done: this page does not know that action. Use one of the buttons below."
 )
-_FORM_CAME_TO: Final = _(
+_FORM_RESULT: Final = _(
     "You already sent this form, so nothing was done now. The result of the first time: %(outcome)s"
 )
-_FORM_UNDER_WAY: Final = _(
+_FORM_IN_PROGRESS: Final = _(
     "This form is already being sent, so nothing was sent a second time. Look again in a moment "
     "to see the result."
 )
-_NO_REPLY: Final = _("The agent received your instruction, but OSVI did not return its reply.")
 
 
 class DeskViews(AskingViews):
@@ -140,14 +89,14 @@ class DeskViews(AskingViews):
         return [self._path("<path:object_id>/desk", self.desk_view), *super().own_urls()]
 
     def desk_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
-        """Run one action in a session (POST with ``command``), or show only its desk (GET)."""
+        """Run a command in a session (POST with ``command``), or show only its desk (GET)."""
         session = self.get_object(request, unquote(object_id))
         if not self.has_operate_permission(request, session):
             raise PermissionDenied
         if session is None:
             return self._say_gone(request, object_id)
         if request.method == "POST":
-            return self._act_as_asked(request, session)
+            return self._run_posted(request, session)
         return self._page(
             request,
             "chatsession/desk_page.html",
@@ -162,56 +111,68 @@ class DeskViews(AskingViews):
         is_readable = operates or may_read_summary(request.user, session)
         kept = take(request, self._key_of("desk", session)) if operates else Kept()
         thread = thread_of(session, is_readable=is_readable)
+        form = _focused(kept.fill(DeskForm()))
         return {
             "thread": thread,
             # The typed text is shown again, whatever happened to the session in the meantime.
             "show_desk": operates and (session.is_open or kept.is_filled),
-            "has_taken_over": session.mode == ChatSession.Mode.SUPPORT,
+            "has_taken_over": session.mode == Mode.SUPPORT,
             "taken_over_at": taken_over_at(thread),
             "known_context": hidden(context_of(session)),
-            "desk": _focused(kept.fill(DeskForm())),
+            "desk": form,
+            "buttons": _buttons_of(session),
+            "text_boxes": _text_boxes_of(session, form),
             "repeats": kept.repeats,
             "once": new_token(),
         }
 
-    def _act_as_asked(self, request: HttpRequest, session: ChatSession) -> HttpResponseBase:
+    def _run_posted(self, request: HttpRequest, session: ChatSession) -> HttpResponseBase:
         # ``resend`` means: send on purpose what was sent before.
         resend = request.POST.get("resend", "")
         name = resend or request.POST.get("command", "")
         form = DeskForm(posted(request))
-        act = _ACTS.get(name)
-        words = form.words_of(name) if form.is_valid() and act and act.takes_words else ""
-        if act is None:
-            self.message_user(request, _UNKNOWN_ACT, messages.WARNING)
-        if act is None or form.errors:
-            return self._back(request, session, form)
+        command = DESK_COMMANDS.get(name)
+        text = form.text_of(name) if form.is_valid() and command and command.field else ""
+        if command is None:
+            self.message_user(request, _UNKNOWN_COMMAND, messages.WARNING)
+        if command is None or form.errors:
+            return self._return_to_desk(request, session, form)
         # A second request at the same moment is refused when its action is stored.
         if first := action_of_form(session, form_key_of(request)):
-            return self._say_sent(request, session, act, words, form, first)
-        return self._act(request, session, act, words, form, resend=bool(resend))
+            return self._report_first(request, session, command, text, form, first)
+        return self._run(request, session, command, text, form, resend=bool(resend))
 
-    def _act(
+    def _run(
         self,
         request: HttpRequest,
         session: ChatSession,
-        act: _Act,
-        words: str,
+        command: SupportCommand,
+        text: str,
         form: DeskForm,
         *,
         resend: bool,
     ) -> HttpResponseBase:
-        name = act.field
+        name = _field_name(command)
         key = form_key_of(request)
-        by = {"requested_by": request.user, "via": "admin", "form_key": key}
         try:
-            result = _do(act, session, words, by, resend=resend)
+            if text and not resend and _was_just_done(session, command, text):
+                raise SentBefore
+            result = run_command(
+                command,
+                session,
+                text,
+                requested_by=request.user,
+                via="admin",
+                resend=resend,
+                form_key=key,
+            )
         except NotAllowed as error:
             raise PermissionDenied from error
         except SentBefore:
             if first := action_of_form(session, key):
-                return self._say_sent(request, session, act, words, form, first)
+                return self._report_first(request, session, command, text, form, first)
             form.add_error(name, _SENT_BEFORE)
-            return self._back(request, session, form, repeats=name or "")
+            return self._return_to_desk(request, session, form, repeats=name or "")
         except SessionNotFound:
             return self._say_gone(request, str(session.pk))
         except (OSVINoAnswer, OSVIBadAnswer) as error:
@@ -220,50 +181,72 @@ class DeskViews(AskingViews):
         except (OSVIError, OSVINotConfigured) as error:
             # Nothing was done: the desk says why and keeps the typed text.
             form.add_error(name, str(error))
-            return self._back(request, session, form)
+            return self._return_to_desk(request, session, form)
         else:
-            self.message_user(request, act.done_with(result.reply), messages.SUCCESS)
+            self.message_user(request, command.done_after(result.reply), messages.SUCCESS)
         self._keep_unsent(request, session, form, name)
         return HttpResponseRedirect(self._page_after(request, session))
 
-    def _say_sent(
+    def _report_first(
         self,
         request: HttpRequest,
         session: ChatSession,
-        act: _Act,
-        words: str,
+        command: SupportCommand,
+        text: str,
         form: DeskForm,
         first: SupportAction,
     ) -> HttpResponseBase:
         """Report the result of the form's first submission; keep a different text."""
-        if (first.kind, first.text) != (act.kind, words):
+        if (first.kind, first.text) != (command.kind, text):
             form.add_error(None, _FORM_SENT_BEFORE)
-            return self._back(request, session, form)
+            return self._return_to_desk(request, session, form)
         is_done = first.outcome == ActionOutcome.DONE
-        outcome = act.done_with(first.reply) if is_done else first.get_outcome_display()
-        is_under_way = first.outcome == ActionOutcome.STARTED
-        sentence = _FORM_UNDER_WAY if is_under_way else _FORM_CAME_TO % {"outcome": outcome}
+        outcome = command.done_after(first.reply) if is_done else first.get_outcome_display()
+        in_progress = first.outcome == ActionOutcome.STARTED
+        sentence = _FORM_IN_PROGRESS if in_progress else _FORM_RESULT % {"outcome": outcome}
         self.message_user(request, sentence, messages.SUCCESS if is_done else messages.WARNING)
-        self._keep_unsent(request, session, form, act.field)
+        self._keep_unsent(request, session, form, _field_name(command))
         return HttpResponseRedirect(self._page_after(request, session))
 
     def _keep_unsent(
         self, request: HttpRequest, session: ChatSession, form: DeskForm, sent: str | None
     ) -> None:
-        """Keep the typed text that differs from the sent one."""
+        """Keep the typed texts except the one that was sent."""
         page = self._key_of("desk", session)
-        unsent = {name: words for name, words in form.cleaned_data.items() if name != sent}
+        unsent = {name: text for name, text in form.cleaned_data.items() if name != sent}
         if any(unsent.values()):
             keep_words(request, page, unsent)
         else:
             drop(request, page)
 
-    def _back(
+    def _return_to_desk(
         self, request: HttpRequest, session: ChatSession, form: DeskForm, *, repeats: str = ""
     ) -> HttpResponseBase:
         """Redirect to the desk, with the typed text and why it was not sent."""
         keep(request, self._key_of("desk", session), form, repeats=repeats)
         return HttpResponseRedirect(self.url_to("desk", session.pk))
+
+
+def _buttons_of(session: ChatSession) -> list[SupportCommand]:
+    """Return the commands without a text, except those that would not change who answers."""
+    has_taken_over = session.mode == Mode.SUPPORT
+    textless = [command for command in DESK_COMMANDS.values() if not command.field]
+    return [each for each in textless if (each.sets_mode == Mode.SUPPORT) != has_taken_over]
+
+
+def _text_boxes_of(session: ChatSession, form: DeskForm) -> list[TextBox]:
+    """Return the fields; if the session is not open, only those in which something was typed."""
+    is_locked = session.is_open and session.mode != Mode.SUPPORT
+    return [
+        TextBox(command=command, field=form[name], is_locked=is_locked and command.needs_support)
+        for name, command in DESK_COMMANDS.items()
+        if command.field and (session.is_open or form[name].value())
+    ]
+
+
+def _field_name(command: SupportCommand) -> str | None:
+    """Return the name of the field for the text of a command, if it takes one."""
+    return str(command.kind) if command.field else None
 
 
 def _focused(form: DeskForm) -> DeskForm:
@@ -274,20 +257,10 @@ def _focused(form: DeskForm) -> DeskForm:
     return form
 
 
-def _do(
-    act: _Act, session: ChatSession, words: str, by: Mapping[str, Any], *, resend: bool
-) -> ActionResult:
-    if not act.takes_words:
-        return act.do(session, **by)
-    if not resend and _was_just_done(session, act, words):
-        raise SentBefore
-    return act.do(session, words, resend=resend, **by)
-
-
-def _was_just_done(session: ChatSession, act: _Act, words: str) -> bool:
+def _was_just_done(session: ChatSession, command: SupportCommand, text: str) -> bool:
     """Return whether this looks like a double click, which only people make."""
     since = timezone.now() - _DOUBLE_CLICK_WINDOW
     done = actions_of(session).filter(
-        kind=act.kind, outcome=ActionOutcome.DONE, started_at__gt=since
+        kind=command.kind, outcome=ActionOutcome.DONE, started_at__gt=since
     )
-    return words in done.values_list("text", flat=True)
+    return text in done.values_list("text", flat=True)

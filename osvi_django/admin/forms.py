@@ -18,10 +18,12 @@ from osvi_django.conf import DEFAULT_ACCOUNT, InvalidSetting, account_aliases
 from osvi_django.models import ChatAgent, ChatSession
 from osvi_django.redaction import HiddenText
 from osvi_django.services.recovery.reviewing import SUMMARY_MAX_LENGTH
-from osvi_django.services.support import TEXT_MAX_LENGTH
+from osvi_django.services.support import COMMANDS, TEXT_MAX_LENGTH, SupportCommand
 from osvi_django.validation import ID_MAX_LENGTH, NOTE_MAX_LENGTH
 
 _NAMESAKES_SHOWN: Final = 10
+# The commands of the desk, by the values of their buttons.
+DESK_COMMANDS: Final = {str(kind): command for kind, command in COMMANDS.items() if command.button}
 
 
 def accounts_here() -> list[str]:
@@ -40,8 +42,9 @@ class PersonalField(forms.CharField):
         return HiddenText(super().clean(value))
 
 
-def _words(label: Any, help_text: Any) -> forms.CharField:
+def _text_field(command: SupportCommand) -> forms.CharField:
     widget = forms.Textarea(attrs={"rows": 3, "maxlength": TEXT_MAX_LENGTH})
+    label, help_text = str(command.label), str(command.help_text)
     return PersonalField(label=label, help_text=help_text, required=False, widget=widget)
 
 
@@ -280,42 +283,28 @@ class StartForm(AccountForm):
 
     def wanted(self) -> dict[str, Any]:
         """Return the arguments of ``start_session``."""
-        told = self.cleaned_data
-        agent = told["agent"]
+        values = self.cleaned_data
+        agent = values["agent"]
         return {
-            "agent_uuid": agent.uuid if agent else told["agent_uuid"],
+            "agent_uuid": agent.uuid if agent else values["agent_uuid"],
             "account": agent.account if agent else self.chosen_account,
-            "replace": told.get("replace", False),
-            **{name: told[name] for name in ("customer_id", "input_fields", "context")},
+            "replace": values.get("replace", False),
+            **{name: values[name] for name in ("customer_id", "input_fields", "context")},
         }
 
 
 class DeskForm(forms.Form):
-    """The texts of the desk; one of them is sent at a time."""
+    """The texts of the desk, a field for each command that takes one; one is sent at a time."""
 
-    message = _words(_("Write to the customer"), _("The customer sees exactly this text."))
-    tell = _words(
-        _("Instruct the agent"),
-        _(
-            "The agent replies to the customer now and follows your instruction. The customer "
-            "sees the reply, not your instruction."
-        ),
-    )
-    whisper = _words(
-        _("Give the agent a hint"),
-        _(
-            "Nothing is sent now. The agent uses the hint in its next reply. The customer does "
-            "not see it."
-        ),
-    )
-    context = _words(
-        _("Add context"),
-        _("A fact the agent should know from now on."),
-    )
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Make the fields from the table of commands."""
+        super().__init__(*args, **kwargs)
+        commands = [(name, each) for name, each in DESK_COMMANDS.items() if each.field]
+        self.fields |= {name: _text_field(command) for name, command in commands}
 
-    def words_of(self, name: str) -> str:
+    def text_of(self, name: str) -> str:
         """Return the text of a field. If it is empty, add an error and return ""."""
-        words = HiddenText(self.cleaned_data.get(name, "").replace("\r\n", "\n"))
-        if not words and name not in self.errors:
+        text = HiddenText(self.cleaned_data.get(name, "").replace("\r\n", "\n"))
+        if not text and name not in self.errors:
             self.add_error(name, _("Enter a text first."))
-        return words
+        return text

@@ -50,7 +50,7 @@ def test_desk_from_look_up_to_hand_back_shows_thread(browse, live_server, chat):
     assert text_of(driver, ".messagelist") == "Your message was sent to the customer."
     write(driver, "message", "Hello, this is Sam.")
     assert driver.switch_to.active_element.get_attribute("name") == "message"
-    assert "You already sent this text" in text_of(driver, ".osvi-words .errorlist")
+    assert "You already sent this text" in text_of(driver, ".osvi-command .errorlist")
     follow(driver, ".closelink")
     write(driver, "tell", "Say goodbye.")
     follow(driver, "button[value=end]")

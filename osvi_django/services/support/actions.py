@@ -124,9 +124,9 @@ class SupportCommand:
             return self.own_call(client, session, text)
         return client.send_support(session.session_id, command=self.word, message=text)
 
-    def done_after(self, reply: str | None) -> str | Promise:
+    def done_after(self, reply: str | None) -> str:
         """Return the message after success."""
-        return self.done if reply else self.done_without_reply or self.done
+        return str(self.done if reply else self.done_without_reply or self.done)
 
 
 TAKE_OVER: Final = SupportCommand(
