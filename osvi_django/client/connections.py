@@ -52,6 +52,8 @@ _SOCKS_PORT: Final = 1080
 _TOKEN_HEADER: Final = b"API-Token: [API token]\r\n"
 # What OSVI and its gateways answer. After any other status a connection is not used again.
 _USUAL: Final = frozenset({200, 201, 400, 401, 403, 404, 409, 422, 429, 500, 503})
+# Statuses after which HTTP has no body, whatever the headers say.
+_WITHOUT_BODY: Final = frozenset({101, 204, 304})
 ACTIVE_PATH: Final = "/v1/chat/session/active?"
 _QUERY = re.compile(r"\?\S*")
 # Probe a silent peer: after how many seconds, at which interval, and how many times.
@@ -271,9 +273,8 @@ class _Reader(io.BufferedReader):
         return HiddenBytes(super().read1(size))
 
     def close(self) -> None:
-        if not self.closed:
-            self._bounded.is_over = True  # so that peeking sees only data that has arrived
-            self.has_rest = bool(self.peek(1))
+        self._bounded.is_over = True  # so that peeking sees only data that has arrived
+        self.has_rest = bool(self.peek(1))
         super().close()
 
 
@@ -335,7 +336,7 @@ class _BoundedResponse(PlainResponse):
         del self.msg["Content-Length"]
         if longest is not None:
             self.msg["Content-Length"] = str(longest)
-        if self.length != 0 or longest == 0:
+        if self.status not in _WITHOUT_BODY:
             self.length = longest
         self.will_close = True
 
@@ -501,12 +502,11 @@ class _BoundedAdapter(HTTPAdapter):
     ) -> Any:
         # The first step of a real transport; a mock does not come here.
         thread_state.sent = False
+        if not select_proxy(request.url or "", proxies):
+            return super().get_connection_with_tls_context(request, verify, proxies, cert)
         try:
             return super().get_connection_with_tls_context(request, verify, proxies, cert)
-        except Exception as exc:
-            proxy = select_proxy(request.url or "", proxies)
-            if not proxy:
-                raise
+        except Exception as exc:  # noqa: BLE001  # requests and urllib3 raise several kinds
             lacks_pysocks = isinstance(exc, requests.exceptions.InvalidSchema)
             problem = _NO_PYSOCKS if lacks_pysocks else _NO_PROXY
         raise NotSetUp(problem)

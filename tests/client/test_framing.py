@@ -146,8 +146,9 @@ def test_odd_answer_is_read_and_connection_is_not_reused(close_twice, reply):
     assert (server.connections, len(server.calls)) == (2, 2)
 
 
-def test_different_content_lengths_keep_all_received_bytes(make_client):
-    reply = raw(b"200 X\r\nContent-Length: 5\r\n" + LENGTH, OWN_BODY)
+@pytest.mark.parametrize("first", [0, 5])
+def test_different_content_lengths_keep_all_received_bytes(make_client, first):
+    reply = raw(b"200 X\r\nContent-Length: %d\r\n%s" % (first, LENGTH), OWN_BODY)
     with RawServer(reply, close_response("s-2", "Two.")) as server:
         client = make_client(server.url)
         answer = client.send_close("s-1", agent_uuid="a")
@@ -167,9 +168,20 @@ def test_invalid_content_lengths_do_not_affect_next_call(close_twice, lengths):
     assert server.connections == 2
 
 
+def test_content_lengths_without_a_number_read_to_the_end(close_twice):
+    def play(call):
+        call.send(raw(b"200 X\r\nContent-Length: x\r\nContent-Length: -7", OWN_BODY))
+        call.hang_up()
+
+    ends, server = close_twice(play, close_response("s-2", "Two."))
+    assert ends == ["Own.", "Two."]
+    assert server.connections == 2
+
+
 BROKEN = {
     "204 with a body": http_response(close_body("s-9"), status=204),
     "304 with a body": http_response(close_body("s-9"), status=304),
+    "204 with two lengths": raw(b"204 X\r\n%s\r\nContent-Length: 5" % LENGTH, OWN_BODY),
     "205 with an answer behind it": http_response(status=205) + OTHER,
     "404 with an answer behind it": http_response(b"{}", status=404) + OTHER,
     "302": http_response(b"", status=302, headers=[("Location", "/")]),
