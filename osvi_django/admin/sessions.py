@@ -248,9 +248,8 @@ class ChatSessionAdmin(
 
     def _note_ways(self, request: HttpRequest, session: ChatSession) -> list[Way]:
         """Return the links from this row, and store them on it for ``ways_shown``."""
-        if not hasattr(session, "ways"):
-            session.ways = self.ways_of(request, session)  # type: ignore[attr-defined]
-        ways: list[Way] = session.ways  # type: ignore[attr-defined]
+        ways = self.ways_of(request, session)
+        session.ways = ways  # type: ignore[attr-defined]
         return ways
 
     def _ways_to_close(self, request: HttpRequest, session: ChatSession) -> Iterator[Way]:

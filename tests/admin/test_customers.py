@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 
 from osvi_django.admin import customers
-from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, SessionSummary
+from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, SessionSummary, StartLock
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import (
     ChatAgentFactory,
@@ -17,6 +17,7 @@ from osvi_django.testing.factories import (
     ClosedSessionFactory,
 )
 from tests.admin.session_urls import session_url
+from tests.helpers.database import call_after_queries
 from tests.helpers.sandbox import script_next_starts
 
 pytestmark = pytest.mark.django_db
@@ -322,6 +323,19 @@ class TestStart:
         assert f'This chat is open: <a href="{session_url(session)}">{session}</a>' in html
         assert "Keep &lt;me&gt;</textarea>" in html
         assert not osvi_sandbox.sessions[session.session_id].is_closed
+
+    def test_start_while_another_is_being_started_is_refused_without_link(
+        self, start, messages_of, osvi_sandbox
+    ):
+        def is_lock(sql, _params):
+            return sql.startswith("INSERT") and StartLock._meta.db_table in sql
+
+        # The other start ends, and with it the lock that this one waits for.
+        with call_after_queries(is_lock, StartLock.objects.all().delete):
+            response = start()
+        assert "is being started," in response.text
+        assert messages_of(response) == []
+        assert osvi_sandbox.requests == []
 
     def test_start_with_replace_closes_open_chat_first(self, start_as_closer, osvi_sandbox):
         start_as_closer()

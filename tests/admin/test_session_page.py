@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
 from django.db.models.signals import pre_save
@@ -13,7 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from osvi_django.database import DatabaseNow
-from osvi_django.models import ChatSession, CloseAttempt
+from osvi_django.models import ChatSession, CloseAttempt, SupportAction
 from osvi_django.services import close_session
 from osvi_django.testing import Drop, OddSummary, Status
 from osvi_django.testing.factories import (
@@ -435,6 +436,20 @@ class AllowsCloseOnce:
 def staff_user():
     """Return the support staff."""
     return get_user_model().objects.get(username="sam")
+
+
+def test_page_with_inline_of_host_shows_its_rows(staff_client, monkeypatch):
+    class ActionInline(admin.TabularInline):
+        model = SupportAction
+
+        def has_view_permission(self, request, obj=None):
+            return True
+
+    ours = admin.site.get_model_admin(ChatSession)
+    monkeypatch.setattr(ours, "inlines", (*ours.inlines, ActionInline))
+    session = ChatSessionFactory()
+    SupportAction.objects.create(session=session, kind="whisper", text="Offer 10%")
+    assert "Offer 10%" in staff_client.get(session_url(session)).text
 
 
 @pytest.mark.django_db(transaction=True)

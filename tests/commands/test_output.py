@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from io import StringIO
 
 import pytest
@@ -134,6 +135,30 @@ def test_command_with_closed_streams_ends_normally(manage, chats):
     assert chat.status == "closed"
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_command_in_process_without_streams_closes_its_session(chats, monkeypatch, stream):
+    """As under pythonw, or where the streams were closed before Python started."""
+    (chat,) = chats(1)
+    monkeypatch.setattr(sys, stream, None)
+    call_command("osvi_close", chat.session_id)
+    chat.refresh_from_db()
+    assert chat.status == "closed"
+
+
+def test_command_whose_reader_has_gone_leaves_nothing_to_write_at_exit(chats, monkeypatch):
+    """Python writes what it has buffered when it exits, and would report an error then."""
+    chats(2)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="utf-8") as gone:  # noqa: PTH123 - it has no path
+        monkeypatch.setattr(sys, "stdout", gone)
+        monkeypatch.setattr(sys, "__stdout__", gone)
+        call_command("osvi_close", "--status", "active")
+        assert os.path.samestat(os.fstat(writing), os.stat(os.devnull))  # noqa: PTH116
+        gone.write("what is still buffered")
+    assert not ChatSession.objects.exclude(status="closed").exists()
+
+
 class Full(StringIO):
     """A file on a full disk."""
 
@@ -219,3 +244,11 @@ def test_stream_with_printable_text_writes_it_unchanged():
     stream = StringIO()
     output.Stream(stream).write(FOREIGN)
     assert stream.getvalue() == FOREIGN
+
+
+def test_command_with_failed_check_keeps_lines_of_its_message(call, settings):
+    settings.OSVI = {"default": {"API_TOKEN": "sandbox-token-16", "LEASE_TIMEOUT": "long"}}
+    error = call("osvi_close", "s-1", skip_checks=False).error
+    assert "SystemCheckError" in error
+    assert "LEASE_TIMEOUT" in error
+    assert error.count("\n") > 1

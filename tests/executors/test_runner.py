@@ -19,6 +19,7 @@ from osvi_django.models import ChatSession, CloseJob, SessionSummary
 from osvi_django.services.jobs import cancel_close_job, create_close_job, runner
 from osvi_django.testing import Drop, Status
 from tests.executors.conftest import UNKNOWN_JOB, all_jobs_are_finished, runner_threads
+from tests.helpers.database import wrap_queries_in_threads
 from tests.helpers.sandbox import ConcurrencyCounter, mirror
 from tests.helpers.waiting import TIMEOUT, wait_until
 
@@ -242,6 +243,43 @@ class TestFaults:
         assert SessionSummary.objects.count() == 12
         assert not ChatSession.objects.exclude(status="closed").exists()
         assert {osvi_sandbox.closes(each) for each in osvi_sandbox.sessions} == {1}
+
+    def test_jobs_that_cannot_claim_wait_for_the_database(self, make_job, monkeypatch, caplog):
+        monkeypatch.setattr(runner, "DATABASE_AWAY", 0.2)
+        monkeypatch.setattr("osvi_django.services.jobs.running.DATABASE_RETRY_SECONDS", 0.2)
+        back = threading.Event()
+
+        def refuse(execute, sql, params, many, context):
+            if not back.is_set() and sql.startswith("UPDATE") and "closejobitem" in sql:
+                raise OperationalError("gone")
+            return execute(sql, params, many, context)
+
+        jobs = [make_job(2), make_job(2)]
+        with wrap_queries_in_threads("osvi-runner", refuse):
+            for job in jobs:
+                executors.thread(str(job.uuid))
+            for job in jobs:
+                wait_until(lambda job=job: f"close job {job.uuid} is away" in caplog.text)
+            back.set()
+            wait_until(all_jobs_are_finished)
+        assert SessionSummary.objects.count() == 4
+
+    def test_job_that_is_cancelled_before_it_begins_is_not_run(
+        self, make_job, osvi_sandbox, run_in_thread
+    ):
+        job, cancelled = make_job(1), []
+
+        def cancel(execute, sql, params, many, context):
+            found = execute(sql, params, many, context)
+            if "closejob" in sql and not cancelled:
+                cancelled.append(sql)
+                cancel_close_job(job)
+            return found
+
+        with wrap_queries_in_threads("osvi-runner", cancel):
+            assert run_in_thread(job).status == "cancelled"
+        assert cancelled[0].startswith("SELECT")
+        assert osvi_sandbox.requests == []
 
     def test_stopped_runner_requeues_its_jobs(self, make_job, osvi_sandbox):
         osvi_sandbox.latency = 0.3

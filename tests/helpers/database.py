@@ -48,23 +48,32 @@ def skip_queries(is_meant):
 
 
 @contextmanager
+def wrap_queries_in_threads(thread_name, wrapper):
+    """Execute all queries on new connections of threads of this name through this wrapper."""
+    wrapped = []
+
+    def wrap(connection, **_named):
+        if threading.current_thread().name == thread_name:
+            connection.execute_wrappers.append(wrapper)
+            wrapped.append(connection)
+
+    connection_created.connect(wrap)
+    try:
+        yield
+    finally:
+        connection_created.disconnect(wrap)
+        for each in wrapped:  # a thread that goes on connects again with the same wrappers
+            each.execute_wrappers.remove(wrapper)
+
+
+@contextmanager
 def database_unavailable_in_threads(thread_name):
     """Refuse all queries on new connections of threads of this name; yield the refused queries."""
-    refused, failing = [], []
+    refused = []
 
     def fail(execute, sql, params, many, context):
         refused.append(sql)
         raise OperationalError("a secret")
 
-    def wrap(connection, **_named):
-        if threading.current_thread().name == thread_name:
-            connection.execute_wrappers.append(fail)
-            failing.append(connection)
-
-    connection_created.connect(wrap)
-    try:
+    with wrap_queries_in_threads(thread_name, fail):
         yield refused
-    finally:
-        connection_created.disconnect(wrap)
-        for each in failing:  # a thread that goes on connects again with the same wrappers
-            each.execute_wrappers.remove(fail)

@@ -67,6 +67,17 @@ def test_session_moved_to_another_agent_is_left_out(chats, outcomes):
     assert run_close_job(job.pk).left_out == 1
 
 
+def test_job_of_filter_without_status_closes_what_still_matches(chats, outcomes):
+    one, two = chats(2, customer_id="c")
+    job = create_close_job(SessionFilter(status=None, customer_id="c"), start=False)
+    ChatSession.objects.filter(pk=one.pk).update(status="dormant")
+    ChatSession.objects.filter(pk=two.pk).update(customer_id="another")
+    assert outcomes(run_close_job(job.pk)) == {
+        one.session_id: "closed",
+        two.session_id: "no_longer_matches",
+    }
+
+
 def test_job_of_queryset_has_no_filter(chats, outcomes):
     sessions = chats(3)
     job = create_close_job(ChatSession.objects.filter(status="active"), start=False)

@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
 from django.db.backends.sqlite3.base import DatabaseWrapper
 from django.db.models import Count, F, Value, Window
 from django.db.models.functions import RowNumber
@@ -18,6 +18,7 @@ from osvi_django.exceptions import InvalidInput
 from osvi_django.models import ChatAgent, ChatSession, CloseJob
 from osvi_django.services.jobs import create_close_job
 from osvi_django.testing.factories import ChatSessionFactory
+from tests.helpers.database import raise_on_queries
 
 MANY = 1_200
 
@@ -371,3 +372,12 @@ def _peak_memory(sessions):
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+def test_job_of_queryset_when_database_is_away_raises_its_error(many):
+    gone = raise_on_queries(
+        lambda sql, _params: "osvi_django_chatsession" in sql, OperationalError("gone")
+    )
+    with gone, pytest.raises(OperationalError):
+        create_close_job(many, start=False)
+    assert not CloseJob.objects.exists()

@@ -593,6 +593,22 @@ class TestConcurrentClose:
         assert osvi_sandbox.requests == []
         assert not CloseAttempt.objects.exists()
 
+    def test_close_session_that_is_unconfirmed_before_claim_raises_no_answer(
+        self, session, osvi_sandbox, settings
+    ):
+        class Meanwhile(dict):
+            """Another closer gets no answer when settings are read, just before the claim."""
+
+            def get(self, key, default=None):
+                ChatSession.objects.update(status="unconfirmed")
+                return super().get(key, default)
+
+        settings.OSVI = {"default": Meanwhile(settings.OSVI["default"])}
+        with pytest.raises(OSVINoAnswer):
+            close_session(session)
+        assert session.status == "unconfirmed"
+        assert osvi_sandbox.requests == []
+
     def test_close_unconfirmed_session_that_osvi_has_open_closes_it(self, session, osvi_sandbox):
         osvi_sandbox.script(session.session_id, Drop())
         with pytest.raises(OSVINoAnswer):

@@ -24,7 +24,7 @@ from osvi_django.services import close_session
 from osvi_django.services.starting import start_session
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
-from tests.helpers.database import raise_on_queries
+from tests.helpers.database import call_after_queries, raise_on_queries
 from tests.helpers.sandbox import CallThenAnswer, mirror, script_next_starts
 
 pytestmark = pytest.mark.django_db
@@ -270,11 +270,20 @@ class TestLock:
             assert start_session(**NAMED).status == "active"
         assert "the lock of a start could not be removed" in caplog.text
 
+    def test_start_while_lock_is_removed_raises_already_open(self, osvi_sandbox):
+        """The other start ended between the two statements with which the lock is found."""
+
+        def is_insert(sql, _params):
+            return sql.startswith("INSERT") and LOCK in sql
+
+        ended = call_after_queries(is_insert, StartLock.objects.all().delete)
+        with ended, pytest.raises(AlreadyOpen, match="is being started,"):
+            start_session(**NAMED)
+        assert osvi_sandbox.requests == []
+
 
 def refused_by_nobody(osvi, do):
     """Something is done on this thread's connection as soon as OSVI was asked what is open."""
-    from tests.helpers.database import call_after_queries  # noqa: PLC0415
-
     done = []
 
     def is_time(sql, params):

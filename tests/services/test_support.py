@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
-from django.db import OperationalError, connection, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.utils import timezone
 
 from osvi_django.conf import InvalidSetting
@@ -663,6 +663,16 @@ class TestTheDatabaseGoesAway:
         gone = call_after_queries(is_first_look, ChatSession.objects.all().delete)
         with gone, pytest.raises(SessionNotFound):
             act(kind, session)
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize("form_key", [None, uuid.UUID(int=7)])
+    def test_action_of_deleted_user_raises_and_sends_nothing(
+        self, mirrored, osvi_sandbox, django_user_model, form_key
+    ):
+        user = django_user_model.objects.create_superuser("gone")
+        django_user_model.objects.all().delete()
+        with pytest.raises(IntegrityError):
+            take_over(mirrored(), requested_by=user, form_key=form_key)
         assert osvi_sandbox.requests == []
 
     def test_before_anything_is_sent_it_is_an_error(self, mirrored, osvi_sandbox):

@@ -9,10 +9,11 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
-from django.db import DataError, connection
+from django.db import DataError, connection, transaction
 
 from osvi_django.database import DatabaseNow
 from osvi_django.exceptions import (
@@ -197,6 +198,52 @@ class TestCloseLease:
         assert osvi_sandbox.close_requests(session.session_id) == 1
         outcomes = CloseAttempt.objects.order_by("pk").values_list("outcome", flat=True)
         assert list(outcomes) == ["not_sent", "closed"]
+
+
+class TestSuspendedClose:
+    """Test a process that is suspended between the claim and the request."""
+
+    @pytest.fixture
+    def suspend_after_claim(self, settings, monkeypatch):
+        """Let more than a lease pass, and call ``meanwhile``, right after the claim's commit."""
+        settings.OSVI["default"]["LEASE_TIMEOUT"] = 30
+        read, passed = time.clock_gettime, []
+        monkeypatch.setattr(time, "clock_gettime", lambda clock: read(clock) + sum(passed))
+
+        @contextmanager
+        def _suspend_after_claim(meanwhile=lambda: None):
+            def suspend():
+                if not passed:
+                    passed.append(31)
+                    meanwhile()
+
+            def is_attempt(sql, _params):
+                return sql.startswith("INSERT") and "closeattempt" in sql
+
+            claimed = call_after_queries(is_attempt, lambda: transaction.on_commit(suspend))
+            with database_unavailable_in_threads("osvi-heartbeat"), claimed:
+                yield
+            assert passed
+
+        return _suspend_after_claim
+
+    def test_close_with_lapsed_lease_renews_it_and_is_sent(self, session, suspend_after_claim):
+        with suspend_after_claim():
+            assert close_session(session).summary.text == SUMMARY
+
+    def test_close_that_was_taken_over_raises_close_in_progress(
+        self, session, osvi_sandbox, suspend_after_claim
+    ):
+        def take_over():
+            expired = DatabaseNow() - timedelta(seconds=1)
+            ChatSession.objects.update(lease_until=expired)
+            in_another_thread(lambda: close_again(ChatSession.objects.get()))
+
+        with suspend_after_claim(take_over), pytest.raises(CloseInProgress):
+            close_session(session)
+        session.refresh_from_db()
+        assert (session.status, session.summary.text) == ("closed", SUMMARY)
+        assert osvi_sandbox.close_requests(session.session_id) == 1
 
 
 class TestNoLease:
