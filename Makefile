@@ -29,7 +29,7 @@ export COVERAGE_FILE := $(VENV)/.coverage
 demo: $(VENV)/.installed-demo  ## Try it: a site, a sandbox OSVI, two dozen chats; needs no account
 	@$(BIN)/python -m example_project.demo
 
-test: $(VENV)/.installed-dev  ## Run the test suite; it must cover nearly every line and branch
+test: $(VENV)/.installed-dev  ## Run the test suite; it must cover every line and branch
 	@$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 	@$(BIN)/python -m coverage combine --quiet
