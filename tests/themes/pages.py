@@ -102,7 +102,7 @@ def test_session_page_operates_and_closes_session(
         assert url_to(f"session_{name}", session.pk) in links_of(page)
     desk = open_page(url_to("session_desk", session.pk))
     assert f'action="{url_to("session_desk", session.pk)}"' in desk.text
-    data = {"act": "takeover", "whisper": "Half a sentence"}
+    data = {"command": "takeover", "whisper": "Half a sentence"}
     response = admin_client.post(url_to("session_desk", session.pk), data, follow=True)
     assert response.status_code == 200
     assert "You have taken over" in response.text
