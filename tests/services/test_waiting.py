@@ -160,7 +160,7 @@ class TestBusy:
         with one_waits(lambda slow: take_over(slow, via="rest")):
             answers = [
                 client.post(close, {"post": "yes", "note": ""}, follow=True),
-                client.post(desk, {"act": "whisper", "whisper": "Be kind"}, follow=True),
+                client.post(desk, {"command": "whisper", "whisper": "Be kind"}, follow=True),
             ]
         for answer in answers:
             assert answer.status_code == 200
