@@ -21,7 +21,7 @@ from osvi_django.services.starting import start_session
 from osvi_django.services.support import receive_message, take_over
 from osvi_django.testing import Drop, Status
 from tests.helpers.sandbox import CallThenAnswer, mirror
-from tests.helpers.waiting import wait_until
+from tests.helpers.waiting import TIMEOUT, wait_until
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def one_waits(osvi_sandbox):
 
         def wait():
             if is_first.acquire(blocking=False):
-                goes_on.wait(20)
+                goes_on.wait(TIMEOUT)
 
         for named in (slow.session_id, None):
             osvi_sandbox.script(named, CallThenAnswer(wait))
@@ -82,7 +82,7 @@ class TestBusy:
         settings.OSVI_MAX_SYNC_CALLS = 1
         slow, other = mirror(osvi_sandbox), mirror(osvi_sandbox)
         goes_on = threading.Event()
-        osvi_sandbox.latency = lambda chat: (goes_on.wait(20) and 0.0) or 0.0
+        osvi_sandbox.latency = lambda chat: (goes_on.wait(TIMEOUT) and 0.0) or 0.0
 
         def close():
             close_session(slow, via="rest")
