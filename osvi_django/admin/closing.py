@@ -25,11 +25,11 @@ from osvi_django.admin.jobs import CloseJobAdmin
 from osvi_django.admin.kept import drop, keep, keep_words, posted, take
 from osvi_django.admin.messages import (
     StaffMessage,
-    told_of_error,
-    told_of_marking,
-    told_of_recovery,
-    told_of_result,
-    words_of_settled,
+    message_for_error,
+    message_for_marking,
+    message_for_recovery,
+    message_for_result,
+    message_for_selection,
 )
 from osvi_django.admin.mixins import write_history
 from osvi_django.admin.pages import admin_of
@@ -199,7 +199,7 @@ class CloseViews(AskingViews):
             else:
                 self.message_user(request, f"{session}: {outcome.sentence}", outcome.level)
         if settled:
-            self.message_user(request, words_of_settled(settled), messages.SUCCESS)
+            self.message_user(request, message_for_selection(settled), messages.SUCCESS)
 
     def _do(self, request: HttpRequest, session: ChatSession, note: str, act: Act) -> StaffMessage:
         """Call a service and write Django's own history; a refusal by permission is a 403."""
@@ -208,21 +208,23 @@ class CloseViews(AskingViews):
         except NotAllowed as error:
             raise PermissionDenied from error
         except (OSVIError, OSVINotConfigured) as error:
-            outcome = told_of_error(error)
+            outcome = message_for_error(error)
         if outcome.tried:
             write_history(self, request, session, outcome.sentence)
         return outcome
 
     def _close(self, request: HttpRequest, session: ChatSession, note: str) -> StaffMessage:
         result = close_session(session, requested_by=request.user, via="admin", note=note)
-        return told_of_result(result)
+        return message_for_result(result)
 
     def _mark(self, request: HttpRequest, session: ChatSession, note: str) -> StaffMessage:
         mark_closed(session, requested_by=request.user, via="admin", note=note)
-        return told_of_marking(note)
+        return message_for_marking(note)
 
     def _recover(self, request: HttpRequest, session: ChatSession, _note: str) -> StaffMessage:
-        return told_of_recovery(recover_session(session, requested_by=request.user, via="admin"))
+        return message_for_recovery(
+            recover_session(session, requested_by=request.user, via="admin")
+        )
 
     def _confirmation(
         self, request: HttpRequest, form: CloseForm, session: ChatSession

@@ -64,7 +64,7 @@ class StaffMessage(NamedTuple):
     settled: Settled | None = None
 
 
-def told_of_result(result: CloseResult) -> StaffMessage:
+def message_for_result(result: CloseResult) -> StaffMessage:
     """Return the message for a session that is closed now."""
     if not result.changed:
         sentence = _("This chat session was already closed. Nothing was sent.")
@@ -80,19 +80,19 @@ def told_of_result(result: CloseResult) -> StaffMessage:
     return StaffMessage(messages.SUCCESS, sentence, tried=True)
 
 
-def told_of_marking(note: str) -> StaffMessage:
+def message_for_marking(note: str) -> StaffMessage:
     """Return the message for a session that was marked as closed."""
     sentence = _("The chat session is marked as closed: %(note)s")
     return StaffMessage(messages.SUCCESS, HiddenText(sentence % {"note": note}), tried=True)
 
 
-def told_of_review() -> StaffMessage:
+def message_for_review() -> StaffMessage:
     """Return the message for a text that was stored as the summary."""
     sentence = _("The text is stored as the summary of this chat.")
     return StaffMessage(messages.SUCCESS, sentence, tried=True)
 
 
-def told_of_recovery(found: RecoveryResult) -> StaffMessage:
+def message_for_recovery(found: RecoveryResult) -> StaffMessage:
     """Return the message for a session that was checked."""
     if found.settled is Settled.UNCHANGED:
         return StaffMessage(messages.WARNING, found.detail, tried=False)
@@ -100,7 +100,7 @@ def told_of_recovery(found: RecoveryResult) -> StaffMessage:
     return StaffMessage(messages.SUCCESS, sentence, tried=True, settled=found.settled)
 
 
-def words_of_settled(settled: Mapping[Settled, int]) -> str:
+def message_for_selection(settled: Mapping[Settled, int]) -> str:
     """Return the results of the checked chats, with the number of each kind."""
     total = sum(settled.values())
     checked = ngettext("Checked %(number)d chat:", "Checked %(number)d chats:", total)
@@ -108,15 +108,15 @@ def words_of_settled(settled: Mapping[Settled, int]) -> str:
     return f"{checked % {'number': total}} {', '.join(parts)}."
 
 
-def told_of_error(error: OSVIError | OSVINotConfigured) -> StaffMessage:
+def message_for_error(error: OSVIError | OSVINotConfigured) -> StaffMessage:
     """Return the message for a close that failed or is unconfirmed."""
     level = messages.WARNING if isinstance(error, _NOT_FINAL) else messages.ERROR
     lacks_uuid = isinstance(error, InvalidInput) and error.field == "agent_uuid"
-    sentence = str(_NO_UUID if lacks_uuid else _in_doubt(error))
+    sentence = str(_NO_UUID if lacks_uuid else _with_button(error))
     return StaffMessage(level, sentence, tried=error.attempt is not None)
 
 
-def _in_doubt(error: OSVIError | OSVINotConfigured) -> OSVIError | OSVINotConfigured:
+def _with_button(error: OSVIError | OSVINotConfigured) -> OSVIError | OSVINotConfigured:
     """Return the error, with the button to press if the result is unknown."""
     kind = type(error)
     # An answer that waits for the database has its own class and message.

@@ -20,7 +20,7 @@ from osvi_django.admin.closing import CloseViews
 from osvi_django.admin.deletion import redirect_to_itself
 from osvi_django.admin.forms import ReviewForm
 from osvi_django.admin.kept import drop, keep, keep_words, posted, take
-from osvi_django.admin.messages import StaffMessage, told_of_review
+from osvi_django.admin.messages import StaffMessage, message_for_review
 from osvi_django.admin.pages import Way, admin_of
 from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services import selectors
@@ -92,9 +92,9 @@ class ReviewViews(CloseViews):
             return redirect_to_itself(request)
         words = {"text": form.cleaned_data["text"], "note": form.cleaned_data["note"]}
         act = partial(self._take_text, attempt, words["text"])
-        told = self._do(request, session, words["note"], act)
-        self.message_user(request, told.sentence, told.level)
-        if told.level == messages.ERROR:
+        message = self._do(request, session, words["note"], act)
+        self.message_user(request, message.sentence, message.level)
+        if message.level == messages.ERROR:
             keep_words(request, page, words)
         else:
             drop(request, page)
@@ -104,7 +104,7 @@ class ReviewViews(CloseViews):
         self, attempt: CloseAttempt, text: str, request: HttpRequest, _of: ChatSession, note: str
     ) -> StaffMessage:
         take_reviewed_summary(attempt, text=text, requested_by=request.user, via="admin", note=note)
-        return told_of_review()
+        return message_for_review()
 
     def ways_to_review(self, session: ChatSession) -> Iterator[Way]:
         """Yield the link to the newest answer to review, if its text may be used."""
