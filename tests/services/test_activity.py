@@ -24,28 +24,21 @@ from osvi_django.services.support import (
 )
 from osvi_django.testing import Drop, Status
 from tests.helpers.datetimes import db_datetime
+from tests.services.helpers import session_object
 
 pytestmark = pytest.mark.django_db
 
 LONG_AGO = db_datetime("2026-06-04T11:40:00Z")
 
 
-def session_object(**changes):
+def quiet_object(**changes):
     """Return a session object of Chat v1 that was updated at LONG_AGO."""
     facts = {
-        "id": "s1",
-        "chat_agent_id": 42,
-        "customer_id": "+15551112222",
-        "mode": "ai",
-        "help_requested": False,
-        "status": "active",
-        "current_state": None,
         "metadata": {"input_fields": {}, "state_fields": {}, "context": ["a"]},
-        "active_human": None,
         "created_at": "2026-06-04T11:00:00Z",
         "updated_at": "2026-06-04T11:40:00Z",
     }
-    return {**facts, **changes}
+    return session_object(**facts | changes)
 
 
 def active_at(session):
@@ -69,10 +62,10 @@ def make_quiet_session(mirrored):
 
 class TestMirroring:
     def test_mirror_new_session_uses_time_of_osvi(self):
-        assert active_at(mirror_session(session_object())) == LONG_AGO
+        assert active_at(mirror_session(quiet_object())) == LONG_AGO
 
     def test_mirror_new_session_without_time_uses_now(self):
-        assert is_recent(active_at(mirror_session(session_object(updated_at=None))))
+        assert is_recent(active_at(mirror_session(quiet_object(updated_at=None))))
 
     @pytest.mark.parametrize(
         "again",
@@ -87,9 +80,9 @@ class TestMirroring:
         ],
     )
     def test_mirror_session_without_changes_is_no_activity(self, again):
-        mirror_session(session_object())
+        mirror_session(quiet_object())
         for _time in range(2):
-            assert active_at(mirror_session(session_object(**again))) == LONG_AGO
+            assert active_at(mirror_session(quiet_object(**again))) == LONG_AGO
 
     @pytest.mark.parametrize(
         "news",
@@ -103,26 +96,26 @@ class TestMirroring:
     )
     @pytest.mark.parametrize("moment", [{}, {"updated_at": None}])
     def test_mirror_session_with_changed_field_is_activity_even_without_time(self, news, moment):
-        mirror_session(session_object())
-        session = mirror_session(session_object(**news, **moment))
+        mirror_session(quiet_object())
+        session = mirror_session(quiet_object(**news, **moment))
         moved = active_at(session)
         assert is_recent(moved)
-        assert active_at(mirror_session(session_object(**news, **moment))) == moved
+        assert active_at(mirror_session(quiet_object(**news, **moment))) == moved
 
     def test_mirror_session_that_is_active_again_is_activity(self):
-        mirror_session(session_object(status="dormant"))
-        assert is_recent(active_at(mirror_session(session_object())))
+        mirror_session(quiet_object(status="dormant"))
+        assert is_recent(active_at(mirror_session(quiet_object())))
 
     def test_mirror_session_with_later_time_of_osvi_uses_that_time(self):
-        mirror_session(session_object())
-        session = mirror_session(session_object(updated_at="2026-06-05T00:00:00Z", mode="support"))
+        mirror_session(quiet_object())
+        session = mirror_session(quiet_object(updated_at="2026-06-05T00:00:00Z", mode="support"))
         assert active_at(session) == db_datetime("2026-06-05T00:00:00Z")
 
     def test_mirror_session_with_earlier_time_of_osvi_keeps_later_activity(self):
-        session = mirror_session(session_object())
+        session = mirror_session(quiet_object())
         later = timezone.now()
         ChatSession.objects.update(last_activity_at=later)
-        mirror_session(session_object(updated_at="2026-06-05T00:00:00Z"))
+        mirror_session(quiet_object(updated_at="2026-06-05T00:00:00Z"))
         assert active_at(session) == later
 
     def test_mirror_started_in_legacy_dialect_is_activity(self):

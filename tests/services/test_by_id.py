@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import timedelta
 from functools import partial
+from urllib.parse import quote
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -90,8 +91,6 @@ class TestUnsafeId:
     def test_rest_close_with_unsafe_id_returns_json_error(
         self, api, osvi_sandbox, odd, body, headers
     ):
-        from urllib.parse import quote  # noqa: PLC0415
-
         for quoted in (quote(odd, safe=""), quote(odd, safe="/")):
             response = api.post(CLOSE.format(quoted), body, format="json", headers=headers)
             assert response.status_code in {400, 404}
@@ -118,8 +117,8 @@ class TestUnsafeId:
         assert mirror_by_id(odd, agent_uuid="agent_1", account="default") == result.session
 
     def test_mirror_started_with_unsafe_id_from_osvi_creates_session(self):
-        told = {"session_id": "a/b", "started_at": "2026-06-04T11:40:25", "agent_name": "Maya"}
-        assert mirror_started(told, agent_uuid="agent_1").session_id == "a/b"
+        started = {"session_id": "a/b", "started_at": "2026-06-04T11:40:25", "agent_name": "Maya"}
+        assert mirror_started(started, agent_uuid="agent_1").session_id == "a/b"
 
 
 @pytest.mark.parametrize("session_id", SAFE)
@@ -217,10 +216,10 @@ class TestSessionUnknownToOSVI:
 
     @pytest.mark.django_db(transaction=True)
     def test_close_by_id_when_session_is_mirrored_meanwhile_keeps_it(self, osvi_sandbox):
-        def told():
+        def set_customer():
             ChatSession.objects.update(customer_id="+1555")
 
-        osvi_sandbox.script("s-1", CallThenAnswer(told))
+        osvi_sandbox.script("s-1", CallThenAnswer(set_customer))
         with pytest.raises(SessionNotFound):
             self.close()
         assert ChatSession.objects.exists()

@@ -12,7 +12,6 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.utils import timezone
 
-from osvi_django.database import DatabaseNow
 from osvi_django.exceptions import (
     CloseInProgress,
     InvalidInput,
@@ -40,13 +39,9 @@ from osvi_django.testing import (
     Redirect,
     Status,
 )
-from osvi_django.testing.factories import (
-    ChatAgentFactory,
-    ChatSessionFactory,
-    CloseAttemptFactory,
-    ClosedSessionFactory,
-)
+from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory, ClosedSessionFactory
 from tests.helpers.sandbox import SUMMARY, mirror
+from tests.services.helpers import claim_elsewhere
 
 pytestmark = pytest.mark.django_db
 
@@ -570,7 +565,7 @@ class TestCloseById:
 
 class TestConcurrentClose:
     def test_close_session_while_being_closed_raises_close_in_progress(self, session, osvi_sandbox):
-        claim_in_another_process(session, ends_in=60)
+        claim_elsewhere(session, ends_in=60)
         with pytest.raises(CloseInProgress) as caught:
             close_session(session)
         assert (caught.value.retryable, caught.value.retry_after) == (True, 5)
@@ -626,7 +621,7 @@ class TestConcurrentClose:
         assert not close_session(session).changed
 
     def test_close_session_with_expired_lease_is_unconfirmed(self, session, osvi_sandbox):
-        attempt = claim_in_another_process(session, ends_in=-1)
+        attempt = claim_elsewhere(session, ends_in=-1)
         osvi_sandbox.script(None, Status(500))
         with pytest.raises(OSVINoAnswer):
             close_session(session)
@@ -642,24 +637,12 @@ class TestConcurrentClose:
         data = {"session_id": session.session_id, "summary": "Kept."}
         answer = json.dumps({"success": True, "data": data})
         kept = {"outcome": Outcome.ANSWERED, "http_status": 200, "answer": answer}
-        attempt = claim_in_another_process(session, ends_in=-1, **kept)
+        attempt = claim_elsewhere(session, ends_in=-1, **kept)
         result = close_session(session)
         assert (result.changed, result.summary.text) == (True, "Kept.")
         attempt.refresh_from_db()
         assert attempt.outcome == Outcome.CLOSED
         assert osvi_sandbox.requests == []
-
-
-def claim_in_another_process(session, *, ends_in, **fields):
-    """Store the claim of another process, with a lease that ends in ``ends_in`` seconds."""
-    attempt = CloseAttemptFactory(session=session, **fields)
-    ChatSession.objects.update(
-        status="closing",
-        previous_status="active",
-        claim=attempt.claim,
-        lease_until=DatabaseNow() + timedelta(seconds=ends_in),
-    )
-    return attempt
 
 
 @pytest.mark.django_db

@@ -14,18 +14,15 @@ from django.db import connection, connections, transaction
 from django.utils import timezone
 
 from osvi_django.database import DatabaseNow
-from osvi_django.exceptions import (
-    CloseInProgress,
-    InsideTransaction,
-    OSVINoAnswer,
-    SessionNotFound,
-)
+from osvi_django.exceptions import CloseInProgress, InsideTransaction, OSVINoAnswer, SessionNotFound
 from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services import close_session, close_session_by_id
 from osvi_django.services.recovery import Settled, recover_all
 from osvi_django.testing import Drop
+from tests.helpers.processes import database_url
 from tests.helpers.sandbox import mirror
 from tests.helpers.waiting import TIMEOUT
+from tests.services.helpers import run_at_once
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,9 +79,9 @@ class TestCommittedSteps:
 
         osvi_sandbox.latency = look
         close_session(session)
-        told = {"status": "closing", "before": "active", "claimed_by": "started"}
+        claimed = {"status": "closing", "before": "active", "claimed_by": "started"}
         # A process that dies now has lost it in half a minute; one that lives renews it.
-        assert seen == {**told, 25: 0, 31: 1}
+        assert seen == {**claimed, 25: 0, 31: 1}
 
     def test_close_when_clock_of_host_jumps_keeps_lease(self, session, osvi_sandbox, monkeypatch):
         errors = []
@@ -192,26 +189,6 @@ def die_over_an_answer(decoder, text, idx=0):
 json.JSONDecoder.raw_decode = die_over_an_answer
 close_session(session)
 """
-
-
-def database_url():
-    """Return the URL of this test's database, for another process."""
-    name, vendor = connection.settings_dict["NAME"], connection.vendor
-    if vendor == "sqlite":
-        return f"sqlite:///{name}"
-    where = connection.settings_dict
-    scheme = {"postgresql": "postgres", "mysql": "mysql"}[vendor]
-    user, password = where["USER"], where["PASSWORD"]
-    return f"{scheme}://{user}:{password}@{where['HOST']}:{where['PORT']}/{name}"
-
-
-def run_at_once(target, count):
-    """Run ``target`` in ``count`` threads, and wait for them."""
-    threads = [threading.Thread(target=target) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 @pytest.mark.parametrize("by_id", [False, True])

@@ -1,4 +1,4 @@
-"""Reads that follow a write go to where was written, however far a replica lags behind."""
+"""Test that reads after a write use the primary database, and not a replica that lags behind."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ CODENAMES = (
 )
 
 
-class ReadsFromAReplica:
-    """What Django's documentation shows, for our models alone."""
+class ReplicaRouter:
+    """Read this package's models from the replica, as in Django's documentation."""
 
     def db_for_read(self, model, **_hints):
         return "replica" if model._meta.app_label == "osvi_django" else "default"
@@ -59,7 +59,7 @@ class ReadsFromAReplica:
 
 @pytest.fixture(scope="module", autouse=True)
 def replica(django_db_setup, django_db_blocker, tmp_path_factory):
-    """A second database with all tables, to which nothing ever comes."""
+    """Create a second database with all tables, which stays empty."""
     configured = {
         **connections["default"].settings_dict,
         "ENGINE": "django.db.backends.sqlite3",
@@ -76,9 +76,9 @@ def replica(django_db_setup, django_db_blocker, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def lagging(settings, osvi_sandbox):
-    """Ours is read from there."""
-    settings.DATABASE_ROUTERS = [f"{__name__}.ReadsFromAReplica"]
+def use_replica(settings, osvi_sandbox):
+    """Route reads to the replica, and run jobs immediately."""
+    settings.DATABASE_ROUTERS = [f"{__name__}.ReplicaRouter"]
     settings.OSVI_EXECUTOR = "osvi_django.executors.immediate"
 
 
@@ -101,25 +101,25 @@ def desk(client, user):
 
 
 @pytest.fixture
-def started(osvi_sandbox):
-    """Start so many sessions here, each with an agent that is new here."""
+def start_sessions(osvi_sandbox):
+    """Return a function that starts sessions, each with a new agent."""
 
-    def _started(number=1):
+    def _start_sessions(number=1):
         return [
             start_session(agent_uuid=f"agent_{each}", customer_id=f"+1555000{each}")
             for each in range(number)
         ]
 
-    return _started
+    return _start_sessions
 
 
-def here(model):
+def on_primary(model):
     return model.objects.using("default")
 
 
 class TestServices:
-    def test_a_session_of_a_new_agent_is_found_and_closed(self, started):
-        (session,) = started()
+    def test_close_session_of_new_agent_reads_primary(self, start_sessions):
+        (session,) = start_sessions()
         assert not ChatSession.objects.exists()  # the replica has nothing
         assert find_session(session.session_id).agent.uuid == "agent_0"
         result = close_session(session)
@@ -127,12 +127,12 @@ class TestServices:
         again = close_session_by_id(session.session_id, agent_uuid="agent_0")
         assert (again.changed, again.summary) == (False, result.summary)
 
-    def test_one_that_only_osvi_knows_is_closed_by_its_id(self, osvi_sandbox):
+    def test_close_by_id_with_unknown_id_reads_primary(self, osvi_sandbox):
         chat = osvi_sandbox.add_session(agent_uuid="agent_new", summary="Hello.")
         assert close_session_by_id(chat.id, agent_uuid="agent_new").summary.text == "Hello."
 
-    def test_one_in_doubt_is_settled(self, started, osvi_sandbox):
-        (session,) = started()
+    def test_recover_session_reads_primary(self, start_sessions, osvi_sandbox):
+        (session,) = start_sessions()
         osvi_sandbox.script(session.session_id, Drop(after_closing=True))
         with pytest.raises(Exception, match="answer") as caught:
             close_session(session)
@@ -140,21 +140,21 @@ class TestServices:
         assert recover_session(session).settled.value == "stored"
         assert close_session(session).summary is not None
 
-    def test_acts_of_a_session_are_carried_out(self, started):
-        (session,) = started()
+    def test_support_actions_read_primary(self, start_sessions):
+        (session,) = start_sessions()
         assert take_over(session).session.mode == "support"
         assert tell(session, "Offer a refund.").reply
 
-    def test_old_texts_are_forgotten_once(self, started):
-        (session,) = started()
+    def test_forget_texts_reads_primary(self, start_sessions):
+        (session,) = start_sessions()
         tell(session, "Offer a refund.")
         long_ago = timezone.now() - timedelta(days=91)
-        here(SupportAction).update(started_at=long_ago, finished_at=long_ago)
+        on_primary(SupportAction).update(started_at=long_ago, finished_at=long_ago)
         assert forget_texts() == 1
         assert forget_texts() == 0
 
-    def test_a_job_of_a_queryset_has_all_and_ends(self, started, osvi_sandbox):
-        sessions = started(3)
+    def test_close_job_with_queryset_reads_primary(self, start_sessions, osvi_sandbox):
+        sessions = start_sessions(3)
         osvi_sandbox.script(sessions[0].session_id, Status(403))
         draft = create_close_job(ChatSession.objects.all(), draft=True)
         assert draft.total == 3
@@ -166,15 +166,15 @@ class TestServices:
 
 
 class TestREST:
-    def test_a_new_session_is_where_its_answer_says(self, api):
+    def test_rest_start_returns_location_of_new_session(self, api):
         body = {"agent_uuid": "agent_new", "customer_id": "+15551112222"}
         response = api.post(f"{API}sessions/", body, format="json")
         assert response.status_code == 201, response.content
         found = api.get(response["Location"])
         assert (found.status_code, found.json()) == (200, response.json())
 
-    def test_a_close_answers_the_summary(self, api, started):
-        (session,) = started()
+    def test_rest_close_returns_summary(self, api, start_sessions):
+        (session,) = start_sessions()
         url = f"{API}sessions/{session.session_id}/"
         closed = api.post(f"{url}close/").json()
         assert (closed["summary_status"], bool(closed["summary"])) == ("stored", True)
@@ -182,8 +182,8 @@ class TestREST:
         assert (again["changed"], again["summary"]) == (False, closed["summary"])
         assert api.get(url).json()["summary"] == closed["summary"]
 
-    def test_an_attempt_is_where_an_error_says(self, api, started, osvi_sandbox):
-        (session,) = started()
+    def test_rest_close_error_returns_url_of_attempt(self, api, start_sessions, osvi_sandbox):
+        (session,) = start_sessions()
         url = f"{API}sessions/{session.session_id}/close/"
         osvi_sandbox.script(session.session_id, Drop())
         for _time in range(2):
@@ -191,21 +191,21 @@ class TestREST:
             assert response.status_code == 504
             assert api.get(response.json()["attempt"]).status_code == 200
             osvi_sandbox.script(None, Status(500))  # OSVI does not say whether it is open
-        here(ChatSession).update(
+        on_primary(ChatSession).update(
             status="closing", claim="1" * 32, lease_until=DatabaseNow() + timedelta(hours=1)
         )
         response = api.post(url)
         assert (response.status_code, response.json()["code"]) == (409, "close_in_progress")
 
-    def test_what_was_done_is_listed_at_once(self, api, started):
-        (session,) = started()
+    def test_rest_actions_after_command_lists_it(self, api, start_sessions):
+        (session,) = start_sessions()
         url = f"{API}sessions/{session.session_id}/"
         assert api.post(f"{url}support/", {"command": "takeover"}, format="json").status_code == 200
         kinds = [each["kind"] for each in api.get(f"{url}actions/").json()["results"]]
         assert kinds == ["start", "takeover"]
 
-    def test_an_asynchronous_close_is_followed_to_its_end(self, api, started):
-        (session,) = started()
+    def test_rest_async_close_returns_url_of_finished_job(self, api, start_sessions):
+        (session,) = start_sessions()
         url = f"{API}sessions/{session.session_id}/close/"
         response = api.post(url, headers={"Prefer": "respond-async"})
         assert response.status_code == 202
@@ -213,55 +213,55 @@ class TestREST:
         assert (job["status"], job["created_by"]) == ("completed", "kim")
         assert api.get(job["results"]).json()["results"][0]["outcome"] == "closed"
 
-    def test_many_are_closed_by_ids_and_by_a_filter(self, api, started):
-        first, *others = started(3)
+    def test_rest_bulk_close_by_ids_and_by_filter_completes(self, api, start_sessions):
+        first, *others = start_sessions(3)
         for body in ({"session_ids": [first.session_id]}, {"filter": {"status": "active"}}):
             response = api.post(f"{API}sessions/close/", body, format="json")
             assert response.status_code == 202, response.content
             assert api.get(response["Location"]).json()["status"] == "completed"
-        assert here(SessionSummary).count() == 1 + len(others)
+        assert on_primary(SessionSummary).count() == 1 + len(others)
         assert len(api.get(f"{API}close-jobs/").json()["results"]) == 2
 
 
 class TestAdmin:
-    def test_a_new_session_has_its_page(self, desk):
+    def test_admin_start_shows_new_session(self, desk):
         form = {"agent_uuid": "agent_new", "customer_id": "+15551112222", "input_fields": "{}"}
         response = desk.post(START, form, follow=True)
         assert response.status_code == 200, response.redirect_chain
-        assert here(ChatSession).get().session_id in response.text
+        assert on_primary(ChatSession).get().session_id in response.text
 
-    def test_a_close_shows_the_summary(self, desk, started):
-        (session,) = started()
+    def test_admin_close_shows_summary(self, desk, start_sessions):
+        (session,) = start_sessions()
         url = reverse("admin:osvi_django_chatsession_close", args=[session.pk])
         response = desk.post(url, {"post": "yes", "note": ""}, follow=True)
         assert response.status_code == 200
-        assert here(SessionSummary).get().text.splitlines()[0] in response.text
+        assert on_primary(SessionSummary).get().text.splitlines()[0] in response.text
         shown = response.context["inline_admin_formsets"][0].formset.queryset
         assert [each.outcome for each in shown] == ["closed"]
 
-    def test_a_selection_is_closed_and_its_job_shown(self, desk, started):
-        keys = [session.pk for session in started(2)]
+    def test_admin_close_selected_shows_job(self, desk, start_sessions):
+        keys = [session.pk for session in start_sessions(2)]
         chosen = {"action": "close_selected", "_selected_action": keys}
         question = desk.post(LIST, chosen)
         assert question.status_code == 302, question.text
         response = desk.post(question["Location"], {"note": "Tidy."}, follow=True)
         assert response.status_code == 200
-        assert here(CloseJob).get().succeeded == 2
-        job = reverse("admin:osvi_django_closejob_change", args=[here(CloseJob).get().pk])
+        assert on_primary(CloseJob).get().succeeded == 2
+        job = reverse("admin:osvi_django_closejob_change", args=[on_primary(CloseJob).get().pk])
         assert "completed" in desk.get(job).text
 
-    def test_words_at_the_desk_are_shown(self, desk, started):
-        (session,) = started()
+    def test_admin_desk_shows_new_action(self, desk, start_sessions):
+        (session,) = start_sessions()
         url = reverse("admin:osvi_django_chatsession_desk", args=[session.pk])
         assert desk.get(url).status_code == 200
         tell(session, "Offer a refund.")
         assert "Offer a refund." in desk.get(url).text
 
-    def test_a_new_agent_has_its_page_and_can_be_chosen(self, desk):
+    def test_admin_add_agent_shows_agent_and_refuses_duplicate(self, desk):
         url = reverse("admin:osvi_django_chatagent_add")
         form = {"account": "default", "uuid": "agent_new", "name": "Ava", "_continue": "1"}
         response = desk.post(url, form, follow=True)
         assert response.status_code == 200
-        assert here(ChatAgent).get().uuid in response.text
+        assert on_primary(ChatAgent).get().uuid in response.text
         twice = desk.post(url, form, follow=True)
         assert "Another agent on this site has this UUID" in twice.text

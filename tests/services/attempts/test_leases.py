@@ -16,12 +16,7 @@ import pytest
 from django.db import DataError, connection, transaction
 
 from osvi_django.database import DatabaseNow
-from osvi_django.exceptions import (
-    CloseInProgress,
-    OSVINoAnswer,
-    OSVINotConfigured,
-    OSVIUnreachable,
-)
+from osvi_django.exceptions import CloseInProgress, OSVINoAnswer, OSVINotConfigured, OSVIUnreachable
 from osvi_django.models import ChatSession, CloseAttempt, CloseJobItem
 from osvi_django.services import close_again, close_session
 from osvi_django.services.attempts import leases

@@ -1,10 +1,9 @@
-"""Settling what nobody knows: unconfirmed sessions and those whose closer died."""
+"""Test recovery of unconfirmed sessions, and of those whose process died while closing."""
 
 from __future__ import annotations
 
 import json
 import signal
-import threading
 import uuid
 from datetime import timedelta
 
@@ -37,13 +36,10 @@ from osvi_django.services.recovery import (
 )
 from osvi_django.signals import session_closed
 from osvi_django.testing import Drop, Fault, Junk, OddSummary, Status
-from osvi_django.testing.factories import (
-    ChatSessionFactory,
-    CloseAttemptFactory,
-    ClosedSessionFactory,
-)
+from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
 from tests.helpers.processes import TerminatingOutput
 from tests.helpers.sandbox import SUMMARY
+from tests.services.helpers import claim_elsewhere, run_at_once
 
 pytestmark = pytest.mark.django_db
 
@@ -52,72 +48,63 @@ Outcome = CloseAttempt.Outcome
 
 
 @pytest.fixture
-def closed_there(unconfirmed):
-    """A session that OSVI closed, and whose answer was lost."""
+def closed_at_osvi(unconfirmed):
+    """Create a session that OSVI closed, and whose answer was lost."""
     return unconfirmed(Drop(after_closing=True))
 
 
 @pytest.fixture
-def open_there(unconfirmed):
-    """A session that OSVI never closed, though nobody here can know."""
+def open_at_osvi(unconfirmed):
+    """Create an unconfirmed session that OSVI has open."""
     return unconfirmed(Drop())
 
 
-def dead(session, **fields):
-    """What a process leaves that dies after it has claimed; its lease is over."""
-    attempt = CloseAttemptFactory(session=session, **fields)
-    ChatSession.objects.filter(pk=session.pk).update(
-        status="closing",
-        previous_status="active",
-        claim=attempt.claim,
-        lease_until=DatabaseNow() - timedelta(seconds=1),
-    )
-    session.refresh_from_db()
-    return attempt
-
-
-def answer_of(session, **data):
+def answer_body(session, **data):
     data = {"session_id": session.session_id, "summary": SUMMARY, **data}
     return json.dumps({"success": True, "data": data})
 
 
-class TestAsking:
-    def test_one_that_osvi_has_open_is_open_again(self, open_there, osvi_sandbox):
-        result = recover_session(open_there)
-        assert (result.settled, open_there.status) == (Settled.REOPENED, "active")
-        assert (open_there.claim, open_there.lease_until) == (None, None)
-        assert osvi_sandbox.close_requests(open_there.session_id) == 1
-        assert close_session(open_there).summary.text == SUMMARY
+class TestRecoverSession:
+    def test_recover_when_osvi_says_open_reopens_session(self, open_at_osvi, osvi_sandbox):
+        result = recover_session(open_at_osvi)
+        assert (result.settled, open_at_osvi.status) == (Settled.REOPENED, "active")
+        assert (open_at_osvi.claim, open_at_osvi.lease_until) == (None, None)
+        assert osvi_sandbox.close_requests(open_at_osvi.session_id) == 1
+        assert close_session(open_at_osvi).summary.text == SUMMARY
 
-    def test_one_that_osvi_closed_is_closed_once_more_for_its_summary(
-        self, closed_there, osvi_sandbox, staff
+    def test_recover_when_osvi_says_closed_closes_again_for_summary(
+        self, closed_at_osvi, osvi_sandbox, staff
     ):
-        result = recover_session(closed_there, requested_by=staff, via="desk")
-        assert (result.settled, closed_there.status) == (Settled.STORED, "closed")
-        assert closed_there.summary.text == SUMMARY
-        assert osvi_sandbox.close_requests(closed_there.session_id) == 2
-        assert osvi_sandbox.closes(closed_there.session_id) == 1
-        fetch, lost = closed_there.attempts.all()
+        result = recover_session(closed_at_osvi, requested_by=staff, via="desk")
+        assert (result.settled, closed_at_osvi.status) == (Settled.STORED, "closed")
+        assert closed_at_osvi.summary.text == SUMMARY
+        assert osvi_sandbox.close_requests(closed_at_osvi.session_id) == 2
+        assert osvi_sandbox.closes(closed_at_osvi.session_id) == 1
+        fetch, lost = closed_at_osvi.attempts.all()
         assert (fetch.kind, fetch.outcome) == (Kind.RECLOSE, Outcome.CLOSED)
         assert (fetch.requested_by, fetch.via) == (staff, "desk")
         assert (lost.kind, lost.outcome) == (Kind.CLOSE, Outcome.NO_ANSWER)
 
     @pytest.mark.parametrize("variant", ["without", 404, 409, 422])
-    def test_a_summary_that_comes_no_more_is_lost(self, closed_there, osvi_sandbox, variant):
+    def test_recover_when_second_close_has_no_summary_is_lost(
+        self, closed_at_osvi, osvi_sandbox, variant
+    ):
         osvi_sandbox.when_closed = variant
-        result = recover_session(closed_there)
-        assert (result.settled, closed_there.status) == (Settled.LOST, "closed")
-        assert closed_there.summary_status == "lost"
-        assert osvi_sandbox.close_requests(closed_there.session_id) == 2
+        result = recover_session(closed_at_osvi)
+        assert (result.settled, closed_at_osvi.status) == (Settled.LOST, "closed")
+        assert closed_at_osvi.summary_status == "lost"
+        assert osvi_sandbox.close_requests(closed_at_osvi.session_id) == 2
 
     @pytest.mark.parametrize("fault", [Drop(), Status(500), Junk(), OddSummary(42)], ids=repr)
-    def test_it_is_sent_once_whatever_comes_of_it(self, closed_there, osvi_sandbox, fault):
-        osvi_sandbox.script(closed_there.session_id, fault)
-        assert recover_session(closed_there).settled is Settled.LOST
-        assert recover_session(closed_there).settled is Settled.UNCHANGED
-        assert osvi_sandbox.close_requests(closed_there.session_id) == 2
+    def test_recover_when_second_close_fails_is_lost_and_not_repeated(
+        self, closed_at_osvi, osvi_sandbox, fault
+    ):
+        osvi_sandbox.script(closed_at_osvi.session_id, fault)
+        assert recover_session(closed_at_osvi).settled is Settled.LOST
+        assert recover_session(closed_at_osvi).settled is Settled.UNCHANGED
+        assert osvi_sandbox.close_requests(closed_at_osvi.session_id) == 2
 
-    def test_it_is_sent_in_the_legacy_way_whatever_the_account_uses(
+    def test_recover_with_v1_account_sends_second_close_in_legacy_dialect(
         self, mirrored, osvi_sandbox, settings
     ):
         settings.OSVI["default"]["CLOSE_WITH"] = "v1"
@@ -131,31 +118,31 @@ class TestAsking:
     @pytest.mark.parametrize(
         "fault", [Status(429), Status(401, error="Invalid API token")], ids=repr
     )
-    def test_what_osvi_did_not_look_at_is_sent_another_time(
-        self, closed_there, osvi_sandbox, fault
+    def test_recover_when_second_close_is_not_processed_can_be_repeated(
+        self, closed_at_osvi, osvi_sandbox, fault
     ):
-        osvi_sandbox.script(closed_there.session_id, fault)
-        result = recover_session(closed_there)
-        assert (result.settled, closed_there.status) == (Settled.UNCHANGED, "unconfirmed")
+        osvi_sandbox.script(closed_at_osvi.session_id, fault)
+        result = recover_session(closed_at_osvi)
+        assert (result.settled, closed_at_osvi.status) == (Settled.UNCHANGED, "unconfirmed")
         assert result.detail.startswith("OSVI ")
-        assert recover_session(closed_there).settled is Settled.STORED
+        assert recover_session(closed_at_osvi).settled is Settled.STORED
 
-    def test_another_session_of_the_same_customer_means_that_ours_is_closed(
-        self, closed_there, osvi_sandbox
+    def test_recover_when_customer_has_later_session_settles_session(
+        self, closed_at_osvi, osvi_sandbox
     ):
         osvi_sandbox.add_session(
-            agent_uuid=closed_there.agent.uuid, customer_id=closed_there.customer_id
+            agent_uuid=closed_at_osvi.agent.uuid, customer_id=closed_at_osvi.customer_id
         )
-        assert recover_session(closed_there).settled is Settled.STORED
+        assert recover_session(closed_at_osvi).settled is Settled.STORED
 
 
-class TestLeftAlone:
-    def test_osvi_being_down(self, closed_there, settings):
+class TestRecoverSessionUnchanged:
+    def test_recover_when_osvi_is_down_changes_nothing(self, closed_at_osvi, settings):
         settings.OSVI["default"]["BASE_URL"] = "http://127.0.0.1:1"
-        result = recover_session(closed_there)
-        assert (result.settled, closed_there.status) == (Settled.UNCHANGED, "unconfirmed")
+        result = recover_session(closed_at_osvi)
+        assert (result.settled, closed_at_osvi.status) == (Settled.UNCHANGED, "unconfirmed")
         assert "could not be reached" in result.detail
-        assert closed_there.claim is None
+        assert closed_at_osvi.claim is None
 
     @pytest.mark.parametrize(
         "fault",
@@ -169,30 +156,28 @@ class TestLeftAlone:
         ],
         ids=repr,
     )
-    def test_an_answer_that_makes_no_sense(self, closed_there, osvi_sandbox, fault):
-        osvi_sandbox.script(None, fault)
-        result = recover_session(closed_there)
-        assert (result.settled, closed_there.status) == (Settled.UNCHANGED, "unconfirmed")
-        assert result.detail
-        assert osvi_sandbox.close_requests(closed_there.session_id) == 1
-
-    def test_session_without_customer_that_is_closed_gets_its_summary(
-        self, unconfirmed, osvi_sandbox
+    def test_recover_with_unreadable_answer_changes_nothing(
+        self, closed_at_osvi, osvi_sandbox, fault
     ):
+        osvi_sandbox.script(None, fault)
+        result = recover_session(closed_at_osvi)
+        assert (result.settled, closed_at_osvi.status) == (Settled.UNCHANGED, "unconfirmed")
+        assert result.detail
+        assert osvi_sandbox.close_requests(closed_at_osvi.session_id) == 1
+
+    def test_recover_without_customer_when_closed_stores_summary(self, unconfirmed, osvi_sandbox):
         session = unconfirmed(Drop(after_closing=True), customer_id="")
         assert recover_session(session).settled is Settled.STORED
         assert session.summary.text == SUMMARY
         assert osvi_sandbox.close_requests(session.session_id) == 2
 
-    def test_session_without_customer_that_is_open_is_paused_and_open_again(
-        self, unconfirmed, osvi_sandbox
-    ):
+    def test_recover_without_customer_when_open_pauses_session(self, unconfirmed, osvi_sandbox):
         session = unconfirmed(Drop(), customer_id="")
         assert recover_session(session).settled is Settled.REOPENED
         assert session.status == osvi_sandbox.sessions[session.session_id].status == "dormant"
         assert close_session(session).summary.text == SUMMARY
 
-    def test_session_without_customer_that_osvi_does_not_know_stays_and_says_what_to_do(
+    def test_recover_without_customer_when_unknown_to_osvi_changes_nothing(
         self, unconfirmed, osvi_sandbox
     ):
         session = unconfirmed(Drop(), customer_id="")
@@ -203,7 +188,7 @@ class TestLeftAlone:
         assert osvi_sandbox.close_requests(session.session_id) == 1
 
     @pytest.mark.parametrize("status", [403, 429, 500])
-    def test_session_without_customer_stays_if_osvi_does_not_say(
+    def test_recover_without_customer_when_osvi_does_not_say_changes_nothing(
         self, unconfirmed, osvi_sandbox, status
     ):
         session = unconfirmed(Drop(after_closing=True), customer_id="")
@@ -213,7 +198,7 @@ class TestLeftAlone:
         assert result.detail
         assert osvi_sandbox.close_requests(session.session_id) == 1
 
-    def test_session_without_customer_and_agent_uuid_stays_and_says_what_to_do(
+    def test_recover_without_customer_and_agent_uuid_changes_nothing(
         self, unconfirmed, osvi_sandbox
     ):
         session = unconfirmed(Drop(), customer_id="")
@@ -224,58 +209,58 @@ class TestLeftAlone:
         assert osvi_sandbox.close_requests(session.session_id) == 1
 
     @pytest.mark.parametrize("status", ["active", "dormant", "closed"])
-    def test_one_that_is_not_unconfirmed(self, osvi_sandbox, status):
+    def test_recover_when_not_unconfirmed_changes_nothing(self, osvi_sandbox, status):
         session = ChatSessionFactory(status=status)
         assert recover_session(session).settled is Settled.UNCHANGED
         assert session.status == status
         assert osvi_sandbox.requests == []
 
-    def test_one_that_is_being_closed(self, osvi_sandbox):
+    def test_recover_when_being_closed_raises_close_in_progress(self, osvi_sandbox):
         session = ChatSessionFactory()
-        dead(session)
+        claim_elsewhere(session)
         ChatSession.objects.update(lease_until=DatabaseNow() + timedelta(seconds=60))
         with pytest.raises(CloseInProgress) as caught:
             recover_session(session)
         assert caught.value.attempt == session.attempts.get()
         assert osvi_sandbox.requests == []
 
-    def test_one_of_an_account_that_is_not_configured(self, closed_there, settings):
+    def test_recover_with_unknown_account_raises_not_configured(self, closed_at_osvi, settings):
         settings.OSVI = {"emea": settings.OSVI["default"]}
         with pytest.raises(OSVINotConfigured):
-            recover_session(closed_there)
+            recover_session(closed_at_osvi)
 
-    def test_one_that_is_gone(self, closed_there):
+    def test_recover_deleted_session_raises_not_found(self, closed_at_osvi):
         ChatSession.objects.all().delete()
         with pytest.raises(SessionNotFound):
-            recover_session(closed_there)
+            recover_session(closed_at_osvi)
 
-    def test_those_who_may_not_close_may_not_recover(self, closed_there, osvi_sandbox):
+    def test_recovery_without_permission_raises_not_allowed(self, closed_at_osvi, osvi_sandbox):
         for call in (recover_session, close_again):
             with pytest.raises(NotAllowed):
-                call(closed_there, requested_by=AnonymousUser())
+                call(closed_at_osvi, requested_by=AnonymousUser())
         with pytest.raises(NotAllowed):
-            mark_closed(closed_there, requested_by=AnonymousUser(), note="x")
+            mark_closed(closed_at_osvi, requested_by=AnonymousUser(), note="x")
         assert len(osvi_sandbox.requests) == 1
 
 
-class TestDeadProcess:
-    def test_it_died_before_it_sent(self, mirrored, osvi_sandbox):
+class TestRecoverAfterCrash:
+    def test_recover_after_crash_before_sending_reopens_session(self, mirrored, osvi_sandbox):
         session = mirrored()
-        attempt = dead(session)
+        attempt = claim_elsewhere(session)
         assert recover_session(session).settled is Settled.REOPENED
         attempt.refresh_from_db()
         assert attempt.outcome == Outcome.NO_ANSWER
         assert osvi_sandbox.close_requests(session.session_id) == 0
 
-    def test_it_died_with_an_answer_that_it_had_kept(self, mirrored, osvi_sandbox):
+    def test_recover_after_crash_with_stored_answer_stores_summary(self, mirrored, osvi_sandbox):
         session = mirrored()
         heard = []
 
         def hear(**named):
             heard.append(named["summary"].text)
 
-        attempt = dead(
-            session, outcome=Outcome.ANSWERED, http_status=200, answer=answer_of(session)
+        attempt = claim_elsewhere(
+            session, outcome=Outcome.ANSWERED, http_status=200, answer=answer_body(session)
         )
         session_closed.connect(hear)
         try:
@@ -288,15 +273,15 @@ class TestDeadProcess:
         assert osvi_sandbox.requests == []
         assert heard == [SUMMARY]
 
-    def test_it_died_with_an_answer_that_had_no_summary(self, mirrored):
+    def test_recover_after_crash_with_answer_without_summary_is_not_provided(self, mirrored):
         session = mirrored()
-        answer = answer_of(session, summary=None)
-        dead(session, outcome=Outcome.ANSWERED, http_status=200, answer=answer)
+        answer = answer_body(session, summary=None)
+        claim_elsewhere(session, outcome=Outcome.ANSWERED, http_status=200, answer=answer)
         assert recover_session(session).settled is Settled.NOT_PROVIDED
 
-    def test_it_died_with_a_refusal(self, mirrored, osvi_sandbox):
+    def test_recover_after_crash_with_refusal_restores_status(self, mirrored, osvi_sandbox):
         session = mirrored(status="dormant")
-        attempt = dead(
+        attempt = claim_elsewhere(
             session, outcome=Outcome.ANSWERED, http_status=403, answer='{"success": false}'
         )
         ChatSession.objects.update(previous_status="dormant")
@@ -306,52 +291,56 @@ class TestDeadProcess:
         assert (attempt.outcome, attempt.error_code) == (Outcome.REJECTED, "rejected")
         assert osvi_sandbox.requests == []
 
-    def test_it_died_with_a_refusal_that_may_mean_closed(self, mirrored, osvi_sandbox):
+    def test_recover_after_crash_with_ambiguous_refusal_asks_osvi(self, mirrored, osvi_sandbox):
         session = mirrored()
         osvi_sandbox.sessions[session.session_id].status = "closed"
-        dead(session, outcome=Outcome.ANSWERED, http_status=409, answer='{"success": false}')
+        claim_elsewhere(
+            session, outcome=Outcome.ANSWERED, http_status=409, answer='{"success": false}'
+        )
         assert recover_session(session).settled is Settled.STORED
 
     @pytest.mark.parametrize("answer", ["junk", "{}", '{"success": true, "data": {"a":'])
-    def test_it_died_with_an_answer_that_makes_no_sense(self, mirrored, answer):
+    def test_recover_after_crash_with_unreadable_answer_asks_osvi(self, mirrored, answer):
         session = mirrored()
-        attempt = dead(session, outcome=Outcome.ANSWERED, http_status=200, answer=answer)
+        attempt = claim_elsewhere(session, outcome=Outcome.ANSWERED, http_status=200, answer=answer)
         assert recover_session(session).settled is Settled.REOPENED
         attempt.refresh_from_db()
         assert attempt.outcome == Outcome.BAD_ANSWER
 
-    def test_what_the_journal_cut_is_not_believed(self, mirrored):
+    def test_recover_after_crash_with_truncated_answer_asks_osvi(self, mirrored):
         session = mirrored()
-        answer = answer_of(session, summary="x").ljust(1_000_000)
-        dead(session, outcome=Outcome.ANSWERED, http_status=200, answer=answer)
+        answer = answer_body(session, summary="x").ljust(1_000_000)
+        claim_elsewhere(session, outcome=Outcome.ANSWERED, http_status=200, answer=answer)
         assert recover_session(session).settled is Settled.REOPENED
 
     @pytest.mark.parametrize(
         ("answer", "settled"),
         [('{"success": false}', Settled.LOST), (None, Settled.STORED)],
     )
-    def test_it_died_while_it_fetched_the_summary(
-        self, closed_there, osvi_sandbox, answer, settled
+    def test_recover_after_crash_in_second_close_reads_stored_answer(
+        self, closed_at_osvi, osvi_sandbox, answer, settled
     ):
         status = 200 if answer is None else 409
-        dead(
-            closed_there,
+        claim_elsewhere(
+            closed_at_osvi,
             kind=Kind.RECLOSE,
             outcome=Outcome.ANSWERED,
             http_status=status,
-            answer=answer or answer_of(closed_there),
+            answer=answer or answer_body(closed_at_osvi),
         )
-        assert recover_session(closed_there).settled is settled
-        assert osvi_sandbox.close_requests(closed_there.session_id) == 1
+        assert recover_session(closed_at_osvi).settled is settled
+        assert osvi_sandbox.close_requests(closed_at_osvi.session_id) == 1
 
-    def test_it_died_while_nobody_had_answered_the_fetch(self, closed_there, osvi_sandbox):
-        dead(closed_there, kind=Kind.RECLOSE)
-        assert recover_session(closed_there).settled is Settled.LOST
-        assert osvi_sandbox.close_requests(closed_there.session_id) == 1
+    def test_recover_after_crash_in_second_close_without_answer_is_lost(
+        self, closed_at_osvi, osvi_sandbox
+    ):
+        claim_elsewhere(closed_at_osvi, kind=Kind.RECLOSE)
+        assert recover_session(closed_at_osvi).settled is Settled.LOST
+        assert osvi_sandbox.close_requests(closed_at_osvi.session_id) == 1
 
     @pytest.mark.parametrize("claim", [uuid.uuid4(), None])
-    def test_a_lease_without_an_end_is_over(self, mirrored, claim):
-        """Another program, or a copy of the table, may have left such a row."""
+    def test_lease_without_end_counts_as_expired(self, mirrored, claim):
+        """Close and recover rows that another program or a copy of the table left."""
         first, second = mirrored(), mirrored()
         rows = ChatSession.objects.filter(pk__in=[first.pk, second.pk])
         rows.update(status="closing", previous_status="active", claim=claim, lease_until=None)
@@ -360,7 +349,7 @@ class TestDeadProcess:
         assert set(rows.values_list("status", "claim")) == {("active", None), ("closed", None)}
 
 
-class TestClosedBehindOurBack:
+class TestClosedElsewhere:
     @pytest.fixture
     def closed_elsewhere(self, mirrored, osvi_sandbox):
         session = mirrored()
@@ -368,7 +357,9 @@ class TestClosedBehindOurBack:
         return session
 
     @pytest.mark.parametrize("variant", [404, 409, 422])
-    def test_it_ends_as_closed_with_osvis_words(self, closed_elsewhere, osvi_sandbox, variant):
+    def test_close_when_osvi_refuses_and_says_closed_closes_session(
+        self, closed_elsewhere, osvi_sandbox, variant
+    ):
         osvi_sandbox.when_closed = variant
         result = close_session(closed_elsewhere)
         assert (result.changed, result.summary) == (True, None)
@@ -379,30 +370,36 @@ class TestClosedBehindOurBack:
         assert attempt.error_reason
         assert attempt.finished_at is not None
 
-    def test_its_summary_is_lost_where_we_lost_it(self, open_there, osvi_sandbox):
-        # Unanswered once, open again by OSVI's word, and then closed by somebody else.
-        recover_session(open_there)
-        osvi_sandbox.sessions[open_there.session_id].status = "closed"
+    def test_close_after_unanswered_close_when_closed_elsewhere_is_lost(
+        self, open_at_osvi, osvi_sandbox
+    ):
+        # One close was not answered, OSVI had it open, and then someone else closed it.
+        recover_session(open_at_osvi)
+        osvi_sandbox.sessions[open_at_osvi.session_id].status = "closed"
         osvi_sandbox.when_closed = 409
-        close_session(open_there)
-        assert open_there.summary_status == "lost"
+        close_session(open_at_osvi)
+        assert open_at_osvi.summary_status == "lost"
 
     @pytest.mark.parametrize("variant", ["again", "without"])
-    def test_osvi_may_simply_close_it_again(self, closed_elsewhere, osvi_sandbox, variant):
+    def test_close_when_osvi_closes_again_stores_what_it_returns(
+        self, closed_elsewhere, osvi_sandbox, variant
+    ):
         osvi_sandbox.when_closed = variant
         assert close_session(closed_elsewhere).changed
         expected = "stored" if variant == "again" else "not_provided"
         assert closed_elsewhere.summary_status == expected
 
     @pytest.mark.parametrize("code", [404, 409, 422])
-    def test_one_that_osvi_has_open_stays_open(self, mirrored, osvi_sandbox, code):
+    def test_close_when_refused_and_osvi_says_open_keeps_session_open(
+        self, mirrored, osvi_sandbox, code
+    ):
         session = mirrored()
         osvi_sandbox.script(session.session_id, Status(code, errors=["No."]))
         with pytest.raises(OSVIRejected):
             close_session(session)
         assert session.status == "active"
 
-    def test_a_dormant_one_stays_open_where_the_refusal_may_mean_anything(
+    def test_close_dormant_session_with_ambiguous_refusal_keeps_it_dormant(
         self, mirrored, osvi_sandbox
     ):
         # The sandbox does not count a dormant session as active: nor may OSVI.
@@ -414,9 +411,7 @@ class TestClosedBehindOurBack:
         assert session.status == "dormant"
         assert close_session(session).summary.text == SUMMARY
 
-    def test_nothing_is_closed_where_the_address_is_mistaken(
-        self, mirrored, osvi_sandbox, settings
-    ):
+    def test_close_with_wrong_base_url_keeps_session_open(self, mirrored, osvi_sandbox, settings):
         session = mirrored()
         settings.OSVI["default"]["BASE_URL"] += "/api"
         with pytest.raises(OSVIRejected):
@@ -424,28 +419,32 @@ class TestClosedBehindOurBack:
         assert session.status == "active"
         assert osvi_sandbox.sessions[session.session_id].status == "active"
 
-    def test_nor_where_the_agent_is(self, mirrored, osvi_sandbox):
+    def test_close_with_wrong_agent_keeps_session_open(self, mirrored, osvi_sandbox):
         session = mirrored()
         ChatAgent.objects.update(uuid="agent_mistyped")
         with pytest.raises(OSVIRejected):
             close_session(session)
         assert session.status == "active"
 
-    def test_so_does_one_of_which_osvi_cannot_tell(self, closed_elsewhere, osvi_sandbox):
+    def test_close_when_refused_and_osvi_does_not_say_keeps_session_open(
+        self, closed_elsewhere, osvi_sandbox
+    ):
         osvi_sandbox.when_closed = 409
         osvi_sandbox.script(None, Status(500))
         with pytest.raises(OSVIRejected):
             close_session(closed_elsewhere)
         assert closed_elsewhere.status == "active"
 
-    def test_and_one_without_a_customer(self, closed_elsewhere, osvi_sandbox):
+    def test_close_without_customer_when_refused_keeps_session_open(
+        self, closed_elsewhere, osvi_sandbox
+    ):
         ChatSession.objects.update(customer_id="")
         osvi_sandbox.when_closed = 409
         with pytest.raises(OSVIRejected):
             close_session(closed_elsewhere)
         assert closed_elsewhere.status == "active"
 
-    def test_other_refusals_ask_nobody(self, closed_elsewhere, osvi_sandbox):
+    def test_close_with_other_refusal_does_not_ask_osvi(self, closed_elsewhere, osvi_sandbox):
         osvi_sandbox.script(closed_elsewhere.session_id, Status(403))
         with pytest.raises(OSVIRejected):
             close_session(closed_elsewhere)
@@ -453,69 +452,69 @@ class TestClosedBehindOurBack:
 
 
 class TestCloseAgain:
-    def test_one_that_is_open_there_is_closed(self, open_there, osvi_sandbox):
-        result = close_again(open_there, note="again")
+    def test_close_again_when_open_at_osvi_closes_session(self, open_at_osvi, osvi_sandbox):
+        result = close_again(open_at_osvi, note="again")
         assert (result.changed, result.summary.text) == (True, SUMMARY)
         assert result.attempt.note == "again"
-        assert osvi_sandbox.closes(open_there.session_id) == 1
+        assert osvi_sandbox.closes(open_at_osvi.session_id) == 1
 
-    def test_one_that_is_closed_there_is_settled(self, closed_there, osvi_sandbox):
-        result = close_again(closed_there)
+    def test_close_again_when_closed_at_osvi_settles_session(self, closed_at_osvi, osvi_sandbox):
+        result = close_again(closed_at_osvi)
         assert (result.changed, result.summary.text) == (True, SUMMARY)
-        assert osvi_sandbox.close_requests(closed_there.session_id) == 2
+        assert osvi_sandbox.close_requests(closed_at_osvi.session_id) == 2
 
-    def test_where_osvi_cannot_tell_nothing_is_sent(self, closed_there, osvi_sandbox):
+    def test_close_again_when_osvi_does_not_say_sends_no_close(self, closed_at_osvi, osvi_sandbox):
         osvi_sandbox.script(None, Status(500))
         with pytest.raises(OSVINoAnswer):
-            close_again(closed_there)
-        assert closed_there.status == "unconfirmed"
-        assert osvi_sandbox.close_requests(closed_there.session_id) == 1
+            close_again(closed_at_osvi)
+        assert closed_at_osvi.status == "unconfirmed"
+        assert osvi_sandbox.close_requests(closed_at_osvi.session_id) == 1
 
-    def test_any_other_is_simply_closed(self, mirrored):
+    def test_close_again_when_not_unconfirmed_closes_as_usual(self, mirrored):
         assert close_again(mirrored()).changed
         assert not close_again(ClosedSessionFactory()).changed
 
 
 @pytest.fixture
-def refused(mirrored, osvi_sandbox):
-    """Have OSVI refuse to close a session in the way of this fault."""
+def make_refused_session(mirrored, osvi_sandbox):
+    """Return a function that creates a session that OSVI refuses to close."""
 
-    def _refused(fault, session=None, status="dormant"):
+    def _make_refused_session(fault, session=None, status="dormant"):
         session = session or mirrored(status=status)
         osvi_sandbox.script(session.session_id, fault)
         with pytest.raises(OSVIRejected):
             close_session(session)
         return session
 
-    return _refused
+    return _make_refused_session
 
 
 class TestMarkClosed:
-    def test_somebodys_word_is_taken_and_written_down(self, closed_there, osvi_sandbox, staff):
-        result = mark_closed(closed_there, requested_by=staff, via="desk", note=" Seen. ")
+    def test_mark_closed_stores_attempt_and_lost_summary(self, closed_at_osvi, osvi_sandbox, staff):
+        result = mark_closed(closed_at_osvi, requested_by=staff, via="desk", note=" Seen. ")
         assert (result.changed, result.session.status) == (True, "closed")
         assert result.session.summary_status == "lost"
-        attempt = closed_there.attempts.first()
+        attempt = closed_at_osvi.attempts.first()
         assert (attempt.kind, attempt.outcome) == (Kind.MARK, Outcome.CLOSED)
         assert (attempt.requested_by, attempt.via, attempt.note) == (staff, "desk", "Seen.")
         assert len(osvi_sandbox.requests) == 1
 
-    def test_a_word_is_wanted(self, closed_there):
+    def test_mark_closed_without_note_raises_invalid_input(self, closed_at_osvi):
         with pytest.raises(InvalidInput) as caught:
-            mark_closed(closed_there, note=" ")
+            mark_closed(closed_at_osvi, note=" ")
         assert caught.value.field == "note"
         assert ChatSession.objects.get().status == "unconfirmed"
 
     @pytest.mark.parametrize("status", ["active", "dormant", "closed"])
-    def test_one_of_which_all_is_known_cannot_be_marked(self, status):
+    def test_mark_closed_when_status_is_certain_raises_invalid_input(self, status):
         session = ChatSessionFactory(status=status)
         with pytest.raises(InvalidInput, match="only if it is unconfirmed"):
             mark_closed(session, note="Seen.")
         assert session.status == status
 
     @pytest.mark.parametrize("status", ["active", "dormant"])
-    def test_one_that_osvi_refuses_to_close_can_be_marked(self, refused, status, staff):
-        session = refused(Status(422), status=status)
+    def test_mark_closed_after_refusal_closes_session(self, make_refused_session, status, staff):
+        session = make_refused_session(Status(422), status=status)
         assert is_refused(session)
         with pytest.raises(InvalidInput):
             mark_closed(session, requested_by=staff, note="")
@@ -528,22 +527,28 @@ class TestMarkClosed:
         assert (attempt.requested_by, attempt.via, attempt.note) == (staff, "desk", "Seen.")
         assert not is_refused(session)
 
-    def test_its_summary_is_lost_where_a_close_of_it_went_unanswered(self, open_there, refused):
-        recover_session(open_there)
-        refused(Status(422), open_there)
-        mark_closed(open_there, note="Seen.")
-        assert open_there.summary_status == "lost"
+    def test_mark_closed_after_unanswered_close_sets_summary_lost(
+        self, open_at_osvi, make_refused_session
+    ):
+        recover_session(open_at_osvi)
+        make_refused_session(Status(422), open_at_osvi)
+        mark_closed(open_at_osvi, note="Seen.")
+        assert open_at_osvi.summary_status == "lost"
 
     @pytest.mark.parametrize("fault", [Status(401), Status(429)])
-    def test_one_that_osvi_has_not_looked_at_cannot_be_marked(self, refused, fault):
-        session = refused(fault)
+    def test_mark_closed_after_refusal_of_whole_account_raises_invalid_input(
+        self, make_refused_session, fault
+    ):
+        session = make_refused_session(fault)
         assert not is_refused(session)
         with pytest.raises(InvalidInput):
             mark_closed(session, note="Seen.")
         assert session.status == "dormant"
 
-    def test_only_the_last_try_counts(self, refused, settings):
-        session = refused(Status(422))
+    def test_mark_closed_when_last_close_was_not_sent_raises_invalid_input(
+        self, make_refused_session, settings
+    ):
+        session = make_refused_session(Status(422))
         settings.OSVI["default"]["BASE_URL"] = "http://127.0.0.1:1"
         with pytest.raises(OSVIUnreachable):
             close_session(session)
@@ -551,8 +556,8 @@ class TestMarkClosed:
             mark_closed(session, note="Seen.")
 
     @pytest.mark.django_db(transaction=True)
-    def test_of_many_who_mark_it_at_once_one_does(self, refused):
-        session = refused(Status(422))
+    def test_mark_closed_by_many_threads_succeeds_once(self, make_refused_session):
+        session = make_refused_session(Status(422))
         found = []
 
         def mark():
@@ -563,55 +568,57 @@ class TestMarkClosed:
             finally:
                 connection.close()
 
-        threads = [threading.Thread(target=mark) for _number in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
+        run_at_once(mark, 6)
         assert sorted(found) == [False] * 5 + [True]
         assert session.attempts.filter(kind=Kind.MARK).count() == 1
 
-    def test_one_whose_closer_died_is_unconfirmed_too(self, mirrored):
+    def test_mark_closed_after_crash_closes_session(self, mirrored):
         session = mirrored()
-        dead(session)
+        claim_elsewhere(session)
         assert mark_closed(session, note="Seen.").changed
 
-    def test_an_answer_that_arrived_is_better_than_a_word(self, mirrored, osvi_sandbox):
+    def test_mark_closed_with_stored_answer_stores_its_summary(self, mirrored, osvi_sandbox):
         session = mirrored()
-        dead(session, outcome=Outcome.ANSWERED, http_status=200, answer=answer_of(session))
+        claim_elsewhere(
+            session, outcome=Outcome.ANSWERED, http_status=200, answer=answer_body(session)
+        )
         result = mark_closed(session, note="Seen.")
         assert (result.summary.text, session.summary_status) == (SUMMARY, "stored")
         assert osvi_sandbox.requests == []
 
-    def test_so_is_one_that_says_that_nothing_was_closed(self, mirrored):
+    def test_mark_closed_with_stored_refusal_raises_invalid_input(self, mirrored):
         session = mirrored()
-        dead(session, outcome=Outcome.ANSWERED, http_status=401, answer='{"error": "No"}')
+        claim_elsewhere(
+            session, outcome=Outcome.ANSWERED, http_status=401, answer='{"error": "No"}'
+        )
         with pytest.raises(InvalidInput, match="OSVI did not close this chat") as caught:
             mark_closed(session, note="Seen.")
         assert (caught.value.field, session.status) == ("status", "active")
         assert not session.attempts.filter(kind=Kind.MARK).exists()
 
 
-class TestSweep:
-    def test_it_settles_each_that_it_can(self, unconfirmed, mirrored, osvi_sandbox):
+class TestRecoverAll:
+    def test_recover_all_settles_each_session_that_it_can(
+        self, unconfirmed, mirrored, osvi_sandbox
+    ):
         lost = unconfirmed(Drop(after_closing=True))
         never = unconfirmed(Drop())
         died = mirrored()
-        dead(died)
-        untold = unconfirmed(Drop(), customer_id="")
-        osvi_sandbox.script(untold.session_id, Status(500), Status(500))
+        claim_elsewhere(died)
+        unanswered = unconfirmed(Drop(), customer_id="")
+        osvi_sandbox.script(unanswered.session_id, Status(500), Status(500))
         active = mirrored()
         found = {result.session: result.settled for result in recover_all()}
         assert found == {
             lost: Settled.STORED,
             never: Settled.REOPENED,
             died: Settled.REOPENED,
-            untold: Settled.UNCHANGED,
+            unanswered: Settled.UNCHANGED,
         }
         assert ChatSession.objects.get(pk=active.pk).status == "active"
-        assert [result.session for result in recover_all()] == [untold]
+        assert [result.session for result in recover_all()] == [unanswered]
 
-    def test_one_bad_row_does_not_stop_it(self, unconfirmed, caplog):
+    def test_recover_all_with_failing_session_continues(self, unconfirmed, caplog):
         bad, good = unconfirmed(Drop(after_closing=True)), unconfirmed(Drop())
 
         def explode(**named):
@@ -630,7 +637,7 @@ class TestSweep:
         good.refresh_from_db()
         assert good.status == "active"
 
-    def test_the_command_fails_where_a_row_failed(self, unconfirmed):
+    def test_recover_command_with_failing_session_fails(self, unconfirmed):
         unconfirmed(Drop(after_closing=True))
 
         def explode(**named):
@@ -643,13 +650,13 @@ class TestSweep:
         finally:
             pre_init.disconnect(explode, sender=CloseAttempt)
 
-    def test_an_account_that_is_not_configured_is_left(self, unconfirmed, settings):
+    def test_recover_all_with_unknown_account_changes_nothing(self, unconfirmed, settings):
         session = unconfirmed(Drop())
         settings.OSVI = {"emea": settings.OSVI["default"]}
         [result] = recover_all()
         assert (result.session, result.settled) == (session, Settled.UNCHANGED)
 
-    def test_the_command_says_what_became_of_each(self, unconfirmed, capsys):
+    def test_recover_command_prints_result_of_each_session(self, unconfirmed, capsys):
         session = unconfirmed(Drop(after_closing=True))
         call_command("osvi_recover")
         said = capsys.readouterr().out
@@ -658,7 +665,7 @@ class TestSweep:
         assert SUMMARY not in said
 
     @pytest.mark.django_db(transaction=True)
-    def test_the_command_watches_until_it_is_stopped(self, unconfirmed):
+    def test_recover_command_with_watch_runs_until_stopped(self, unconfirmed):
         first = unconfirmed(Drop())
         began = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         out = TerminatingOutput("0 failed", times=2)
@@ -666,35 +673,35 @@ class TestSweep:
         assert f"'{first.session_id}': reopened" in out.getvalue()
         assert {number: signal.getsignal(number) for number in began} == began
 
-    def test_a_lease_that_is_too_short_is_said(self, unconfirmed, settings):
+    def test_recovery_with_too_short_lease_raises_not_configured(self, unconfirmed, settings):
         session = unconfirmed(Drop())
         settings.OSVI["default"]["LEASE_TIMEOUT"] = 0.5
         for call in (recover_session, close_again):
             with pytest.raises(OSVINotConfigured, match="LEASE_TIMEOUT"):
                 call(session)
 
-    def test_the_command_wants_seconds(self):
+    def test_recover_command_with_invalid_watch_fails(self):
         with pytest.raises(CommandError, match="above 0"):
             call_command("osvi_recover", watch=0)
 
-    def test_without_any_account_the_command_says_so(self, settings):
+    def test_recover_command_without_accounts_raises_not_configured(self, settings):
         settings.OSVI = {}
         with pytest.raises(OSVINotConfigured):
             call_command("osvi_recover")
 
 
 @pytest.mark.django_db(transaction=True)
-def test_inside_a_transaction_nothing_is_looked_into(open_there, osvi_sandbox):
+def test_recovery_inside_transaction_raises(open_at_osvi, osvi_sandbox):
     for call in (recover_session, close_again):
         with transaction.atomic(), pytest.raises(InsideTransaction):
-            call(open_there)
+            call(open_at_osvi)
     with transaction.atomic(), pytest.raises(InsideTransaction):
-        mark_closed(open_there, note="x")
+        mark_closed(open_at_osvi, note="x")
     assert len(osvi_sandbox.requests) == 1
 
 
-class TakenOver(Fault):
-    """Another process finds the lease over and claims the session, while OSVI is at the fetch."""
+class ClaimedByOther(Fault):
+    """Let another process claim the session during the second close."""
 
     def play(self, exchange):
         try:
@@ -705,13 +712,13 @@ class TakenOver(Fault):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_recovery_whose_lease_ran_out_decides_nothing(closed_there, osvi_sandbox):
-    osvi_sandbox.script(closed_there.session_id, TakenOver())
-    assert recover_session(closed_there).settled is Settled.UNCHANGED
-    assert (closed_there.status, closed_there.summary_status) == ("closing", "pending")
+def test_recover_when_lease_is_lost_changes_nothing(closed_at_osvi, osvi_sandbox):
+    osvi_sandbox.script(closed_at_osvi.session_id, ClaimedByOther())
+    assert recover_session(closed_at_osvi).settled is Settled.UNCHANGED
+    assert (closed_at_osvi.status, closed_at_osvi.summary_status) == ("closing", "pending")
 
 
-def test_sweep_over_many_has_a_page_of_them_in_memory_and_looks_into_each_once():
+def test_recover_all_with_many_sessions_loads_one_chunk_at_a_time():
     agent = ChatSessionFactory().agent
     ChatAgent.objects.update(uuid=None)  # so that OSVI is not asked
     ChatSession.objects.bulk_create(

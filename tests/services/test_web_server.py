@@ -1,4 +1,4 @@
-"""A site with few connections of the database answers while many closes wait for OSVI."""
+"""Test that a site with few database connections answers while many closes wait for OSVI."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-SETTINGS = "tests.services.pooled"
+SETTINGS = "tests.services.pooled_settings"
 CLOSERS = 20
 
 
 @contextmanager
-def served(osvi_sandbox, *, threads=CLOSERS + 10, **more):
+def run_site(osvi_sandbox, *, threads=CLOSERS + 10, **more):
     port = free_port()
     environment = {
         **os.environ,
@@ -46,20 +46,20 @@ def served(osvi_sandbox, *, threads=CLOSERS + 10, **more):
     command = [*gunicorn, *kind, "--log-level", "warning", "--bind", f"127.0.0.1:{port}"]
     with subprocess.Popen(command, env=environment) as process:
         try:
-            wait_until(lambda: ask(port, "GET", "/api/osvi/sessions/") == 200)
+            wait_until(lambda: send_request(port, "GET", "/api/osvi/sessions/") == 200)
             yield port
         finally:
             process.terminate()
 
 
-def ask(port, method, path, **told):
-    """Ask the site, and return the status; 0 if it is not there."""
+def send_request(port, method, path, **body):
+    """Send a request to the site and return the status, or 0 if the site is not running."""
     who = b64encode(b"boss:secret").decode()
     headers = {"Authorization": f"Basic {who}", "Content-Type": "application/json"}
     asked = HTTPConnection("127.0.0.1", port, timeout=30)
     with suppress(OSError), closing(asked):
         asked.request(
-            method, path, body=json.dumps(told) if method == "POST" else None, headers=headers
+            method, path, body=json.dumps(body) if method == "POST" else None, headers=headers
         )
         with asked.getresponse() as answer:
             return answer.status
@@ -67,7 +67,7 @@ def ask(port, method, path, **told):
 
 
 def log_in(port):
-    """Log in to the admin, which writes a session and when the user was last there."""
+    """Log in to the admin, which writes to the database, and return the status."""
     asked = HTTPConnection("127.0.0.1", port, timeout=60)
     with closing(asked):
         asked.request("GET", "/admin/login/")
@@ -83,8 +83,8 @@ def log_in(port):
             return page.status
 
 
-def connections_of_the_site():
-    """How many connections the site has that are not idle in its pool; 0 if that cannot be said."""
+def count_site_connections():
+    """Return how many connections the site has on PostgreSQL, and 0 on other databases."""
     if connection.vendor != "postgresql":
         return 0
     with connection.cursor() as cursor:
@@ -95,16 +95,16 @@ def connections_of_the_site():
 
 
 @pytest.fixture
-def boss(django_user_model):
-    """Who may do all, and has a password that is quickly checked."""
+def superuser(django_user_model):
+    """Create a superuser whose password is checked quickly."""
     password = MD5PasswordHasher().encode("secret", "salt")
     return django_user_model.objects.create(
         username="boss", password=password, is_superuser=True, is_staff=True
     )
 
 
-def test_logins_succeed_while_a_job_runs_in_the_same_process(osvi_sandbox, boss):
-    """Under ATOMIC_REQUESTS, on SQLite as `manage.py check` wants it."""
+def test_site_during_job_accepts_logins(osvi_sandbox, superuser):
+    """Use ATOMIC_REQUESTS, and SQLite as `manage.py check` recommends it."""
     ids = [mirror(osvi_sandbox).session_id for _number in range(400)]
     statuses = []
 
@@ -114,8 +114,8 @@ def test_logins_succeed_while_a_job_runs_in_the_same_process(osvi_sandbox, boss)
         return 0.1
 
     osvi_sandbox.latency = latency
-    with served(osvi_sandbox) as port, ThreadPoolExecutor(5) as pool:
-        assert ask(port, "POST", "/api/osvi/sessions/close/", session_ids=ids) == 202
+    with run_site(osvi_sandbox) as port, ThreadPoolExecutor(5) as pool:
+        assert send_request(port, "POST", "/api/osvi/sessions/close/", session_ids=ids) == 202
         while not CloseJob.objects.get().is_finished:
             logins = [pool.submit(log_in, port) for _number in range(5)]
             statuses += [login.result() for login in logins]
@@ -124,22 +124,22 @@ def test_logins_succeed_while_a_job_runs_in_the_same_process(osvi_sandbox, boss)
     assert set(statuses) == {302}
 
 
-def test_other_pages_answer_at_once_while_osvi_hangs_and_no_more_may_wait(osvi_sandbox, boss):
-    """Four threads, of which two may wait for OSVI."""
+def test_site_with_all_places_taken_refuses_closes_and_serves_pages(osvi_sandbox, superuser):
+    """Use four threads, two of which may wait for OSVI."""
     sessions = [mirror(osvi_sandbox) for _number in range(5)]
     paths = [f"/api/osvi/sessions/{each.session_id}/close/" for each in sessions]
     goes_on = threading.Event()
     osvi_sandbox.latency = lambda _chat: 0.0 if goes_on.wait(20) else 20.0
     with (
-        served(osvi_sandbox, threads=4, MAX_SYNC_CALLS="2") as port,
+        run_site(osvi_sandbox, threads=4, MAX_SYNC_CALLS="2") as port,
         ThreadPoolExecutor(2) as pool,
     ):
         try:
-            closes = [pool.submit(ask, port, "POST", path) for path in paths[:2]]
+            closes = [pool.submit(send_request, port, "POST", path) for path in paths[:2]]
             wait_until(lambda: len(osvi_sandbox.requests) == 2)
             began = time.monotonic()
-            refused = [ask(port, "POST", path) for path in paths[2:]]
-            page = ask(port, "GET", "/admin/login/")
+            refused = [send_request(port, "POST", path) for path in paths[2:]]
+            page = send_request(port, "GET", "/admin/login/")
             took = time.monotonic() - began
         finally:
             goes_on.set()
@@ -149,21 +149,21 @@ def test_other_pages_answer_at_once_while_osvi_hangs_and_no_more_may_wait(osvi_s
     assert len(osvi_sandbox.requests) == 2
 
 
-def test_other_pages_answer_while_many_closes_wait_for_osvi(osvi_sandbox, boss):
+def test_site_during_many_closes_serves_pages_with_few_connections(osvi_sandbox, superuser):
     sessions = [mirror(osvi_sandbox) for _number in range(CLOSERS)]
     osvi_sandbox.latency = 3
-    with served(osvi_sandbox) as port, ThreadPoolExecutor(CLOSERS) as pool:
+    with run_site(osvi_sandbox) as port, ThreadPoolExecutor(CLOSERS) as pool:
         paths = [f"/api/osvi/sessions/{each.session_id}/close/" for each in sessions]
-        closes = [pool.submit(ask, port, "POST", path) for path in paths]
+        closes = [pool.submit(send_request, port, "POST", path) for path in paths]
         wait_until(lambda: osvi_sandbox.requests)
         pages, held = [], []
         while not all(close.done() for close in closes):
-            pages.append(ask(port, "GET", "/api/osvi/sessions/"))
-            held.append(connections_of_the_site())
+            pages.append(send_request(port, "GET", "/api/osvi/sessions/"))
+            held.append(count_site_connections())
             time.sleep(0.05)
         statuses = Counter(close.result() for close in closes)
     assert len(pages) > 5
     assert set(pages) == {200}
     assert max(held) <= 4
-    assert statuses.keys() <= {200, 503}  # a process takes on only so many
+    assert statuses.keys() <= {200, 503}  # the number of waiting requests is limited
     assert ChatSession.objects.filter(status="closed").count() == statuses[200] > 4

@@ -1,4 +1,4 @@
-"""What only shows when processes die and databases stop in the middle of a close."""
+"""Test where an answer is while a close waits for the database."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def spool_dir(settings, osvi_sandbox, tmp_path):
-    """A spool of the test's own."""
+    """Set a spool directory for this test."""
     directory = tmp_path / "spool"
     settings.OSVI["default"] |= {"SPOOL_DIR": directory, "DATABASE_RETRY_TIMEOUT": 10}
     return directory
 
 
 @pytest.fixture
-def away():
-    """While it is set, no answer can be written to the database."""
+def outage():
+    """Return an event; no answer can be written to the database while it is set."""
     event = threading.Event()
     event.set()
 
@@ -39,13 +39,13 @@ def away():
         yield event
 
 
-class Watcher(threading.Thread):
-    """Waits until something is there, ends the outage, and remembers what it saw."""
+class OutageWatcher(threading.Thread):
+    """Wait until ``look`` returns something, remember it, and end the outage."""
 
-    def __init__(self, look, away):
+    def __init__(self, look, outage):
         super().__init__()
         self.look = look
-        self.away = away
+        self.away = outage
         self.seen = None
 
     def run(self):
@@ -56,12 +56,10 @@ class Watcher(threading.Thread):
         self.away.clear()
 
 
-def test_an_answer_is_in_the_spool_while_its_closer_waits_for_the_database(
-    mirrored, away, spool_dir
-):
-    # Web servers kill whoever waits too long, and with it what it has in hand.
+def test_close_during_outage_spools_answer_while_it_waits(mirrored, outage, spool_dir):
+    # Web servers kill requests that wait too long, and an answer in memory would be lost.
     session = mirrored()
-    watcher = Watcher(lambda: [spool.read(path) for path in spool.waiting(spool_dir)], away)
+    watcher = OutageWatcher(lambda: [spool.read(path) for path in spool.waiting(spool_dir)], outage)
     watcher.start()
     result = close_session(session)
     watcher.join()
@@ -72,14 +70,14 @@ def test_an_answer_is_in_the_spool_while_its_closer_waits_for_the_database(
     assert list(spool.waiting(spool_dir)) == []
 
 
-def test_a_spool_that_cannot_be_used_does_not_end_the_wait(
-    mirrored, away, settings, tmp_path, caplog, monkeypatch
+def test_close_during_outage_with_unusable_spool_waits_for_database(
+    mirrored, outage, settings, tmp_path, caplog, monkeypatch
 ):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
     settings.OSVI["default"]["SPOOL_DIR"] = tmp_path / "file" / "spool"
     session = mirrored()
-    watcher = Watcher(lambda: "cannot be put in a spool" in caplog.text, away)
+    watcher = OutageWatcher(lambda: "cannot be put in a spool" in caplog.text, outage)
     watcher.start()
     result = close_session(session)
     watcher.join()

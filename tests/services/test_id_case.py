@@ -1,4 +1,4 @@
-"""An id that is a UUID means one session, in whichever case it is told or asked for."""
+"""Test that a UUID in lower and in upper case is the same session id."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MIXED = LOWER.title()
 
 @pytest.fixture(params=[LOWER, UPPER])
 def session(request, osvi_sandbox):
-    """A session that is known here in one of the cases."""
+    """Create a session with an id in lower or upper case."""
     return mirror(osvi_sandbox, session_id=request.param, customer_id="+1", summary="Fine.")
 
 
-def test_list_with_an_id_in_another_case_makes_no_second_session(session, osvi_sandbox):
+def test_sync_with_id_in_other_case_updates_known_session(session, osvi_sandbox):
     osvi_sandbox.sessions[session.session_id].id = session.session_id.swapcase()
     found = look_up_customer("+1")
     assert (found.listed, found.dormant, found.unknown) == (1, 0, 0)
@@ -34,22 +34,22 @@ def test_list_with_an_id_in_another_case_makes_no_second_session(session, osvi_s
 
 
 @pytest.mark.parametrize("change", [str.swapcase, str.title])
-def test_what_a_host_mirrors_in_another_case_is_the_same_session(session, osvi_sandbox, change):
-    told = change(session.session_id)
+def test_mirror_session_with_id_in_other_case_updates_known_session(session, osvi_sandbox, change):
+    spelled = change(session.session_id)
     remote = osvi_sandbox.sessions[session.session_id].as_json()
-    assert mirror_session({**remote, "id": told}).pk == session.pk
-    assert mirror_started({"session_id": told}, agent_uuid=session.agent.uuid).pk == session.pk
+    assert mirror_session({**remote, "id": spelled}).pk == session.pk
+    assert mirror_started({"session_id": spelled}, agent_uuid=session.agent.uuid).pk == session.pk
     assert ChatSession.objects.count() == 1
 
 
-def test_first_word_of_an_id_in_mixed_case_is_found_by_the_next_in_any(osvi_sandbox):
+def test_mirror_session_with_id_in_mixed_case_has_one_session(osvi_sandbox):
     remote = osvi_sandbox.add_session(LOWER, "agent_1").as_json()
-    for told in (MIXED, UPPER, LOWER, MIXED.swapcase()):
-        mirror_session({**remote, "id": told})
+    for spelled in (MIXED, UPPER, LOWER, MIXED.swapcase()):
+        mirror_session({**remote, "id": spelled})
     assert ChatSession.objects.get().session_id == LOWER
 
 
-def test_rest_finds_and_closes_a_session_by_its_id_in_another_case(api, session):
+def test_rest_with_id_in_other_case_finds_and_closes_session(api, session):
     url = f"/api/osvi/sessions/{session.session_id.swapcase()}/"
     assert api.get(url).json()["session_id"] == session.session_id
     response = api.post(f"{url}close/", format="json")
@@ -57,25 +57,25 @@ def test_rest_finds_and_closes_a_session_by_its_id_in_another_case(api, session)
     assert ChatSession.objects.get().summary.text == "Fine."
 
 
-def test_close_by_an_id_in_another_case_makes_no_second_session(session):
+def test_close_by_id_with_id_in_other_case_closes_known_session(session):
     agent = session.agent.uuid
     result = close_session_by_id(session.session_id.swapcase(), agent_uuid=agent)
     assert (result.session.pk, result.summary.text) == (session.pk, "Fine.")
     assert (ChatSession.objects.count(), ChatAgent.objects.count()) == (1, 1)
 
 
-def test_command_closes_a_session_by_its_id_in_another_case(session, osvi_sandbox):
+def test_close_command_with_id_in_other_case_closes_known_session(session, osvi_sandbox):
     call_command("osvi_close", session.session_id.swapcase())
     assert ChatSession.objects.get().status == "closed"
     assert osvi_sandbox.closes(session.session_id) == 1
 
 
-def test_job_has_a_session_once_that_is_named_in_both_cases(session):
+def test_create_job_with_id_in_both_cases_has_one_item(session):
     job = create_close_job([UPPER, LOWER, "4718a326-unknown"], start=False)
     items = job.items.order_by("pk").values_list("requested_session_id", "session_id", "outcome")
     assert list(items) == [(UPPER, session.pk, "waiting"), ("4718a326-unknown", None, "not_found")]
 
 
-def test_ids_that_are_no_uuids_are_others_in_another_case(api, osvi_sandbox):
+def test_rest_with_other_id_than_uuid_in_other_case_returns_404(api, osvi_sandbox):
     mirror(osvi_sandbox, session_id="s-1")
     assert api.get("/api/osvi/sessions/S-1/").status_code == 404

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core.management import call_command
-from django.db import OperationalError, transaction
+from django.db import transaction
 
 from osvi_django import spool
 from osvi_django.database import DatabaseNow
@@ -40,6 +40,7 @@ from osvi_django.testing.factories import (
     SessionSummaryFactory,
 )
 from tests.helpers.database import call_after_queries, raise_on_queries
+from tests.services.helpers import answers_refused
 
 pytestmark = pytest.mark.django_db
 
@@ -48,14 +49,14 @@ TEXT = "Größe: “M”.\n5 € were paid back."
 
 
 def answer_body(session, text=TEXT, **data):
-    told = {"success": True, "data": {"session_id": session.session_id, "summary": text, **data}}
-    return json.dumps(told, ensure_ascii=False)
+    answer = {"success": True, "data": {"session_id": session.session_id, "summary": text, **data}}
+    return json.dumps(answer, ensure_ascii=False)
 
 
 def create_attempt_with_answer(session, body, **fields):
     """Create an attempt of an older version, which could not read this answer."""
-    told = {"outcome": "bad_answer", "error_code": "bad_answer", "http_status": 200, **fields}
-    return CloseAttemptFactory(session=session, answer=body, **told)
+    values = {"outcome": "bad_answer", "error_code": "bad_answer", "http_status": 200, **fields}
+    return CloseAttemptFactory(session=session, answer=body, **values)
 
 
 class TestStoredAnswer:
@@ -112,13 +113,7 @@ class TestStoredAnswer:
         body = body.replace(b"Gr", "Привет".encode("koi8-r"))
         osvi_sandbox.script(session.session_id, Junk(body, "text/html; charset=koi8-r"))
 
-        def is_refused(sql, _params):
-            return sql.startswith("UPDATE") and "closeattempt" in sql
-
-        with (
-            raise_on_queries(is_refused, OperationalError("the database is away")),
-            pytest.raises(OSVINoAnswer),
-        ):
+        with answers_refused(), pytest.raises(OSVINoAnswer):
             close_session(session)
         [path] = spool.waiting(tmp_path / "spool")
         assert (spool.read(path).charset, spool.read(path).incomplete) == ("koi8-r", False)

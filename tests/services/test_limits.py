@@ -1,4 +1,4 @@
-"""A hanging OSVI fills no web server, and what OSVI says of its return is heeded."""
+"""Test the limit of requests that wait for OSVI, and OSVI's Retry-After."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.helpers.waiting import TIMEOUT, wait_until
 
 
 @pytest.fixture
-def one_waits(osvi_sandbox):
-    """Have a thread ask OSVI for something, which hangs up to the end of the block."""
+def waiting_call(osvi_sandbox):
+    """Return a context manager in which a call of another thread waits for OSVI."""
 
     @contextmanager
-    def _one_waits(call):
+    def _waiting_call(call):
         slow, goes_on = mirror(osvi_sandbox), threading.Event()
         sent, is_first = len(osvi_sandbox.requests), threading.Lock()
 
@@ -55,11 +55,11 @@ def one_waits(osvi_sandbox):
             goes_on.set()
             thread.join()
 
-    return _one_waits
+    return _waiting_call
 
 
 def every_call(session, in_doubt):
-    """Return the path and the body of each request that asks OSVI, that of a recovery last."""
+    """Return the path and the body of each request that calls OSVI, recovery last."""
     named, customer = session.session_id, {"customer_id": "+4917"}
     return [
         (f"{named}/support/", {"command": "whisper", "message": "Be kind."}),
@@ -74,11 +74,9 @@ def every_call(session, in_doubt):
     ]
 
 
-class TestBusy:
+class TestSyncLimit:
     @pytest.mark.django_db(transaction=True)
-    def test_more_closes_than_may_wait_are_a_503_and_send_nothing(
-        self, api, osvi_sandbox, settings
-    ):
+    def test_rest_close_over_limit_returns_503_and_sends_nothing(self, api, osvi_sandbox, settings):
         settings.OSVI_MAX_SYNC_CALLS = 1
         slow, other = mirror(osvi_sandbox), mirror(osvi_sandbox)
         goes_on = threading.Event()
@@ -106,12 +104,12 @@ class TestBusy:
         assert api.post(f"/api/osvi/sessions/{other.session_id}/close/").status_code == 200
 
     @pytest.mark.django_db(transaction=True)
-    def test_every_call_to_osvi_takes_a_place(
-        self, operator, osvi_sandbox, settings, unconfirmed, one_waits
+    def test_rest_calls_over_limit_return_503_and_send_nothing(
+        self, operator, osvi_sandbox, settings, unconfirmed, waiting_call
     ):
         settings.OSVI_MAX_SYNC_CALLS = 1
         session, in_doubt = mirror(osvi_sandbox, mode="support"), unconfirmed(Drop())
-        with one_waits(lambda slow: take_over(slow, via="admin")):
+        with waiting_call(lambda slow: take_over(slow, via="admin")):
             sent = len(osvi_sandbox.requests)
             answers = [
                 operator.post(f"/api/osvi/sessions/{path}", body, format="json")
@@ -138,17 +136,19 @@ class TestBusy:
         ],
         ids=["look-up", "start", "message"],
     )
-    def test_and_keeps_it_while_osvi_hangs(self, api, osvi_sandbox, settings, one_waits, call):
+    def test_call_keeps_its_place_while_osvi_hangs(
+        self, api, osvi_sandbox, settings, waiting_call, call
+    ):
         settings.OSVI_MAX_SYNC_CALLS = 1
         other = mirror(osvi_sandbox)
-        with one_waits(call):
+        with waiting_call(call):
             response = api.post(f"/api/osvi/sessions/{other.session_id}/close/")
         assert (response.status_code, response.json()["code"]) == (503, "busy")
         assert api.post(f"/api/osvi/sessions/{other.session_id}/close/").status_code == 200
 
     @pytest.mark.django_db(transaction=True)
-    def test_staff_are_told_what_happened_and_what_to_do(
-        self, client, staff, grant, osvi_sandbox, settings, one_waits
+    def test_admin_over_limit_shows_what_happened_and_what_to_do(
+        self, client, staff, grant, osvi_sandbox, settings, waiting_call
     ):
         settings.OSVI_MAX_SYNC_CALLS = 1
         client.force_login(grant(staff, "operate_chatsession"))
@@ -157,7 +157,7 @@ class TestBusy:
             reverse(f"admin:osvi_django_chatsession_{name}", args=[session.pk])
             for name in ("close", "desk")
         )
-        with one_waits(lambda slow: take_over(slow, via="rest")):
+        with waiting_call(lambda slow: take_over(slow, via="rest")):
             answers = [
                 client.post(close, {"post": "yes", "note": ""}, follow=True),
                 client.post(desk, {"command": "whisper", "whisper": "Be kind"}, follow=True),
@@ -171,21 +171,23 @@ class TestBusy:
         assert not session.actions.exists()
 
     @pytest.mark.django_db(transaction=True)
-    def test_a_job_needs_no_place(self, osvi_sandbox, settings, unconfirmed, one_waits):
+    def test_close_job_over_limit_is_not_limited(
+        self, osvi_sandbox, settings, unconfirmed, waiting_call
+    ):
         settings.OSVI_MAX_SYNC_CALLS, settings.OSVI_EXECUTOR = 1, None
         job = create_close_job([unconfirmed(Drop())], via="rest")
-        with one_waits(lambda slow: take_over(slow, via="rest")):
+        with waiting_call(lambda slow: take_over(slow, via="rest")):
             assert run_close_job(job.pk).succeeded == 1
 
     @pytest.mark.django_db
-    def test_the_hosts_own_code_may_always_wait(self, osvi_sandbox, settings):
+    def test_close_from_code_over_limit_is_not_limited(self, osvi_sandbox, settings):
         settings.OSVI_MAX_SYNC_CALLS = 1
         with waiting("admin"), waiting("rest"):
             assert close_session(mirror(osvi_sandbox)).changed
 
     @pytest.mark.django_db
     @pytest.mark.parametrize("value", [0, "8", None])
-    def test_a_setting_that_cannot_be_used_is_said(self, api, osvi_sandbox, settings, value):
+    def test_invalid_limit_returns_not_configured(self, api, osvi_sandbox, settings, value):
         settings.OSVI_MAX_SYNC_CALLS = value
         session = mirror(osvi_sandbox)
         response = api.post(f"/api/osvi/sessions/{session.session_id}/close/")
@@ -196,7 +198,7 @@ class TestBusy:
 @pytest.mark.django_db
 class TestRetryAfter:
     @pytest.mark.parametrize("status", [429, 503])
-    def test_until_then_the_next_close_sends_nothing(self, api, osvi_sandbox, status):
+    def test_close_after_retry_after_sends_nothing(self, api, osvi_sandbox, status):
         first, second = mirror(osvi_sandbox), mirror(osvi_sandbox)
         osvi_sandbox.script(first.session_id, Status(status, retry_after=30))
         with pytest.raises(OSVIThrottled):
@@ -207,9 +209,7 @@ class TestRetryAfter:
         assert osvi_sandbox.close_requests(second.session_id) == 0
         assert not CloseAttempt.objects.filter(session=second).exists()
 
-    def test_nor_does_any_other_call_whichever_was_refused(
-        self, operator, osvi_sandbox, unconfirmed
-    ):
+    def test_other_calls_after_retry_after_send_nothing(self, operator, osvi_sandbox, unconfirmed):
         first, second = mirror(osvi_sandbox), mirror(osvi_sandbox, mode="support")
         in_doubt = unconfirmed(Drop())
         osvi_sandbox.script(first.session_id, Status(429, retry_after=30))
@@ -237,7 +237,7 @@ class TestRetryAfter:
         ],
         ids=["look-up", "start"],
     )
-    def test_it_is_remembered_of_a_look_up_and_of_a_start(self, osvi_sandbox, call):
+    def test_close_after_retry_after_of_look_up_or_start_sends_nothing(self, osvi_sandbox, call):
         session = mirror(osvi_sandbox)
         osvi_sandbox.script(None, Status(429, retry_after=30))
         with pytest.raises(OSVIThrottled):
@@ -246,7 +246,7 @@ class TestRetryAfter:
             close_session(session)
         assert osvi_sandbox.close_requests(session.session_id) == 0
 
-    def test_nor_is_it_forgotten_when_the_look_up_itself_goes_well(self, osvi_sandbox):
+    def test_close_after_retry_after_of_check_sends_nothing(self, osvi_sandbox):
         session, other = mirror(osvi_sandbox, customer_id="+1"), mirror(osvi_sandbox)
         osvi_sandbox.sessions[session.session_id].change(status="dormant")
         osvi_sandbox.script(session.session_id, Status(429, retry_after=30))
@@ -254,9 +254,7 @@ class TestRetryAfter:
         with pytest.raises(OSVIThrottled, match="asked this site to wait"):
             close_session(other)
 
-    def test_the_close_for_a_summary_that_was_refused_waits_and_is_not_lost(
-        self, osvi_sandbox, unconfirmed
-    ):
+    def test_recovery_after_retry_after_waits_and_closes_again(self, osvi_sandbox, unconfirmed):
         session = unconfirmed(Drop(after_closing=True))
         osvi_sandbox.script(session.session_id, Status(429, retry_after=1))
         refused = recover_session(session)
@@ -267,14 +265,14 @@ class TestRetryAfter:
         wait_until(lambda: recover_session(session).settled is not Settled.UNCHANGED)
         assert session.attempts.filter(kind="reclose").count() == 2
 
-    def test_without_it_the_next_close_is_sent(self, osvi_sandbox):
+    def test_close_after_refusal_without_retry_after_is_sent(self, osvi_sandbox):
         session = mirror(osvi_sandbox)
         osvi_sandbox.script(session.session_id, Status(503, errors=["Busy"]))
         with pytest.raises(OSVIThrottled):
             close_session(session)
         assert close_session(session).changed
 
-    def test_a_close_that_goes_well_ends_what_was_counted_before(self, osvi_sandbox, settings):
+    def test_close_that_succeeds_resets_trouble_of_account(self, osvi_sandbox, settings):
         first, second = mirror(osvi_sandbox), mirror(osvi_sandbox)
         osvi_sandbox.script(first.session_id, Status(503, retry_after=1))
         with pytest.raises(OSVIThrottled):
@@ -287,6 +285,6 @@ class TestRetryAfter:
         assert pace.trouble is None
 
     @pytest.mark.parametrize("value", [0, "many", None])
-    def test_a_single_close_needs_no_concurrency(self, osvi_sandbox, settings, value):
+    def test_close_with_invalid_concurrency_succeeds(self, osvi_sandbox, settings, value):
         settings.OSVI["default"]["CONCURRENCY"] = value
         assert close_session(mirror(osvi_sandbox)).changed

@@ -1,4 +1,4 @@
-"""An answer that names another session, or another customer, is stored with neither."""
+"""Test that an answer for another session or another customer is not stored."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ ACTS = {
 NAMES = ["session_id", "chat_session_id", "id"]
 
 
-def says(**data):
+def answer_with(**data):
     body = json.dumps({"success": True, "data": data}).encode()
     return Junk(body, "application/json", close=False)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("act", ACTS)
-def test_an_action_answered_for_another_session_stores_nothing_of_it(
+def test_action_with_answer_of_other_session_stores_nothing_of_it(
     mirrored, osvi_sandbox, act, name
 ):
     before = "ai" if act == "takeover" else "support"
     session = mirrored(mode=before, active_human="Kim")
-    told = {"reply": SECRET, "context": [SECRET], "active_human": SECRET}
-    osvi_sandbox.script(session.session_id, says(**{name: ANOTHER}, **told))
+    data = {"reply": SECRET, "context": [SECRET], "active_human": SECRET}
+    osvi_sandbox.script(session.session_id, answer_with(**{name: ANOTHER}, **data))
     with pytest.raises(OSVIBadAnswer, match="a different chat session"):
         ACTS[act](session)
     session.refresh_from_db()
@@ -64,22 +64,20 @@ def test_an_action_answered_for_another_session_stores_nothing_of_it(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_action_answered_for_its_own_session_in_another_spelling_is_stored(
-    mirrored, osvi_sandbox, name
-):
+def test_action_with_own_id_in_other_spelling_stores_answer(mirrored, osvi_sandbox, name):
     session = mirrored(session_id="4718a326-417b-4dda-90d0-21fd65a11cb8")
     spelt = f" {session.session_id.upper()}\n"
-    osvi_sandbox.script(session.session_id, says(**{name: spelt}, reply="Yes."))
+    osvi_sandbox.script(session.session_id, answer_with(**{name: spelt}, reply="Yes."))
     assert tell(session, "x").reply == "Yes."
-    osvi_sandbox.script(session.session_id, says(**{name: spelt}, reply="No."))
+    osvi_sandbox.script(session.session_id, answer_with(**{name: spelt}, reply="No."))
     assert receive_message(session, "x").reply == "No."
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("text", [SECRET, None])
-def test_a_close_answered_for_another_session_stores_no_summary(mirrored, osvi_sandbox, name, text):
+def test_close_with_answer_of_other_session_stores_no_summary(mirrored, osvi_sandbox, name, text):
     session = mirrored()
-    osvi_sandbox.script(session.session_id, says(**{name: ANOTHER}, summary=text))
+    osvi_sandbox.script(session.session_id, answer_with(**{name: ANOTHER}, summary=text))
     with pytest.raises(OSVIBadAnswer, match="a different chat session"):
         close_session(session)
     session.refresh_from_db()
@@ -90,22 +88,22 @@ def test_a_close_answered_for_another_session_stores_no_summary(mirrored, osvi_s
 
 
 @pytest.fixture
-def object_of(osvi_sandbox):
-    """The object of a session at OSVI, with some other values."""
+def make_object(osvi_sandbox):
+    """Return a function that returns OSVI's object of a session, with some other values."""
 
-    def _object_of(session, **other):
+    def _make_object(session, **other):
         return {**osvi_sandbox.sessions[session.session_id].as_json(), **other}
 
-    return _object_of
+    return _make_object
 
 
 @pytest.mark.parametrize("customer_id", ["+2", "+1 ", "1"])
-def test_a_look_up_answered_for_another_customer_stores_nothing(
-    mirrored, osvi_sandbox, object_of, customer_id
+def test_look_up_with_answer_of_other_customer_stores_nothing(
+    mirrored, osvi_sandbox, make_object, customer_id
 ):
     session = mirrored(customer_id="+1")
-    listed = object_of(session, id=ANOTHER, customer_id=customer_id, mode="support")
-    osvi_sandbox.script(None, says(**{session.agent.uuid: listed}))
+    listed = make_object(session, id=ANOTHER, customer_id=customer_id, mode="support")
+    osvi_sandbox.script(None, answer_with(**{session.agent.uuid: listed}))
     with pytest.raises(OSVIBadAnswer, match="different customer"):
         look_up_customer("+1")
     assert ChatSession.objects.get() == session
@@ -113,9 +111,9 @@ def test_a_look_up_answered_for_another_customer_stores_nothing(
     assert (session.status, session.mode) == ("active", "ai")
 
 
-def test_a_start_answered_for_another_customer_stores_nothing(mirrored, osvi_sandbox, object_of):
+def test_start_with_answer_of_other_customer_stores_nothing(mirrored, osvi_sandbox, make_object):
     session = mirrored(customer_id="+1")
-    theirs = says(**object_of(session, id=ANOTHER, customer_id="+2"))
+    theirs = answer_with(**make_object(session, id=ANOTHER, customer_id="+2"))
     osvi_sandbox.script(None, Status(404, errors=["No active session"]), theirs)
     with pytest.raises(OSVIBadAnswer, match="different customer"):
         start_session(agent_uuid=session.agent.uuid, customer_id="+1")
@@ -123,41 +121,39 @@ def test_a_start_answered_for_another_customer_stores_nothing(mirrored, osvi_san
     assert not SupportAction.objects.exists()
 
 
-def test_a_recovery_answered_for_another_customer_settles_nothing(
-    unconfirmed, osvi_sandbox, object_of
+def test_recover_with_answer_of_other_customer_changes_nothing(
+    unconfirmed, osvi_sandbox, make_object
 ):
     session = unconfirmed(Drop(), customer_id="+1")
-    told = object_of(session, id=ANOTHER, customer_id="+2")
-    osvi_sandbox.script(None, says(**told))
+    data = make_object(session, id=ANOTHER, customer_id="+2")
+    osvi_sandbox.script(None, answer_with(**data))
     assert recover_session(session).settled is Settled.UNCHANGED
     assert session.status == "unconfirmed"
 
 
-def test_a_recovery_finds_a_session_that_is_listed_in_another_spelling(
-    unconfirmed, osvi_sandbox, object_of
-):
+def test_recover_with_id_in_other_spelling_reopens_session(unconfirmed, osvi_sandbox, make_object):
     session = unconfirmed(
         Drop(), customer_id="+1", session_id="4718a326-417b-4dda-90d0-21fd65a11cb8"
     )
-    osvi_sandbox.script(None, says(**object_of(session, id=session.session_id.upper())))
+    osvi_sandbox.script(None, answer_with(**make_object(session, id=session.session_id.upper())))
     assert recover_session(session).settled is Settled.REOPENED
 
 
 @pytest.mark.parametrize(
     "odd", [{}, {"id": None}, {"id": True}, {"id": "x", "customer_id": "+2"}, "text"]
 )
-def test_a_list_that_cannot_be_read_closes_nothing(unconfirmed, osvi_sandbox, odd):
+def test_recover_with_unreadable_list_changes_nothing(unconfirmed, osvi_sandbox, odd):
     session = unconfirmed(Drop(), customer_id="+1")
     type(session.agent).objects.update(uuid=None)
     session.agent.refresh_from_db()
-    osvi_sandbox.script(None, says(a=odd))
+    osvi_sandbox.script(None, answer_with(a=odd))
     assert recover_session(session).settled is Settled.UNCHANGED
 
 
-def test_a_pause_answered_for_another_session_tells_nothing(mirrored, osvi_sandbox):
+def test_check_with_answer_of_other_session_changes_nothing(mirrored, osvi_sandbox):
     session = mirrored(customer_id="+1")
     osvi_sandbox.sessions[session.session_id].status = "dormant"
-    osvi_sandbox.script(session.session_id, says(session_id=ANOTHER))
+    osvi_sandbox.script(session.session_id, answer_with(session_id=ANOTHER))
     assert look_up_customer("+1").unknown == 1
     session.refresh_from_db()
     assert session.status == "active"

@@ -1,4 +1,4 @@
-"""Spools that cannot be used: who says so, and what becomes of the answers all the same."""
+"""Test spools that cannot be used: who reports it, and where answers go."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import tempfile
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import OperationalError
 
 from osvi_django import spool
 from osvi_django.database import DatabaseNow
@@ -18,6 +17,7 @@ from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.services.recovery import Settled, recover_all, recover_session
 from tests.helpers.database import raise_on_queries
 from tests.helpers.sandbox import SUMMARY, mirror
+from tests.services.helpers import answers_refused
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -33,15 +33,15 @@ ANSWER = spool.SpooledAnswer(
 
 @pytest.fixture(autouse=True)
 def default_dir(tmp_path, monkeypatch):
-    """The default spool, in a temporary directory of the test's own."""
+    """Set the default spool to a temporary directory of this test."""
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     return tmp_path / "tmp" / f"osvi_django-{os.geteuid()}"
 
 
 @pytest.fixture
-def chosen(settings, osvi_sandbox, tmp_path):
-    """The spool that the settings name."""
+def spool_dir(settings, osvi_sandbox, tmp_path):
+    """Set SPOOL_DIR, and short timeouts."""
     directory = tmp_path / "spool"
     directory.mkdir()
     settings.OSVI["default"] |= {
@@ -53,10 +53,10 @@ def chosen(settings, osvi_sandbox, tmp_path):
 
 
 @pytest.fixture
-def unusable(chosen):
-    """All may write there, so nothing is put there."""
-    chosen.chmod(0o777)
-    return chosen
+def unusable_spool(spool_dir):
+    """Make the spool world-writable, so it is not used."""
+    spool_dir.chmod(0o777)
+    return spool_dir
 
 
 @pytest.fixture
@@ -64,26 +64,24 @@ def session(osvi_sandbox):
     return mirror(osvi_sandbox)
 
 
-def close_while_the_database_is_away(session):
-    def is_refused(sql, _params):
-        return sql.startswith("UPDATE") and "closeattempt" in sql
-
-    with (
-        raise_on_queries(is_refused, OperationalError("the database is away")),
-        pytest.raises(AnswerNotStored),
-    ):
+def close_during_outage(session):
+    with answers_refused(), pytest.raises(AnswerNotStored):
         close_session(session)
     ChatSession.objects.update(lease_until=DatabaseNow())
 
 
-class TestTheFirstClose:
-    def test_says_that_the_spool_cannot_be_used_and_goes_on(self, session, unusable, caplog):
+class TestFirstClose:
+    def test_first_close_with_unusable_spool_logs_error_and_succeeds(
+        self, session, unusable_spool, caplog
+    ):
         assert close_session(session).summary.text == SUMMARY
         (said,) = [each for each in caplog.records if "SPOOL_DIR" in each.getMessage()]
         assert said.levelname == "ERROR"
-        assert str(unusable) in said.getMessage()
+        assert str(unusable_spool) in said.getMessage()
 
-    def test_of_a_job_says_so_as_well_and_none_after_it(self, osvi_sandbox, unusable, caplog):
+    def test_later_closes_with_unusable_spool_log_nothing(
+        self, osvi_sandbox, unusable_spool, caplog
+    ):
         for _number in range(3):
             mirror(osvi_sandbox)
         job = create_close_job(ChatSession.objects.all(), start=False)
@@ -91,28 +89,34 @@ class TestTheFirstClose:
         assert close_session(mirror(osvi_sandbox)).changed
         assert caplog.text.count("SPOOL_DIR") == 1
 
-    def test_says_nothing_of_one_that_can(self, session, chosen, caplog):
+    def test_first_close_with_usable_spool_logs_nothing(self, session, spool_dir, caplog):
         assert close_session(session).changed
         assert "spool" not in caplog.text
-        assert list(chosen.iterdir()) == []
+        assert list(spool_dir.iterdir()) == []
 
 
-class TestAtTheMomentOfNeed:
-    def test_the_default_spool_keeps_the_answer(self, session, unusable, default_dir):
-        close_while_the_database_is_away(session)
+class TestDefaultSpool:
+    def test_default_spool_with_unusable_spool_keeps_answer(
+        self, session, unusable_spool, default_dir
+    ):
+        close_during_outage(session)
         assert len(list(default_dir.iterdir())) == 1
         assert {each.settled for each in recover_all()} == {Settled.STORED}
         session.refresh_from_db()
         assert session.summary.text == SUMMARY
         assert list(default_dir.iterdir()) == []
 
-    def test_a_single_recovery_finds_it_there(self, session, osvi_sandbox, unusable):
-        close_while_the_database_is_away(session)
-        unusable.chmod(0o700)
+    def test_default_spool_when_setting_is_repaired_is_read_by_recovery(
+        self, session, osvi_sandbox, unusable_spool
+    ):
+        close_during_outage(session)
+        unusable_spool.chmod(0o700)
         assert recover_session(session).settled is Settled.STORED
         assert osvi_sandbox.close_requests(session.session_id) == 1
 
-    def test_a_mistaken_setting_costs_no_answer(self, session, settings, chosen, default_dir):
+    def test_default_spool_with_invalid_setting_keeps_answer(
+        self, session, settings, spool_dir, default_dir
+    ):
         token = settings.OSVI["default"]["API_TOKEN"]
 
         def misname():
@@ -120,77 +124,73 @@ class TestAtTheMomentOfNeed:
             return token
 
         settings.OSVI["default"]["API_TOKEN"] = misname
-        close_while_the_database_is_away(session)
+        close_during_outage(session)
         assert len(list(default_dir.iterdir())) == 1
 
 
-class TestTheCommand:
-    def sweep(self, capsys):
-        """What it said, and the error with which it ended."""
+class TestRecoverCommand:
+    def recover(self, capsys):
+        """Run the command, and return its output and its error."""
         with pytest.raises(CommandError) as caught:
             call_command("osvi_recover")
         assert caught.value.returncode == 1
         return capsys.readouterr().out, str(caught.value)
 
-    def test_fails_if_an_answer_cannot_be_read(self, chosen, capsys):
-        path = chosen / "1-2-3.json"
+    def test_recover_command_with_unreadable_file_fails(self, spool_dir, capsys):
+        path = spool_dir / "1-2-3.json"
         path.write_text("{")
-        out, error = self.sweep(capsys)
+        out, error = self.recover(capsys)
         assert f"'{path}': It could not be read and stored (JSONDecodeError)." in out
         assert error == f"1 failed: '{path}'. See the log for details."
 
-    def test_fails_if_an_answer_belongs_to_no_attempt_here(self, chosen, capsys):
-        path = spool.put(chosen, ANSWER)
-        out, error = self.sweep(capsys)
+    def test_recover_command_with_answer_of_no_attempt_fails(self, spool_dir, capsys):
+        path = spool.put(spool_dir, ANSWER)
+        out, error = self.recover(capsys)
         assert f"'{path}': It does not belong to any attempt in this database." in out
         assert str(path) in error
         assert path.exists()
 
-    def test_fails_if_a_spool_cannot_be_read(self, unusable, capsys):
-        out, error = self.sweep(capsys)
-        assert f"'{unusable}': It could not be read and stored (SpoolNotSafe)." in out
-        assert str(unusable) in error
+    def test_recover_command_with_unreadable_spool_fails(self, unusable_spool, capsys):
+        out, error = self.recover(capsys)
+        assert f"'{unusable_spool}': It could not be read and stored (SpoolNotSafe)." in out
+        assert str(unusable_spool) in error
 
-    def test_fails_if_the_database_does_not_take_an_answer(self, session, chosen, capsys):
-        close_while_the_database_is_away(session)
+    def test_recover_command_without_database_fails_and_keeps_file(
+        self, session, spool_dir, capsys
+    ):
+        close_during_outage(session)
 
-        def is_refused(sql, _params):
-            return sql.startswith("UPDATE") and "closeattempt" in sql
-
-        with raise_on_queries(is_refused, OperationalError("the database is away")):
-            _out, error = self.sweep(capsys)
-        (path,) = chosen.iterdir()
+        with answers_refused():
+            _out, error = self.recover(capsys)
+        (path,) = spool_dir.iterdir()
         assert str(path) in error
         assert call_command("osvi_recover") is None
-        assert list(chosen.iterdir()) == []
+        assert list(spool_dir.iterdir()) == []
         assert CloseAttempt.objects.get().outcome == "closed"
 
-    def test_says_only_of_answers_of_ours_that_they_wait_where_others_may_put_theirs(
-        self, session, unusable, default_dir, capsys
+    def test_recover_command_without_database_reports_only_own_answers(
+        self, session, unusable_spool, default_dir, capsys
     ):
-        close_while_the_database_is_away(session)
+        close_during_outage(session)
         spool.put(default_dir, ANSWER)
-        unusable.chmod(0o700)
+        unusable_spool.chmod(0o700)
 
-        def is_refused(sql, _params):
-            return sql.startswith("UPDATE") and "closeattempt" in sql
-
-        with raise_on_queries(is_refused, OperationalError("the database is away")):
-            _out, error = self.sweep(capsys)
+        with answers_refused():
+            _out, error = self.recover(capsys)
         assert f"'{default_dir}/{session.pk}-" in error
         assert ANSWER.name not in error
         assert call_command("osvi_recover") is None
         assert [each.name for each in default_dir.iterdir()] == [ANSWER.name]
 
-    def test_names_the_sessions_that_failed(self, session, chosen, capsys):
+    def test_recover_command_with_failing_session_names_it(self, session, spool_dir, capsys):
         ChatSession.objects.update(status="unconfirmed")
 
         def is_refused(sql, _params):
             return "closeattempt" in sql
 
         with raise_on_queries(is_refused, ValueError("a bug")):
-            _out, error = self.sweep(capsys)
+            _out, error = self.recover(capsys)
         assert error == f"1 failed: '{session.session_id}'. See the log for details."
 
-    def test_succeeds_with_nothing_to_do(self, chosen):
+    def test_recover_command_without_work_succeeds(self, spool_dir):
         assert call_command("osvi_recover") is None
