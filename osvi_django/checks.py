@@ -129,10 +129,10 @@ _CHECKS: Final[dict[str, tuple[str, Callable[[Account], object]]]] = {
     "READ_TIMEOUT": ("osvi_django.E007", lambda account: account.read_timeout),
     "DEADLINE": ("osvi_django.E008", lambda account: account.deadline),
     "CONCURRENCY": ("osvi_django.E009", lambda account: account.concurrency),
-    "LEASE_TIMEOUT": ("osvi_django.E010", lambda account: account.lease),
+    "LEASE_TIMEOUT": ("osvi_django.E010", lambda account: account.lease_timeout),
     "SPOOL_DIR": ("osvi_django.E011", lambda account: account.spool_dir),
-    "DATABASE_RETRY_TIMEOUT": ("osvi_django.E012", lambda account: account.database_patience),
-    "TEXT_RETENTION_DAYS": ("osvi_django.E015", lambda account: account.keep_texts),
+    "DATABASE_RETRY_TIMEOUT": ("osvi_django.E012", lambda account: account.database_retry_timeout),
+    "TEXT_RETENTION_DAYS": ("osvi_django.E015", lambda account: account.text_retention_days),
     "SUMMARIZER": ("osvi_django.E016", lambda account: account.summarizer),
     "IDLE_TIMEOUT": ("osvi_django.E018", lambda account: account.idle_timeout),
 }

@@ -139,7 +139,7 @@ class Account:
         return self._seconds("IDLE_TIMEOUT")
 
     @property
-    def lease(self) -> float:
+    def lease_timeout(self) -> float:
         """Return the seconds for which a claim lasts that its process no longer renews."""
         lease = self._seconds("LEASE_TIMEOUT")
         if lease < SHORTEST_LEASE:
@@ -151,11 +151,11 @@ class Account:
     @property
     def longest_close(self) -> float:
         """Return the seconds that the calls and writes of one close can take."""
-        patience = WRITES_PER_CLOSE * self.database_patience
+        patience = WRITES_PER_CLOSE * self.database_retry_timeout
         return CALLS_PER_CLOSE * self.deadline + patience + CLOSE_MARGIN
 
     @property
-    def database_patience(self) -> float:
+    def database_retry_timeout(self) -> float:
         """Return the seconds to wait for an unavailable database while an answer is not stored."""
         return self._seconds("DATABASE_RETRY_TIMEOUT")
 
@@ -174,7 +174,7 @@ class Account:
         return Path(value)
 
     @property
-    def keep_texts(self) -> float | None:
+    def text_retention_days(self) -> float | None:
         """Return for how many days the texts of support actions are kept; None means forever."""
         days: float | None = self._get("TEXT_RETENTION_DAYS")
         is_number = isinstance(days, int | float) and not isinstance(days, bool)

@@ -156,7 +156,7 @@ _PACKET: Final = 1_000_000  # characters
 def seconds_to_retry(account: str) -> float:
     """Return for how many seconds to retry while an unstored answer of this account is here."""
     try:
-        return Account(account).database_patience
+        return Account(account).database_retry_timeout
     except InvalidSetting:
         # The answer is worth more than an invalid setting.
         return float(DEFAULTS["DATABASE_RETRY_TIMEOUT"])

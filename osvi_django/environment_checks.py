@@ -21,7 +21,7 @@ from osvi_django import spool
 from osvi_django.conf import Account, InvalidSetting, account_aliases
 
 # How long SQLite waits for a lock before it fails; its own default is 5.
-LEAST_TIMEOUT: Final = 20  # seconds
+MIN_TIMEOUT: Final = 20  # seconds
 _WAL: Final = b"\x02\x02"  # at this offset in the file's header
 _WAL_PLACE: Final = 18
 
@@ -46,7 +46,7 @@ def check_sqlite(**kwargs: Any) -> list[CheckMessage]:
     )
     hint = (
         'Set its "OPTIONS" to {"transaction_mode": "IMMEDIATE", '
-        f'"timeout": {LEAST_TIMEOUT}, "init_command": "PRAGMA journal_mode=WAL"}}.'
+        f'"timeout": {MIN_TIMEOUT}, "init_command": "PRAGMA journal_mode=WAL"}}.'
     )
     return [CheckWarning(problem, hint=hint, id="osvi_django.W021")]
 
@@ -85,7 +85,7 @@ def _check_spool(directory: Path) -> Iterator[CheckMessage]:
     if problem := spool.problem_of(directory):
         sentence = (
             f"The spool {str(directory)!r}, in which answers of OSVI wait while the database is "
-            f"away, cannot be used by this user. {problem}"
+            f"unavailable, cannot be used by this user. {problem}"
         )
         hint = (
             "Allow the user that runs the site to write there, or set SPOOL_DIR to another "
@@ -103,8 +103,8 @@ def _missing(database: Mapping[str, Any]) -> Iterator[str]:
     if str(options.get("transaction_mode", "")).upper() not in {"IMMEDIATE", "EXCLUSIVE"}:
         yield '"transaction_mode": "IMMEDIATE"'
     timeout = options.get("timeout", 0)
-    if not isinstance(timeout, int | float) or timeout < LEAST_TIMEOUT:
-        yield f'"timeout": {LEAST_TIMEOUT}'
+    if not isinstance(timeout, int | float) or timeout < MIN_TIMEOUT:
+        yield f'"timeout": {MIN_TIMEOUT}'
     if not _has_wal(str(database.get("NAME")), str(options.get("init_command", ""))):
         yield "the journal mode WAL"
 

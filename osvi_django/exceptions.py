@@ -78,10 +78,12 @@ class OSVIError(Exception):
     message: ClassVar[str | Promise] = _("Something went wrong with OSVI.")
     # The message if the call was not a close.
     generic_message: ClassVar[str | Promise] = ""
+    # The message if all calls to the account have this error, as for a paused job.
+    account_message: ClassVar[str | Promise] = ""
     action: Any = None
     session: Any = None
     # Whether the call only reads, so that nothing has changed at OSVI.
-    asks_only: bool = False
+    is_read_only: bool = False
 
     def __init__(
         self,
@@ -265,6 +267,7 @@ class OSVIUnreachable(OSVIError):
         "again in a moment."
     )
     generic_message = _("OSVI could not be reached. Nothing was sent. Try again in a moment.")
+    account_message = _("OSVI cannot be reached.")
 
 
 class OSVIGatewayRefused(OSVIError):
@@ -278,6 +281,10 @@ class OSVIGatewayRefused(OSVIError):
     message = _(
         "A server between this site and OSVI refused the request. It did not reach OSVI, and "
         "nothing has changed. Check OSVI's base URL and any proxy or firewall."
+    )
+    account_message = _(
+        "A server between this site and OSVI refuses the requests. Check OSVI's base URL and any "
+        "proxy or firewall."
     )
     answered: ClassVar[str | Promise] = _(
         "A server between this site and OSVI refused the request (HTTP %(status)d). It did not "
@@ -310,6 +317,9 @@ class OSVIUnauthorized(OSVIRejected):
         "OSVI refused this site's API token. Nothing has changed. Ask your administrator to check "
         "the token."
     )
+    account_message = _(
+        "OSVI refuses this site's API token. Ask your administrator to check the token."
+    )
 
 
 class OSVIThrottled(OSVIRejected):
@@ -324,6 +334,7 @@ class OSVIThrottled(OSVIRejected):
         "in a moment."
     )
     generic_message = _("OSVI is busy and did not accept the request. Try again in a moment.")
+    account_message = _("OSVI is busy.")
 
 
 class OSVIBadAnswer(OSVIError):
@@ -350,6 +361,7 @@ class OSVIBadAnswer(OSVIError):
         "OSVI's answer was unreadable, so this may or may not have been done. Check the chat in "
         "OSVI's dashboard before you try again."
     )
+    account_message = _("OSVI's answers are unreadable.")
 
 
 class OSVINoAnswer(OSVIError):
@@ -366,6 +378,7 @@ class OSVINoAnswer(OSVIError):
         "OSVI did not answer, so this may or may not have been done. Check the chat in OSVI's "
         "dashboard before you try again."
     )
+    account_message = _("OSVI does not answer.")
 
 
 class AnswerNotStored(OSVINoAnswer):
@@ -406,19 +419,21 @@ _NOTHING_CHANGED: Final = _(
 
 
 @contextmanager
-def not_a_close(*, asks_only: bool = False) -> Iterator[None]:
-    """Use messages for calls that close nothing. ``asks_only``: these only read, as a GET."""
+def generic_messages(*, is_read_only: bool = False) -> Iterator[None]:
+    """Use messages for calls that close nothing. ``is_read_only``: these only read, as a GET."""
     try:
         yield
     except OSVIError as error:
-        error.asks_only = asks_only
+        error.is_read_only = is_read_only
         if not any(error.args):
             is_in_doubt = isinstance(error, OSVINoAnswer | OSVIBadAnswer)
-            error.args = (_NOTHING_CHANGED if asks_only and is_in_doubt else error.generic_message,)
+            error.args = (
+                _NOTHING_CHANGED if is_read_only and is_in_doubt else error.generic_message,
+            )
         raise
 
 
-def words_of(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
     """Return what to store of an error beside its code: OSVI's text, or a value's problem."""
     if isinstance(error, InvalidInput):
         return str(error)[:MAX_REASON]
@@ -438,6 +453,14 @@ def message_for_code(code: str, reason: str = "", *, is_close: bool = True) -> s
     if issubclass(error, OSVIError):
         return str(error("" if is_close else error.generic_message, reason=reason))
     return str(_("OSVI is not set up on this site. Ask your administrator to fix the settings."))
+
+
+def account_message_for_code(code: str) -> str:
+    """Return the message of the error with this code if all calls to an account have it."""
+    error = _BY_CODE.get(code)
+    if error is not None and issubclass(error, OSVIError) and error.account_message:
+        return str(error.account_message)
+    return message_for_code(code)
 
 
 def _kinds(error: type[OSVIError]) -> Iterator[type[OSVIError]]:

@@ -20,7 +20,7 @@ from osvi_django.services.jobs.store import find
 
 # A worker of a queue runs one task at a time, so a job with many sessions gets several tasks.
 SESSIONS_PER_TASK: Final = 100
-MOST_TASKS: Final = 4
+MAX_TASKS: Final = 4
 # A deployment stops the workers of a queue and waits for them, but not for an hour.
 TIME_SLICE = 20.0  # seconds
 
@@ -31,7 +31,7 @@ class JobFailed(RuntimeError):
 
 def thread(job_id: str) -> None:
     """Pass a job to the one thread of this process that runs all of its jobs."""
-    runner.ask(job_id)
+    runner.submit(job_id)
 
 
 def immediate(job_id: str) -> None:
@@ -54,7 +54,7 @@ def tasks_for(job_id: str) -> int:
     """Return how many tasks of a queue should share a job, so that several workers take part."""
     job = find(job_id)
     left = job.total - job.done - job.cancelled
-    return min(MOST_TASKS, max(1, -(-left // SESSIONS_PER_TASK)))
+    return min(MAX_TASKS, max(1, -(-left // SESSIONS_PER_TASK)))
 
 
 def run_for(job_id: str, *, until_done: bool = False) -> float | None:
@@ -93,5 +93,5 @@ def _run(job_id: str, stop: threading.Event) -> float | None:
             return wait
         return runner.due_in(run_close_job(job_id, stop=stop))
     except (OperationalError, InterfaceError) as error:
-        runner.log_away(job_id, error)  # the database will be back
-        return runner.DATABASE_AWAY
+        runner.log_unavailable(job_id, error)  # the database will be back
+        return runner.DATABASE_RETRY_DELAY

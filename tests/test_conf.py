@@ -125,7 +125,7 @@ def test_deadline_shorter_than_connect_timeout_raises_invalid_setting(account):
 
 def test_lease_with_long_deadline_stays_below_a_minute(account):
     with account(DEADLINE=3600):
-        assert 10 <= Account().lease < 60
+        assert 10 <= Account().lease_timeout < 60
 
 
 def test_longest_close_covers_three_calls_and_two_database_waits(account):
@@ -135,12 +135,12 @@ def test_longest_close_covers_three_calls_and_two_database_waits(account):
 
 @pytest.mark.parametrize("value", [0, 0.9, True, "300", -1, float("inf"), None])
 def test_lease_below_a_second_raises_invalid_setting(value):
-    error_message_of("LEASE_TIMEOUT", value, lambda it: it.lease)
+    error_message_of("LEASE_TIMEOUT", value, lambda it: it.lease_timeout)
 
 
 def test_lease_timeout_setting_is_returned(account):
     with account(LEASE_TIMEOUT=270.5):
-        assert Account().lease == 270.5
+        assert Account().lease_timeout == 270.5
 
 
 @pytest.mark.parametrize("value", ["", "spool", "./spool", 5, b"/spool", ["/spool"]])

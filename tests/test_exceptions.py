@@ -30,8 +30,8 @@ from osvi_django.exceptions import (
     OSVIUnauthorized,
     OSVIUnreachable,
     WrongMode,
+    generic_messages,
     message_for_code,
-    not_a_close,
 )
 
 ERROR_CLASSES = [
@@ -205,14 +205,14 @@ def test_message_for_code_returns_message_of_its_class():
 
 @pytest.mark.parametrize("kind", [each for each in TREE if each.generic_message])
 def test_not_a_close_replaces_message_by_generic_message(kind):
-    with pytest.raises(kind) as caught, not_a_close():
+    with pytest.raises(kind) as caught, generic_messages():
         raise kind
     assert str(caught.value) == str(kind.generic_message)
     assert "clos" not in str(caught.value)
-    with pytest.raises(kind, match=r"^Something else"), not_a_close():
+    with pytest.raises(kind, match=r"^Something else"), generic_messages():
         raise kind("Something else.")
 
 
 def test_not_a_close_keeps_message_without_generic_message():
-    with pytest.raises(WrongMode, match="Take over first"), not_a_close():
+    with pytest.raises(WrongMode, match="Take over first"), generic_messages():
         raise WrongMode

@@ -15,7 +15,7 @@ from osvi_django.exceptions import OSVINoAnswer, message_for_code
 from osvi_django.models import ChatSession, SupportAction
 from osvi_django.services.support import COMMANDS, actions_of
 
-LINES_SHOWN: Final = 50
+ENTRIES_SHOWN: Final = 50
 
 ActionKind = SupportAction.Kind
 ActionOutcome = SupportAction.Outcome
@@ -24,7 +24,7 @@ _TEXTLESS: Final = {ActionKind.START, *(each.kind for each in COMMANDS.values() 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class ActivityEntry:
     """One action. ``trouble`` and ``advice`` are "" if it succeeded.
 
     ``is_forgotten``: whether its texts were removed.
@@ -42,7 +42,7 @@ class Line:
 class Activity:
     """The newest lines, oldest first; ``is_cut``: whether there are older ones."""
 
-    lines: Sequence[Line]
+    lines: Sequence[ActivityEntry]
     is_cut: bool
     is_readable: bool
     """Whether the user may read the texts."""
@@ -53,9 +53,9 @@ def thread_of(session: ChatSession, *, is_readable: bool, before: str = "") -> A
     # The raw answer may be long, and says nothing more.
     actions = actions_of(session).select_related("requested_by").defer("answer")
     newest = actions.filter(_before(session, before)).order_by("-started_at", "-id")
-    found = list(newest[: LINES_SHOWN + 1])
-    lines = [_line_of(action) for action in reversed(found[:LINES_SHOWN])]
-    return Activity(lines=lines, is_cut=len(found) > LINES_SHOWN, is_readable=is_readable)
+    found = list(newest[: ENTRIES_SHOWN + 1])
+    lines = [_entry_of(action) for action in reversed(found[:ENTRIES_SHOWN])]
+    return Activity(lines=lines, is_cut=len(found) > ENTRIES_SHOWN, is_readable=is_readable)
 
 
 def taken_over_at(activity: Activity) -> datetime | None:
@@ -78,15 +78,15 @@ def _before(session: ChatSession, key: str) -> Q:
     return Q(started_at__lt=moments[0]) | Q(started_at=moments[0], pk__lt=key)
 
 
-def _line_of(action: SupportAction) -> Line:
-    went_well = action.outcome == ActionOutcome.DONE
-    return Line(
+def _entry_of(action: SupportAction) -> ActivityEntry:
+    is_done = action.outcome == ActionOutcome.DONE
+    return ActivityEntry(
         action=action,
         is_forgotten=action.redacted_at is not None and action.kind not in _TEXTLESS,
         who=_who(action),
         did=_("wrote") if action.kind == ActionKind.INBOUND else action.get_kind_display(),
-        trouble="" if went_well else action.get_outcome_display(),
-        advice="" if went_well else _advice(action),
+        trouble="" if is_done else action.get_outcome_display(),
+        advice="" if is_done else _advice(action),
     )
 
 

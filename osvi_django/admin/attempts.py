@@ -13,12 +13,12 @@ from django.urls import URLPattern
 from django.utils.translation import gettext_lazy as _
 
 from osvi_django.admin.activity import thread_of
-from osvi_django.admin.base import AskingViews
+from osvi_django.admin.base import OSVIViews
 from osvi_django.admin.bounded import BoundedAdmin
 from osvi_django.admin.mixins import ReadOnlyRows
 from osvi_django.admin.pages import Way
 from osvi_django.admin.pagination import CappedPaginator
-from osvi_django.admin.sources import DoorShown
+from osvi_django.admin.sources import ViaColumn
 from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.services.permissions import may_operate, may_read_summary
 from osvi_django.services.selectors import attempts
@@ -36,13 +36,21 @@ def without_answers(journal: QuerySet[CloseAttempt]) -> QuerySet[CloseAttempt]:
     return rows.defer("answer", "answer_bytes", "session__metadata")
 
 
-class AttemptColumns(DoorShown):
+class AttemptColumns(ViaColumn):
     """The columns of an attempt."""
 
-    columns = ("started_at", "kind", "asker", "via_shown", "outcome", "error_reason", "note_shown")
+    columns = (
+        "started_at",
+        "kind",
+        "closed_by",
+        "via_shown",
+        "outcome",
+        "error_reason",
+        "note_shown",
+    )
 
     @admin.display(description=_("closed by"))
-    def asker(self, attempt: CloseAttempt) -> str | None:
+    def closed_by(self, attempt: CloseAttempt) -> str | None:
         """Return the name of the user, without a link to their page, which few may see."""
         name = attempt.requested_by or attempt.requester
         return str(name) if name else None
@@ -84,7 +92,7 @@ class CloseAttempts(ReadOnlyRows, AttemptColumns, BoundedAdmin):
         return without_answers(attempts(self.session))
 
 
-class HistoryViews(AskingViews):
+class HistoryViews(OSVIViews):
     """The pages of ``ChatSessionAdmin`` for data that is too long for the page of a session."""
 
     def own_urls(self) -> list[URLPattern]:
@@ -99,7 +107,7 @@ class HistoryViews(AskingViews):
         """List all attempts to close a session."""
         session = self._seen(request, object_id)
         if session is None:
-            return self._say_gone(request, object_id)
+            return self._redirect_not_found(request, object_id)
         context = {
             "title": _("Attempts to close %(session)s") % {"session": session},
             "original": session,
@@ -111,7 +119,7 @@ class HistoryViews(AskingViews):
         """Show the messages and actions in a session before the action that ``before`` names."""
         session = self._seen(request, object_id)
         if session is None:
-            return self._say_gone(request, object_id)
+            return self._redirect_not_found(request, object_id)
         user = request.user
         is_readable = may_operate(user, session) or may_read_summary(user, session)
         before = request.GET.get("before", "")

@@ -17,17 +17,17 @@ from osvi_django.services.permissions import may_operate
 from osvi_django.validation import ID_MAX_LENGTH
 
 # The views that call OSVI, by the ends of their names.
-_ASKING: Final = ("_close", "_mark", "_review", "_changelist", "_desk", "_lookup", "_start")
+_CALLING_OSVI: Final = ("_close", "_mark", "_review", "_changelist", "_desk", "_lookup", "_start")
 
 
-class AskingViews(OwnPages):
+class OSVIViews(OwnPages):
     """Views in addition to the admin's own, outside any transaction."""
 
     def get_urls(self) -> list[URLPattern]:
         """Return the admin's URLs and ours; those that call OSVI run outside any transaction."""
         urls = super().get_urls()
         for pattern in urls:
-            if pattern.name and pattern.name.endswith(_ASKING):
+            if pattern.name and pattern.name.endswith(_CALLING_OSVI):
                 pattern.callback = non_atomic(pattern.callback)
         return urls
 
@@ -46,7 +46,7 @@ class AskingViews(OwnPages):
         """Return the key under which the texts typed into one of these pages are stored."""
         return f"{self.opts.label_lower}:{name}:{session.pk if session else ''}"
 
-    def _say_gone(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+    def _redirect_not_found(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
         sentence = _("There is no chat session “%(key)s”. It may have been deleted.")
         shown = Truncator(object_id).chars(ID_MAX_LENGTH)
         self.message_user(request, sentence % {"key": shown}, messages.WARNING)

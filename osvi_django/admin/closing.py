@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from osvi_django import clock
-from osvi_django.admin.base import AskingViews
+from osvi_django.admin.base import OSVIViews
 from osvi_django.admin.deletion import redirect_to_itself
 from osvi_django.admin.forms import CloseForm, MarkForm
 from osvi_django.admin.jobs import CloseJobAdmin
@@ -37,7 +37,7 @@ from osvi_django.conf import Account, InvalidSetting
 from osvi_django.exceptions import InvalidInput, NotAllowed, OSVIError, OSVINotConfigured
 from osvi_django.models import ChatSession, CloseJob
 from osvi_django.services import close_session
-from osvi_django.services.closing import is_in_doubt, with_lease_over
+from osvi_django.services.closing import is_unconfirmed, with_lease_expired
 from osvi_django.services.jobs import create_close_job
 from osvi_django.services.jobs.lifecycle import delete_stale_drafts
 from osvi_django.services.permissions import may_close
@@ -52,7 +52,7 @@ _CLOSED_ALREADY: Final = _("This chat session is already closed. Nothing was sen
 _FORMS: Final[Mapping[str, type[CloseForm]]] = {"close": CloseForm, "mark": MarkForm}
 
 
-class CloseViews(AskingViews):
+class CloseViews(OSVIViews):
     """The views and actions of ``ChatSessionAdmin`` that close or check sessions."""
 
     # How many sessions one page may check with OSVI.
@@ -70,7 +70,7 @@ class CloseViews(AskingViews):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ChatSession]:
         """Return the sessions, and for each whether the lease of its close has ended."""
-        return with_lease_over(super().get_queryset(request))
+        return with_lease_expired(super().get_queryset(request))
 
     def get_object(self, *args: Any, **kwargs: Any) -> ChatSession | None:
         """Return the session with its agent and summary, from the database they are written to."""
@@ -165,7 +165,7 @@ class CloseViews(AskingViews):
         if not self.has_close_permission(request, session):
             raise PermissionDenied
         if session is None:
-            return self._say_gone(request, object_id)
+            return self._redirect_not_found(request, object_id)
         page = self._key_of(name, session)
         if request.method != "POST" and session.status == ChatSession.Status.CLOSED:
             drop(request, page)
@@ -236,10 +236,10 @@ class CloseViews(AskingViews):
             title=_("Mark chat session as closed") if marking else _("Close chat session"),
             form=form,
             marking=marking,
-            again=is_in_doubt(session),
+            again=is_unconfirmed(session),
             original=session,
             back=self._page_after(request, session),
-            of_summary=_of_summary(session.agent.account),
+            of_summary=_summary_notice(session.agent.account),
         )
 
     def _say_none(self, request: HttpRequest) -> None:
@@ -261,7 +261,7 @@ class CloseViews(AskingViews):
         self.message_user(request, sentence % {"left": left}, messages.WARNING)
 
 
-def _of_summary(account: str) -> Promise:
+def _summary_notice(account: str) -> Promise:
     """Return where a summary comes from when a session of this account is closed."""
     try:
         comes_from_osvi = Account(account).close_with == "legacy"

@@ -15,7 +15,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from osvi_django.admin.base import AskingViews
+from osvi_django.admin.base import OSVIViews
 from osvi_django.admin.deletion import redirect_to_itself
 from osvi_django.admin.forms import AccountForm, LookUpForm, StartForm
 from osvi_django.admin.kept import (
@@ -47,8 +47,8 @@ from osvi_django.services.starting import start_session
 
 SESSIONS_SHOWN: Final = 50
 
-# The errors' own messages are about actions that may have been done; here a question failed.
-_NOT_TOLD: Final = {
+# The errors' own messages are about actions that may have been done; a lookup changes nothing.
+_LOOK_UP_MESSAGES: Final = {
     OSVINoAnswer.code: _("OSVI did not answer. Nothing has changed there. Try again in a moment."),
     OSVIBadAnswer.code: _(
         "OSVI's answer was unreadable, so this page shows only what was known before."
@@ -61,7 +61,7 @@ _STARTED_BEFORE: Final = _(
 )
 
 
-class CustomerViews(AskingViews):
+class CustomerViews(OSVIViews):
     """The views of ``ChatSessionAdmin`` that look up and start sessions of a customer."""
 
     def own_urls(self) -> list[URLPattern]:
@@ -138,7 +138,7 @@ class CustomerViews(AskingViews):
                 if _may_have_started(error):
                     note_sent(request)
                     drop(request, page)
-                    return self._perhaps_started(request, form, error)
+                    return self._maybe_started(request, form, error)
                 _add_error(form, error)
             else:
                 note_sent(request)
@@ -170,7 +170,7 @@ class CustomerViews(AskingViews):
                 customer, account=account, requested_by=request.user, via="admin"
             )
         except (OSVIError, OSVINotConfigured) as error:
-            _add_error(form, error, _NOT_TOLD.get(error.code, ""))
+            _add_error(form, error, _LOOK_UP_MESSAGES.get(error.code, ""))
             keep(request, self._key_of("lookup"), form)
         else:
             self._say_found(request, found)
@@ -207,7 +207,7 @@ class CustomerViews(AskingViews):
         self.message_user(request, sentence, messages.SUCCESS)
         return HttpResponseRedirect(self._page_after(request, session))
 
-    def _perhaps_started(
+    def _maybe_started(
         self, request: HttpRequest, form: StartForm, error: OSVIError
     ) -> HttpResponseBase:
         """Redirect to the lookup page, so that a reload does not start another chat."""
@@ -227,28 +227,28 @@ def _sentences(found: LookedUp) -> Iterator[str]:
     none = _("OSVI has no active chat for this customer.")
     yield listed % {"number": found.listed} if found.listed else str(none)
     if found.dormant:
-        quiet = ngettext(
+        dormant = ngettext(
             "%(number)d more chat is still open, but quiet.",
             "%(number)d more chats are still open, but quiet.",
             found.dormant,
         )
-        yield quiet % {"number": found.dormant}
+        yield dormant % {"number": found.dormant}
     if found.unknown:
-        untold = ngettext(
+        unknown = ngettext(
             "OSVI did not say whether %(number)d other chat is closed. Look up the customer again "
             "in a moment.",
             "OSVI did not say whether %(number)d other chats are closed. Look up the customer "
             "again in a moment.",
             found.unknown,
         )
-        yield untold % {"number": found.unknown}
+        yield unknown % {"number": found.unknown}
 
 
 def _may_have_started(error: OSVIError | OSVINotConfigured) -> TypeGuard[OSVIError]:
     """Return whether the start was sent. An error with an attempt is from the close before it."""
     if not isinstance(error, OSVINoAnswer | OSVIBadAnswer):
         return False
-    return error.attempt is None and not error.asks_only
+    return error.attempt is None and not error.is_read_only
 
 
 def _add_error(form: AccountForm, error: OSVIError | OSVINotConfigured, sentence: Any = "") -> None:

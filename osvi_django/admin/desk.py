@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from osvi_django.admin.activity import ActionOutcome, taken_over_at, thread_of
-from osvi_django.admin.base import AskingViews
+from osvi_django.admin.base import OSVIViews
 from osvi_django.admin.forms import DESK_COMMANDS, DeskForm
 from osvi_django.admin.kept import (
     Kept,
@@ -81,7 +81,7 @@ _FORM_IN_PROGRESS: Final = _(
 )
 
 
-class DeskViews(AskingViews):
+class DeskViews(OSVIViews):
     """The view of ``ChatSessionAdmin`` behind the forms on an open session's page."""
 
     def own_urls(self) -> list[URLPattern]:
@@ -94,7 +94,7 @@ class DeskViews(AskingViews):
         if not self.has_operate_permission(request, session):
             raise PermissionDenied
         if session is None:
-            return self._say_gone(request, object_id)
+            return self._redirect_not_found(request, object_id)
         if request.method == "POST":
             return self._run_posted(request, session)
         return self._page(
@@ -174,7 +174,7 @@ class DeskViews(AskingViews):
             form.add_error(name, _SENT_BEFORE)
             return self._return_to_desk(request, session, form, repeats=name or "")
         except SessionNotFound:
-            return self._say_gone(request, str(session.pk))
+            return self._redirect_not_found(request, str(session.pk))
         except (OSVINoAnswer, OSVIBadAnswer) as error:
             # It may have been done: the activity shows it.
             self.message_user(request, str(error), messages.WARNING)

@@ -43,17 +43,17 @@ def state_of(job: CloseJob) -> dict[str, Any]:
         "total": total,
         "counts": counts,
         "texts": {
-            "status": str(status_words(job)),
+            "status": str(status_text(job)),
             "trouble": pause_reason(job),
             "resumes": _resumes(job),
             "done": _stopped(counts) if is_stopped else _done(done, total),
-            "pace": _pace(progress),
+            "speed": _speed(progress),
             **{outcome: str(localize(number)) for outcome, number in counts.items() if number},
         },
     }
 
 
-def status_words(job: CloseJob) -> str:
+def status_text(job: CloseJob) -> str:
     """Return the status of a job, and how many of its chats need attention."""
     number = job.failed + job.unconfirmed
     if job.status != CloseJob.Status.COMPLETED_WITH_ERRORS or not number:
@@ -64,14 +64,14 @@ def status_words(job: CloseJob) -> str:
     return words % {"number": localize(number)}
 
 
-def took(job: CloseJob) -> str:
+def duration_of(job: CloseJob) -> str:
     """Return how long a finished job took; "" if it is not finished or never started."""
     if job.finished_at is None or job.started_at is None:
         return ""
-    return spoken((job.finished_at - job.started_at).total_seconds())
+    return duration_text((job.finished_at - job.started_at).total_seconds())
 
 
-def spoken(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Return a duration in words, rounded: an hour needs no seconds."""
     whole = max(1, math.ceil(seconds))
     if whole < 100:
@@ -94,7 +94,7 @@ def _resumes(job: CloseJob) -> str:
     wait = (job.resume_at - timezone.now()).total_seconds()
     if wait <= 0:
         return _("It continues automatically in a moment.")
-    return _("It continues automatically in about %(time)s.") % {"time": spoken(wait)}
+    return _("It continues automatically in about %(time)s.") % {"time": duration_text(wait)}
 
 
 def _done(done: int, total: int) -> str:
@@ -113,10 +113,10 @@ def _stopped(counts: Mapping[str, int]) -> str:
     return words % {name: localize(number) for name, number in numbers.items()}
 
 
-def _pace(progress: Progress) -> str:
+def _speed(progress: Progress) -> str:
     if progress.per_second is None or progress.seconds_left is None:
         return ""
-    speed, left = progress.per_second, spoken(progress.seconds_left)
+    speed, left = progress.per_second, duration_text(progress.seconds_left)
     if speed < 1:
         per_minute = localize(round(60 * speed))
         return _("%(number)s a minute, about %(time)s left") % {"number": per_minute, "time": left}

@@ -35,7 +35,7 @@ from osvi_django.admin.bounded import ConditionFilter, before
 from osvi_django.admin.deletion import redirect_to_itself
 from osvi_django.admin.forms import CloseJobForm
 from osvi_django.admin.job_items import CloseJobItems
-from osvi_django.admin.job_progress import FAILURES, OUTCOMES, state_of, status_words, took
+from osvi_django.admin.job_progress import FAILURES, OUTCOMES, duration_of, state_of, status_text
 from osvi_django.admin.kept import drop, keep, posted, take
 from osvi_django.admin.mixins import ReadOnlyRows, write_history
 from osvi_django.admin.options import Names
@@ -46,7 +46,7 @@ from osvi_django.admin.pages import (
     url_to,
 )
 from osvi_django.admin.pagination import CappedPaginator
-from osvi_django.admin.sources import WHERE, DoorFilter, DoorShown, label_of
+from osvi_django.admin.sources import WHERE, ViaColumn, ViaFilter, label_of
 from osvi_django.database import non_atomic
 from osvi_django.exceptions import InvalidInput, NotAllowed
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
@@ -88,7 +88,7 @@ class JobStatusFilter(ConditionFilter):
         return Q(status=value)
 
 
-class JobList(ChangeList):
+class JobChangeList(ChangeList):
     """The list of jobs without drafts, which are not confirmed."""
 
     def get_queryset(self, *args: Any, **kwargs: Any) -> QuerySet[CloseJob]:
@@ -97,7 +97,7 @@ class JobList(ChangeList):
 
 
 @admin.register(CloseJob)
-class CloseJobAdmin(ReadOnlyRows, DoorShown, OwnPages):
+class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
     """Show close jobs. They start in the list of sessions or via another entry point.
 
     An admin site offers *Close selected* in its list of sessions if it has this one as well.
@@ -109,11 +109,11 @@ class CloseJobAdmin(ReadOnlyRows, DoorShown, OwnPages):
         "done_of_total",
         "failed",
         "unconfirmed",
-        "asker",
+        "closed_by",
         "created_at",
         "via_shown",
     )
-    list_filter: ClassVar[Names] = (JobStatusFilter, DoorFilter)
+    list_filter: ClassVar[Names] = (JobStatusFilter, ViaFilter)
     list_per_page = 50
     show_full_result_count = False
     paginator = CappedPaginator
@@ -140,7 +140,7 @@ class CloseJobAdmin(ReadOnlyRows, DoorShown, OwnPages):
         return jobs.select_related("requested_by", "retry_of")
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        return before(super().get_changelist(request, **kwargs), JobList)
+        return before(super().get_changelist(request, **kwargs), JobChangeList)
 
     def own_urls(self) -> list[URLPattern]:
         """Return the URLs of the pages about one job."""
@@ -169,11 +169,11 @@ class CloseJobAdmin(ReadOnlyRows, DoorShown, OwnPages):
     def status_shown(self, job: CloseJob) -> SafeString:
         """Return the status in its own colour."""
         return format_html(
-            '<span class="osvi-status osvi-job-{}">{}</span>', job.status, status_words(job)
+            '<span class="osvi-status osvi-job-{}">{}</span>', job.status, status_text(job)
         )
 
     @admin.display(description=CLOSED_BY, ordering="requested_by")
-    def asker(self, job: CloseJob) -> str | None:
+    def closed_by(self, job: CloseJob) -> str | None:
         """Return the name of the user or other caller."""
         name = job.requested_by or job.requester
         return str(name) if name else None
@@ -192,7 +192,7 @@ class CloseJobAdmin(ReadOnlyRows, DoorShown, OwnPages):
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         """Show the page of a job, which updates itself; redirect a draft to its confirmation."""
-        job = self._looked_at(request, unquote(object_id))
+        job = self._find_and_resume(request, unquote(object_id))
         if request.method == "POST":
             raise PermissionDenied  # a job is never edited by hand
         if job.status == JobStatus.DRAFT:
@@ -202,7 +202,7 @@ class CloseJobAdmin(ReadOnlyRows, DoorShown, OwnPages):
 
     def progress_view(self, request: HttpRequest, job_id: int) -> HttpResponseBase:
         """Return the progress as JSON for the script on the page."""
-        job = self._looked_at(request, job_id)
+        job = self._find_and_resume(request, job_id)
         state = state_of(job)
         request.current_app = self.admin_site.name
         failures = render_to_string(_FAILURES, self._failures_of(request, job, state), request)
@@ -263,7 +263,7 @@ class CloseJobAdmin(ReadOnlyRows, DoorShown, OwnPages):
             require_job(request.user, job)
         return job
 
-    def _looked_at(self, request: HttpRequest, job_id: int | str) -> CloseJob:
+    def _find_and_resume(self, request: HttpRequest, job_id: int | str) -> CloseJob:
         """Return the job, and resume it if it has stalled."""
         job = self._find(request, job_id)
         if not job.is_finished and resume_stalled(job):
@@ -368,7 +368,7 @@ class CloseJobAdmin(ReadOnlyRows, DoorShown, OwnPages):
             original=job,
             form=form,
             back=self._way_back(request),
-            **_make_up_of(job),
+            **_counts_by_status(job),
         )
 
     def _way_back(self, request: HttpRequest) -> str:
@@ -416,12 +416,12 @@ def _moment(when: datetime | None) -> str:
 
 def _end_of(job: CloseJob) -> str:
     """Return when it ended, and how long it took."""
-    if time := took(job):
+    if time := duration_of(job):
         return str(_("%(when)s, after %(time)s")) % {"when": _moment(job.finished_at), "time": time}
     return _moment(job.finished_at)
 
 
-def _make_up_of(job: CloseJob) -> dict[str, int]:
+def _counts_by_status(job: CloseJob) -> dict[str, int]:
     """Return how many sessions a draft has, by their current state."""
     counted = store.items(job).order_by().values_list("session__status").annotate(Count("pk"))
     states: dict[str | None, int] = dict(counted)

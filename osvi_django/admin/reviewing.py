@@ -53,7 +53,7 @@ class ReviewViews(CloseViews):
         if not self.has_close_permission(request, session):
             raise PermissionDenied
         if session is None:
-            return self._say_gone(request, object_id)
+            return self._redirect_not_found(request, object_id)
         attempt = selectors.attempts(session).filter(pk=attempt_id).first()
         if attempt is None or not is_reviewable(attempt):
             sentence = _("This attempt has no answer to review.")
@@ -140,6 +140,6 @@ _SOURCES: Final[Mapping[str, Any]] = {
 }
 
 
-def words_of_source(source: str) -> str:
+def source_text(source: str) -> str:
     """Return where a summary comes from if not from OSVI; "" if from OSVI."""
     return str(_SOURCES.get(source, ""))

@@ -31,12 +31,12 @@ from osvi_django.admin.mixins import ReadOnlyRows
 from osvi_django.admin.options import Names
 from osvi_django.admin.pages import Way, WaysFilter
 from osvi_django.admin.pagination import CappedPaginator
-from osvi_django.admin.reviewing import LABEL as JUDGE_LABEL
-from osvi_django.admin.reviewing import AnswerLinked, ReviewViews, words_of_source
+from osvi_django.admin.reviewing import LABEL as REVIEW_LABEL
+from osvi_django.admin.reviewing import AnswerLinked, ReviewViews, source_text
 from osvi_django.exceptions import CloseInProgress, OSVIBadAnswer, OSVINoAnswer
 from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.services import selectors
-from osvi_django.services.closing import is_in_doubt
+from osvi_django.services.closing import is_unconfirmed
 from osvi_django.services.permissions import may_close, may_read_summary
 from osvi_django.services.recovery import is_refused
 from osvi_django.services.summaries import has_summarizer
@@ -59,7 +59,7 @@ class CloseAttemptInline(ReadOnlyRows, AttemptColumns, AnswerLinked, admin.Tabul
 
     model = CloseAttempt
     fields = AttemptColumns.columns
-    readonly_fields = ("asker", "via_shown", "note_shown", "answer_linked")
+    readonly_fields = ("closed_by", "via_shown", "note_shown", "answer_linked")
     extra = 0
     verbose_name_plural = _("attempts to close")
 
@@ -74,7 +74,7 @@ class CloseAttemptInline(ReadOnlyRows, AttemptColumns, AnswerLinked, admin.Tabul
         return without_answers(super().get_queryset(request))
 
 
-class SessionList(ChangeList):
+class SessionChangeList(ChangeList):
     """The list of sessions, which reads only the fields that it shows."""
 
     def get_results(self, request: HttpRequest) -> None:
@@ -140,12 +140,12 @@ class ChatSessionAdmin(
     def status_explained(self, session: ChatSession) -> SafeString:
         """Return the status, with an explanation if it needs one."""
         shown = self.status_shown(session)
-        if is_in_doubt(session):
-            return format_html("{}<br>{}", shown, _words_of_doubt(session))
+        if is_unconfirmed(session):
+            return format_html("{}<br>{}", shown, _unconfirmed_text(session))
         if session.status == ChatSession.Status.CLOSING:
             return format_html("{}<br>{}", shown, CloseInProgress.message)
         if is_refused(session):
-            return format_html("{}<br>{}", shown, _words_of_refusal(session))
+            return format_html("{}<br>{}", shown, _refusal_text(session))
         return shown
 
     @admin.display(description=_("summary"))
@@ -166,7 +166,7 @@ class ChatSessionAdmin(
             return format_html("{}{}", status, _why_none(session))
         text = linebreaksbr(session.summary.text, autoescape=True)
         shown = format_html('<div class="osvi-summary">{}</div>', text)
-        source = words_of_source(session.summary.source)
+        source = source_text(session.summary.source)
         return format_html('{}<p class="help">{}</p>', shown, source) if source else shown
 
     @admin.display(description=_("customer"))
@@ -202,7 +202,7 @@ class ChatSessionAdmin(
         return str(_("You do not have permission to read summaries."))
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        return before(super().get_changelist(request, **kwargs), SessionList)
+        return before(super().get_changelist(request, **kwargs), SessionChangeList)
 
     def get_list_display(self, request: HttpRequest) -> Names:
         """Return the columns, without the summary if the user may not read it."""
@@ -256,7 +256,7 @@ class ChatSessionAdmin(
         if not self.has_close_permission(request, session):
             return
         close, mark = (self.url_to(name, session.pk) for name in ("close", "mark"))
-        unconfirmed = is_in_doubt(session)
+        unconfirmed = is_unconfirmed(session)
         if session.is_open:
             yield Way(label=_("Close this chat session"), url=close, is_weighty=True)
         if unconfirmed:
@@ -313,16 +313,16 @@ def _may_view_agents(request: HttpRequest) -> bool:
     return has_perm("osvi_django.view_chatagent") or has_perm("osvi_django.change_chatagent")
 
 
-def _words_of_doubt(session: ChatSession) -> str:
+def _unconfirmed_text(session: ChatSession) -> str:
     """Return why we do not know whether it is closed, and which button to press."""
     last = selectors.attempts(session).values_list("error_code", flat=True).first()
     why = UNKNOWN[OSVIBadAnswer if last == OSVIBadAnswer.code else OSVINoAnswer]
     offered = {str(way.label) for way in getattr(session, "ways", ())}
-    nexts = {_TRY_AGAIN: TRY_AGAIN, JUDGE_LABEL: JUDGE}
+    nexts = {_TRY_AGAIN: TRY_AGAIN, REVIEW_LABEL: JUDGE}
     return " ".join([str(why), *(str(nexts[label]) for label in nexts if str(label) in offered)])
 
 
-def _words_of_refusal(session: ChatSession) -> str:
+def _refusal_text(session: ChatSession) -> str:
     """Return that OSVI refused the last attempt, and its reason if it gave one."""
     reason = selectors.attempts(session).values_list("error_reason", flat=True).first()
     return str(_REFUSED_WITH_REASON) % {"reason": reason} if reason else str(_REFUSED)
@@ -333,12 +333,12 @@ def _why_none(session: ChatSession) -> SafeString:
     why: str | Promise
     if session.summarizer_error:
         why = _("This site's own summary failed: %(error)s") % {"error": session.summarizer_error}
-    elif session.summarized_at is None and _is_ours_to_write(session):
+    elif session.summarized_at is None and _may_be_written(session):
         why = _("This site will write one when manage.py osvi_summarize runs.")
     else:
         return SafeString()
     return format_html('<p class="osvi-advice">{}</p>', why)
 
 
-def _is_ours_to_write(session: ChatSession) -> bool:
+def _may_be_written(session: ChatSession) -> bool:
     return session.status == ChatSession.Status.CLOSED and has_summarizer(session.agent.account)

@@ -30,7 +30,7 @@ def label_of(via: str) -> str:
     return str(_LABELS.get(via, via))
 
 
-class DoorShown:
+class ViaColumn:
     """Show the entry point of a row."""
 
     @admin.display(description=WHERE, ordering="via")
@@ -39,7 +39,7 @@ class DoorShown:
         return label_of(row.via)
 
 
-class DoorFilter(ConditionFilter):
+class ViaFilter(ConditionFilter):
     """Filter by the entry points that the newest rows have."""
 
     title = WHERE

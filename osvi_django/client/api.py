@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
+from osvi_django.client.connections import ACTIVE_PATH
 from osvi_django.client.responses import (
     Answer,
     ClosedSession,
@@ -28,6 +27,7 @@ from osvi_django.client.responses import (
     says_none,
 )
 from osvi_django.client.transport import Transport, reader_of
+from osvi_django.client.validation import quoted_id, required_text, start_payload
 from osvi_django.conf import (
     DEFAULT_ACCOUNT,
     DEFAULTS,
@@ -45,12 +45,6 @@ from osvi_django.exceptions import translate as _
 from osvi_django.redaction import hides
 from osvi_django.validation import require_id, storable
 
-with suppress(ImportError):
-    pass  # PySocks, which only SOCKS proxies need
-from osvi_django.client.connections import ACTIVE_PATH
-from osvi_django.client.validation import quoted_id, required_text, start_payload
-
-logger = logging.getLogger(__name__)
 _CLOSE_PATHS: Final = {
     "legacy": "/chat_sessions/{id}/close_session",
     "v1": "/v1/chat/session/{id}/support",

@@ -38,17 +38,17 @@ _GUARD = re.compile(r"\)\]\}'?,?|(?:for\(;;\)|while\(1\));")
 # Lines without a brace that a proxy has put before an object, or a list of one.
 _STRAY_LINES = re.compile(r"(?:[^{}\n]{0,1000}\n){1,9}?(?=[\s\x00\ufeff]*[{\[])")
 # A string, or else what JSON does not allow: a comma before an end, U+0000.
-_MENDABLE = re.compile(r'("(?:[^"\\]|\\.)*+\\?(?:"|\Z))|,(?=[\s\x00]*[}\]])|\x00', re.DOTALL)
+_REPAIRABLE = re.compile(r'("(?:[^"\\]|\\.)*+\\?(?:"|\Z))|,(?=[\s\x00]*[}\]])|\x00', re.DOTALL)
 
 
 class JSONObject(dict[str, Any]):
-    """An object; ``doubled`` are the names that it has twice, with two values."""
+    """An object; ``duplicates`` are the names that it has twice, with two values."""
 
-    doubled: frozenset[str] = frozenset()
+    duplicates: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundObject:
     """The first object of a body, or None, and any text around it."""
 
     fields: JSONObject | None = field(default=None, repr=False)
@@ -60,13 +60,13 @@ def decode(body: bytes, charset: str = "") -> str:
     return next(_texts(body, charset))
 
 
-def find_object(body: bytes, charset: str = "") -> Found:
+def find_object(body: bytes, charset: str = "") -> FoundObject:
     """Return the first JSON object of a body, from the first decoding that has one."""
     for text in _texts(body, charset):
         found = _first_object(text)
         if found.fields is not None:
             return found
-    return Found()
+    return FoundObject()
 
 
 def _texts(body: bytes, charset: str) -> Iterator[str]:
@@ -99,15 +99,15 @@ def _declared(charset: str) -> Sequence[str]:
     return ()
 
 
-def _first_object(text: str) -> Found:
+def _first_object(text: str) -> FoundObject:
     text = _without_guard(text)
-    found = _parsed_or_mended(text)
+    found = _parsed_or_repaired(text)
     stray = _STRAY_LINES.match(text) if found is None else None
     if stray:
-        found = _parsed_or_mended(HiddenText(text[stray.end() :].lstrip(_BLANK)))
+        found = _parsed_or_repaired(HiddenText(text[stray.end() :].lstrip(_BLANK)))
         # Treat it like what follows: it must not decide which session the object is about.
         found = found and replace(found, rest=HiddenText(f"{stray[0].strip()}\n{found.rest}"))
-    return found or Found()
+    return found or FoundObject()
 
 
 def _without_guard(text: str) -> HiddenText:
@@ -116,12 +116,12 @@ def _without_guard(text: str) -> HiddenText:
     return HiddenText(text[guard.end() :].lstrip(_BLANK) if guard else text)
 
 
-def _parsed_or_mended(text: str) -> Found | None:
+def _parsed_or_repaired(text: str) -> FoundObject | None:
     found = _parsed(text)
-    return found if found is not None else _parsed(_MENDABLE.sub(_mended, text))
+    return found if found is not None else _parsed(_REPAIRABLE.sub(_repaired, text))
 
 
-def _parsed(text: str) -> Found | None:
+def _parsed(text: str) -> FoundObject | None:
     """Return the object with which a text begins; None if there is none."""
     try:
         value, end = _DECODER.raw_decode(text)
@@ -130,11 +130,11 @@ def _parsed(text: str) -> Found | None:
     if isinstance(value, list) and len(value) == 1:
         (value,) = value  # some servers put each answer in an array
     if not isinstance(value, JSONObject):
-        return Found() if isinstance(value, list) else None
-    return Found(fields=value, rest=HiddenText(text[end:].strip(_BLANK + ",")))
+        return FoundObject() if isinstance(value, list) else None
+    return FoundObject(fields=value, rest=HiddenText(text[end:].strip(_BLANK + ",")))
 
 
-def _mended(match: re.Match[str]) -> str:
+def _repaired(match: re.Match[str]) -> str:
     """Return a string in which each backslash that is invalid in JSON is taken literally."""
     return _ESCAPE.sub(lambda escape: escape[1] or r"\\", match[1] or "")
 
@@ -142,7 +142,7 @@ def _mended(match: re.Match[str]) -> str:
 def _object(pairs: list[tuple[str, Any]]) -> JSONObject:
     found = JSONObject((name, _hidden(value)) for name, value in pairs)
     if len(found) < len(pairs):
-        found.doubled = frozenset(name for name, value in pairs if found[name] != value)
+        found.duplicates = frozenset(name for name, value in pairs if found[name] != value)
     return found
 
 

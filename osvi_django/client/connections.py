@@ -312,12 +312,12 @@ class _BoundedResponse(PlainResponse):
             self.headers = self.msg = None  # type: ignore[assignment]  # it begins once more
         else:
             raise HTTPException("Too many informational answers.")
-        self._look_at_framing()
+        self._check_framing()
         # urllib3 logs headers that it cannot parse, word for word, and the token may be in them.
         self.msg.defects.clear()
         self.msg.set_payload("")
 
-    def _look_at_framing(self) -> None:
+    def _check_framing(self) -> None:
         """Check whether the end of this answer is certain."""
         lengths = self.msg.get_all("Content-Length", [])
         codings = [each.lower() for each in self.msg.get_all("Transfer-Encoding", [])]
@@ -328,9 +328,9 @@ class _BoundedResponse(PlainResponse):
         is_usual = self.status in _USUAL and self.version == 11
         self._is_regular = is_bounded and is_clean and is_usual
         if len(lengths) > 1 and not codings:
-            self._take_longest(lengths)
+            self._use_longest(lengths)
 
-    def _take_longest(self, lengths: list[str]) -> None:
+    def _use_longest(self, lengths: list[str]) -> None:
         """Read up to the longest of several lengths, so that no part of the answer is lost."""
         longest = max((int(each) for each in lengths if _is_length(each)), default=None)
         del self.msg["Content-Length"]

@@ -16,7 +16,7 @@ from django.db import connections
 
 from osvi_django import clock
 from osvi_django.client.api import OSVIClient
-from osvi_django.client.responses import Answer, is_gateways
+from osvi_django.client.responses import Answer, error_in
 from osvi_django.client.threads import Arrived, Pools
 from osvi_django.client.throttle import (
     IN_A_ROW,
@@ -37,7 +37,7 @@ from osvi_django.exceptions import (
 logger = logging.getLogger(__name__)
 
 # What a call returns: an answer, an error, whether it was closed already; None: not started.
-Found = Answer | CallError | bool | None
+CallOutcome = Answer | CallError | bool | None
 
 # Prefetch as many as the threads send in this time, so that none waits while answers are stored and
 # the next items are claimed; with a minimum and a maximum per thread.
@@ -56,26 +56,26 @@ class Named(Protocol):
         """Return the key of a row."""
 
 
-_About = TypeVar("_About", bound=Named)
+_Subject = TypeVar("_Subject", bound=Named)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CallResult(Generic[_About]):
+class CallResult(Generic[_Subject]):
     """The result of one call; ``sent_at``: seconds of the monotonic clock."""
 
-    subject: _About
-    found: Found
+    subject: _Subject
+    found: CallOutcome
     sent_at: float
     refusal: OSVIRejected | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Call(Generic[_About]):
+class _Call(Generic[_Subject]):
     """One call, as the work of a thread; ``context`` is that of the thread that asked for it."""
 
-    pool: CallPool[_About]
-    subject: _About
-    ask: Callable[[], Found]
+    pool: CallPool[_Subject]
+    subject: _Subject
+    ask: Callable[[], CallOutcome]
     context: ThreadContext
     refusal: OSVIRejected | None = None
 
@@ -83,12 +83,12 @@ class _Call(Generic[_About]):
         """Make the call, and put its result in the queue."""
         self.pool.carry_out(self)
 
-    def withdraw(self) -> None:
+    def return_unsent(self) -> None:
         """Put it in the queue of results, unsent: no thread has started it."""
         self.pool.put_back(self.subject, self.refusal)
 
 
-class CallPool(Generic[_About]):
+class CallPool(Generic[_Subject]):
     """The calls that one job, or one sync, makes to one account; ``stop`` ends them.
 
     Its methods are for one thread, which may use other pools as well: these share the threads and
@@ -99,7 +99,7 @@ class CallPool(Generic[_About]):
         self,
         account: str,
         client: OSVIClient,
-        arrived: Arrived[CallResult[_About]],
+        arrived: Arrived[CallResult[_Subject]],
         stop: threading.Event,
         pools: Pools | None = None,
     ) -> None:
@@ -111,16 +111,16 @@ class CallPool(Generic[_About]):
         self._own_pools = Pools() if pools is None else None
         self._pool = (pools or self._own_pools or Pools()).of(account, self.size)
         self._arrived = arrived
-        self._is_halted = False
-        self._ahead = MIN_PREFETCH_PER_THREAD * self.size
-        self._came_back = 0
-        self._looked_at = clock.monotonic()
+        self._is_stopped = False
+        self._prefetch = MIN_PREFETCH_PER_THREAD * self.size
+        self._returned = 0
+        self._measured_at = clock.monotonic()
         self.throttle.reset()
 
     @property
-    def under_way(self) -> int:
+    def in_progress(self) -> int:
         """Return how many calls of this pool are running or waiting for a thread."""
-        return self._pool.under_way_of(self)
+        return self._pool.in_progress_of(self)
 
     @property
     def capacity(self) -> int:
@@ -129,22 +129,26 @@ class CallPool(Generic[_About]):
             return self.free_slots
         # Pools that share the threads share the capacity as well.
         sharers = self._pool.owners_with(self)
-        ahead = self._ahead // sharers
-        capacity = max(1, self.size // sharers) + ahead - self.under_way
-        return capacity if capacity >= ahead // 2 else 0
+        prefetch = self._prefetch // sharers
+        capacity = max(1, self.size // sharers) + prefetch - self.in_progress
+        return capacity if capacity >= prefetch // 2 else 0
 
     @property
     def free_slots(self) -> int:
         """Return how many more calls there is a free thread for."""
-        return 0 if self.is_paused else max(0, self.throttle.limit - self._pool.under_way)
+        return 0 if self.is_paused else max(0, self.throttle.limit - self._pool.in_progress)
 
     @property
     def is_paused(self) -> bool:
         """Return whether nothing is to be sent now."""
-        return self._is_halted or self._pool.is_held or self.throttle.seconds_until_retry > 0
+        return self._is_stopped or self._pool.is_blocked or self.throttle.seconds_until_retry > 0
 
-    def ask(
-        self, about: _About, ask: Callable[[], Found], *, refusal: OSVIRejected | None = None
+    def submit(
+        self,
+        subject: _Subject,
+        ask: Callable[[], CallOutcome],
+        *,
+        refusal: OSVIRejected | None = None,
     ) -> None:
         """Submit a call, which is made as soon as a thread is free.
 
@@ -152,88 +156,90 @@ class CallPool(Generic[_About]):
         """
         call = _Call(
             pool=self,
-            subject=about,
+            subject=subject,
             ask=ask,
             context=ThreadContext(),
             refusal=refusal,
         )
-        self._pool.do(self, call)
+        self._pool.submit(self, call)
 
     def task_done(self) -> None:
         """Record that one call has come back."""
-        self._pool.done(self)
-        self._came_back += 1
-        seconds = clock.monotonic() - self._looked_at
+        self._pool.count_finished(self)
+        self._returned += 1
+        seconds = clock.monotonic() - self._measured_at
         if seconds > _MEASURE_EVERY:
-            ahead = int(PREFETCH_SECONDS * self._came_back / seconds)
-            self._ahead = min(
-                max(ahead, MIN_PREFETCH_PER_THREAD * self.size), MAX_PREFETCH_PER_THREAD * self.size
+            prefetch = int(PREFETCH_SECONDS * self._returned / seconds)
+            self._prefetch = min(
+                max(prefetch, MIN_PREFETCH_PER_THREAD * self.size),
+                MAX_PREFETCH_PER_THREAD * self.size,
             )
-            self._came_back, self._looked_at = 0, clock.monotonic()
+            self._returned, self._measured_at = 0, clock.monotonic()
 
     def record_failure(self, sent_at: float, error: CallError) -> None:
         """Record an error of a call that was sent at this moment."""
-        # If it may be one session's alone, not all answers for which the pool is held are read yet.
+        # If it may be one session's alone, not all answers that blocked the pool are read yet.
         if self.throttle.record_failure(sent_at, error):
-            self._pool.is_held = False
+            self._pool.is_blocked = False
 
     def stop_accepting(self) -> None:
         """Stop sending: calls that were not sent come back at once."""
-        self._is_halted = True
+        self._is_stopped = True
 
     def cancel_pending(self) -> None:
         """Cancel calls that no thread has started: their results say that they were not sent."""
-        self._pool.take_back(self)
+        self._pool.cancel_pending(self)
 
     def shutdown(self) -> None:
         """Stop the threads, which are idle by now, or whose answers are no longer awaited."""
-        self._pool.forget(self)
+        self._pool.discard(self)
         if self._own_pools is not None:
             self._own_pools.end()
 
-    def carry_out(self, call: _Call[_About]) -> None:
+    def carry_out(self, call: _Call[_Subject]) -> None:
         """Make a call in a thread of the pool, and put its result in the queue."""
         with self.throttle.slot:
             sent_at = clock.monotonic()
-            found = self._ask(call) if self._may_send(call) else None
-            self._hold_after(found)
+            found = self._make(call) if self._may_send(call) else None
+            self._block_after(found)
         self._arrived.put(
             CallResult(subject=call.subject, found=found, sent_at=sent_at, refusal=call.refusal)
         )
 
-    def _hand_back(self, unsent: Iterable[_About]) -> None:
+    def _return_unsent(self, unsent: Iterable[_Subject]) -> None:
         """Put calls that no thread will make in the queue of results, unsent."""
-        for about in unsent:
-            self._pool.begun(self)
-            self.put_back(about)
+        for subject in unsent:
+            self._pool.count_started(self)
+            self.put_back(subject)
 
-    def put_back(self, about: _About, refusal: OSVIRejected | None = None) -> None:
+    def put_back(self, subject: _Subject, refusal: OSVIRejected | None = None) -> None:
         """Put a call that no thread has started in the queue of results, unsent."""
-        self._arrived.put(CallResult(subject=about, found=None, sent_at=0.0, refusal=refusal))
+        self._arrived.put(CallResult(subject=subject, found=None, sent_at=0.0, refusal=refusal))
 
-    def _hold_after(self, found: Found) -> None:
-        """Hold the pool if no other call can do better, until the answer was read.
+    def _block_after(self, found: CallOutcome) -> None:
+        """Block the pool if no other call can do better, until the answer was read.
 
         If OSVI refuses at once, many calls would be sent before the first answer is stored and
         read.
         """
         pool = self._pool
-        status = found.status if isinstance(found, Answer) else 0
-        refused = status in {401, 429} or is_account_wide(found)
-        if status >= 500 or is_ambiguous(found) or _is_gateways(found):
-            pool.unanswered += 1
+        error = error_in(found) if isinstance(found, Answer) else found
+        if is_ambiguous(error):
+            pool.failures_in_a_row += 1
         elif found is not None:
-            pool.unanswered = 0
-        pool.is_held = pool.is_held or refused or pool.unanswered >= IN_A_ROW
+            pool.failures_in_a_row = 0
+        pool.is_blocked = (
+            pool.is_blocked or is_account_wide(error) or pool.failures_in_a_row >= IN_A_ROW
+        )
 
-    def _may_send(self, call: _Call[_About]) -> bool:
+    def _may_send(self, call: _Call[_Subject]) -> bool:
         if call.refusal is not None:
             return True
         return not self.is_paused and not self._stop.is_set()
 
-    def _ask(self, call: _Call[_About]) -> Found:
+    def _make(self, call: _Call[_Subject]) -> CallOutcome:
         """Make a call in its context; an error on leaving the context must not lose the answer."""
-        found: list[Found] = []
+        found: list[CallOutcome] = []
         try:
             call.context.run(lambda: found.append(self._answer_of(call)))
         except BaseException as error:  # for the same reason as below
@@ -245,7 +251,7 @@ class CallPool(Generic[_About]):
             connections.close_all()
         return found[0]
 
-    def _answer_of(self, call: _Call[_About]) -> Found:
+    def _answer_of(self, call: _Call[_Subject]) -> CallOutcome:
         try:
             return call.ask()
         except (OSVIError, OSVINotConfigured) as error:
@@ -253,10 +259,6 @@ class CallPool(Generic[_About]):
         # A bug, or a sys.exit() of the host's code, must not end the thread, as its answer is
         # awaited. It is unknown what was sent.
         except BaseException:
-            about = (type(call.subject).__name__, call.subject.pk)
-            logger.exception("%s %s was not answered", *about)
+            subject = (type(call.subject).__name__, call.subject.pk)
+            logger.exception("%s %s was not answered", *subject)
             return OSVINoAnswer()
-
-
-def _is_gateways(found: Found) -> bool:
-    return isinstance(found, Answer) and is_gateways(found)

@@ -45,7 +45,7 @@ _DECISIVE: Final = frozenset(
     {"success", "data", *_ID_KEYS, "session", "id", "customerid", "summary", "error", "errors"}
 )
 # At most ``data`` in ``data``, and a session in each.
-_MOST_LEVELS: Final = 6
+_MAX_LEVELS: Final = 6
 _OPEN: Final = ("active", "dormant")
 # MariaDB takes no more than 32 levels of JSON, and Python's own stack is limited as well.
 _DEEPEST: Final = 20
@@ -164,10 +164,10 @@ def read_closed(answer: Answer, session_id: str) -> ClosedSession:
 
 def _summary_of(levels: Sequence[JSONObject], status: int) -> str:
     """Return the summary from the level that has it. Raise ``OSVIBadAnswer`` if several have."""
-    told = [level["summary"] for level in levels if level.get("summary") is not None]
-    if not all(isinstance(each, str) for each in told):
+    summaries = [level["summary"] for level in levels if level.get("summary") is not None]
+    if not all(isinstance(each, str) for each in summaries):
         raise OSVIBadAnswer(status=status)
-    texts = {HiddenText(storable(each).strip()) for each in told} - {""}
+    texts = {HiddenText(storable(each).strip()) for each in summaries} - {""}
     if len(texts) > 1:
         raise OSVIBadAnswer(status=status)
     return next(iter(texts), "")
@@ -197,13 +197,13 @@ def is_same_id(named: object, session_id: str) -> bool:
     """Return whether an id in an answer is this one, whatever its case, type or spaces."""
     if isinstance(named, bool) or not isinstance(named, str | int):
         return False
-    told = str(named)
-    return session_id in (told, told.strip()) or _is_same_uuid(told, session_id)
+    text = str(named)
+    return session_id in (text, text.strip()) or _is_same_uuid(text, session_id)
 
 
-def _is_same_uuid(told: str, session_id: str) -> bool:
+def _is_same_uuid(text: str, session_id: str) -> bool:
     try:
-        return uuid.UUID(told.strip()) == uuid.UUID(session_id)
+        return uuid.UUID(text.strip()) == uuid.UUID(session_id)
     except ValueError:
         return False
 
@@ -256,8 +256,8 @@ def _ids_in_part(text: str) -> Iterator[Any]:
 def guess_summary(answer: Answer) -> str:
     """Return what may be the summary in an unreliable answer, for a person to review."""
     found = find_object(answer.body, answer.charset).fields
-    told = [level.get("summary") for level in _levels(found or JSONObject())]
-    for each in filter(None, told):
+    summaries = [level.get("summary") for level in _levels(found or JSONObject())]
+    for each in filter(None, summaries):
         text = each if isinstance(each, str) else json.dumps(each, ensure_ascii=False)
         return HiddenText(storable(text).strip())
     match = _SUMMARY_BEGUN.search(answer.text)
@@ -500,9 +500,9 @@ def says_none(answer: Answer) -> bool:
     return answer.status == _NOT_FOUND and _says(_find(answer)[0].get("success")) is False
 
 
-def is_gateways(answer: Answer) -> bool:
-    """Return whether a server between this site and OSVI refused, and not OSVI."""
-    return isinstance(_refusal(answer, _levels(_find(answer)[0])), OSVIGatewayRefused)
+def error_in(answer: Answer) -> OSVIError | None:
+    """Return the error that a raw answer is, or None if it claims success."""
+    return _refusal(answer, _levels(_find(answer)[0]))
 
 
 def _read_data(answer: Answer, session_id: str = "") -> JSONObject:
@@ -533,7 +533,9 @@ def _read_levels(answer: Answer) -> tuple[list[JSONObject], str]:
 
 def _require_single(payload: Mapping[str, Any], status: int | None) -> None:
     """Raise ``OSVIBadAnswer`` if a decisive key has two values."""
-    if isinstance(payload, JSONObject) and _DECISIVE & {_plain(each) for each in payload.doubled}:
+    if isinstance(payload, JSONObject) and _DECISIVE & {
+        _plain(each) for each in payload.duplicates
+    }:
         raise OSVIBadAnswer(status=status)
 
 
@@ -552,7 +554,7 @@ def _levels(fields: JSONObject) -> list[JSONObject]:
     for level in levels:  # the list grows during the loop
         inner = (_lone(level.get(key)) for key in ("data", *_SESSION_KEYS))
         levels += [each for each in inner if isinstance(each, JSONObject)]
-        del levels[_MOST_LEVELS:]
+        del levels[_MAX_LEVELS:]
     return levels
 
 

@@ -13,13 +13,13 @@ _T = TypeVar("_T")
 
 
 class Work(Protocol):
-    """What a thread does for an owner."""
+    """A task that a thread carries out for an owner."""
 
     def carry_out(self) -> None:
-        """Do it."""
+        """Run the task."""
 
-    def withdraw(self) -> None:
-        """Give it back to the owner: no thread has started it, and none will."""
+    def return_unsent(self) -> None:
+        """Return it to the owner: no thread has started it, and none will."""
 
 
 class Arrived(Protocol[_T_contra]):
@@ -49,7 +49,7 @@ class Arrivals(Generic[_T]):
         return self._replies.get_nowait()
 
 
-class Turns(Generic[_T]):
+class FairQueue(Generic[_T]):
     """A queue for each owner; the owners take turns, so that a long one does not delay others."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Turns(Generic[_T]):
                     return self._next()
         return None
 
-    def take_back(self, owner: object) -> list[_T]:
+    def cancel_pending(self, owner: object) -> list[_T]:
         """Return all items of an owner that are still waiting."""
         with self._lock:
             return list(self._owners.pop(owner, ()))
@@ -92,70 +92,70 @@ class Turns(Generic[_T]):
 
 
 class Pool:
-    """The threads of one account; its methods, except ``is_held``, are for one thread.
+    """The threads of one account; its methods, except ``is_blocked``, are for one thread.
 
-    ``under_way``: the number of running calls of all owners; ``is_held``: whether nothing more is
-    to be sent until the results so far have been interpreted.
+    ``in_progress``: the number of running calls of all owners; ``is_blocked``: whether nothing more
+    is to be sent until the results so far have been interpreted.
     """
 
     def __init__(self, name: str, size: int) -> None:
         self.size = size
-        self.is_held = False
-        self.unanswered = 0
+        self.is_blocked = False
+        self.failures_in_a_row = 0
         self._name = name
-        self._turns: Turns[Work] = Turns()
+        self._queue: FairQueue[Work] = FairQueue()
         self._threads: list[threading.Thread] = []
-        self._under_way: dict[object, int] = {}
+        self._in_progress: dict[object, int] = {}
 
     @property
-    def under_way(self) -> int:
+    def in_progress(self) -> int:
         """Return how many calls are running or waiting for a thread."""
-        return sum(self._under_way.values())
+        return sum(self._in_progress.values())
 
-    def under_way_of(self, owner: object) -> int:
+    def in_progress_of(self, owner: object) -> int:
         """Return how many of these are an owner's."""
-        return self._under_way.get(owner, 0)
+        return self._in_progress.get(owner, 0)
 
     def owners_with(self, owner: object) -> int:
         """Return how many owners have running calls, counting this one."""
-        return len(self._under_way.keys() | {owner})
+        return len(self._in_progress.keys() | {owner})
 
-    def do(self, owner: object, work: Work) -> None:
+    def submit(self, owner: object, work: Work) -> None:
         """Submit work, which is done as soon as a thread is free.
 
         Raises ``RuntimeError`` if the pool has no thread and the system has none left.
         """
-        if len(self._threads) < min(self.size, self.under_way + 1):
+        if len(self._threads) < min(self.size, self.in_progress + 1):
             self._start_thread()
-        self.begun(owner)
-        self._turns.put(owner, work)
+        self.count_started(owner)
+        self._queue.put(owner, work)
 
-    def begun(self, owner: object) -> None:
+    def count_started(self, owner: object) -> None:
         """Count one more call of an owner."""
-        self._under_way[owner] = self._under_way.get(owner, 0) + 1
+        self._in_progress[owner] = self._in_progress.get(owner, 0) + 1
 
-    def done(self, owner: object) -> None:
+    def count_finished(self, owner: object) -> None:
         """Count one call less of an owner."""
-        left = self._under_way.pop(owner, 0) - 1
+        left = self._in_progress.pop(owner, 0) - 1
         if left > 0:
-            self._under_way[owner] = left
-        # The answer it was held for may be one that could not be stored, and so was not read.
-        self.is_held = self.is_held and bool(self._under_way)
+            self._in_progress[owner] = left
+        # The answer that blocked it may be one that could not be stored, and so was not read.
+        self.is_blocked = self.is_blocked and bool(self._in_progress)
 
-    def take_back(self, owner: object) -> None:
+    def cancel_pending(self, owner: object) -> None:
         """Withdraw an owner's work that no thread has started; it stays counted."""
-        for work in self._turns.take_back(owner):
-            work.withdraw()
+        for work in self._queue.cancel_pending(owner):
+            work.return_unsent()
 
-    def forget(self, owner: object) -> None:
+    def discard(self, owner: object) -> None:
         """Count an owner's calls no more: their results are not awaited."""
-        self._turns.take_back(owner)
-        self._under_way.pop(owner, None)
+        self._queue.cancel_pending(owner)
+        self._in_progress.pop(owner, None)
 
     def end(self) -> None:
         """Stop the threads."""
         for _thread in self._threads:
-            self._turns.end()
+            self._queue.end()
         self._threads = []
 
     def _start_thread(self) -> None:
@@ -171,7 +171,7 @@ class Pool:
             self._threads.append(thread)
 
     def _work(self) -> None:
-        while (work := self._turns.get()) is not None:
+        while (work := self._queue.get()) is not None:
             work.carry_out()
 
 

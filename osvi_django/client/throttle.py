@@ -48,13 +48,13 @@ class AccountThrottle:
     """The rate limit and circuit breaker of one account; any thread may use it.
 
     ``slot``: to be held around each call, one for each that may run at once. ``limit``: how many
-    calls may run now. ``trouble``: the last error, until a call succeeds.
+    calls may run now. ``last_error``: the last error, until a call succeeds.
     """
 
     def __init__(self, size: int) -> None:
         self.slot = threading.Semaphore(size)
         self.limit = size
-        self.trouble: CallError | None = None
+        self.last_error: CallError | None = None
         self._size = size
         self._lock = threading.Lock()
         self._opens_at = 0.0
@@ -91,7 +91,7 @@ class AccountThrottle:
             self._ambiguous = 0
             if sent_at < self._changed_at:
                 return
-            self._failures, self.trouble = 0, None
+            self._failures, self.last_error = 0, None
             self.limit = min(self.limit + 1, self._size)
 
     def record_failure(self, sent_at: float, error: CallError) -> bool:
@@ -108,7 +108,7 @@ class AccountThrottle:
 
     def _slow_down(self, error: CallError) -> None:
         """Wait, then send a single call first."""
-        self.trouble = error
+        self.last_error = error
         self._changed_at = clock.monotonic()
         self._failures += 1
         self.limit = 1

@@ -7,7 +7,6 @@ import json
 import logging
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from http.client import HTTPException
@@ -26,7 +25,7 @@ from urllib3.exceptions import (
 )
 
 from osvi_django import clock
-from osvi_django.client.connections import NetworkRefused
+from osvi_django.client.connections import RETRY, NetworkRefused, NotSetUp, thread_state
 from osvi_django.client.responses import Answer
 from osvi_django.conf import InvalidSetting, configured, token_problem
 from osvi_django.exceptions import (
@@ -36,10 +35,6 @@ from osvi_django.exceptions import (
     OSVIUnreachable,
 )
 from osvi_django.redaction import HiddenBuffer, HiddenBytes, HiddenText, hidden
-
-with suppress(ImportError):
-    pass  # PySocks, which only SOCKS proxies need
-from osvi_django.client.connections import RETRY, NotSetUp, thread_state
 
 logger = logging.getLogger("osvi_django.client")
 
@@ -136,7 +131,7 @@ class Transport:
         try:
             with self._ask(method, url, payload, auth) as response:
                 answer = self._read(response, auth)
-            if payload is not None and _names_nobody(answer):
+            if payload is not None and _names_no_session(answer):
                 # The rest of an earlier call on the connection may be read in place of the answer.
                 # Its connection is closed, so that the next call to such a server is on a new one.
                 return replace(answer, incomplete=answer.incomplete or thread_state.is_reused)
@@ -212,7 +207,7 @@ class _Body:
     incomplete: bool = False
 
 
-def _names_nobody(answer: Answer) -> bool:
+def _names_no_session(answer: Answer) -> bool:
     """Return whether an answer may be read as a success but names no session."""
     if not 200 <= answer.status < 300 or _NAMED.search(answer.body):
         return False

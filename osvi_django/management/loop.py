@@ -38,7 +38,7 @@ def watch(
     seconds: float,
     work: Callable[[threading.Event], object],
     *,
-    tell: OutputWrapper | None = None,
+    notices: OutputWrapper | None = None,
 ) -> None:
     """Call ``work`` repeatedly until Ctrl-C or SIGTERM, which set the event passed to it.
 
@@ -46,7 +46,7 @@ def watch(
     """
     if not 0 < seconds <= MAX_SECONDS:
         raise CommandError(_("--watch needs a number of seconds above 0, up to a day."))
-    with stop_on_signals(tell) as stopped:
+    with stop_on_signals(notices) as stopped:
         while not stopped.is_set():
             _work_patiently(command, work, stopped)
             stopped.wait(seconds)
@@ -66,24 +66,24 @@ def _work_patiently(
 
 
 @contextmanager
-def stop_on_signals(tell: OutputWrapper | None = None) -> Iterator[threading.Event]:
+def stop_on_signals(notices: OutputWrapper | None = None) -> Iterator[threading.Event]:
     """Yield an event that Ctrl-C and SIGTERM set; afterwards restore the signal handlers.
 
-    If ``tell`` is given, it is called on the first signal, and a second Ctrl-C ends the process at
-    once. In a thread that is not the main one, no signal can be caught.
+    If ``notices`` is given, the first signal writes a notice to it, and a second Ctrl-C ends the
+    process at once. In a thread that is not the main one, no signal can be caught.
     """
     stopped = threading.Event()
 
     def stop() -> None:
         is_first = not stopped.is_set()
         stopped.set()
-        if is_first and tell is not None:
-            tell.write(
+        if is_first and notices is not None:
+            notices.write(
                 _("Stopping after the requests in progress. Press Ctrl-C again to quit now."), str
             )
 
     def handle(number: int, _frame: Any) -> None:
-        if tell is not None and number == signal.SIGINT and stopped.is_set():
+        if notices is not None and number == signal.SIGINT and stopped.is_set():
             # An exception would wait as well: a running job finishes its requests in progress.
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

@@ -68,7 +68,7 @@ class OSVICommand(BaseCommand):
     """A command whose output cannot stop it, and cannot send control codes to the terminal."""
 
     # Whether there is no point in running if nothing can be written.
-    must_be_read = False
+    is_output_required = False
 
     def __init__(self, stdout: Any = None, stderr: Any = None, **options: Any) -> None:
         out, err = self._safe(stdout or sys.stdout), self._safe(stderr or sys.stderr)
@@ -98,4 +98,4 @@ class OSVICommand(BaseCommand):
         self.stderr.write(plain(line))
 
     def _safe(self, stream: Any) -> TextIO:
-        return cast("TextIO", Stream(stream, must_arrive=self.must_be_read))
+        return cast("TextIO", Stream(stream, must_arrive=self.is_output_required))

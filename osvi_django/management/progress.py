@@ -37,33 +37,38 @@ _T = TypeVar("_T", bound=Counted)
 # How often to write a line if there is no bar.
 EVERY: Final = 10.0  # seconds
 # How many failures are listed.
-MOST_FAILURES: Final = 20
+MAX_FAILURES: Final = 20
 
 _NOT_CLOSED: Final = (*CloseJobItem.FAILED, CloseJobItem.Outcome.UNCONFIRMED)
 
 
 @contextmanager
 def progress(
-    begun: _T, stream: OutputWrapper, *, line: Callable[[_T], str], unit: str, beside: Sequence[str]
+    begun: _T,
+    stream: OutputWrapper,
+    *,
+    line: Callable[[_T], str],
+    unit: str,
+    postfix: Sequence[str],
 ) -> Iterator[Callable[[_T], None]]:
     """Yield a function that shows progress: a bar in a terminal, else a line at intervals.
 
-    ``unit`` is what the bar counts; ``beside`` provides the numbers next to it.
+    ``unit`` is what the bar counts; ``postfix`` provides the numbers next to it.
     """
     if tqdm is None or not stream.isatty():
         yield _Lines(stream, line)
         return
     file = _Unended(stream)
     with tqdm(total=begun.total, initial=begun.done, unit=f" {unit}", file=file) as bar:
-        yield lambda now: _move(bar, now, beside)
+        yield lambda now: _move(bar, now, postfix)
 
 
 def job_progress(
     job: CloseJob, stream: OutputWrapper
 ) -> AbstractContextManager[Callable[[CloseJob], None]]:
     """Return the same for a close job."""
-    beside = ("failed", "unconfirmed")
-    return progress(job, stream, line=line_of, unit=_("chats"), beside=beside)
+    postfix = ("failed", "unconfirmed")
+    return progress(job, stream, line=line_of, unit=_("chats"), postfix=postfix)
 
 
 def line_of(job: CloseJob) -> str:
@@ -98,17 +103,17 @@ def summary_of(job: CloseJob) -> Iterator[str]:
 
 def _failures(job: CloseJob) -> Iterator[str]:
     failed = store.items(job).filter(outcome__in=_NOT_CLOSED)
-    for item in failed[:MOST_FAILURES]:
+    for item in failed[:MAX_FAILURES]:
         detail = message_for_code(item.error_code, item.error_reason)
         yield f"{item.requested_session_id!r}: {item.get_outcome_display()}. {detail}".rstrip()
-    more = job.failed + job.unconfirmed - MOST_FAILURES
+    more = job.failed + job.unconfirmed - MAX_FAILURES
     if more > 0:
         yield _("and %(more)d more") % {"more": more}
 
 
-def _move(bar: Any, now: Counted, beside: Sequence[str]) -> None:
+def _move(bar: Any, now: Counted, postfix: Sequence[str]) -> None:
     bar.total = now.total
-    bar.set_postfix({name: getattr(now, name) for name in beside}, refresh=False)
+    bar.set_postfix({name: getattr(now, name) for name in postfix}, refresh=False)
     bar.update(now.done - bar.n)
 
 

@@ -65,8 +65,8 @@ class Migration(migrations.Migration):
                 ('started_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='started')),
                 ('closed_at', models.DateTimeField(blank=True, null=True, verbose_name='closed')),
                 ('last_activity_at', models.DateTimeField(default=django.utils.timezone.now, help_text=(
-                    'When the chat last changed or someone acted in it. Lookups without news and '
-                    'failed closes do not count.'
+                    'When the chat last changed or someone acted in it. Lookups that find no '
+                    'change and failed closes do not count.'
                 ), verbose_name='last activity')),
                 ('osvi_updated_at', models.DateTimeField(blank=True, help_text='When OSVI last changed it, as far as this site knows. Older data is ignored.', null=True, verbose_name='changed at OSVI')),
                 ('synced_at', models.DateTimeField(blank=True, help_text='When this site last looked it up at OSVI.', null=True, verbose_name='looked up')),
@@ -130,7 +130,7 @@ class Migration(migrations.Migration):
                 ), unique=True, verbose_name='UUID')),
                 ('status', models.CharField(choices=[('draft', 'not yet confirmed'), ('queued', 'waiting to start'), ('running', 'running'), ('paused', 'paused'), ('completed', 'finished'), ('completed_with_errors', 'finished, some need attention'), ('cancelled', 'stopped')], default='queued', max_length=32, verbose_name='status')),
                 ('has_requester', models.BooleanField(default=False, editable=False, help_text="The user's permission is checked again when the job runs.", verbose_name='for a user')),
-                ('via', models.CharField(default='code', max_length=32, verbose_name='via')),
+                ('via', models.CharField(default='code', help_text='Where the request came from: admin, rest, command, task, recovery or code.', max_length=32, verbose_name='via')),
                 ('note', models.CharField(blank=True, max_length=1000, verbose_name='note')),
                 ('total', models.PositiveIntegerField(default=0, verbose_name='total')),
                 ('succeeded', models.PositiveIntegerField(default=0, verbose_name='closed')),
@@ -198,7 +198,7 @@ class Migration(migrations.Migration):
                 ('requester_model', models.CharField(blank=True, editable=False, help_text='The user model, or the path of the class of a caller that is not a user.', max_length=255, verbose_name='kind of caller')),
                 ('requester_key', models.CharField(blank=True, editable=False, help_text='The primary key or id of the caller, as text.', max_length=255, verbose_name='key of the caller')),
                 ('kind', models.CharField(choices=[('takeover', 'took over'), ('tell', 'instructed the agent'), ('whisper', 'gave the agent a hint'), ('end', 'handed back'), ('message', 'wrote to the customer'), ('context', 'added context'), ('inbound', 'the customer wrote'), ('start', 'started the chat')], max_length=16, verbose_name='kind')),
-                ('via', models.CharField(default='code', max_length=32, verbose_name='via')),
+                ('via', models.CharField(default='code', help_text='Where the request came from: admin, rest, command, task, recovery or code.', max_length=32, verbose_name='via')),
                 ('text', models.TextField(blank=True, verbose_name='text')),
                 ('reply', models.TextField(blank=True, verbose_name="the agent's reply")),
                 ('outcome', models.CharField(choices=[('started', 'in progress'), ('done', 'done'), ('not_sent', 'not sent'), ('rejected', 'refused by OSVI'), ('bad_answer', 'unreadable answer'), ('no_answer', 'no answer')], default='started', max_length=16, verbose_name='outcome')),

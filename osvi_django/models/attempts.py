@@ -47,6 +47,12 @@ class Requested(models.Model):
         editable=False,
         help_text=_("The primary key or id of the caller, as text."),
     )
+    via = models.CharField(
+        _("via"),
+        max_length=VIA_MAX_LENGTH,
+        default="code",
+        help_text=_("Where the request came from: admin, rest, command, task, recovery or code."),
+    )
 
     class Meta:
         abstract = True
@@ -60,7 +66,27 @@ class Requested(models.Model):
         return f"{kind} {self.requester_key}".strip() or None
 
 
-class CloseAttempt(Requested):
+class JournalEntry(Requested):
+    """Something that OSVI was asked to do, and what it answered."""
+
+    error_code = models.CharField(_("error code"), max_length=32, blank=True)
+    error_reason = models.CharField(
+        _("reason"), max_length=300, blank=True, help_text=_("OSVI's own words.")
+    )
+    http_status = models.PositiveSmallIntegerField(_("HTTP status"), null=True, blank=True)
+    answer = models.TextField(
+        _("raw answer"),
+        blank=True,
+        help_text=_("OSVI's answer exactly as it arrived, stored before it was read."),
+    )
+    started_at = models.DateTimeField(_("started"), default=timezone.now)
+    finished_at = models.DateTimeField(_("finished"), null=True, blank=True)
+
+    class Meta:
+        abstract = True
+
+
+class CloseAttempt(JournalEntry):
     """One attempt to close a session: who, via what, when, and the outcome.
 
     Written before anything is sent, so that no close can happen without a trace. If OSVI has closed
@@ -112,12 +138,6 @@ class CloseAttempt(Requested):
         db_index=False,  # the constraint below begins with it
     )
     kind = models.CharField(_("kind"), max_length=16, choices=Kind.choices, default=Kind.CLOSE)
-    via = models.CharField(
-        _("via"),
-        max_length=VIA_MAX_LENGTH,
-        default="code",
-        help_text=_("Where the request came from: admin, rest, command, task, recovery or code."),
-    )
     note = models.CharField(_("note"), max_length=NOTE_MAX_LENGTH, blank=True)
     reason = models.CharField(
         _("why OSVI closed it"), max_length=16, choices=Reason.choices, blank=True
@@ -125,16 +145,6 @@ class CloseAttempt(Requested):
     claim = models.UUIDField(_("claim"), editable=False)
     outcome = models.CharField(
         _("outcome"), max_length=16, choices=Outcome.choices, default=Outcome.STARTED
-    )
-    error_code = models.CharField(_("error code"), max_length=32, blank=True)
-    error_reason = models.CharField(
-        _("reason"), max_length=300, blank=True, help_text=_("OSVI's own words.")
-    )
-    http_status = models.PositiveSmallIntegerField(_("HTTP status"), null=True, blank=True)
-    answer = models.TextField(
-        _("raw answer"),
-        blank=True,
-        help_text=_("OSVI's answer exactly as it arrived, stored before it was read."),
     )
     answer_bytes = models.BinaryField(
         _("raw answer in bytes"),
@@ -156,9 +166,7 @@ class CloseAttempt(Requested):
             "The answer did not arrive completely, or was too long to be stored completely."
         ),
     )
-    started_at = models.DateTimeField(_("started"), default=timezone.now)
     answered_at = models.DateTimeField(_("answered"), null=True, blank=True)
-    finished_at = models.DateTimeField(_("finished"), null=True, blank=True)
 
     class Meta:
         verbose_name = _("close attempt")
@@ -176,7 +184,7 @@ class CloseAttempt(Requested):
         return f"{self.session}: {self.get_outcome_display()}"
 
 
-class SupportAction(Requested):
+class SupportAction(JournalEntry):
     """An action in a session through this site: a message, an instruction, a takeover and so on.
 
     Written before anything is sent, except for a start, before which there is no session. Its texts
@@ -217,24 +225,11 @@ class SupportAction(Requested):
         db_index=False,  # the index below begins with it
     )
     kind = models.CharField(_("kind"), max_length=16, choices=Kind.choices)
-    via = models.CharField(_("via"), max_length=VIA_MAX_LENGTH, default="code")
     text = models.TextField(_("text"), blank=True)
     reply = models.TextField(_("the agent's reply"), blank=True)
     outcome = models.CharField(
         _("outcome"), max_length=16, choices=Outcome.choices, default=Outcome.STARTED
     )
-    error_code = models.CharField(_("error code"), max_length=32, blank=True)
-    error_reason = models.CharField(
-        _("reason"), max_length=300, blank=True, help_text=_("OSVI's own words.")
-    )
-    http_status = models.PositiveSmallIntegerField(_("HTTP status"), null=True, blank=True)
-    answer = models.TextField(
-        _("raw answer"),
-        blank=True,
-        help_text=_("OSVI's answer exactly as it arrived, stored before it was read."),
-    )
-    started_at = models.DateTimeField(_("started"), default=timezone.now)
-    finished_at = models.DateTimeField(_("finished"), null=True, blank=True)
     redacted_at = models.DateTimeField(_("texts removed"), null=True, blank=True)
     form_key = models.UUIDField(
         _("form key"),

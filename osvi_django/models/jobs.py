@@ -14,7 +14,6 @@ from osvi_django.models.sessions import ChatSession
 from osvi_django.validation import (
     ID_MAX_LENGTH,
     NOTE_MAX_LENGTH,
-    VIA_MAX_LENGTH,
 )
 
 
@@ -52,7 +51,6 @@ class CloseJob(Requested):
         editable=False,
         help_text=_("The user's permission is checked again when the job runs."),
     )
-    via = models.CharField(_("via"), max_length=VIA_MAX_LENGTH, default="code")
     note = models.CharField(_("note"), max_length=NOTE_MAX_LENGTH, blank=True)
     retry_of = models.ForeignKey(
         "self",

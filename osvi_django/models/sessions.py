@@ -149,8 +149,8 @@ class ChatSession(models.Model):
         _("last activity"),
         default=timezone.now,
         help_text=_(
-            "When the chat last changed or someone acted in it. Lookups without news and failed "
-            "closes do not count."
+            "When the chat last changed or someone acted in it. Lookups that find no change and "
+            "failed closes do not count."
         ),
     )
     osvi_updated_at = models.DateTimeField(

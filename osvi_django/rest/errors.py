@@ -47,12 +47,12 @@ STATUSES: Final = {
 }
 # Used if an error may be retried and OSVI did not say when.
 RETRY_AFTER: Final = 10  # seconds
-_DATABASE_AWAY: Final = _(
+_DATABASE_UNAVAILABLE: Final = _(
     "This site's database is unavailable. If you asked for a change, check the chat session "
     "before you repeat it."
 )
 # The most that ``detail`` shows of a list with thousands of mistakes; ``errors`` has them all.
-MOST_SENTENCES: Final = 10
+MAX_SENTENCES: Final = 10
 
 
 def handle(exc: Exception, context: dict[str, Any]) -> Response | None:
@@ -60,7 +60,7 @@ def handle(exc: Exception, context: dict[str, Any]) -> Response | None:
     if isinstance(exc, OSVIError | OSVINotConfigured):
         return _answer(exc, context["request"])
     if isinstance(exc, OperationalError | InterfaceError):
-        return _database_away(exc, context)
+        return _database_unavailable(exc, context)
     response = exception_handler(exc, context)
     if response is not None:
         response.data = _body_of(exc, response.data)
@@ -93,11 +93,11 @@ def _status_of(error: OSVIError | OSVINotConfigured) -> int:
     )
 
 
-def _database_away(error: Exception, context: dict[str, Any]) -> Response:
+def _database_unavailable(error: Exception, context: dict[str, Any]) -> Response:
     """Return 503 if the database is unavailable; its own text may quote data and is not shown."""
-    logger.error("the database is away from a request: %s", safe_error_name(error))
+    logger.error("the database is unavailable for a request: %s", safe_error_name(error))
     retryable = context["request"].method in SAFE_METHODS or not context["view"].is_begun
-    body = {"detail": _DATABASE_AWAY, "code": "database_away", "retryable": retryable}
+    body = {"detail": _DATABASE_UNAVAILABLE, "code": "database_away", "retryable": retryable}
     headers = {"Retry-After": str(RETRY_AFTER)} if retryable else {}
     return Response(body, status.HTTP_503_SERVICE_UNAVAILABLE, headers=headers)
 
@@ -105,15 +105,15 @@ def _database_away(error: Exception, context: dict[str, Any]) -> Response:
 def _body_of(exc: Exception, data: Any) -> dict[str, Any]:
     """Return the same three keys for errors of REST framework, and ``errors`` for bad input."""
     if isinstance(exc, exceptions.ValidationError):
-        detail = " ".join(islice(_sentences(data), MOST_SENTENCES))
+        detail = " ".join(islice(_sentences(data), MAX_SENTENCES))
         return {"detail": detail, "code": "invalid", "retryable": False, "errors": data}
-    told = data.get("detail") if isinstance(data, dict) else None
-    if not isinstance(told, exceptions.ErrorDetail):
+    reason = data.get("detail") if isinstance(data, dict) else None
+    if not isinstance(reason, exceptions.ErrorDetail):
         # A host's own authentication may put anything there.
         plain = getattr(exc, "default_detail", ""), getattr(exc, "default_code", "error")
-        told = exceptions.ErrorDetail(*plain)
+        reason = exceptions.ErrorDetail(*plain)
     retryable = isinstance(exc, exceptions.Throttled)
-    return {"detail": told, "code": told.code, "retryable": retryable}
+    return {"detail": reason, "code": reason.code, "retryable": retryable}
 
 
 def _sentences(errors: Any, named: str = "") -> Iterator[str]:

@@ -28,11 +28,11 @@ from osvi_django.rest.fields import (
     StatusField,
     StrictBooleanField,
 )
-from osvi_django.rest.pagination import ByKey
+from osvi_django.rest.pagination import KeysetPagination
 from osvi_django.services.support import SupportCommand
 
 # How many unknown keys an error names.
-_MOST_NAMED: Final = 5
+_MAX_NAMED: Final = 5
 
 
 class StrictSerializer(serializers.Serializer[Any]):
@@ -74,12 +74,12 @@ class QuerySerializer(StrictSerializer):
 
     def to_internal_value(self, data: QueryDict) -> Any:
         """Return the values, or raise errors."""
-        if problems := dict(_odd_keys(data)):
+        if problems := dict(_invalid_keys(data)):
             raise serializers.ValidationError(problems)
         return super().to_internal_value(data)
 
     def _knows(self, key: object) -> bool:
-        return super()._knows(key) or key in _taken_by_the_framework()
+        return super()._knows(key) or key in _framework_keys()
 
 
 class PageSerializer(QuerySerializer):
@@ -87,10 +87,14 @@ class PageSerializer(QuerySerializer):
 
     def known_keys(self) -> list[str]:
         """Return also the keys of a page."""
-        return [*super().known_keys(), ByKey.page_size_query_param, ByKey.cursor_query_param]
+        return [
+            *super().known_keys(),
+            KeysetPagination.page_size_query_param,
+            KeysetPagination.cursor_query_param,
+        ]
 
 
-def _taken_by_the_framework() -> set[str]:
+def _framework_keys() -> set[str]:
     """Return the keys of a query string that REST framework itself reads."""
     versioning: Any = api_settings.DEFAULT_VERSIONING_CLASS
     by_query = bool(versioning) and issubclass(versioning, QueryParameterVersioning)
@@ -98,7 +102,7 @@ def _taken_by_the_framework() -> set[str]:
     return {key for key in taken if key}
 
 
-def _odd_keys(query: QueryDict) -> Iterator[tuple[str, list[Any]]]:
+def _invalid_keys(query: QueryDict) -> Iterator[tuple[str, list[Any]]]:
     for key, values in query.lists():
         if len(values) > 1:
             yield key, [_("Give this parameter once.")]
@@ -203,7 +207,7 @@ def text_serializer(command: SupportCommand) -> type[StrictSerializer]:
 
 def _not_known(unknown: Sequence[object], serializer: StrictSerializer) -> str:
     # As repr() writes them: the keys may hold characters that no response can.
-    first = ", ".join(map(repr, unknown[:_MOST_NAMED]))
+    first = ", ".join(map(repr, unknown[:_MAX_NAMED]))
     values = {"unknown": first, "known": ", ".join(serializer.known_keys())}
     if not values["known"]:
         problem = ngettext(

@@ -30,6 +30,6 @@ def job_url(name: str, job: CloseJob, request: Request) -> str:
 
 def _url(name: str, request: Request, **names: Any) -> str:
     """Return a URL below the path at which the host includes our URLs."""
-    here: Any = request.resolver_match
-    hosts = {key: value for key, value in here.kwargs.items() if key not in _OWN_NAMES}
-    return reverse(f"{here.namespace}:{name}", kwargs=hosts | names, request=request)
+    match: Any = request.resolver_match
+    hosts = {key: value for key, value in match.kwargs.items() if key not in _OWN_NAMES}
+    return reverse(f"{match.namespace}:{name}", kwargs=hosts | names, request=request)

@@ -196,10 +196,10 @@ def session_body(
     ``also``: further fields that they need.
     """
     load_relations(session)
-    told = dict(SessionSerializer(session, context={"request": request}).data)
+    body = dict(SessionSerializer(session, context={"request": request}).data)
     if may_view(request.user, session):
-        return told
-    return {name: told[name] for name in ("session_id", "status", "mode", *also)}
+        return body
+    return {name: body[name] for name in ("session_id", "status", "mode", *also)}
 
 
 def closed_body(session: ChatSession, request: Request) -> dict[str, Any]:

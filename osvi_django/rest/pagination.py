@@ -20,7 +20,7 @@ from rest_framework.views import APIView
 _DIGITS: Final = 9
 
 
-class ByKey(CursorPagination):
+class KeysetPagination(CursorPagination):
     """Rows in the order of their creation.
 
     ``ordering`` names one or two fields, all in the same direction, the last of which is unique.
@@ -46,7 +46,7 @@ class ByKey(CursorPagination):
         self._is_back, self._position = self._read_cursor(request, queryset.model)
         rows = queryset.order_by(*self._ordering())
         if self._position:
-            rows = rows.filter(self._is_beyond(self._position))
+            rows = rows.filter(self._beyond(self._position))
         found = list(rows[: size + 1])
         self._has_more = len(found) > size
         self.page = found[:size][::-1] if self._is_back else found[:size]
@@ -84,7 +84,7 @@ class ByKey(CursorPagination):
         is_descending = self.ordering[0].startswith("-")
         return self._names if is_descending else [f"-{name}" for name in self._names]
 
-    def _is_beyond(self, position: Sequence[Any]) -> Q:
+    def _beyond(self, position: Sequence[Any]) -> Q:
         """Return the condition for rows after a position, in the direction of reading."""
         is_descending = self.ordering[0].startswith("-")
         comparison = "lt" if is_descending != self._is_back else "gt"
@@ -125,23 +125,23 @@ class ByKey(CursorPagination):
         except BadSignature:
             problem = {self.cursor_query_param: [self.invalid_cursor_message]}
             raise ValidationError(problem) from None
-        told = zip(self._fields(model), position, strict=True)
-        return back, [field.to_python(value) for field, value in told]
+        values = zip(self._fields(model), position, strict=True)
+        return back, [field.to_python(value) for field, value in values]
 
 
-class NewestByKey(ByKey):
+class NewestFirst(KeysetPagination):
     """Newest first."""
 
     ordering = ("-id",)
 
 
-class OldestByStart(ByKey):
+class OldestStartedFirst(KeysetPagination):
     """By start time, oldest first."""
 
     ordering = ("started_at", "id")
 
 
-class NewestSessions(OldestByStart):
+class NewestStartedFirst(OldestStartedFirst):
     """By start time, newest first."""
 
     ordering = ("-started_at", "-id")

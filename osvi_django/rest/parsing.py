@@ -122,14 +122,14 @@ def _checked(serializer: type[Serializer[Any]], data: Any) -> dict[str, Any]:
     wanted = serializer(data=data)
     wanted.is_valid(raise_exception=True)
     values: dict[str, Any] = wanted.validated_data
-    return _without_words(values)
+    return _with_hidden_texts(values)
 
 
-def _without_words(values: Mapping[str, Any]) -> dict[str, Any]:
+def _with_hidden_texts(values: Mapping[str, Any]) -> dict[str, Any]:
     """Hide personal texts and ids from error reporters."""
     return {
         name: hidden(value) if name in _PERSONAL else value for name, value in values.items()
-    } | {name: _without_words(value) for name, value in values.items() if name == "filter"}
+    } | {name: _with_hidden_texts(value) for name, value in values.items() if name == "filter"}
 
 
 def prefers_async(request: Request) -> bool:

@@ -12,7 +12,7 @@ from django.urls import URLPattern, path, re_path, register_converter
 from django.urls.converters import PathConverter
 from rest_framework.views import APIView
 
-from osvi_django.rest.views.base import NowhereView
+from osvi_django.rest.views.base import NotFoundView
 from osvi_django.rest.views.closing import SessionCloseView, SessionRecoverView
 from osvi_django.rest.views.jobs import (
     BulkCloseView,
@@ -83,5 +83,5 @@ urlpatterns = [
         bare="sessions/<osvi_id_up_to_slash:session_id>",
     ),
     # Only below our own two names: other URLs with the same beginning may be the host's.
-    re_path(r"^(?:sessions|close-jobs)/", NowhereView.as_view()),
+    re_path(r"^(?:sessions|close-jobs)/", NotFoundView.as_view()),
 ]

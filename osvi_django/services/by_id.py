@@ -71,7 +71,7 @@ def close_session_by_id(
     )
     remove = remove_unknown if session.is_unverified else None
     try:
-        with _left_out(session, remove):
+        with _remove_on_error(session, remove):
             return close(session, requested_by=requested_by, via=via, note=note, remove=remove)
     except SessionNotFound:
         if not agent_uuid or session.customer_id:
@@ -107,13 +107,15 @@ def create_close_job_by_id(
         session_id, agent_uuid=agent_uuid, account=account, requested_by=requested_by
     )
     remove = remove_unknown if session.is_unverified else None
-    with _left_out(session, remove):
+    with _remove_on_error(session, remove):
         require_closable(session)
         return create_close_job([session], requested_by=requested_by, via=via, note=note)
 
 
 @contextmanager
-def _left_out(session: ChatSession, remove: Callable[[ChatSession], bool] | None) -> Iterator[None]:
+def _remove_on_error(
+    session: ChatSession, remove: Callable[[ChatSession], bool] | None
+) -> Iterator[None]:
     """Call ``remove`` with the session if the block fails before the close starts."""
     try:
         yield
@@ -165,8 +167,10 @@ def _reassign_agent(session: ChatSession, *, agent_uuid: str, account: str | Non
     if agent_uuid and own.uuid is None and session.is_open and account in {None, own.account}:
         move_to_agent(session, agent_uuid=agent_uuid, account=own.account)
         return
-    is_hearsay = session.is_open and not session.customer_id and not _has_confirmed_attempt(session)
-    if agent_uuid and is_hearsay:
+    is_only_named = (
+        session.is_open and not session.customer_id and not _has_confirmed_attempt(session)
+    )
+    if agent_uuid and is_only_named:
         account = account_of(agent_uuid, account, otherwise=session.agent.account)
         move_to_agent(session, agent_uuid=agent_uuid, account=account)
         return

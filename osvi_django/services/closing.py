@@ -38,10 +38,10 @@ from osvi_django.services.attempts import (
     types,
 )
 from osvi_django.services.attempts.error_policy import may_be_sent_later
-from osvi_django.services.attempts.heeding import heeding
 from osvi_django.services.attempts.interpret import NeedsCheck, interpret, interpret_check
 from osvi_django.services.attempts.remote_state import is_closed_already
-from osvi_django.services.attempts.sync_limit import waiting
+from osvi_django.services.attempts.sync_limit import waiting_slot
+from osvi_django.services.attempts.throttling import throttling
 from osvi_django.services.attempts.types import (
     CloseResult,
     RequestOrigin,
@@ -138,7 +138,7 @@ def _verify_and_close(session: ChatSession, request: RequestOrigin) -> CloseResu
     selectors.reload(session)
     if session.status != Status.UNCONFIRMED:
         return _not_claimed(session)
-    with waiting(request.via):
+    with waiting_slot(request.via):
         found = recover_session(session, requested_by=request.requested_by, via=request.via)
         if found.settled is Settled.UNCHANGED and session.status == Status.UNCONFIRMED:
             raise _still_unconfirmed(found)
@@ -157,11 +157,11 @@ def _still_unconfirmed(found: RecoveryResult) -> OSVIError | OSVINotConfigured:
 
 def _close_open(session: ChatSession, request: RequestOrigin, remove: Remove | None) -> CloseResult:
     client, lease = claims.prepare(session.agent.account)
-    with waiting(request.via), heeding(client, session.agent.account) as throttle:
+    with waiting_slot(request.via), throttling(client, session.agent.account) as throttle:
         attempt = claims.claim(session, request, lease=lease)
         if attempt is None:
             return _not_claimed(session)
-        with leases.dropping(claims.held(session, attempt.claim)):
+        with leases.renewing(claims.claimed_row(session, attempt.claim)):
             sent_at = clock.monotonic()
             result = _carry_out(client, session, attempt, remove)
             throttle.record_success(sent_at)
@@ -182,31 +182,33 @@ def require_closable(session: ChatSession) -> None:
         raise CloseInProgress(attempt=attempt, retry_after=LOOK_AGAIN_AFTER)
 
 
-def with_lease_over(sessions: QuerySet[ChatSession]) -> QuerySet[ChatSession]:
-    """Annotate ``lease_over``: whether the session is being closed, and its closer has died."""
-    over = Q(leases.is_over(), status=Status.CLOSING)
-    return sessions.annotate(lease_over=ExpressionWrapper(over, output_field=BooleanField()))
+def with_lease_expired(sessions: QuerySet[ChatSession]) -> QuerySet[ChatSession]:
+    """Annotate ``lease_expired``: whether the session is being closed, and its closer has died."""
+    over = Q(leases.expired(), status=Status.CLOSING)
+    return sessions.annotate(lease_expired=ExpressionWrapper(over, output_field=BooleanField()))
 
 
-def is_in_doubt(session: ChatSession) -> bool:
-    """Return whether ``close_session`` asks OSVI first; for one from ``with_lease_over``."""
-    return session.status == Status.UNCONFIRMED or getattr(session, "lease_over", False)
+def is_unconfirmed(session: ChatSession) -> bool:
+    """Return whether ``close_session`` asks OSVI first; for one from ``with_lease_expired``."""
+    return session.status == Status.UNCONFIRMED or getattr(session, "lease_expired", False)
 
 
 def _carry_out(
     client: OSVIClient, session: ChatSession, attempt: CloseAttempt, remove: Remove | None
 ) -> CloseResult:
-    end = interpret(_ask(client, session, attempt), session=session, attempt=attempt)
-    if isinstance(end, NeedsCheck):
-        is_closed = is_closed_already(client, session, end.error)
-        end = interpret_check(end, settlement.remote_close_of(session) if is_closed else None)
-    if isinstance(end, types.Settlement):
-        return settlement.settle(end)
-    _settle_failed(end, remove)
-    raise end.error
+    interpreted = interpret(_send(client, session, attempt), session=session, attempt=attempt)
+    if isinstance(interpreted, NeedsCheck):
+        is_closed = is_closed_already(client, session, interpreted.error)
+        interpreted = interpret_check(
+            interpreted, settlement.remote_close_of(session) if is_closed else None
+        )
+    if isinstance(interpreted, types.Settlement):
+        return settlement.settle(interpreted)
+    _settle_failed(interpreted, remove)
+    raise interpreted.error
 
 
-def _ask(
+def _send(
     client: OSVIClient, session: ChatSession, attempt: CloseAttempt
 ) -> Answer | OSVIError | OSVINotConfigured:
     """Return the stored answer, or the error; raise ``AnswerNotStored``, left to recovery."""

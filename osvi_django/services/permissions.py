@@ -50,7 +50,7 @@ def requester_of(user: Any) -> Requester:
     return Requester(model=_fitting(model), key=_fitting(_key_of(user)))
 
 
-def who(user: Any) -> dict[str, Any]:
+def requester_fields(user: Any) -> dict[str, Any]:
     """Return the fields that say who asked, for a row of a job or of a journal."""
     requester = requester_of(user)
     return {
@@ -60,7 +60,7 @@ def who(user: Any) -> dict[str, Any]:
     }
 
 
-def asker_of(job: CloseJob) -> Any:
+def requester_for(job: CloseJob) -> Any:
     """Return the caller for whom a job runs: its user, or the name of a caller that is not one."""
     if job.has_requester:
         return job.requested_by

@@ -70,8 +70,8 @@ class SessionFilter:
         """Return the same for sessions that a close may hold: their previous status counts."""
         if self.status is None:
             return self.condition()
-        held = (ChatSession.Status.CLOSING, ChatSession.Status.UNCONFIRMED)
-        before = Q(status__in=held, previous_status__in=self.status)
+        claimed = (ChatSession.Status.CLOSING, ChatSession.Status.UNCONFIRMED)
+        before = Q(status__in=claimed, previous_status__in=self.status)
         return (Q(status__in=self.status) | before) & self._other_conditions()
 
     def as_json(self) -> dict[str, Any]:

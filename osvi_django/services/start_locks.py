@@ -20,15 +20,15 @@ from osvi_django.database import PATIENCE_BEFORE, DatabaseNow, persist, safe_err
 from osvi_django.exceptions import AlreadyOpen
 from osvi_django.models import StartLock
 from osvi_django.services.attempts import leases
-from osvi_django.services.attempts.leases import Held, Terms
+from osvi_django.services.attempts.leases import ClaimedRow, Terms
 
 logger = logging.getLogger(__name__)
 
 
-class HeldStart:
-    """A lock that is held; the heartbeat of this process renews its lease."""
+class StartLockHolder:
+    """The holder of a lock; the heartbeat of this process renews its lease."""
 
-    def __init__(self, row: Held) -> None:
+    def __init__(self, row: ClaimedRow) -> None:
         self._row = row
         self._rows = StartLock.objects.using(row.using).filter(pk=row.pk)
 
@@ -37,11 +37,11 @@ class HeldStart:
         if not leases.renew(self._row):
             raise AlreadyOpen(AlreadyOpen.being_started)
 
-    def take(self, seconds: float) -> bool:
-        """Take the lock for so many seconds if it is free; return whether it was."""
+    def acquire(self, seconds: float) -> bool:
+        """Acquire the lock for so many seconds if it is free; return whether it was."""
         lease_until = DatabaseNow() + timedelta(seconds=seconds)
-        # Includes a lock taken by an earlier try whose commit succeeded without our learning of it.
-        free = self._rows.filter(Q(claim=None) | Q(claim=self._row.claim) | leases.is_over())
+        # Includes a lock of an earlier try whose commit succeeded without our learning of it.
+        free = self._rows.filter(Q(claim=None) | Q(claim=self._row.claim) | leases.expired())
 
         def work() -> int:
             return free.update(claim=self._row.claim, lease_until=lease_until)
@@ -58,18 +58,18 @@ class HeldStart:
 
 
 @contextmanager
-def held_start(
+def start_lock(
     account: str, agent_uuid: str, customer_id: str, *, terms: Terms
-) -> Iterator[HeldStart]:
-    """Hold the lock for these until the end of the block. Raises ``AlreadyOpen`` if it is held.
+) -> Iterator[StartLockHolder]:
+    """Hold the lock for these until the end of the block. Raises ``AlreadyOpen`` if another does.
 
     ``terms``: those of its lease, so that the lock of a process that died is free soon.
     """
     row = _row_of(sha256("\0".join((account, agent_uuid, customer_id)).encode()).hexdigest())
-    with leases.dropping(row):
-        lock = HeldStart(row)
+    with leases.renewing(row):
+        lock = StartLockHolder(row)
         # The row is removed when a start ends: if it is gone, the customer has a chat now.
-        if not lock.take(leases.hold([row], terms)):
+        if not lock.acquire(leases.start_renewing([row], terms)):
             raise AlreadyOpen(AlreadyOpen.being_started)
         try:
             yield lock
@@ -77,7 +77,7 @@ def held_start(
             lock.release()
 
 
-def _row_of(key: str) -> Held:
+def _row_of(key: str) -> ClaimedRow:
     """Return the row of a key, with its own claim; the row is created if it does not exist."""
     locks = StartLock.objects.using(router.db_for_write(StartLock))
 
@@ -88,4 +88,4 @@ def _row_of(key: str) -> Held:
     pk = persist(work, using=locks.db, patience=PATIENCE_BEFORE)
     if pk is None:  # another start has ended since
         raise AlreadyOpen(AlreadyOpen.being_started)
-    return Held(table=StartLock, using=locks.db, pk=pk, claim=uuid.uuid4())
+    return ClaimedRow(table=StartLock, using=locks.db, pk=pk, claim=uuid.uuid4())

@@ -21,7 +21,7 @@ from osvi_django.exceptions import (
     AlreadyOpen,
     OSVIBadAnswer,
     OSVINoAnswer,
-    not_a_close,
+    generic_messages,
 )
 from osvi_django.models import (
     ChatSession,
@@ -30,8 +30,8 @@ from osvi_django.models import (
 from osvi_django.redaction import hides
 from osvi_django.services import selectors
 from osvi_django.services.attempts import claims
-from osvi_django.services.attempts.heeding import heeding
-from osvi_django.services.attempts.sync_limit import waiting
+from osvi_django.services.attempts.sync_limit import waiting_slot
+from osvi_django.services.attempts.throttling import throttling
 from osvi_django.services.attempts.types import (
     RequestOrigin,
     Status,
@@ -39,16 +39,16 @@ from osvi_django.services.attempts.types import (
 )
 from osvi_django.services.closing import close_session
 from osvi_django.services.mirroring.agents import account_of
-from osvi_django.services.mirroring.customers import no_longer_listed, of_customer, store_told
+from osvi_django.services.mirroring.customers import no_longer_listed, of_customer, store_probed
 from osvi_django.services.mirroring.probing import probe_sessions
 from osvi_django.services.mirroring.sessions import (
     CloseReason,
-    close_behind,
-    mirror_told,
+    mirror_remote,
+    record_remote_closes,
     refuse_form_sent_before,
 )
-from osvi_django.services.permissions import require_operate, who
-from osvi_django.services.start_locks import held_start
+from osvi_django.services.permissions import requester_fields, require_operate
+from osvi_django.services.start_locks import start_lock
 from osvi_django.validation import require_id, storable
 
 ActionKind = SupportAction.Kind
@@ -80,7 +80,7 @@ def start_session(
     If ``account`` is not named it is the one that knows the agent, else ``"default"``. Raises
     ``NotAllowed``, ``InvalidInput``, ``InsideTransaction``, ``Busy`` and what the client raises.
     """
-    with not_a_close():
+    with generic_messages():
         refuse_inside_transaction(router.db_for_write(ChatSession))
         require_operate(requested_by)
         by = RequestOrigin(requested_by=requested_by, via=via, note="")
@@ -88,13 +88,13 @@ def start_session(
         require_id("customer_id", customer_id)
         account = account_of(agent_uuid, account)
         client, terms = claims.prepare(account)
-        asked: dict[str, Any] = {"input_fields": input_fields, "context": context or ()}
-        start_payload(agent_uuid=agent_uuid, customer_id=customer_id, **asked)
+        given: dict[str, Any] = {"input_fields": input_fields, "context": context or ()}
+        start_payload(agent_uuid=agent_uuid, customer_id=customer_id, **given)
     start = _Start(client=client, account=account, agent_uuid=agent_uuid, customer_id=customer_id)
     with (
-        waiting(via),
-        heeding(client, account) as throttle,
-        held_start(account, agent_uuid, customer_id, terms=terms) as lock,
+        waiting_slot(via),
+        throttling(client, account) as throttle,
+        start_lock(account, agent_uuid, customer_id, terms=terms) as lock,
     ):
         refuse_form_sent_before(form_key)
         began = timezone.now()
@@ -109,10 +109,10 @@ def start_session(
         _settle_unlisted(start, by, began)
         lock.renew()
         sent_at = clock.monotonic()
-        with not_a_close():
-            remote = client.create_session(agent_uuid=agent_uuid, customer_id=customer_id, **asked)
+        with generic_messages():
+            remote = client.create_session(agent_uuid=agent_uuid, customer_id=customer_id, **given)
         throttle.record_success(sent_at)
-        session = mirror_told(remote, account=account, agent_uuid=agent_uuid, by=by)
+        session = mirror_remote(remote, account=account, agent_uuid=agent_uuid, by=by)
         _write_start(session, context or (), by, began, form_key)
     _close_all_but_the_last(session, by, began)
     return session
@@ -137,7 +137,7 @@ def _open_session(start: _Start, by: RequestOrigin) -> ChatSession | None:
         remote = start.client.active_session(start.customer_id, agent_uuid=start.agent_uuid)
         if remote is None:
             return None
-        return mirror_told(remote, account=start.account, agent_uuid=start.agent_uuid, by=by)
+        return mirror_remote(remote, account=start.account, agent_uuid=start.agent_uuid, by=by)
 
 
 def _require_no_other(old: ChatSession, start: _Start, by: RequestOrigin) -> None:
@@ -153,13 +153,13 @@ def _settle_unlisted(start: _Start, by: RequestOrigin, asked_at: datetime) -> No
 
     The start does not end these; without this check, they would look as if it had.
     """
-    gone = no_longer_listed(start.customer_id, {}, start.account, asked_at)
-    sessions_to_probe = gone.filter(
+    unlisted = no_longer_listed(start.customer_id, {}, start.account, asked_at)
+    sessions_to_probe = unlisted.filter(
         exact_match("agent__uuid", start.agent_uuid), status=Status.ACTIVE
     )
     if sessions := list(sessions_to_probe):
-        told = probe_sessions(start.client, sessions)
-        store_told(sessions_to_probe.filter(pk__in=list(told)), told, by)
+        probed = probe_sessions(start.client, sessions)
+        store_probed(sessions_to_probe.filter(pk__in=list(probed)), probed, by)
 
 
 def _already_open(session: ChatSession) -> AlreadyOpen:
@@ -172,7 +172,7 @@ def _already_open(session: ChatSession) -> AlreadyOpen:
 def _before_a_start() -> Iterator[None]:
     """Say in an error of the check before a start that nothing was started."""
     try:
-        with not_a_close(asks_only=True):
+        with generic_messages(is_read_only=True):
             yield
     except (OSVINoAnswer, OSVIBadAnswer) as error:
         sentence = _(
@@ -191,19 +191,22 @@ def _write_start(
     form_key: uuid.UUID | None,
 ) -> None:
     """Write who started it and the agent's context, as if the context came after the start."""
-    said = [(ActionKind.START, ""), *((ActionKind.CONTEXT, storable(each)) for each in context)]
+    actions_done = [
+        (ActionKind.START, ""),
+        *((ActionKind.CONTEXT, storable(each)) for each in context),
+    ]
     actions = [
         SupportAction(
             session=session,
             kind=kind,
             text=text,
-            **who(by.requested_by),
+            **requester_fields(by.requested_by),
             via=by.via,
             outcome=SupportAction.Outcome.DONE,
             started_at=began,
             finished_at=timezone.now(),
         )
-        for kind, text in said
+        for kind, text in actions_done
     ]
     journal = SupportAction.objects.using(selectors.using(session))
 
@@ -228,13 +231,13 @@ def _close_all_but_the_last(session: ChatSession, by: RequestOrigin, began: date
     Those are the sessions that others, who do not use this site, have started since OSVI was asked
     what is open: all but the one that OSVI started last. ``session`` may be one of them.
     """
-    rivals = of_customer(session.customer_id, session.agent.account)
-    rivals = rivals.filter(agent=session.agent, status=Status.ACTIVE, created_at__gte=began)
-    rivals = rivals.exclude(pk=session.pk)
-    followed = list(rivals.filter(started_at__lt=session.started_at))
-    if rivals.filter(started_at__gt=session.started_at).exists():
+    others = of_customer(session.customer_id, session.agent.account)
+    others = others.filter(agent=session.agent, status=Status.ACTIVE, created_at__gte=began)
+    others = others.exclude(pk=session.pk)
+    followed = list(others.filter(started_at__lt=session.started_at))
+    if others.filter(started_at__gt=session.started_at).exists():
         followed.append(session)
     for each in followed:  # one at a time, as two processes that lock several may deadlock
-        close_behind([each], by, CloseReason.REPLACED)
+        record_remote_closes([each], by, CloseReason.REPLACED)
     if session in followed:
         selectors.reload(session)

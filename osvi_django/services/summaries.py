@@ -25,7 +25,7 @@ from osvi_django.database import (
     safe_error_name,
 )
 from osvi_django.display import plain
-from osvi_django.exceptions import not_a_close
+from osvi_django.exceptions import generic_messages
 from osvi_django.models import ChatSession, SessionSummary
 from osvi_django.redaction import hides
 from osvi_django.services import selectors
@@ -54,7 +54,7 @@ def summarize(session: ChatSession) -> Summarized | None:
     Never raises what the host's function or the database raises: that is logged by its class name,
     and shown with the session if possible. Raises ``InsideTransaction``.
     """
-    with not_a_close():
+    with generic_messages():
         refuse_inside_transaction(selectors.using(session))
     if session.status != Status.CLOSED or session.summary_status == SummaryStatus.STORED:
         return None

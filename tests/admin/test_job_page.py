@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.utils.formats import date_format
 
 from osvi_django.admin import jobs as admin_jobs
-from osvi_django.admin.job_progress import OUTCOMES, spoken
+from osvi_django.admin.job_progress import OUTCOMES, duration_text
 from osvi_django.database import DatabaseNow
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
 from osvi_django.services.jobs import create_close_job, run_close_job
@@ -121,7 +121,7 @@ class TestProgress:
         CloseJob.objects.update(running_since=since, started_at=since)
         data = progress_of(job)
         texts = data.pop("texts")
-        assert re.fullmatch(r"1\.\d a second, about [45] seconds left", texts.pop("pace"))
+        assert re.fullmatch(r"1\.\d a second, about [45] seconds left", texts.pop("speed"))
         assert "Need attention: 1</h2>" in data.pop("failures")
         assert data == {
             "status": "running",
@@ -158,7 +158,7 @@ class TestProgress:
         CloseJob.objects.update(
             running_since=now - timezone.timedelta(minutes=1), heartbeat_at=DatabaseNow()
         )
-        assert progress_of(job)["texts"]["pace"] == "2 a minute, about 4 minutes left"
+        assert progress_of(job)["texts"]["speed"] == "2 a minute, about 4 minutes left"
 
     @pytest.mark.parametrize("status", ["queued", "running", "paused"])
     def test_progress_stalled_job_without_executor_says_it_waits(
@@ -172,7 +172,7 @@ class TestProgress:
             texts = progress_of(job)["texts"]
             assert "This job is waiting." in texts["resumes"]
             assert "osvi_worker" in texts["resumes"]
-            assert texts["pace"] == ""
+            assert texts["speed"] == ""
 
     @pytest.mark.parametrize(
         ("wait", "words"),
@@ -223,7 +223,7 @@ class TestProgress:
         ],
     )
     def test_spoken_seconds_returns_fitting_unit(self, seconds, words):
-        assert spoken(seconds) == words
+        assert duration_text(seconds) == words
 
     def test_page_with_thousand_separator_keeps_bar_numbers_plain(self, page, make_job, settings):
         settings.USE_THOUSAND_SEPARATOR = True

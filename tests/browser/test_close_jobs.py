@@ -35,7 +35,7 @@ def job(staff, settings):
     agent = ChatAgentFactory()
     sessions = ChatSessionFactory.create_batch(4, agent=agent)
     job = create_close_job(sessions, requested_by=staff, start=False)
-    store.begin(job)
+    store.start(job)
     return job
 
 

@@ -235,7 +235,7 @@ def test_spool_log_has_no_control_characters(settings, tmp_path, caplog, mirrore
     out = StringIO()
     with pytest.raises(CommandError) as caught:
         call_command("osvi_recover", stdout=out)
-    assert "stays there" in caplog.text
+    assert "is kept there" in caplog.text
     said = [*caplog.messages, *out.getvalue().splitlines(), str(caught.value)]
     assert all(is_harmless(each) for each in said)
 

@@ -58,6 +58,6 @@ def test_executors_in_docs_exist():
 
 def test_numbers_in_docs_match_the_code(drill_settings):
     assert f"a task for each {executors.SESSIONS_PER_TASK} sessions, four at" in PAGE
-    assert (executors.MOST_TASKS, executors.TIME_SLICE) == (4, 20)
+    assert (executors.MAX_TASKS, executors.TIME_SLICE) == (4, 20)
     prefetch = drill_settings.CELERY_WORKER_PREFETCH_MULTIPLIER
     assert f"`CELERY_WORKER_PREFETCH_MULTIPLIER = {prefetch}`" in PAGE

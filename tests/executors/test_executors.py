@@ -86,13 +86,13 @@ class TestThread:
     def test_thread_when_database_is_unavailable_retries(
         self, make_job, runner_connections, run_in_thread, monkeypatch, caplog
     ):
-        monkeypatch.setattr(runner, "DATABASE_AWAY", 0.01)
+        monkeypatch.setattr(runner, "DATABASE_RETRY_DELAY", 0.01)
         job = make_job(1)
         runner_connections.errors = (OperationalError(SECRET), InterfaceError(SECRET))
         assert run_in_thread(job).status == "completed"
         assert len(runner_connections) == 3
         for kind in ("OperationalError", "InterfaceError"):
-            assert f"the database of close job {job.uuid} is away: {kind}" in caplog.text
+            assert f"the database of close job {job.uuid} is unavailable: {kind}" in caplog.text
         assert SECRET not in caplog.text
 
     def test_thread_with_failing_job_logs_error(
@@ -231,7 +231,7 @@ class TestRunFor:
     def test_run_for_when_database_is_unavailable_returns_wait(self, make_job):
         job = make_job(1)
         with raise_on_queries(lambda *_query: True, OperationalError()):
-            assert executors.run_for(str(job.uuid)) == runner.DATABASE_AWAY
+            assert executors.run_for(str(job.uuid)) == runner.DATABASE_RETRY_DELAY
 
     def test_run_for_with_failing_job_raises_without_details(self, make_job, caplog):
         job = make_job(1)

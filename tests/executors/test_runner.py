@@ -208,7 +208,7 @@ class TestFaults:
         self, make_job, osvi_sandbox, settings, tmp_path, monkeypatch
     ):
         """All answers of requests in progress are stored, through the spool if needed."""
-        monkeypatch.setattr(runner, "DATABASE_AWAY", 0.2)
+        monkeypatch.setattr(runner, "DATABASE_RETRY_DELAY", 0.2)
         monkeypatch.setattr("osvi_django.services.jobs.running.DATABASE_RETRY_SECONDS", 0.2)
         settings.OSVI["default"] |= {"DATABASE_RETRY_TIMEOUT": 0.2, "SPOOL_DIR": tmp_path / "spool"}
         settings.OSVI["default"] |= {"DEADLINE": 3, "CONNECT_TIMEOUT": 3, "LEASE_TIMEOUT": 2}
@@ -245,7 +245,7 @@ class TestFaults:
         assert {osvi_sandbox.closes(each) for each in osvi_sandbox.sessions} == {1}
 
     def test_jobs_that_cannot_claim_wait_for_the_database(self, make_job, monkeypatch, caplog):
-        monkeypatch.setattr(runner, "DATABASE_AWAY", 0.2)
+        monkeypatch.setattr(runner, "DATABASE_RETRY_DELAY", 0.2)
         monkeypatch.setattr("osvi_django.services.jobs.running.DATABASE_RETRY_SECONDS", 0.2)
         back = threading.Event()
 
@@ -353,9 +353,9 @@ class FailingWorker:
 
 def test_worker_that_fails_while_draining_is_shut_down(caplog):
     one, run = runner._Runner(), FailingWorker()
-    one.ask(UNKNOWN_JOB, ThreadContext())
+    one.submit(UNKNOWN_JOB, ThreadContext())
     (asked,) = one._due()
-    active = one._active[UNKNOWN_JOB] = runner._Active(asked=asked, worker=run)
+    active = one._active[UNKNOWN_JOB] = runner._Active(entry=asked, worker=run)
     one._step(active)
     assert not run.is_ended
     one._step(active)
@@ -365,15 +365,15 @@ def test_worker_that_fails_while_draining_is_shut_down(caplog):
 
 def test_job_that_waits_in_runner_is_not_put_back_twice():
     one = runner._Runner()
-    one.ask(UNKNOWN_JOB, ThreadContext())
-    one._put_back(one._asked[0], 1)
-    assert len(one._asked) == 1
+    one.submit(UNKNOWN_JOB, ThreadContext())
+    one._put_back(one._queue[0], 1)
+    assert len(one._queue) == 1
 
 
 def test_process_that_ends_starts_no_more_jobs(caplog):
     all_of_it = runner._Runners()
     all_of_it.close()
-    all_of_it.ask(UNKNOWN_JOB, ThreadContext())
+    all_of_it.submit(UNKNOWN_JOB, ThreadContext())
     assert f"close job {UNKNOWN_JOB} waits: this process ends" in caplog.text
     assert not runner_threads()
 

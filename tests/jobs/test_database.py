@@ -141,16 +141,16 @@ def start_outage(request):
     No table is really renamed: MariaDB would wait for the open transactions, which may in turn
     wait for the rename, and does not detect that.
     """
-    is_away, once = threading.Event(), threading.Lock()
-    back = threading.Timer(1, is_away.clear)
+    is_database_unavailable, once = threading.Event(), threading.Lock()
+    back = threading.Timer(1, is_database_unavailable.clear)
 
     def go():
         if once.acquire(blocking=False):
-            is_away.set()
+            is_database_unavailable.set()
             back.start()
 
     def is_refused(sql, _params):
-        return is_away.is_set() and ANSWERS[0] in sql
+        return is_database_unavailable.is_set() and ANSWERS[0] in sql
 
     with raise_on_queries(is_refused, request.param("away")):
         yield go

@@ -83,7 +83,7 @@ def test_notification_of_deleted_session_is_logged(db, caplog):
         for signal in (session_closed, session_close_failed):
             signal.disconnect(note)
     assert notified == [attempts[0].session.pk]
-    assert caplog.text.count("nobody is told of session") == 2
+    assert caplog.text.count("the signal for session") == 2
 
 
 def test_session_deleted_during_its_close_stops_no_other(chats, osvi_sandbox, caplog):

@@ -13,7 +13,7 @@ from rest_framework.test import APIClient
 
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob, SupportAction
 from osvi_django.services.attempts.leases import Terms
-from osvi_django.services.start_locks import held_start
+from osvi_django.services.start_locks import start_lock
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.calls import REPLY
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory, ClosedSessionFactory
@@ -876,7 +876,7 @@ class TestStartWithOpenChat:
         assert len(osvi_sandbox.sessions) == 1
 
     def test_start_during_another_start_returns_409_without_session(self, operator, osvi_sandbox):
-        with held_start("default", "agent_a", "+4917", terms=Terms(seconds=60, longest=60)):
+        with start_lock("default", "agent_a", "+4917", terms=Terms(seconds=60, longest=60)):
             response = post(operator, BASE, START)
         assert response.status_code == 409
         assert set(response.json()) == {"detail", "code", "retryable"}

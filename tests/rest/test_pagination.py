@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem, SupportAction
-from osvi_django.rest.pagination import ByKey
+from osvi_django.rest.pagination import KeysetPagination
 from osvi_django.rest.urls import urlpatterns
 from osvi_django.services.jobs import create_close_job
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
@@ -201,4 +201,4 @@ def test_list_views_use_pagination_by_key():
     views = {pattern.callback.view_class for pattern in urlpatterns}
     lists = [view for view in views if hasattr(view, "pagination_class")]
     assert len(lists) == 4
-    assert all(issubclass(view.pagination_class, ByKey) for view in lists)
+    assert all(issubclass(view.pagination_class, KeysetPagination) for view in lists)

@@ -420,7 +420,7 @@ class TestSpooledAnswer:
         bad.write_text(text)
         assert [result.settled for result in recover_all()] == [Settled.STORED]
         assert bad.exists()
-        assert "stays there" in caplog.text
+        assert "is kept there" in caplog.text
 
     def test_recover_all_with_world_writable_spool_does_not_read_it(
         self, make_spooled_session, spool_dir, caplog

@@ -13,7 +13,7 @@ from osvi_django.client.throttle import concurrency_of, throttle_for
 from osvi_django.exceptions import OSVIThrottled
 from osvi_django.models import CloseAttempt, StartLock
 from osvi_django.services import close_session
-from osvi_django.services.attempts.sync_limit import waiting
+from osvi_django.services.attempts.sync_limit import waiting_slot
 from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.services.mirroring import look_up_customer
 from osvi_django.services.recovery import Settled, recover_session
@@ -182,7 +182,7 @@ class TestSyncLimit:
     @pytest.mark.django_db
     def test_close_from_code_over_limit_is_not_limited(self, osvi_sandbox, settings):
         settings.OSVI_MAX_SYNC_CALLS = 1
-        with waiting("admin"), waiting("rest"):
+        with waiting_slot("admin"), waiting_slot("rest"):
             assert close_session(mirror(osvi_sandbox)).changed
 
     @pytest.mark.django_db
@@ -279,10 +279,10 @@ class TestRetryAfter:
             close_session(first)
         base_url = settings.OSVI["default"]["BASE_URL"].rstrip("/")
         pace = throttle_for("default", base_url, concurrency_of("default"))
-        assert pace.trouble is not None
+        assert pace.last_error is not None
         wait_until(lambda: pace.seconds_of_retry_after == 0)
         close_session(second)
-        assert pace.trouble is None
+        assert pace.last_error is None
 
     @pytest.mark.parametrize("value", [0, "many", None])
     def test_close_with_invalid_concurrency_succeeds(self, osvi_sandbox, settings, value):

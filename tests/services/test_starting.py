@@ -31,7 +31,7 @@ from osvi_django.models import ChatSession, CloseAttempt, SessionSummary, StartL
 from osvi_django.services import close_session
 from osvi_django.services.attempts.leases import Terms
 from osvi_django.services.mirroring import mirror_session, sync_customer
-from osvi_django.services.start_locks import held_start
+from osvi_django.services.start_locks import start_lock
 from osvi_django.services.starting import start_session
 from osvi_django.services.support import context_of, forget_texts
 from osvi_django.testing import Drip, Drop, Fault, Junk, Status
@@ -141,7 +141,7 @@ class TestAlreadyOpen:
         osvi_sandbox.script(None, fault)
         with pytest.raises(error) as caught:
             start_session(**NAMED, replace=replace)
-        assert caught.value.asks_only
+        assert caught.value.is_read_only
         if error in {OSVINoAnswer, OSVIBadAnswer}:
             assert "so no chat was started. Try again in a moment." in str(caught.value)
         assert not start_requests(osvi_sandbox)
@@ -319,7 +319,7 @@ def run_after_first_request(osvi, do):
 def hold_lock(until):
     """Create the lock of a process that died, with a lease up to ``until``."""
     terms = Terms(seconds=60, longest=60, is_renewed=False)
-    with held_start("default", *NAMED.values(), terms=terms):
+    with start_lock("default", *NAMED.values(), terms=terms):
         rows = list(StartLock.objects.all())
     for row in rows:
         row.claim, row.lease_until = uuid.uuid4(), until
@@ -401,7 +401,7 @@ class TestStartSession:
         script_next_starts(osvi_sandbox, fault)
         with pytest.raises(error, match=words) as caught:
             start_session(agent_uuid="agent_1", customer_id="+1555")
-        assert not caught.value.asks_only
+        assert not caught.value.is_read_only
         assert stored_values(first.session_id)[0] == "active"
         assert ChatSession.objects.count() == 1
         assert not StartLock.objects.exists()

@@ -312,13 +312,13 @@ def test_summarizer_setting_that_is_not_callable_is_invalid(settings, source):
 def test_text_retention_days_setting_that_is_no_number_is_invalid(settings, days):
     settings.OSVI = {"default": {"TEXT_RETENTION_DAYS": days}}
     with pytest.raises(InvalidSetting) as caught:
-        _found = Account().keep_texts
+        _found = Account().text_retention_days
     assert caught.value.key == "TEXT_RETENTION_DAYS"
 
 
 @pytest.mark.parametrize("days", [None, 0, 0.5, 90, 36_500])
 def test_text_retention_days_setting_returns_days(settings, days):
     settings.OSVI = {"default": {"TEXT_RETENTION_DAYS": days}}
-    assert Account().keep_texts == days
+    assert Account().text_retention_days == days
     settings.OSVI = {"default": {}}
-    assert Account().keep_texts == 90
+    assert Account().text_retention_days == 90

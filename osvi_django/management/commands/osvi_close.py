@@ -29,7 +29,7 @@ NOT_ALL_CLOSED: Final = 1
 WRONG_ARGUMENTS: Final = 2
 LATER: Final = 75  # EX_TEMPFAIL of sysexits.h
 # How many sessions a dry run lists.
-MOST_SHOWN: Final = 10
+MAX_SHOWN: Final = 10
 
 _FILTERS: Final = ("status", "agent_uuid", "customer_id", "idle_for", "started_before")
 
@@ -161,12 +161,12 @@ def _selected(
         status=status or ChatSession.OPEN,
         agent_uuid=agent_uuid,
         customer_id=customer_id,
-        idle_since=None if idle_for is None else _so_long_ago(idle_for),
+        idle_since=None if idle_for is None else _time_before_now(idle_for),
         started_before=None if started_before is None else _moment(started_before),
     )
 
 
-def _so_long_ago(period: str) -> datetime:
+def _time_before_now(period: str) -> datetime:
     """Return the time that long before now."""
     try:
         if found := read_period(period):
@@ -212,9 +212,9 @@ def _counted(chosen: Chosen) -> str:
 def _first(chosen: Chosen) -> Iterator[str]:
     """Yield a line for each of the first sessions."""
     if isinstance(chosen, SessionFilter):
-        yield from map(_line, select_matching(chosen).select_related("agent")[:MOST_SHOWN])
+        yield from map(_line, select_matching(chosen).select_related("agent")[:MAX_SHOWN])
         return
-    for each in list(dict.fromkeys(chosen))[:MOST_SHOWN]:
+    for each in list(dict.fromkeys(chosen))[:MAX_SHOWN]:
         session = find_session(each)
         yield _line(session) if session else f"{each!r}  {_('not found on this site')}"
 

@@ -21,7 +21,7 @@ class Command(OSVICommand):
     help = _("Run a sandbox OSVI on this machine until you press Ctrl-C.")
     # It needs neither a database nor a valid OSVI setting: it is used to try these out.
     requires_system_checks: list[str] = []
-    must_be_read = True
+    is_output_required = True
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""

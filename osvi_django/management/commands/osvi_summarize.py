@@ -32,7 +32,7 @@ class Command(OSVICommand):
         try:
             for found in summarize_missing(again=options["again"]):
                 counts[_kind(found)] += 1
-                self._tell(found)
+                self._report(found)
         except InvalidSetting as error:
             raise CommandError(str(error)) from None
         self.say(
@@ -43,7 +43,7 @@ class Command(OSVICommand):
             problem = _("%(failed)d failed. The next run tries them again.")
             raise CommandError(problem % {"failed": counts["failed"]})
 
-    def _tell(self, found: Summarized) -> None:
+    def _report(self, found: Summarized) -> None:
         line = f"{found.session.session_id!r}: {_kind(found)}"
         self.say(f"{line} ({found.error})" if found.error else line)
 

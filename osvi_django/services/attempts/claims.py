@@ -24,10 +24,10 @@ from osvi_django.exceptions import OSVINoAnswer, UnknownStatus
 from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.services.attempts import leases
 from osvi_django.services.attempts.clients import client_of
-from osvi_django.services.attempts.leases import Held, Terms
+from osvi_django.services.attempts.leases import ClaimedRow, Terms
 from osvi_django.services.attempts.spooling import try_spool
 from osvi_django.services.attempts.types import AttemptKind, AttemptOutcome, RequestOrigin, Status
-from osvi_django.services.permissions import who
+from osvi_django.services.permissions import requester_fields
 from osvi_django.services.selectors import attempts, last_attempt, rows, using
 from osvi_django.validation import (
     storable,
@@ -63,22 +63,26 @@ def claim_all(
     sessions: Sequence[ChatSession], request: RequestOrigin, token: uuid.UUID, *, lease: Terms
 ) -> list[CloseAttempt]:
     """Claim the open ones of these sessions and write attempts, in the caller's transaction."""
-    mine = rows(*sessions)
-    seconds = leases.hold([held(session, token) for session in sessions], lease)
+    candidates = rows(*sessions)
+    seconds = leases.start_renewing([claimed_row(session, token) for session in sessions], lease)
     # The order of the changes matters to MariaDB, which assigns from left to right.
-    taken = acquire_lease(mine, ChatSession.OPEN, token, lease=seconds, previous_status=F("status"))
-    if taken == len(sessions):
+    number = acquire_lease(
+        candidates, ChatSession.OPEN, token, lease=seconds, previous_status=F("status")
+    )
+    if number == len(sessions):
         return _add_attempts(sessions, request, token, AttemptKind.CLOSE)
     # Includes rows claimed by an earlier try whose commit succeeded without our learning of it.
-    keys = set(mine.filter(claim=token).values_list("pk", flat=True))
-    ours = [session for session in sessions if session.pk in keys]
-    leases.drop(held(session, token) for session in sessions if session.pk not in keys)
-    return write_attempts(ours, request, token, AttemptKind.CLOSE) if ours else []
+    keys = set(candidates.filter(claim=token).values_list("pk", flat=True))
+    claimed = [session for session in sessions if session.pk in keys]
+    leases.stop_renewing(
+        claimed_row(session, token) for session in sessions if session.pk not in keys
+    )
+    return write_attempts(claimed, request, token, AttemptKind.CLOSE) if claimed else []
 
 
-def held(session: ChatSession, claim: uuid.UUID) -> Held:
+def claimed_row(session: ChatSession, claim: uuid.UUID) -> ClaimedRow:
     """Return the row of a session as a claim holds it."""
-    return Held(table=ChatSession, using=using(session), pk=session.pk, claim=claim)
+    return ClaimedRow(table=ChatSession, using=using(session), pk=session.pk, claim=claim)
 
 
 def acquire_lease(
@@ -111,7 +115,7 @@ def _add_attempts(
     facts: dict[str, Any] = {
         "claim": token,
         "kind": kind,
-        **who(request.requested_by),
+        **requester_fields(request.requested_by),
         "via": request.via,
         "note": storable(request.note),
     }
@@ -123,21 +127,21 @@ def undo_claims(attempts: Sequence[CloseAttempt]) -> None:
     """Undo claims under which nothing was sent, in the caller's transaction."""
     leave_to_recovery(attempts)
     claims = {attempt.claim for attempt in attempts}
-    ours = rows(*(attempt.session for attempt in attempts)).filter(claim__in=claims)
-    release(ours, status=F("previous_status"))
+    claimed = rows(*(attempt.session for attempt in attempts)).filter(claim__in=claims)
+    release(claimed, status=F("previous_status"))
     _journal(attempts).delete()
 
 
-def end_attempts(ended: Iterable[tuple[CloseAttempt, Mapping[str, str]]]) -> None:
-    """Write how attempts ended: one UPDATE for all that ended alike."""
-    for fields, alike in grouped(ended, lambda each: tuple(sorted(each[1].items()))):
+def finish_attempts(finished: Iterable[tuple[CloseAttempt, Mapping[str, str]]]) -> None:
+    """Write how attempts finished: one UPDATE for all that finished alike."""
+    for fields, alike in grouped(finished, lambda each: tuple(sorted(each[1].items()))):
         attempts = [attempt for attempt, _fields in alike]
         update_attempts(attempts, finished_at=timezone.now(), **dict(fields))
 
 
 def expire_lease(session: ChatSession) -> None:
     """Release a session whose closer has died; it is unconfirmed, as it may be closed."""
-    over = rows(session).filter(leases.is_over(), status=Status.CLOSING)
+    over = rows(session).filter(leases.expired(), status=Status.CLOSING)
     # Read before writing: on MariaDB, the many callers that lost the claim would otherwise deadlock
     # with the winner.
     dead = list(over.values_list("claim", flat=True))
@@ -166,7 +170,7 @@ def update_attempts(attempts: Collection[CloseAttempt], **changes: Any) -> None:
     """Change attempts in the database and in the caller's objects."""
     journal = _journal(attempts)
     if journal.update(**changes) < len(attempts):
-        _say_deleted(attempts)
+        _log_deleted(attempts)
     for attempt in attempts:
         for name, value in changes.items():
             setattr(attempt, name, value)
@@ -188,18 +192,20 @@ def _journal(attempts: Collection[CloseAttempt]) -> QuerySet[CloseAttempt]:
     return CloseAttempt.objects.using(alias).filter(pk__in=keys)
 
 
-def _say_deleted(attempts: Collection[CloseAttempt]) -> None:
+def _log_deleted(attempts: Collection[CloseAttempt]) -> None:
     there = set(_journal(attempts).values_list("pk", flat=True))
     for attempt in attempts:
         if attempt.pk not in there:
             logger.critical("attempt %s was deleted while OSVI was asked", attempt.pk)
 
 
-def drop(claims: Iterable[tuple[ChatSession, uuid.UUID | None]]) -> None:
+def stop_renewing(claims: Iterable[tuple[ChatSession, uuid.UUID | None]]) -> None:
     """Stop renewing what is being settled: if that fails, recovery should get it soon."""
-    leases.drop(held(session, claim) for session, claim in claims if claim is not None)
+    leases.stop_renewing(
+        claimed_row(session, claim) for session, claim in claims if claim is not None
+    )
 
 
 def leave_to_recovery(attempts: Iterable[CloseAttempt]) -> None:
     """Leave sessions to recovery, which claims them when their leases are over."""
-    drop((attempt.session, attempt.claim) for attempt in attempts)
+    stop_renewing((attempt.session, attempt.claim) for attempt in attempts)

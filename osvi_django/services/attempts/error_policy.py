@@ -19,7 +19,7 @@ from osvi_django.exceptions import (
     OSVIError,
     OSVINotConfigured,
     SessionNotFound,
-    words_of,
+    error_reason,
 )
 from osvi_django.models import CloseAttempt, CloseJobItem
 from osvi_django.services.attempts.types import AttemptOutcome
@@ -61,13 +61,13 @@ def item_outcome(error: CallError) -> ItemOutcome:
 
 
 def may_be_sent_later(error: CallError | ErrorClass) -> bool:
-    """Return whether the request may be sent later because OSVI has not judged it."""
+    """Return whether the request may be sent later because OSVI has not decided about it."""
     return error.is_account_wide or (error.retryable and error.was_sent is False)
 
 
 def error_fields(error: CallError) -> dict[str, str]:
     """Return the fields of the journal that describe an error."""
-    outcome, reason = attempt_outcome(error), words_of(error)
+    outcome, reason = attempt_outcome(error), error_reason(error)
     return {"outcome": outcome, "error_code": error.code, "error_reason": reason}
 
 
@@ -77,7 +77,7 @@ def error_classes() -> list[ErrorClass]:
 
 
 def codes_to_send_later() -> list[str]:
-    """Return the codes of attempts whose request OSVI has not judged."""
+    """Return the codes of attempts of requests that OSVI has not decided about."""
     return sorted({kind.code for kind in error_classes() if may_be_sent_later(kind)})
 
 
@@ -101,7 +101,7 @@ def item_result(error: CallError) -> ItemResult:
     outcome = item_outcome(error)
     if outcome == ItemOutcome.WAITING:
         return ItemResult(outcome=outcome)
-    return ItemResult(outcome=outcome, code=error.code, reason=words_of(error))
+    return ItemResult(outcome=outcome, code=error.code, reason=error_reason(error))
 
 
 def credit_own_attempt(item: CloseJobItem, result: ItemResult) -> ItemResult:

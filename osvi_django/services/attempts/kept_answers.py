@@ -25,7 +25,7 @@ CHUNK: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class Read:
+class ParsedAnswer:
     """An attempt whose answer says that the session is closed, and the summary in it."""
 
     attempt: CloseAttempt
@@ -48,24 +48,26 @@ def answer_of(attempt: CloseAttempt) -> Answer:
     )
 
 
-def find_summary(session: ChatSession, outcomes: Sequence[AttemptOutcome] = UNREAD) -> Read | None:
+def find_summary(
+    session: ChatSession, outcomes: Sequence[AttemptOutcome] = UNREAD
+) -> ParsedAnswer | None:
     """Return the newest stored answer that has the summary of this session."""
     return next((each for each in _read_again(session, outcomes) if each.text), None)
 
 
-def find_close(session: ChatSession) -> Read | None:
+def find_close(session: ChatSession) -> ParsedAnswer | None:
     """Return the newest stored answer that says that this session is closed."""
     return next(_read_again(session, UNREAD), None)
 
 
-def _read_again(session: ChatSession, outcomes: Sequence[AttemptOutcome]) -> Iterator[Read]:
+def _read_again(session: ChatSession, outcomes: Sequence[AttemptOutcome]) -> Iterator[ParsedAnswer]:
     answered = selectors.attempts(session).filter(outcome__in=outcomes).exclude(answer="")
     # One at a time: each may be a megabyte.
     for key in list(answered.values_list("pk", flat=True)):
         attempt = answered.filter(pk=key).first()
         closed = _closed_in(session, attempt) if attempt else None
         if attempt and closed:
-            yield Read(attempt=attempt, text=closed.summary)
+            yield ParsedAnswer(attempt=attempt, text=closed.summary)
 
 
 def _closed_in(session: ChatSession, attempt: CloseAttempt) -> ClosedSession | None:

@@ -37,12 +37,12 @@ _Group = tuple[ThreadContext, Table, str, float]
 _Pair = tuple[int, uuid.UUID | None]
 
 # How many times a lease is renewed before it would be over: some of these may fail.
-BEATS: Final = 6
+RENEWALS_PER_LEASE: Final = 6
 # A request is sent only if this share of the lease is left, as sending takes time.
 _LEFT_TO_SEND: Final = 1 / 3
 _NEVER: Final = float("inf")
 
-_UNDER_WAY: Final[dict[Table, Q]] = {
+_CLAIMED: Final[dict[Table, Q]] = {
     ChatSession: Q(status=ChatSession.Status.CLOSING),
     CloseJobItem: Q(outcome=CloseJobItem.Outcome.CLOSING),
     StartLock: Q(),
@@ -63,7 +63,7 @@ class Terms:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class ClaimedRow:
     """A row that a claim of this process holds."""
 
     table: Table
@@ -84,10 +84,10 @@ class _Lease:
     seconds: float
     until: float
     ends_at: float
-    beats_at: float
+    renews_at: float
 
 
-def is_over() -> Q:
+def expired() -> Q:
     """Return the condition for rows whose lease is over, by the database's clock.
 
     It includes a lease without an end, which another program wrote: waiting for it would never end.
@@ -97,30 +97,32 @@ def is_over() -> Q:
 
 def terms_of(account: Account, using: str) -> Terms:
     """Return the terms of claims for an account. Raises ``InvalidSetting``."""
-    is_renewed = _is_seen_by_others(using)
-    return Terms(seconds=account.lease, longest=account.longest_close, is_renewed=is_renewed)
+    is_renewed = _is_visible_to_others(using)
+    return Terms(
+        seconds=account.lease_timeout, longest=account.longest_close, is_renewed=is_renewed
+    )
 
 
-def hold(rows: Iterable[Held], terms: Terms) -> float:
+def start_renewing(rows: Iterable[ClaimedRow], terms: Terms) -> float:
     """Renew the leases of these rows from now on; return for how many seconds to claim them.
 
     Call this before the rows are claimed: those that are not claimed are forgotten in time.
     """
-    return _holder.hold(rows, terms)
+    return _heartbeat.start_renewing(rows, terms)
 
 
-def drop(rows: Iterable[Held]) -> None:
+def stop_renewing(rows: Iterable[ClaimedRow]) -> None:
     """Stop renewing the leases of these rows."""
-    _holder.drop(rows)
+    _heartbeat.stop_renewing(rows)
 
 
 @contextmanager
-def dropping(row: Held) -> Iterator[None]:
+def renewing(row: ClaimedRow) -> Iterator[None]:
     """Stop renewing the lease of a row at the end of the block, however it ends."""
     try:
         yield
     finally:
-        drop([row])
+        stop_renewing([row])
 
 
 @contextmanager
@@ -129,46 +131,46 @@ def claiming(claim: uuid.UUID) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _holder.drop_claim(claim)
+        _heartbeat.stop_renewing_claim(claim)
         raise
 
 
-def send_by(row: Held) -> float | None:
+def send_by(row: ClaimedRow) -> float | None:
     """Return until when a request may be sent for a row, in seconds of the monotonic clock.
 
     None if too little of the lease is left, as far as is known, to send one.
     """
-    return _holder.send_by(row)
+    return _heartbeat.send_by(row)
 
 
-def renew(row: Held) -> bool:
+def renew(row: ClaimedRow) -> bool:
     """Renew one lease now, on the connection of this thread; return whether it is still ours."""
-    return _holder.renew(row)
+    return _heartbeat.renew(row)
 
 
-class _Holder:
+class _Heartbeat:
     """All leases of one process; its methods may be called from any thread."""
 
     def __init__(self) -> None:
-        self.begin()
+        self.reset()
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """Start with no leases: a forked child has neither its parent's claims nor its threads."""
         self._lock = threading.Lock()
-        self._leases: dict[Held, _Lease] = {}
+        self._leases: dict[ClaimedRow, _Lease] = {}
         self._thread: threading.Thread | None = None
         self._woken = threading.Event()
         self._sleeps_until = 0.0
 
-    def hold(self, rows: Iterable[Held], terms: Terms) -> float:
+    def start_renewing(self, rows: Iterable[ClaimedRow], terms: Terms) -> float:
         context = _context() if terms.is_renewed else None
         with self._lock:
             now = clock.monotonic()
-            self._forget(now)
-            if context is not None and not self._is_beating():
+            self._discard_expired(now)
+            if context is not None and not self._ensure_running():
                 context = None
             seconds = terms.seconds if context else terms.longest
-            beats_at = now + seconds / BEATS if context else _NEVER
+            renews_at = now + seconds / RENEWALS_PER_LEASE if context else _NEVER
             for row in rows:
                 lease = _Lease(
                     context=context,
@@ -176,28 +178,28 @@ class _Holder:
                     seconds=seconds,
                     until=now + seconds,
                     ends_at=now + terms.longest,
-                    beats_at=beats_at,
+                    renews_at=renews_at,
                 )
                 # A claim that is tried again may have been committed the first time.
                 self._leases.setdefault(row, lease)
-            if beats_at < self._sleeps_until:
+            if renews_at < self._sleeps_until:
                 self._woken.set()
         return seconds
 
-    def drop(self, rows: Iterable[Held]) -> None:
-        gone = list(rows)
+    def stop_renewing(self, rows: Iterable[ClaimedRow]) -> None:
+        dropped = list(rows)
         with self._lock:
-            for row in gone:
+            for row in dropped:
                 self._leases.pop(row, None)
             if not self._leases:
                 self._woken.set()
 
-    def drop_claim(self, claim: uuid.UUID) -> None:
+    def stop_renewing_claim(self, claim: uuid.UUID) -> None:
         with self._lock:
             rows = [row for row in self._leases if row.claim == claim]
-        self.drop(rows)
+        self.stop_renewing(rows)
 
-    def send_by(self, row: Held) -> float | None:
+    def send_by(self, row: ClaimedRow) -> float | None:
         with self._lock:
             lease, now = self._leases.get(row), clock.monotonic()
             if lease is None or lease.until - now < lease.seconds * _LEFT_TO_SEND:
@@ -205,7 +207,7 @@ class _Holder:
             lease.ends_at = now + lease.longest
             return lease.until
 
-    def renew(self, row: Held) -> bool:
+    def renew(self, row: ClaimedRow) -> bool:
         with self._lock:
             lease = self._leases.get(row)
         if lease is None:
@@ -218,11 +220,11 @@ class _Holder:
             lease.ends_at = began + lease.longest
         return True
 
-    def _forget(self, now: float) -> None:
+    def _discard_expired(self, now: float) -> None:
         for row in [row for row, lease in self._leases.items() if lease.ends_at < now]:
             del self._leases[row]
 
-    def _is_beating(self) -> bool:
+    def _ensure_running(self) -> bool:
         """Start the heartbeat if it is not running; return False if the system has no thread."""
         if self._thread is None or not self._thread.is_alive():
             thread = threading.Thread(target=self._run, name="osvi-heartbeat", daemon=True)
@@ -237,45 +239,47 @@ class _Holder:
         while (pause := self._pause()) is not None:
             self._woken.wait(pause)
             self._woken.clear()
-            self._beat()
+            self._renew_all()
 
     def _pause(self) -> float | None:
         """Return the seconds until the next beat; None at the end of the thread."""
         with self._lock:
             now = clock.monotonic()
-            self._forget(now)
-            moments = [lease.beats_at for lease in self._leases.values()]
+            self._discard_expired(now)
+            moments = [lease.renews_at for lease in self._leases.values()]
             self._sleeps_until = min(moments, default=_NEVER)
             if self._sleeps_until == _NEVER:
                 self._thread = None
                 return None
             return max(0.0, self._sleeps_until - now)
 
-    def _beat(self) -> None:
+    def _renew_all(self) -> None:
         """Renew all leases if one of them is due, each group of them in one UPDATE."""
         for (context, table, using, seconds), rows in self._due().items():
             began = clock.monotonic()
             try:
-                renewed, there = context.run(partial(_beat, table, using, rows, seconds))
+                renewed, there = context.run(partial(_renew_group, table, using, rows, seconds))
             except Exception as error:  # noqa: BLE001  # the next beat may reach the database
                 logger.warning("%s leases were not renewed: %s", len(rows), safe_error_name(error))
             else:
                 self._note(rows, renewed, there, began)
 
-    def _due(self) -> dict[_Group, list[Held]]:
+    def _due(self) -> dict[_Group, list[ClaimedRow]]:
         with self._lock:
             now = clock.monotonic()
-            if all(lease.beats_at > now for lease in self._leases.values()):
+            if all(lease.renews_at > now for lease in self._leases.values()):
                 return {}
-            groups: dict[_Group, list[Held]] = {}
+            groups: dict[_Group, list[ClaimedRow]] = {}
             for row, lease in self._leases.items():
                 if lease.context is not None:
-                    lease.beats_at = now + lease.seconds / BEATS
+                    lease.renews_at = now + lease.seconds / RENEWALS_PER_LEASE
                     group = (lease.context, row.table, row.using, lease.seconds)
                     groups.setdefault(group, []).append(row)
             return groups
 
-    def _note(self, rows: list[Held], renewed: set[_Pair], there: set[_Pair], began: float) -> None:
+    def _note(
+        self, rows: list[ClaimedRow], renewed: set[_Pair], there: set[_Pair], began: float
+    ) -> None:
         """Record what a beat has found out about these rows."""
         with self._lock:
             held = [(row, self._leases[row]) for row in rows if row in self._leases]
@@ -297,8 +301,8 @@ def _context() -> ThreadContext | None:
         return None
 
 
-def _beat(
-    table: Table, using: str, rows: Sequence[Held], seconds: float
+def _renew_group(
+    table: Table, using: str, rows: Sequence[ClaimedRow], seconds: float
 ) -> tuple[set[_Pair], set[_Pair]]:
     """Renew these leases; return the renewed ones, and those seen committed as ours."""
     try:
@@ -309,7 +313,7 @@ def _beat(
         connections.close_all()
 
 
-def _renew(table: Table, using: str, rows: Sequence[Held], seconds: float) -> set[_Pair]:
+def _renew(table: Table, using: str, rows: Sequence[ClaimedRow], seconds: float) -> set[_Pair]:
     """Extend these leases, except those that others hold or are writing to now."""
     mine = _rows(table, using, rows)
     until = DatabaseNow() + timedelta(seconds=seconds)
@@ -323,21 +327,21 @@ def _renew(table: Table, using: str, rows: Sequence[Held], seconds: float) -> se
         return _pairs(free)
 
 
-def _rows(table: Table, using: str, rows: Sequence[Held]) -> QuerySet[Any]:
+def _rows(table: Table, using: str, rows: Sequence[ClaimedRow]) -> QuerySet[Any]:
     keys, claims = [row.pk for row in rows], {row.claim for row in rows}
-    return table.objects.using(using).filter(_UNDER_WAY[table], pk__in=keys, claim__in=claims)
+    return table.objects.using(using).filter(_CLAIMED[table], pk__in=keys, claim__in=claims)
 
 
 def _pairs(rows: QuerySet[Any]) -> set[_Pair]:
     return set(rows.order_by().values_list("pk", "claim"))
 
 
-def _is_seen_by_others(using: str) -> bool:
+def _is_visible_to_others(using: str) -> bool:
     """Return whether another thread sees what is committed here; false in a TestCase."""
     connection: Any = connections[using]  # the stubs do not know a backend's own methods
     is_in_memory = connection.vendor == "sqlite" and connection.is_in_memory_db()
     return not (is_in_memory or connection.in_atomic_block)
 
 
-_holder = _Holder()
-os.register_at_fork(after_in_child=_holder.begin)
+_heartbeat = _Heartbeat()
+os.register_at_fork(after_in_child=_heartbeat.reset)

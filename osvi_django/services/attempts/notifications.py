@@ -24,15 +24,15 @@ from osvi_django.signals import session_close_failed, session_closed
 logger = logging.getLogger(__name__)
 
 
-def notify_closed(ends: Sequence[Settlement]) -> None:
+def notify_closed(settlements: Sequence[Settlement]) -> None:
     """Send the signal, after the commit, for sessions that were closed together."""
     listened = session_closed.has_listeners(ChatSession)
-    for end in ends:
+    for settlement in settlements:
         if not listened:
-            logger.info("session %r is closed", end.session.session_id)
+            logger.info("session %r is closed", settlement.session.session_id)
             continue
-        with _skip_unreadable(end.session):
-            send_closed(end, closed_result(end.session).summary)
+        with _skip_unreadable(settlement.session):
+            send_closed(settlement, closed_result(settlement.session).summary)
 
 
 def notify_failed(failures: Sequence[Failure]) -> None:
@@ -74,11 +74,13 @@ def _skip_unreadable(session: ChatSession) -> Iterator[None]:
         yield
     except (SessionNotFound, Error) as error:
         logger.warning(
-            "nobody is told of session %r: %s", session.session_id, safe_error_name(error)
+            "the signal for session %r was not sent: %s", session.session_id, safe_error_name(error)
         )
 
 
-def send_closed(end: Settlement, summary: SessionSummary | None) -> None:
-    session = end.session
+def send_closed(settlement: Settlement, summary: SessionSummary | None) -> None:
+    session = settlement.session
     logger.info("session %r is closed: %s", session.session_id, session.summary_status)
-    session_closed.send_robust(ChatSession, session=session, summary=summary, attempt=end.attempt)
+    session_closed.send_robust(
+        ChatSession, session=session, summary=summary, attempt=settlement.attempt
+    )

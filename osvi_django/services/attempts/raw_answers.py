@@ -29,8 +29,8 @@ from osvi_django.exceptions import (
 from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.redaction import HiddenText
 from osvi_django.services.attempts import leases
-from osvi_django.services.attempts.claims import held, leave_to_recovery, update_attempts
-from osvi_django.services.attempts.leases import Held
+from osvi_django.services.attempts.claims import claimed_row, leave_to_recovery, update_attempts
+from osvi_django.services.attempts.leases import ClaimedRow
 from osvi_django.services.attempts.spooling import spool_dirs
 from osvi_django.services.attempts.types import AttemptOutcome
 from osvi_django.services.selectors import using
@@ -58,18 +58,18 @@ def send(
         session.session_id,
         agent_uuid=session.agent.uuid or "",
         dialect=dialect,
-        send_by=_send_by(held(session, attempt.claim)),
+        send_by=_send_by(claimed_row(session, attempt.claim)),
     )
     store_answer(attempt, answer)
     return answer
 
 
-def _send_by(mine: Held) -> float:
+def _send_by(row: ClaimedRow) -> float:
     """Return until when the close may be sent. Raises ``CloseInProgress`` if others hold it."""
-    send_by = leases.send_by(mine)
+    send_by = leases.send_by(row)
     # A process that was suspended for a while may have lost it.
-    if send_by is None and leases.renew(mine):
-        send_by = leases.send_by(mine)
+    if send_by is None and leases.renew(row):
+        send_by = leases.send_by(row)
     if send_by is None:
         raise CloseInProgress
     return send_by
@@ -85,14 +85,14 @@ def store_answer(attempt: CloseAttempt, answer: Answer) -> None:
 
 
 def store_answers(
-    answered: Sequence[tuple[CloseAttempt, Answer]], *, is_away: bool = False
+    answered: Sequence[tuple[CloseAttempt, Answer]], *, is_database_unavailable: bool = False
 ) -> dict[int, OSVINoAnswer]:
     """Store these answers in one commit; return, by attempt, the errors of those not stored.
 
-    ``is_away``: the database was unavailable the last time, so they go to the spool at once.
+    ``is_database_unavailable``: it was the last time, so they go to the spool at once.
     """
     try:
-        return _keep_together(answered, is_away=is_away)
+        return _store_together(answered, is_database_unavailable=is_database_unavailable)
     except Error as error:
         logger.error(
             "%s answers cannot be stored together: %s", len(answered), safe_error_name(error)
@@ -100,12 +100,12 @@ def store_answers(
     # One of them may be something that the database cannot store.
     errors: dict[int, OSVINoAnswer] = {}
     for each in answered:
-        errors |= _keep_alone(each)
+        errors |= _store_one(each)
     return errors
 
 
-def _keep_together(
-    answered: Sequence[tuple[CloseAttempt, Answer]], *, is_away: bool = False
+def _store_together(
+    answered: Sequence[tuple[CloseAttempt, Answer]], *, is_database_unavailable: bool = False
 ) -> dict[int, OSVINoAnswer]:
     """Store answers, in the spool if the database is unavailable; raise its other errors."""
     alias = using(answered[0][0].session)
@@ -116,33 +116,33 @@ def _keep_together(
     try:
         persist(work, using=alias, patience=_IN_MEMORY)
     except (OperationalError, InterfaceError) as error:
-        logger.error(
-            "%s answers cannot be stored just now: %s", len(answered), safe_error_name(error)
-        )
+        logger.error("%s answers cannot be stored now: %s", len(answered), safe_error_name(error))
     else:
         return {}
     # A process that waits for long may be killed, and must not have the only copies.
     paths = {attempt.pk: _put_in_spool(attempt, answer) for attempt, answer in answered}
     patience = max(seconds_to_retry(attempt.session.agent.account) for attempt, _answer in answered)
     try:
-        persist(work, using=alias, patience=0 if is_away else patience)
+        persist(work, using=alias, patience=0 if is_database_unavailable else patience)
     except (OperationalError, InterfaceError) as error:
         logger.error("%s answers could not be stored: %s", len(answered), safe_error_name(error))
-        return {attempt.pk: _not_kept(attempt, paths[attempt.pk]) for attempt, _answer in answered}
+        return {
+            attempt.pk: _not_stored(attempt, paths[attempt.pk]) for attempt, _answer in answered
+        }
     for path in filter(None, paths.values()):
         spool.remove(path)
     return {}
 
 
-def _keep_alone(answered: tuple[CloseAttempt, Answer]) -> dict[int, OSVINoAnswer]:
+def _store_one(answered: tuple[CloseAttempt, Answer]) -> dict[int, OSVINoAnswer]:
     attempt, answer = answered
     try:
-        return _keep_together([answered])
+        return _store_together([answered])
     except Error as error:
         logger.error(
             "the answer of attempt %s cannot be stored: %s", attempt.pk, safe_error_name(error)
         )
-    return {attempt.pk: _not_kept(attempt, _put_in_spool(attempt, answer))}
+    return {attempt.pk: _not_stored(attempt, _put_in_spool(attempt, answer))}
 
 
 def _write_answers(answered: Sequence[tuple[CloseAttempt, Answer]]) -> None:
@@ -183,7 +183,7 @@ def _write_texts(kept: Sequence[tuple[CloseAttempt, str]], **changes: Any) -> No
         attempt.answer = text
 
 
-def _not_kept(attempt: CloseAttempt, path: Path | None) -> OSVINoAnswer:
+def _not_stored(attempt: CloseAttempt, path: Path | None) -> OSVINoAnswer:
     leave_to_recovery([attempt])
     if path is not None:
         return AnswerNotStored(attempt=attempt)

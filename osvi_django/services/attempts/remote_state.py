@@ -13,6 +13,11 @@ from osvi_django.exceptions import (
 )
 from osvi_django.models import ChatSession
 
+# What OSVI may answer if a session is closed; it does not document which.
+NOT_FOUND: Final = 404
+VALIDATION_FAILED: Final = 422
+CLOSED_ALREADY: Final = frozenset({NOT_FOUND, 409, VALIDATION_FAILED})
+
 
 def may_be_closed_already(error: Exception, *, is_dormant: bool) -> TypeGuard[OSVIRejected]:
     """Return whether OSVI may have refused because there is nothing left to close."""
@@ -30,12 +35,6 @@ def is_closed_already(client: OSVIClient, session: ChatSession, error: OSVIRejec
         return gone and (error.status != NOT_FOUND or is_absent_everywhere(client, session))
     except (OSVIError, OSVINotConfigured):
         return False
-
-
-# What OSVI may answer if a session is closed; it does not document which.
-NOT_FOUND: Final = 404
-VALIDATION_FAILED: Final = 422
-CLOSED_ALREADY: Final = frozenset({NOT_FOUND, 409, VALIDATION_FAILED})
 
 
 def is_listed_open(client: OSVIClient, session: ChatSession) -> bool | None:
@@ -82,12 +81,12 @@ def is_closed_by_id(client: OSVIClient, session: ChatSession) -> bool | None:
     try:
         client.pause_legacy_session(session.session_id, agent_uuid=session.agent.uuid or "")
     except OSVIRejected as error:
-        if error.status not in CLOSED_ALREADY or _is_wordless(error):
+        if error.status not in CLOSED_ALREADY or _has_no_reason(error):
             raise
         return None if error.status == NOT_FOUND else True
     return False
 
 
-def _is_wordless(error: OSVIRejected) -> bool:
+def _has_no_reason(error: OSVIRejected) -> bool:
     """Return whether it is a 404 without OSVI's text: a wrong address, or a removed endpoint."""
     return error.status == NOT_FOUND and error.reason == f"HTTP {error.status}"

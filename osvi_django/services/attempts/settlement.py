@@ -24,7 +24,7 @@ from osvi_django.exceptions import (
 from osvi_django.models import ChatSession, SessionSummary
 from osvi_django.services import selectors
 from osvi_django.services.attempts import kept_answers
-from osvi_django.services.attempts.claims import drop, end_attempts, release
+from osvi_django.services.attempts.claims import finish_attempts, release, stop_renewing
 from osvi_django.services.attempts.error_policy import error_fields
 from osvi_django.services.attempts.interpret import RemoteClose
 from osvi_django.services.attempts.notifications import notify_failed, send_closed
@@ -39,6 +39,8 @@ from osvi_django.services.attempts.types import (
     closed_result,
 )
 from osvi_django.services.selectors import reload, rows, using
+
+logger = logging.getLogger(__name__)
 
 
 def remote_close_of(session: ChatSession) -> RemoteClose:
@@ -58,43 +60,44 @@ def missing_summary_status(session: ChatSession) -> SummaryStatus:
     return SummaryStatus.LOST if unanswered.exists() else SummaryStatus.NOT_PROVIDED
 
 
-logger = logging.getLogger(__name__)
-
-
-def settle(end: Settlement) -> CloseResult:
+def settle(settlement: Settlement) -> CloseResult:
     """Close the session here, store its summary, and send the signal.
 
     Raises ``AnswerNotStored`` if the database is unavailable: the attempt holds the answer.
     """
-    session = end.session
+    session = settlement.session
     try:
         changed = persist(
-            lambda: bool(write_closed([end])),
+            lambda: bool(write_closed([settlement])),
             using=using(session),
             patience=seconds_to_retry(session.agent.account),
         )
     except Error as error:
         ids = (session.session_id, safe_error_name(error))
         logger.error("the answer for session %r waits for recovery: %s", *ids)
-        raise AnswerNotStored(attempt=end.attempt) from None
-    result = closed_result(session, changed=changed, attempt=end.attempt)
+        raise AnswerNotStored(attempt=settlement.attempt) from None
+    result = closed_result(session, changed=changed, attempt=settlement.attempt)
     if changed:
-        send_closed(end, result.summary)
+        send_closed(settlement, result.summary)
     return result
 
 
-def write_closed(ends: Sequence[Settlement]) -> list[Settlement]:
+def write_closed(settlements: Sequence[Settlement]) -> list[Settlement]:
     """Close sessions and store their summaries, in the caller's transaction; return those."""
-    drop((end.session, end.claim_token or claim_of(end.attempt)) for end in ends)
-    # The UPDATE comes first: in SQLite, a transaction that has read cannot start to write.
-    with_text = _end(
-        [end for end in ends if end.text is not None], summary_status=SummaryStatus.STORED
+    stop_renewing(
+        (each.session, each.claim_token or claim_of(each.attempt)) for each in settlements
     )
-    without = _end([end for end in ends if end.text is None])
+    # The UPDATE comes first: in SQLite, a transaction that has read cannot start to write.
+    with_text = _close_sessions(
+        [each for each in settlements if each.text is not None], summary_status=SummaryStatus.STORED
+    )
+    without = _close_sessions([each for each in settlements if each.text is None])
     _store_summaries(with_text)
-    _say_missing(without)
+    _store_missing_status(without)
     closed = with_text + without
-    end_attempts([(end.attempt, end.attempt_fields) for end in closed if end.attempt is not None])
+    finish_attempts(
+        [(each.attempt, each.attempt_fields) for each in closed if each.attempt is not None]
+    )
     return closed
 
 
@@ -112,83 +115,98 @@ def settle_failed(failure: Failure) -> None:
     except Error as caught:
         # The lease runs out and recovery asks OSVI; the error raised is still the original one.
         ids = (attempt.pk, safe_error_name(caught))
-        logger.error("the end of attempt %s could not be written: %s", *ids)
+        logger.error("the settlement of attempt %s could not be written: %s", *ids)
         return
     notify_failed([failure])
 
 
 def write_failed(failures: Sequence[Failure]) -> None:
     """Release sessions that were not closed, in the caller's transaction."""
-    drop((each.session, each.claim_token or each.attempt.claim) for each in failures)
+    stop_renewing((each.session, each.claim_token or each.attempt.claim) for each in failures)
     for is_open, alike in grouped(failures, lambda each: each.is_open):
         claims = {each.claim_token or each.attempt.claim for each in alike}
-        ours = rows(*(each.session for each in alike)).filter(claim__in=claims)
-        release(ours, status=F("previous_status") if is_open else Status.UNCONFIRMED)
-    end_attempts([(each.attempt, error_fields(each.error)) for each in failures])
+        claimed = rows(*(each.session for each in alike)).filter(claim__in=claims)
+        release(claimed, status=F("previous_status") if is_open else Status.UNCONFIRMED)
+    finish_attempts([(each.attempt, error_fields(each.error)) for each in failures])
 
 
-def _end(ends: Sequence[Settlement], **changes: Any) -> list[Settlement]:
-    """Close the sessions of ``ends``; return those that exist and, if required, are still held."""
+def _close_sessions(settlements: Sequence[Settlement], **changes: Any) -> list[Settlement]:
+    """Close the sessions of ``settlements``; return those changed.
+
+    Those that no longer exist, or that their claim no longer holds, are left out.
+    """
     now = timezone.now()
     changes |= {"status": Status.CLOSED, "closed_at": Coalesce("closed_at", now)}
     changes["last_activity_at"] = now
-    free = [end for end in ends if end.claim_token is None and not end.allowed_statuses]
-    if free and release(_rows_of(free), **changes) < len(free):
-        there = set(_rows_of(free).values_list("pk", flat=True))
-        free = [end for end in free if end.session.pk in there]
-    bound = [end for end in ends if end.claim_token is not None or end.allowed_statuses]
-    return free + [end for end in bound if release(_still(end), **changes)]
+    without_claim = [
+        each for each in settlements if each.claim_token is None and not each.allowed_statuses
+    ]
+    if without_claim and release(_rows_of(without_claim), **changes) < len(without_claim):
+        there = set(_rows_of(without_claim).values_list("pk", flat=True))
+        without_claim = [each for each in without_claim if each.session.pk in there]
+    with_claim = [
+        each for each in settlements if each.claim_token is not None or each.allowed_statuses
+    ]
+    return without_claim + [each for each in with_claim if release(_matching_row(each), **changes)]
 
 
-def _still(end: Settlement) -> QuerySet[ChatSession]:
+def _matching_row(settlement: Settlement) -> QuerySet[ChatSession]:
     """Return the row of the session as a queryset, empty if it is not as it must be."""
     row = (
-        rows(end.session).filter(status__in=end.allowed_statuses)
-        if end.allowed_statuses
-        else rows(end.session)
+        rows(settlement.session).filter(status__in=settlement.allowed_statuses)
+        if settlement.allowed_statuses
+        else rows(settlement.session)
     )
-    return row if end.claim_token is None else row.filter(claim=end.claim_token)
+    return row if settlement.claim_token is None else row.filter(claim=settlement.claim_token)
 
 
-def _store_summaries(ends: Sequence[Settlement]) -> None:
+def _store_summaries(settlements: Sequence[Settlement]) -> None:
     """Store the texts; the sessions' rows are locked, so no other process does the same."""
-    stored = _stored_summaries(ends)
+    stored = _stored_summaries(settlements)
     fresh = []
-    for end in ends:
+    for settlement in settlements:
         written = {
-            "text": end.text,
-            "source": end.source,
+            "text": settlement.text,
+            "source": settlement.source,
             "received_at": timezone.now(),
         }
-        if end.session.pk in stored:
-            _summaries_of([end]).update(**written)
+        if settlement.session.pk in stored:
+            _summaries_of([settlement]).update(**written)
         else:
-            fresh.append(SessionSummary(session=end.session, **written))
+            fresh.append(SessionSummary(session=settlement.session, **written))
     for packet in packets((each, each.text) for each in fresh):
-        summaries = SessionSummary.objects.using(using(ends[0].session))
+        summaries = SessionSummary.objects.using(using(settlements[0].session))
         summaries.bulk_create(each for each, _text in packet)
 
 
-def _say_missing(ends: Sequence[Settlement]) -> None:
+def _store_missing_status(settlements: Sequence[Settlement]) -> None:
     """Store why there is no summary, unless an earlier one is there."""
-    stored = _stored_summaries(ends)
+    stored = _stored_summaries(settlements)
 
-    def status_of(end: Settlement) -> SummaryStatus:
-        return SummaryStatus.STORED if end.session.pk in stored else end.summary_status_if_none
+    def status_of(settlement: Settlement) -> SummaryStatus:
+        return (
+            SummaryStatus.STORED
+            if settlement.session.pk in stored
+            else settlement.summary_status_if_none
+        )
 
-    for status, alike in grouped(ends, status_of):
+    for status, alike in grouped(settlements, status_of):
         _rows_of(alike).update(summary_status=status)
 
 
-def _stored_summaries(ends: Sequence[Settlement]) -> set[int]:
+def _stored_summaries(settlements: Sequence[Settlement]) -> set[int]:
     """Return the keys of the sessions that have a summary."""
-    return set(_summaries_of(ends).values_list("session_id", flat=True)) if ends else set()
+    return (
+        set(_summaries_of(settlements).values_list("session_id", flat=True))
+        if settlements
+        else set()
+    )
 
 
-def _summaries_of(ends: Sequence[Settlement]) -> QuerySet[SessionSummary]:
-    keys = [end.session.pk for end in ends]
-    return SessionSummary.objects.using(using(ends[0].session)).filter(session__in=keys)
+def _summaries_of(settlements: Sequence[Settlement]) -> QuerySet[SessionSummary]:
+    keys = [each.session.pk for each in settlements]
+    return SessionSummary.objects.using(using(settlements[0].session)).filter(session__in=keys)
 
 
-def _rows_of(ends: Sequence[Settlement]) -> QuerySet[ChatSession]:
-    return rows(*(end.session for end in ends))
+def _rows_of(settlements: Sequence[Settlement]) -> QuerySet[ChatSession]:
+    return rows(*(each.session for each in settlements))

@@ -12,8 +12,8 @@ from osvi_django.conf import Account, InvalidSetting, default_spool_dir
 
 logger = logging.getLogger(__name__)
 _SPOOL_PROBLEM: Final = (
-    "The spool %r, in which answers of OSVI wait while the database is away, cannot be used: %s "
-    "Let this user write there, or name another directory in SPOOL_DIR."
+    "The spool %r, in which answers of OSVI wait while the database is unavailable, cannot be "
+    "used: %s Let this user write there, or name another directory in SPOOL_DIR."
 )
 
 

@@ -20,69 +20,69 @@ _WEB: Final = frozenset({"admin", "rest"})
 _LOOK_AGAIN_AFTER: Final = 5  # seconds
 
 
-class _Places(threading.local):
-    """Whether this thread needs no slot: it has one, or no web request waits for it."""
+class _SlotState(threading.local):
+    """Whether this thread has a slot, or needs none because no web request waits for it."""
 
-    is_taken = False
+    has_slot = False
 
 
-class _Room:
+class _Slots:
     def __init__(self) -> None:
-        self.begin()
+        self.reset()
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """Start empty: a forked child has none of its parent's threads."""
         self._lock = threading.Lock()
         self._inside = 0
 
-    def enter(self, most: int) -> bool:
+    def acquire(self, limit: int) -> bool:
         with self._lock:
-            has_room = self._inside < most
-            self._inside += has_room
-            return has_room
+            is_free = self._inside < limit
+            self._inside += is_free
+            return is_free
 
-    def leave(self) -> None:
+    def release(self) -> None:
         with self._lock:
             self._inside -= 1
 
 
 @contextmanager
-def waiting(via: str) -> Iterator[None]:
+def waiting_slot(via: str) -> Iterator[None]:
     """Hold a slot for the block if a web request is waiting.
 
     Raises ``Busy`` if none is free, and ``OSVINotConfigured``.
     """
-    if via not in _WEB or _place.is_taken:
+    if via not in _WEB or _slot_state.has_slot:
         yield
         return
-    if not _room.enter(_most()):
+    if not _slots.acquire(_limit()):
         raise Busy(retry_after=_LOOK_AGAIN_AFTER)
-    _place.is_taken = True
+    _slot_state.has_slot = True
     try:
         yield
     finally:
-        _place.is_taken = False
-        _room.leave()
+        _slot_state.has_slot = False
+        _slots.release()
 
 
 @contextmanager
-def in_the_background() -> Iterator[None]:
+def without_slot() -> Iterator[None]:
     """Let this thread run without a slot until the end of the block.
 
     Jobs limit their own threads, and no page waits for these.
     """
-    before, _place.is_taken = _place.is_taken, True
+    before, _slot_state.has_slot = _slot_state.has_slot, True
     try:
         yield
     finally:
-        _place.is_taken = before
+        _slot_state.has_slot = before
 
 
-def _most() -> int:
+def _limit() -> int:
     with configured():
         return max_sync_calls()
 
 
-_place = _Places()
-_room = _Room()
-os.register_at_fork(after_in_child=_room.begin)
+_slot_state = _SlotState()
+_slots = _Slots()
+os.register_at_fork(after_in_child=_slots.reset)

@@ -63,7 +63,7 @@ class DatabaseThreads(Generic[_T]):
         return len(self._futures)
 
     @property
-    def has_news(self) -> bool:
+    def has_results(self) -> bool:
         """Return whether there is something to collect."""
         return any(future.done() for future in self._futures)
 
@@ -72,7 +72,7 @@ class DatabaseThreads(Generic[_T]):
         future: Future[_T] = Future()
         self._futures.add(future)
         self.slots.acquire()
-        future.add_done_callback(self._ended)
+        future.add_done_callback(self._on_done)
         # No other connection sees what a TestCase has in its transaction.
         if connections[self._using].in_atomic_block:
             _carry_out(future, work)
@@ -98,7 +98,7 @@ class DatabaseThreads(Generic[_T]):
                 logger.error("a thread %s ended with %s", self._name, safe_error_name(error))
         return [future.result() for future in done if future.exception() is None]
 
-    def _ended(self, _future: Future[_T]) -> None:
+    def _on_done(self, _future: Future[_T]) -> None:
         self.slots.release()
         self._signal.set()
 
@@ -129,7 +129,7 @@ class SummaryThreads(DatabaseThreads[None]):
     ) -> None:
         super().__init__("osvi-writer", using, signal, slots or ThreadSlots(MAX_THREADS))
         self._waiting: deque[int] = deque()
-        self._is_halted = False
+        self._is_stopped = False
 
     def add_sessions(self, sessions: Iterable[ChatSession]) -> None:
         """Queue these sessions if their account has a summarizer."""
@@ -138,13 +138,13 @@ class SummaryThreads(DatabaseThreads[None]):
     def poll(self) -> bool:
         """Start as many as there are free threads; return whether to wait for any of them."""
         self.collect()
-        while self._waiting and self.slots.free and not self._is_halted:
+        while self._waiting and self.slots.free and not self._is_stopped:
             self.submit(partial(summarize_by_key, self._waiting.popleft()))
-        return self.running > 0 or bool(self._waiting and not self._is_halted)
+        return self.running > 0 or bool(self._waiting and not self._is_stopped)
 
     def stop_accepting(self) -> None:
         """Start no more: ``manage.py osvi_summarize`` writes those that still wait."""
-        self._is_halted = True
+        self._is_stopped = True
 
     def shutdown(self) -> None:
         """Log how many were not started."""

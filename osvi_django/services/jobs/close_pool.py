@@ -37,16 +37,16 @@ class ClosePool(CallPool[CloseAttempt]):
         """Submit these closes; each is sent as soon as a thread is free."""
         for number, attempt in enumerate(attempts):
             try:
-                self.ask(attempt, partial(self._send, attempt))
+                self.submit(attempt, partial(self._send, attempt))
             except RuntimeError:
-                self._hand_back(attempts[number:])
+                self._return_unsent(attempts[number:])
                 raise
 
     def submit_check(
         self, attempt: CloseAttempt, ask: Callable[[OSVIClient], bool], refusal: OSVIRejected
     ) -> None:
         """Submit a check, after a refusal, of whether the session is closed."""
-        self.ask(attempt, lambda: ask(self._client_of(attempt)), refusal=refusal)
+        self.submit(attempt, lambda: ask(self._client_of(attempt)), refusal=refusal)
 
     def _client_of(self, attempt: CloseAttempt) -> OSVIClient:
         # If the agent has moved to another account, its sessions need that account's token.
@@ -56,7 +56,7 @@ class ClosePool(CallPool[CloseAttempt]):
     def _send(self, attempt: CloseAttempt) -> Answer | None:
         session = attempt.session
         # If it is too late it must not be sent: another worker may have claimed the session.
-        send_by = leases.send_by(claims.held(session, attempt.claim))
+        send_by = leases.send_by(claims.claimed_row(session, attempt.claim))
         if send_by is None:
             return None
         return self._client_of(attempt).send_close(
@@ -90,7 +90,7 @@ class ClosePools:
     @property
     def running(self) -> int:
         """Return how many calls are running or waiting for a thread."""
-        return sum(pool.under_way for pool in self)
+        return sum(pool.in_progress for pool in self)
 
     @property
     def with_waiting(self) -> list[ClosePool]:
@@ -112,7 +112,7 @@ class ClosePools:
         throttle = self._pools[account].throttle
         # A worker that stops leaves the rest of a pause to the next one.
         is_stopping = throttle.seconds_until_retry > 0 and self._stop.is_set()
-        return throttle.trouble if throttle.is_open or is_stopping else None
+        return throttle.last_error if throttle.is_open or is_stopping else None
 
     def seconds_until_retry(self, accounts: Iterable[str], *, default: float) -> float:
         """Return after how many seconds the first of these accounts may be tried again."""

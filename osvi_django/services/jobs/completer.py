@@ -24,7 +24,7 @@ from osvi_django.exceptions import (
     OSVINoAnswer,
     OSVIRejected,
     SessionNotFound,
-    words_of,
+    error_reason,
 )
 from osvi_django.models import CloseAttempt, CloseJobItem
 from osvi_django.services.attempts import claims, notifications, raw_answers, settlement
@@ -49,11 +49,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class _Completed:
-    """What to store of one reply; without an ``end``, nothing about its session."""
+    """What to store of one reply; without ``interpreted``, nothing about its session."""
 
     attempt: CloseAttempt
     result: ItemResult
-    end: Settlement | Failure | None = None
+    interpreted: Settlement | Failure | None = None
 
 
 class Completer:
@@ -86,7 +86,7 @@ class Completer:
         is_unverified = item.session is not None and item.session.is_unverified
         if is_unverified and is_not_found(error):
             return ItemResult(
-                outcome=ItemOutcome.NOT_FOUND, code=SessionNotFound.code, reason=words_of(error)
+                outcome=ItemOutcome.NOT_FOUND, code=SessionNotFound.code, reason=error_reason(error)
             )
         return item_result(error)
 
@@ -107,10 +107,10 @@ class Completer:
         """
         is_last = partial(store.is_last, self.job, item)
         is_alone = self._refusals.record_refusal(pool.account, item.pk, is_last=is_last)
-        if pool.throttle.trouble is not None or not is_alone:
+        if pool.throttle.last_error is not None or not is_alone:
             return ItemResult(outcome=ItemOutcome.WAITING)
-        is_in_doubt = item.session is not None and item.session.status == Status.UNCONFIRMED
-        outcome = ItemOutcome.UNCONFIRMED if is_in_doubt else item_outcome(error)
+        is_unconfirmed = item.session is not None and item.session.status == Status.UNCONFIRMED
+        outcome = ItemOutcome.UNCONFIRMED if is_unconfirmed else item_outcome(error)
         return ItemResult(outcome=outcome, code=error.code)
 
     def _collect(self, reply: CloseReply) -> None:
@@ -143,8 +143,10 @@ class Completer:
         patience = self.running.patience
         if patience is None:
             return raw_answers.store_answers(answered)
-        lost = raw_answers.store_answers(answered, is_away=patience.is_away)
-        patience.is_away = len(lost) == len(answered)
+        lost = raw_answers.store_answers(
+            answered, is_database_unavailable=patience.is_database_unavailable
+        )
+        patience.is_database_unavailable = len(lost) == len(answered)
         return lost
 
     def _pool_of(self, reply: CloseReply) -> ClosePool:
@@ -169,13 +171,15 @@ class Completer:
             waiting = ItemResult(outcome=ItemOutcome.WAITING)
             return _Completed(attempt=reply.subject, result=waiting)
         attempt, pool = reply.subject, self._pool_of(reply)
-        end = interpret(reply.found, session=attempt.session, attempt=attempt)
-        self.record(pool, reply.sent_at, None if isinstance(end, Settlement) else end.error)
-        if isinstance(end, NeedsCheck):
-            ask = partial(is_closed_already, session=end.session, error=end.error)
-            pool.submit_check(attempt, ask, end.error)
+        interpreted = interpret(reply.found, session=attempt.session, attempt=attempt)
+        self.record(
+            pool, reply.sent_at, None if isinstance(interpreted, Settlement) else interpreted.error
+        )
+        if isinstance(interpreted, NeedsCheck):
+            ask = partial(is_closed_already, session=interpreted.session, error=interpreted.error)
+            pool.submit_check(attempt, ask, interpreted.error)
             return None
-        return self._completed(end, attempt, ItemOutcome.CLOSED)
+        return self._completed(interpreted, attempt, ItemOutcome.CLOSED)
 
     def _interpret_check(
         self, attempt: CloseAttempt, refusal: OSVIRejected, *, is_closed: bool
@@ -187,29 +191,33 @@ class Completer:
             logger.error("attempt %s waits for recovery: %s", attempt.pk, safe_error_name(error))
             self._leave_to_recovery([attempt])
             return None
-        end = interpret_check(check, remote)
-        return self._completed(end, attempt, ItemOutcome.ALREADY_CLOSED)
+        interpreted = interpret_check(check, remote)
+        return self._completed(interpreted, attempt, ItemOutcome.ALREADY_CLOSED)
 
     def _completed(
-        self, end: Settlement | Failure, attempt: CloseAttempt, closed: ItemOutcome
+        self, interpreted: Settlement | Failure, attempt: CloseAttempt, closed: ItemOutcome
     ) -> _Completed:
         """Return what to store; ``closed`` is the result of the item if its session is closed."""
-        if isinstance(end, Settlement):
-            return _Completed(attempt=attempt, result=ItemResult(outcome=closed), end=end)
-        end.error.attempt = attempt
-        result = self.result_of_error(self.running.items[attempt.pk], end.error)
-        return _Completed(attempt=attempt, result=result, end=end)
+        if isinstance(interpreted, Settlement):
+            return _Completed(
+                attempt=attempt, result=ItemResult(outcome=closed), interpreted=interpreted
+            )
+        interpreted.error.attempt = attempt
+        result = self.result_of_error(self.running.items[attempt.pk], interpreted.error)
+        return _Completed(attempt=attempt, result=result, interpreted=interpreted)
 
     def _without_unknown(self, completed: _Completed) -> _Completed:
-        """Return the same, without the end of an unverified session that is removed."""
-        end = completed.end
-        is_over = completed.result.outcome in CloseJobItem.FAILED
-        if not (isinstance(end, Failure) and is_over and end.session.is_unverified):
+        """Return the same, without the settlement of an unverified session that is removed."""
+        interpreted = completed.interpreted
+        has_failed = completed.result.outcome in CloseJobItem.FAILED
+        if not (
+            isinstance(interpreted, Failure) and has_failed and interpreted.session.is_unverified
+        ):
             return completed
-        if not remove_unknown(end.session, end.attempt, job=self.job):
+        if not remove_unknown(interpreted.session, interpreted.attempt, job=self.job):
             return completed
-        notifications.notify_removed(end.session, end.attempt, end.error)
-        return replace(completed, end=None)
+        notifications.notify_removed(interpreted.session, interpreted.attempt, interpreted.error)
+        return replace(completed, interpreted=None)
 
     def _write(self, completed: Sequence[_Completed]) -> None:
         """Store these in one commit; one that the database refuses must not stop the others."""
@@ -218,8 +226,8 @@ class Completer:
         except Error as error:
             names = (len(completed), self.job.pk, safe_error_name(error))
             logger.error("%s results of job %s cannot be stored: %s", *names)
-            is_away = isinstance(error, OperationalError | InterfaceError)
-            if len(completed) > 1 and not is_away:
+            is_database_unavailable = isinstance(error, OperationalError | InterfaceError)
+            if len(completed) > 1 and not is_database_unavailable:
                 for each in completed:
                     self._write([each])
         else:
@@ -231,9 +239,11 @@ class Completer:
                 self.running.pools.drained.discard(item.account)
 
     def _write_together(self, completed: Sequence[_Completed]) -> list[Settlement]:
-        closed = [each.end for each in completed if isinstance(each.end, Settlement)]
-        failed = [each.end for each in completed if isinstance(each.end, Failure)]
-        unsent = [each.attempt for each in completed if each.end is None]
+        closed = [
+            each.interpreted for each in completed if isinstance(each.interpreted, Settlement)
+        ]
+        failed = [each.interpreted for each in completed if isinstance(each.interpreted, Failure)]
+        unsent = [each.attempt for each in completed if each.interpreted is None]
         closed = settlement.write_closed(closed)
         settlement.write_failed(failed)
         if unsent:
@@ -245,9 +255,9 @@ class Completer:
     def _notify(self, closed: Sequence[Settlement], completed: Sequence[_Completed]) -> None:
         """Send the signals of what was committed, and start writing missing summaries."""
         notifications.notify_closed(closed)
-        self.running.summaries.add_sessions(end.session for end in closed if end.text is None)
+        self.running.summaries.add_sessions(each.session for each in closed if each.text is None)
         notifications.notify_failed(
-            [each.end for each in completed if isinstance(each.end, Failure)]
+            [each.interpreted for each in completed if isinstance(each.interpreted, Failure)]
         )
         self.running.heartbeat_at = clock.monotonic()
 

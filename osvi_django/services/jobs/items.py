@@ -16,11 +16,11 @@ from osvi_django.services.attempts.types import User
 from osvi_django.services.jobs import store
 from osvi_django.services.jobs.walking import (
     Chosen,
-    Found,
+    FoundSession,
     Wanted,
+    all_sessions,
     choose,
     chunks,
-    our_sessions,
     walk,
 )
 from osvi_django.services.permissions import may_close
@@ -35,7 +35,7 @@ def chosen_sessions(sessions: Wanted | SessionFilter, user: User | None) -> Chos
     return choose(sessions)
 
 
-def require_one(chosen: Chosen, user: User | None) -> None:
+def require_any_allowed(chosen: Chosen, user: User | None) -> None:
     """Raise ``NotAllowed`` if ``user`` may close none of these."""
     if user is None or may_close(user):
         return
@@ -61,9 +61,9 @@ def new_items(job: CloseJob, chosen: Chosen, user: User | None) -> Iterator[Clos
     may_all = user is None or may_close(user)
     for chunk in chunks(walk(chosen)):
         allowed = None if may_all else _allowed(chunk, user)
-        gone = _gone_by_now(chunk, job)
+        removed = _removed_since(chunk, job)
         for requested_session_id, found_key, account, _is_unverified in chunk:
-            key = None if found_key in gone else found_key
+            key = None if found_key in removed else found_key
             item = CloseJobItem(
                 job=job, requested_session_id=requested_session_id, session_id=key, account=account
             )
@@ -74,8 +74,8 @@ def new_items(job: CloseJob, chosen: Chosen, user: User | None) -> Iterator[Clos
             yield item
 
 
-def _gone_by_now(chunk: Iterable[Found], job: CloseJob) -> set[int]:
-    """Return the unverified sessions that are gone, and keep the others until the commit.
+def _removed_since(chunk: Iterable[FoundSession], job: CloseJob) -> set[int]:
+    """Return the unverified sessions that are removed, and keep the others until the commit.
 
     Another request for the same session that comes to nothing removes it.
     """
@@ -87,8 +87,8 @@ def _gone_by_now(chunk: Iterable[Found], job: CloseJob) -> set[int]:
     return keys - set(rows.values_list("pk", flat=True))
 
 
-def _allowed(chunk: Iterable[Found], user: User | None) -> set[int | None]:
+def _allowed(chunk: Iterable[FoundSession], user: User | None) -> set[int | None]:
     """Return the keys of the sessions that a user with object permissions may close."""
     keys = [key for _requested_id, key, _account, _is_unverified in chunk if key is not None]
-    sessions = our_sessions().select_related("agent").filter(pk__in=keys)
+    sessions = all_sessions().select_related("agent").filter(pk__in=keys)
     return {session.pk for session in sessions if may_close(user, session)}

@@ -22,19 +22,24 @@ from osvi_django.conf import InvalidSetting, executor
 from osvi_django.database import DatabaseNow, persist, refuse_inside_transaction
 from osvi_django.exceptions import (
     InvalidInput,
-    not_a_close,
+    generic_messages,
 )
 from osvi_django.models import CloseJob, CloseJobItem
 from osvi_django.redaction import hides
 from osvi_django.services.attempts.types import RequestOrigin, User
 from osvi_django.services.jobs import store
-from osvi_django.services.jobs.items import chosen_sessions, insert_items, new_items, require_one
+from osvi_django.services.jobs.items import (
+    chosen_sessions,
+    insert_items,
+    new_items,
+    require_any_allowed,
+)
 from osvi_django.services.jobs.walking import (
     CHUNK,
     Wanted,
 )
 from osvi_django.services.jobs.worker import remove_not_closed
-from osvi_django.services.permissions import require_job, who
+from osvi_django.services.permissions import requester_fields, require_job
 from osvi_django.services.selectors import SessionFilter
 from osvi_django.validation import storable
 
@@ -70,20 +75,20 @@ def create_close_job(
     ``requested_by`` may close none of the sessions.
     """
     request = RequestOrigin(requested_by=requested_by, via=via, note=note)
-    asker = who(requested_by)
+    requester = requester_fields(requested_by)
     job = CloseJob(
         status=JobStatus.DRAFT if draft else JobStatus.QUEUED,
-        **asker,
-        has_requester=asker["requested_by"] is not None,
+        **requester,
+        has_requester=requester["requested_by"] is not None,
         via=via,
         note=storable(request.note),
         retry_of=retry_of,
-        session_filter=_kept_filter(sessions, retry_of),
+        session_filter=_stored_filter(sessions, retry_of),
     )
     alias = router.db_for_write(CloseJob)
     with transaction.atomic(using=alias):
         chosen = chosen_sessions(sessions, requested_by)
-        require_one(chosen, requested_by)
+        require_any_allowed(chosen, requested_by)
         job.save(using=alias)
         insert_items(job, new_items(job, chosen, requested_by))
         if not draft:
@@ -112,7 +117,7 @@ def cancel_close_job(job: CloseJob, *, requested_by: User | None = None) -> Clos
     Raises ``NotAllowed`` and ``InsideTransaction``.
     """
     require_job(requested_by, job)
-    with not_a_close():
+    with generic_messages():
         refuse_inside_transaction(router.db_for_write(CloseJob, instance=job))
 
     def work() -> None:
@@ -184,11 +189,11 @@ def due_jobs(*, join: bool = False) -> list[CloseJob]:
 
 def delete_stale_drafts() -> None:
     """Delete drafts that were not confirmed in time."""
-    forgotten = timezone.now() - _DRAFT_LASTS
-    _jobs().filter(status=JobStatus.DRAFT, created_at__lt=forgotten).delete()
+    oldest = timezone.now() - _DRAFT_LASTS
+    _jobs().filter(status=JobStatus.DRAFT, created_at__lt=oldest).delete()
 
 
-def _kept_filter(
+def _stored_filter(
     sessions: Wanted | SessionFilter, retry_of: CloseJob | None
 ) -> dict[str, Any] | None:
     """Return the filter to store with a job; a retry keeps the filter of the original job."""
@@ -219,12 +224,12 @@ def _notify_executor(job: CloseJob) -> None:
 
 def _unattended() -> QuerySet[CloseJob]:
     """Return jobs that are due but that no worker runs."""
-    begun = (
+    started = (
         _jobs()
         .filter(finished_at=None, heartbeat_at__lt=store.stalled_before())
         .exclude(status=JobStatus.DRAFT)
     )
-    return begun.filter(~Q(status=JobStatus.PAUSED) | Q(resume_at__lt=timezone.now()))
+    return started.filter(~Q(status=JobStatus.PAUSED) | Q(resume_at__lt=timezone.now()))
 
 
 def _jobs() -> QuerySet[CloseJob]:

@@ -9,38 +9,15 @@ from typing import Final
 from django.db import router
 from django.db.models import Count
 from django.utils import timezone
-from django.utils.translation import gettext_lazy as _lazy
 
 from osvi_django.database import since
-from osvi_django.exceptions import (
-    OSVIBadAnswer,
-    OSVIGatewayRefused,
-    OSVINoAnswer,
-    OSVIThrottled,
-    OSVIUnauthorized,
-    OSVIUnreachable,
-    message_for_code,
-)
+from osvi_django.exceptions import account_message_for_code
 from osvi_django.models import CloseJob
 from osvi_django.services.jobs import store
 
 JobStatus = CloseJob.Status
 # A job without a heartbeat for so long is shown as stalled; clocks may differ a little.
 _SHOWN_AS_STALLED_AFTER: Final = timedelta(seconds=3 * store.HEARTBEAT_INTERVAL)
-# The errors' own messages are about one session and say to try again, which a job does itself.
-_PAUSED_BY: Final = {
-    OSVIUnreachable.code: _lazy("OSVI cannot be reached."),
-    OSVIThrottled.code: _lazy("OSVI is busy."),
-    OSVINoAnswer.code: _lazy("OSVI does not answer."),
-    OSVIBadAnswer.code: _lazy("OSVI's answers are unreadable."),
-    OSVIGatewayRefused.code: _lazy(
-        "A server between this site and OSVI refuses the requests. Check OSVI's base URL and any "
-        "proxy or firewall."
-    ),
-    OSVIUnauthorized.code: _lazy(
-        "OSVI refuses this site's API token. Ask your administrator to check the token."
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +57,7 @@ def is_stalled(job: CloseJob) -> bool:
 
 def pause_reason(job: CloseJob) -> str:
     """Return why a job is paused, in a sentence or two; "" for any other job."""
-    return str(_PAUSED_BY.get(job.paused_by) or message_for_code(job.paused_by))
+    return account_message_for_code(job.paused_by)
 
 
 def _rate(job: CloseJob) -> float | None:

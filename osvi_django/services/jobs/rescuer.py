@@ -33,8 +33,8 @@ from osvi_django.services.attempts.error_policy import (
     credit_own_attempt,
     item_result,
 )
-from osvi_django.services.attempts.leases import Held
-from osvi_django.services.attempts.sync_limit import in_the_background
+from osvi_django.services.attempts.leases import ClaimedRow
+from osvi_django.services.attempts.sync_limit import without_slot
 from osvi_django.services.attempts.types import CloseResult, RequestOrigin
 from osvi_django.services.closing import LOOK_AGAIN_AFTER, close
 from osvi_django.services.jobs import store
@@ -84,9 +84,9 @@ class Rescuer:
         return self._threads.running
 
     @property
-    def has_news(self) -> bool:
+    def has_results(self) -> bool:
         """Return whether a thread has ended."""
-        return self._threads.has_news
+        return self._threads.has_results
 
     def dispatch(self) -> int:
         """Lease as many stalled items as there are free threads; return how many were leased."""
@@ -121,8 +121,8 @@ class Rescuer:
 
     def _submit(self, pool: ClosePool, item: CloseJobItem) -> None:
         session = cast("ChatSession", item.session)
-        held = store.held(self._job, item)
-        self._threads.submit(partial(_rescue, pool, item, session, self._running.origin, held))
+        item_row = store.claimed_row(self._job, item)
+        self._threads.submit(partial(_rescue, pool, item, session, self._running.origin, item_row))
 
     def _complete(self, rescued: RescueResult) -> None:
         item = rescued.item
@@ -145,11 +145,15 @@ class Rescuer:
 
 
 def _rescue(
-    pool: ClosePool, item: CloseJobItem, session: ChatSession, origin: RequestOrigin, held: Held
+    pool: ClosePool,
+    item: CloseJobItem,
+    session: ChatSession,
+    origin: RequestOrigin,
+    item_row: ClaimedRow,
 ) -> RescueResult:
-    """Ask OSVI whether a session is open, and close it if so; ``held`` is the item's row."""
+    """Ask OSVI whether a session is open, and close it if so; ``item_row`` is the item's row."""
     # However the thread ends, the lease of its item must not be renewed forever.
-    with leases.dropping(held), in_the_background(), pool.throttle.slot:
+    with leases.renewing(item_row), without_slot(), pool.throttle.slot:
         rescued = RescueResult(item=item, result=None, sent_at=clock.monotonic())
         try:
             closed = _close(session, origin)
@@ -179,9 +183,9 @@ def _rescued(
 
 def _close(session: ChatSession, origin: RequestOrigin) -> CloseResult | None:
     """Close the session; return None if a bug prevented it."""
-    asker, via, note = origin.requested_by, origin.via, origin.note
+    requester, via, note = origin.requested_by, origin.via, origin.note
     try:
-        return close(session, requested_by=asker, via=via, note=note, writes_summary=False)
+        return close(session, requested_by=requester, via=via, note=note, writes_summary=False)
     except (OSVIError, OSVINotConfigured, Error):
         raise
     except Exception:  # a bug in one session must not stop the job

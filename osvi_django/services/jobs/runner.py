@@ -29,7 +29,7 @@ from osvi_django.models import CloseJob
 from osvi_django.services.jobs import store
 from osvi_django.services.jobs.background import ThreadSlots
 from osvi_django.services.jobs.running import Patience, Shared
-from osvi_django.services.jobs.worker import JobWorker, rest
+from osvi_django.services.jobs.worker import JobWorker, wait_for_signal
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +38,15 @@ MAX_JOBS: Final = 100
 # In addition to the runner's connection, for work of several calls with commits in between.
 MAX_DATABASE_THREADS: Final = 2
 # How long to leave a job alone if its database is unavailable.
-DATABASE_AWAY: Final = 30.0  # seconds
+DATABASE_RETRY_DELAY: Final = 30.0  # seconds
 # Start only a few at once, so that the first of many runs before the last is started.
-_BEGUN_AT_ONCE: Final = 4
+_STARTED_AT_ONCE: Final = 4
 # How soon to check what a job that has ended here has left, such as a pause.
-_LOOK_AGAIN: Final = 0.5  # seconds
+_CHECK_AGAIN_AFTER: Final = 0.5  # seconds
 
 
 @dataclass(kw_only=True, order=True)
-class _Asked:
+class _QueuedJob:
     """A job that waits here until it is due; ``has_waited``: whether it has waited for a pause."""
 
     due_at: float
@@ -60,7 +60,7 @@ class _Asked:
 class _Active:
     """A job that is running here; ``error``: what ended it while its last answers are stored."""
 
-    asked: _Asked
+    entry: _QueuedJob
     worker: JobWorker
     due_at: float = 0.0
     is_draining: bool = False
@@ -68,15 +68,15 @@ class _Active:
 
     def is_due(self, now: float) -> bool:
         """Return whether there may be something to do."""
-        return self.worker.has_news or self.due_at <= now
+        return self.worker.has_results or self.due_at <= now
 
 
-def ask(job_id: str) -> None:
+def submit(job_id: str) -> None:
     """Pass a job, by its UUID, to the runner of this process, in the context of this thread.
 
     Raises ``RuntimeError`` if the system has no thread for a runner.
     """
-    _runners.ask(job_id, ThreadContext())
+    _runners.submit(job_id, ThreadContext())
 
 
 def stop() -> None:
@@ -100,9 +100,11 @@ def log_failure(job_id: str, error: BaseException) -> None:
     logger.error("close job %s failed in this process: %s", *names, exc_info=has_traceback)
 
 
-def log_away(job_id: str, error: BaseException) -> None:
+def log_unavailable(job_id: str, error: BaseException) -> None:
     """Log that a job waits for its database."""
-    logger.warning("the database of close job %s is away: %s", job_id, safe_error_name(error))
+    logger.warning(
+        "the database of close job %s is unavailable: %s", job_id, safe_error_name(error)
+    )
 
 
 class _Runner(threading.Thread):
@@ -111,12 +113,12 @@ class _Runner(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="osvi-runner", daemon=True)
         self.stop = threading.Event()
-        self.is_over = False
+        self.has_ended = False
         self._lock = threading.Lock()
         self._signal = threading.Event()
         self._numbers = count()
-        self._asked: list[_Asked] = []
-        self._asked_ids: set[str] = set()
+        self._queue: list[_QueuedJob] = []
+        self._queued_ids: set[str] = set()
         self._active: dict[str, _Active] = {}
         self._shared = Shared(
             signal=self._signal,
@@ -126,13 +128,13 @@ class _Runner(threading.Thread):
             sharers=lambda: max(1, len(self._active)),
         )
 
-    def ask(self, job_id: str, context: ThreadContext) -> bool:
+    def submit(self, job_id: str, context: ThreadContext) -> bool:
         """Run this job too; return False if this runner has already ended."""
         with self._lock:
-            if self.is_over or self.stop.is_set():
+            if self.has_ended or self.stop.is_set():
                 return False
-            if job_id not in self._asked_ids:
-                self._put(_Asked(due_at=0.0, number=0, job_id=job_id, context=context), 0.0)
+            if job_id not in self._queued_ids:
+                self._put(_QueuedJob(due_at=0.0, number=0, job_id=job_id, context=context), 0.0)
         self._signal.set()
         return True
 
@@ -144,77 +146,77 @@ class _Runner(threading.Thread):
     def run(self) -> None:
         """Work until nothing is left or this process ends."""
         try:
-            while not self._is_at_its_end():
-                self._begin()
+            while not self._end_if_idle():
+                self._start_due()
                 for active in list(self._active.values()):
                     if active.is_due(clock.monotonic()):
                         self._step(active)
-                self._rest()
+                self._wait()
         finally:
-            self.is_over = True
+            self.has_ended = True
             self._shared.pools.end()
             connections.close_all()
 
-    def _is_at_its_end(self) -> bool:
+    def _end_if_idle(self) -> bool:
         with self._lock:
-            is_needed = self._active or (self._asked and not self.stop.is_set())
-            self.is_over = not is_needed
-            return self.is_over
+            is_needed = self._active or (self._queue and not self.stop.is_set())
+            self.has_ended = not is_needed
+            return self.has_ended
 
-    def _put(self, asked: _Asked, seconds: float, *, has_waited: bool = False) -> None:
+    def _put(self, entry: _QueuedJob, seconds: float, *, has_waited: bool = False) -> None:
         """Schedule a job after so many seconds, behind those that have waited longer."""
-        asked.due_at = clock.monotonic() + seconds
-        asked.number, asked.has_waited = next(self._numbers), has_waited
-        self._asked_ids.add(asked.job_id)
-        heapq.heappush(self._asked, asked)
+        entry.due_at = clock.monotonic() + seconds
+        entry.number, entry.has_waited = next(self._numbers), has_waited
+        self._queued_ids.add(entry.job_id)
+        heapq.heappush(self._queue, entry)
 
-    def _put_back(self, asked: _Asked, seconds: float, *, has_waited: bool = False) -> None:
+    def _put_back(self, entry: _QueuedJob, seconds: float, *, has_waited: bool = False) -> None:
         with self._lock:
-            if asked.job_id not in self._asked_ids:
-                self._put(asked, seconds, has_waited=has_waited)
+            if entry.job_id not in self._queued_ids:
+                self._put(entry, seconds, has_waited=has_waited)
 
-    def _begin(self) -> None:
-        for asked in self._due():
+    def _start_due(self) -> None:
+        for entry in self._due():
             try:
-                asked.context.run(partial(self._open, asked))
+                entry.context.run(partial(self._open, entry))
             except BaseException as error:  # noqa: BLE001  # logged, and the other jobs continue
-                self._end_with(asked, error)
+                self._end_with_error(entry, error)
 
-    def _due(self) -> Iterator[_Asked]:
+    def _due(self) -> Iterator[_QueuedJob]:
         """Yield a few of the jobs that are due, if there is capacity for them."""
-        for _number in range(_BEGUN_AT_ONCE):
+        for _number in range(_STARTED_AT_ONCE):
             with self._lock:
                 if not self._has_due:
                     return
-                asked = heapq.heappop(self._asked)
-                self._asked_ids.discard(asked.job_id)
-                if asked.job_id in self._active:  # it may leave something
-                    self._put(asked, _LOOK_AGAIN)
+                entry = heapq.heappop(self._queue)
+                self._queued_ids.discard(entry.job_id)
+                if entry.job_id in self._active:  # it may leave something
+                    self._put(entry, _CHECK_AGAIN_AFTER)
                     continue
-            yield asked
+            yield entry
 
     @property
     def _has_due(self) -> bool:
-        has_room = len(self._active) < MAX_JOBS and not self.stop.is_set()
-        return has_room and bool(self._asked) and self._asked[0].due_at <= clock.monotonic()
+        has_capacity = len(self._active) < MAX_JOBS and not self.stop.is_set()
+        return has_capacity and bool(self._queue) and self._queue[0].due_at <= clock.monotonic()
 
-    def _open(self, asked: _Asked) -> None:
+    def _open(self, entry: _QueuedJob) -> None:
         """Start a job, or schedule it for the end of its pause."""
-        job = store.find(asked.job_id)
+        job = store.find(entry.job_id)
         seconds = due_in(job)
         if seconds is None:
             return
         # If it has waited, its pause is over whatever the clock says, which may have been set back.
-        if seconds and not asked.has_waited:
-            self._put_back(asked, seconds, has_waited=True)
-        elif store.begin(job):
+        if seconds and not entry.has_waited:
+            self._put_back(entry, seconds, has_waited=True)
+        elif store.start(job):
             worker = JobWorker(job, self.stop, shared=self._shared)
-            self._active[asked.job_id] = _Active(asked=asked, worker=worker)
+            self._active[entry.job_id] = _Active(entry=entry, worker=worker)
 
     def _step(self, active: _Active) -> None:
         step = active.worker.drain if active.is_draining else active.worker.step
         try:
-            seconds = active.asked.context.run(step)
+            seconds = active.entry.context.run(step)
         # This is logged at the end and the other jobs continue: a sys.exit() of host code ends one
         # job.
         except BaseException as error:  # noqa: BLE001
@@ -238,34 +240,34 @@ class _Runner(threading.Thread):
 
     def _close(self, active: _Active) -> None:
         active.worker.shutdown()
-        del self._active[active.asked.job_id]
+        del self._active[active.entry.job_id]
         if active.error is not None:
-            self._end_with(active.asked, active.error)
+            self._end_with_error(active.entry, active.error)
         elif not active.worker.is_finished:
-            self._put_back(active.asked, _LOOK_AGAIN)
+            self._put_back(active.entry, _CHECK_AGAIN_AFTER)
 
-    def _end_with(self, asked: _Asked, error: BaseException) -> None:
+    def _end_with_error(self, entry: _QueuedJob, error: BaseException) -> None:
         """Log an error; retry the job later if the database was unavailable."""
         connections.close_all()
         if isinstance(error, OperationalError | InterfaceError):
-            log_away(asked.job_id, error)
-            self._put_back(asked, DATABASE_AWAY)
+            log_unavailable(entry.job_id, error)
+            self._put_back(entry, DATABASE_RETRY_DELAY)
         else:
-            log_failure(asked.job_id, error)
+            log_failure(entry.job_id, error)
 
-    def _rest(self) -> None:
-        """Wait for news; with no job to run now, release the threads and connections first."""
+    def _wait(self) -> None:
+        """Wait for the signal; with no job to run, release the threads and connections first."""
         if not self._active:
             self._shared.pools.end()
             connections.close_all()
-        rest(self._signal, max(0.0, self._next_at() - clock.monotonic()))
+        wait_for_signal(self._signal, max(0.0, self._next_at() - clock.monotonic()))
 
     def _next_at(self) -> float:
-        """Return the time at which there is something to do if there is no news."""
+        """Return the time at which there is something to do if nothing arrives."""
         moments = [active.due_at for active in self._active.values()]
         with self._lock:
             if len(self._active) < MAX_JOBS and not self.stop.is_set():
-                moments += [asked.due_at for asked in self._asked[:1]]
+                moments += [entry.due_at for entry in self._queue[:1]]
         return min(moments, default=0.0)
 
 
@@ -281,14 +283,14 @@ class _Runners:
         self._runner: _Runner | None = None
         self._is_closed = False
 
-    def ask(self, job_id: str, context: ThreadContext) -> None:
+    def submit(self, job_id: str, context: ThreadContext) -> None:
         """Pass a job to the current runner, or to a new one if that has ended."""
         with self._lock:
             if self._is_closed:
                 logger.warning("close job %s waits: this process ends", job_id)
-            elif self._runner is None or not self._runner.ask(job_id, context):
+            elif self._runner is None or not self._runner.submit(job_id, context):
                 runner = _Runner()
-                runner.ask(job_id, context)
+                runner.submit(job_id, context)
                 runner.start()
                 self._runner = runner
 

@@ -23,7 +23,7 @@ from osvi_django.services.jobs import store
 from osvi_django.services.jobs.background import SummaryThreads, ThreadSlots
 from osvi_django.services.jobs.close_pool import ClosePools, CloseReply
 from osvi_django.services.jobs.filters import still_matching
-from osvi_django.services.permissions import asker_of, may_close
+from osvi_django.services.permissions import may_close, requester_for
 
 _T = TypeVar("_T")
 
@@ -37,17 +37,17 @@ class Patience:
     """The time to wait for an unavailable database, shared by the jobs of one thread."""
 
     def __init__(self) -> None:
-        self.is_away = False
+        self.is_database_unavailable = False
 
     def persist(self, work: Callable[[], _T], *, using: str) -> _T:
         """Call ``database.persist``, without waiting if the last wait was in vain."""
-        patience = 0.0 if self.is_away else DATABASE_RETRY_SECONDS
+        patience = 0.0 if self.is_database_unavailable else DATABASE_RETRY_SECONDS
         try:
             done = persist(work, using=using, patience=patience)
         except (OperationalError, InterfaceError):
-            self.is_away = True
+            self.is_database_unavailable = True
             raise
-        self.is_away = False
+        self.is_database_unavailable = False
         return done
 
 
@@ -96,7 +96,7 @@ class RunningJob:
     def use_requester_of(self, job: CloseJob) -> None:
         """Close on behalf of the user of this job, with the user's current permissions."""
         self.origin = RequestOrigin(
-            requested_by=asker_of(job), via=job.via, note=HiddenText(job.note)
+            requested_by=requester_for(job), via=job.via, note=HiddenText(job.note)
         )
         self.may_close_all = not job.has_requester or may_close(job.requested_by)
         self.requester_read_at = clock.monotonic()
@@ -153,4 +153,4 @@ class RunningJob:
         """Release the items that an error has kept from being stored, for other workers."""
         items, self.items = list(self.items.values()), {}
         store.stop_renewing(self.job, items)
-        claims.drop((item.session, item.claim) for item in items if item.session)
+        claims.stop_renewing((item.session, item.claim) for item in items if item.session)

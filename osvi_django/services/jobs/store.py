@@ -26,7 +26,7 @@ from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured
 from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, CloseJob, CloseJobItem
 from osvi_django.services.attempts import leases
 from osvi_django.services.attempts.error_policy import ItemResult
-from osvi_django.services.attempts.leases import Held, Terms
+from osvi_django.services.attempts.leases import ClaimedRow, Terms
 
 JobStatus = CloseJob.Status
 
@@ -71,7 +71,7 @@ def _named(job_id: JobId) -> dict[str, object]:
         return {"pk": None}  # matches no job
 
 
-def begin(job: CloseJob) -> bool:
+def start(job: CloseJob) -> bool:
     """Mark the job as running; return False if there is nothing to do in it."""
     waits = Q(status__in=(JobStatus.QUEUED, JobStatus.PAUSED))
     left = Q(status=JobStatus.RUNNING, heartbeat_at__lt=stalled_before())
@@ -88,8 +88,8 @@ def begin(job: CloseJob) -> bool:
 
 def heartbeat(job: CloseJob) -> bool:
     """Write the heartbeat; return False if the job is finished or was never started."""
-    begun = rows(job).filter(finished_at=None).exclude(status=JobStatus.DRAFT)
-    return bool(begun.update(heartbeat_at=DatabaseNow()))
+    started = rows(job).filter(finished_at=None).exclude(status=JobStatus.DRAFT)
+    return bool(started.update(heartbeat_at=DatabaseNow()))
 
 
 def pause(job: CloseJob, error: OSVIError | OSVINotConfigured, wait: float) -> None:
@@ -132,13 +132,13 @@ def is_cancelled(job: CloseJob) -> bool:
 
 def cancel_waiting(job: CloseJob) -> None:
     """Cancel what has not been started, in a transaction that has locked the job's row."""
-    given_up = items(job).filter(outcome=ItemOutcome.WAITING).update(outcome=ItemOutcome.CANCELLED)
-    rows(job).update(cancelled=F("cancelled") + given_up)
+    cancelled = items(job).filter(outcome=ItemOutcome.WAITING).update(outcome=ItemOutcome.CANCELLED)
+    rows(job).update(cancelled=F("cancelled") + cancelled)
 
 
 def accounts(job: CloseJob) -> list[str]:
     """Return the accounts of the items that are waiting or stalled."""
-    stalled = Q(leases.is_over(), outcome=ItemOutcome.CLOSING)
+    stalled = Q(leases.expired(), outcome=ItemOutcome.CLOSING)
     left = items(job).filter(Q(outcome=ItemOutcome.WAITING) | stalled)
     return list(left.order_by().values_list("account", flat=True).distinct())
 
@@ -165,16 +165,18 @@ def lease_items(
     job: CloseJob, chosen: Sequence[int], token: uuid.UUID, lease: Terms
 ) -> list[CloseJobItem]:
     """Lease the chosen items that are still waiting, in the caller's transaction."""
-    mine = _of_keys(job, chosen)
-    seconds = leases.hold(_held_by(job, chosen, token), lease)
-    mine.filter(outcome=ItemOutcome.WAITING).update(
-        outcome=ItemOutcome.CLOSING, claim=token, lease_until=_in(seconds)
+    chosen_items = _of_keys(job, chosen)
+    seconds = leases.start_renewing(_claimed_rows(job, chosen, token), lease)
+    chosen_items.filter(outcome=ItemOutcome.WAITING).update(
+        outcome=ItemOutcome.CLOSING, claim=token, lease_until=_seconds_from_now(seconds)
     )
     # Includes rows leased by an earlier try whose commit succeeded without our learning of it.
-    taken = list(mine.filter(claim=token).select_related("session").defer("session__metadata"))
-    _drop_others(job, chosen, taken, token)
-    _share_agents([item.session for item in taken if item.session])
-    return taken
+    leased = list(
+        chosen_items.filter(claim=token).select_related("session").defer("session__metadata")
+    )
+    _stop_renewing_others(job, chosen, leased, token)
+    _share_agents([item.session for item in leased if item.session])
+    return leased
 
 
 def _share_agents(sessions: Sequence[ChatSession]) -> None:
@@ -194,17 +196,19 @@ def lease_stalled_items(
 
     In the caller's transaction.
     """
-    over = items(job).filter(leases.is_over(), outcome=ItemOutcome.CLOSING)
-    chosen = list(over.filter(account=account).values_list("pk", flat=True)[:number])
+    expired = items(job).filter(leases.expired(), outcome=ItemOutcome.CLOSING)
+    chosen = list(expired.filter(account=account).values_list("pk", flat=True)[:number])
     # The check and the close may each take as long as a close.
-    seconds = leases.hold(_held_by(job, chosen, token), replace(lease, longest=2 * lease.longest))
+    seconds = leases.start_renewing(
+        _claimed_rows(job, chosen, token), replace(lease, longest=2 * lease.longest)
+    )
     # The attempt is that of the dead worker's claim, which MariaDB reads before it is changed.
-    taken = {"attempt": _attempt_made(), "claim": token, "lease_until": _in(seconds)}
-    over.filter(pk__in=chosen).update(**taken)
+    leased = {"attempt": _attempt_made(), "claim": token, "lease_until": _seconds_from_now(seconds)}
+    expired.filter(pk__in=chosen).update(**leased)
     # Includes rows leased by an earlier try, as in ``lease_items``.
-    mine = items(job).filter(outcome=ItemOutcome.CLOSING, claim=token)
-    found = list(mine.select_related("session__agent", "attempt"))
-    _drop_others(job, chosen, found, token)
+    leased_items = items(job).filter(outcome=ItemOutcome.CLOSING, claim=token)
+    found = list(leased_items.select_related("session__agent", "attempt"))
+    _stop_renewing_others(job, chosen, found, token)
     return found
 
 
@@ -214,22 +218,22 @@ def _attempt_made() -> Coalesce:
     return Coalesce(Subquery(made.values("pk")[:1]), "attempt")
 
 
-def snooze(job: CloseJob, held: Sequence[CloseJobItem], wait: float = 0) -> None:
+def snooze(job: CloseJob, leased: Sequence[CloseJobItem], wait: float = 0) -> None:
     """Let these be rescued in ``wait`` seconds: others have, or may have had, their sessions."""
-    stop_renewing(job, held)
-    _held(job, held).update(lease_until=_in(wait))
+    stop_renewing(job, leased)
+    _still_claimed(job, leased).update(lease_until=_seconds_from_now(wait))
 
 
-def held(job: CloseJob, item: CloseJobItem) -> Held:
+def claimed_row(job: CloseJob, item: CloseJobItem) -> ClaimedRow:
     """Return the row of a leased item, as its claim holds it."""
-    return Held(
+    return ClaimedRow(
         table=CloseJobItem, using=_using(job), pk=item.pk, claim=cast("uuid.UUID", item.claim)
     )
 
 
-def stop_renewing(job: CloseJob, taken: Sequence[CloseJobItem]) -> None:
+def stop_renewing(job: CloseJob, leased: Sequence[CloseJobItem]) -> None:
     """Stop renewing the leases of these items: they are settled, or to be rescued."""
-    leases.drop(held(job, item) for item in taken)
+    leases.stop_renewing(claimed_row(job, item) for item in leased)
 
 
 def settle(job: CloseJob, results: Sequence[tuple[CloseJobItem, ItemResult]]) -> None:
@@ -237,12 +241,12 @@ def settle(job: CloseJob, results: Sequence[tuple[CloseJobItem, ItemResult]]) ->
 
     Items that another worker has taken over are left to that worker.
     """
-    stop_renewing(job, [item for item, _verdict in results])
+    stop_renewing(job, [item for item, _result in results])
     if any(result.outcome == ItemOutcome.WAITING for _item, result in results):
         heartbeat(job)  # locks the row: a job must not be cancelled between this and the commit
     counts: Counter[str] = Counter()
     for result, alike in _alike(results).items():
-        settled = _held(job, alike).update(
+        settled = _still_claimed(job, alike).update(
             outcome=result.outcome,
             error_code=result.code,
             error_reason=result.reason,
@@ -257,14 +261,14 @@ def settle(job: CloseJob, results: Sequence[tuple[CloseJobItem, ItemResult]]) ->
 def _count(job: CloseJob, counts: Mapping[str, CombinedExpression]) -> None:
     """Add to the counts of the job; if it was cancelled since, nothing waits any more."""
     changes = {**counts, "heartbeat_at": DatabaseNow()}
-    goes_on = rows(job).exclude(status=JobStatus.CANCELLED)
-    if not goes_on.update(**changes) and rows(job).update(**changes):
+    not_cancelled = rows(job).exclude(status=JobStatus.CANCELLED)
+    if not not_cancelled.update(**changes) and rows(job).update(**changes):
         cancel_waiting(job)
 
 
 def stalled_before() -> CombinedExpression:
     """Return the time before which a job's last heartbeat makes it stalled."""
-    return _in(-STALLED_AFTER)
+    return _seconds_from_now(-STALLED_AFTER)
 
 
 def rows(job: CloseJob) -> QuerySet[CloseJob]:
@@ -277,23 +281,25 @@ def items(job: CloseJob) -> QuerySet[CloseJobItem]:
     return CloseJobItem.objects.using(_using(job)).filter(job=job)
 
 
-def _held(job: CloseJob, held: Sequence[CloseJobItem]) -> QuerySet[CloseJobItem]:
+def _still_claimed(job: CloseJob, leased: Sequence[CloseJobItem]) -> QuerySet[CloseJobItem]:
     """Return those of these items that no other worker has taken over."""
-    mine = _of_keys(job, [item.pk for item in held])
-    return mine.filter(claim__in={item.claim for item in held}, outcome=ItemOutcome.CLOSING)
+    rows_of_items = _of_keys(job, [item.pk for item in leased])
+    return rows_of_items.filter(
+        claim__in={item.claim for item in leased}, outcome=ItemOutcome.CLOSING
+    )
 
 
-def _held_by(job: CloseJob, keys: Sequence[int], token: uuid.UUID) -> list[Held]:
+def _claimed_rows(job: CloseJob, keys: Sequence[int], token: uuid.UUID) -> list[ClaimedRow]:
     using = _using(job)
-    return [Held(table=CloseJobItem, using=using, pk=key, claim=token) for key in keys]
+    return [ClaimedRow(table=CloseJobItem, using=using, pk=key, claim=token) for key in keys]
 
 
-def _drop_others(
-    job: CloseJob, chosen: Sequence[int], taken: Sequence[CloseJobItem], token: uuid.UUID
+def _stop_renewing_others(
+    job: CloseJob, chosen: Sequence[int], leased: Sequence[CloseJobItem], token: uuid.UUID
 ) -> None:
     """Stop renewing leases of chosen items that another worker has leased first."""
-    keys = set(chosen).difference(item.pk for item in taken)
-    leases.drop(_held_by(job, list(keys), token))
+    keys = set(chosen).difference(item.pk for item in leased)
+    leases.stop_renewing(_claimed_rows(job, list(keys), token))
 
 
 def _of_keys(job: CloseJob, keys: Sequence[int]) -> QuerySet[CloseJobItem]:
@@ -310,7 +316,7 @@ def _alike(
     return alike
 
 
-def _in(seconds: float) -> CombinedExpression:
+def _seconds_from_now(seconds: float) -> CombinedExpression:
     return DatabaseNow() + timedelta(seconds=seconds)
 
 

@@ -26,7 +26,7 @@ Wanted = Iterable[ChatSession] | Iterable[str] | Iterable[ChatSession | str]
 Chosen = QuerySet[ChatSession] | list[str]
 # The id of a session, its key, its account and whether it is unverified; without a key the session
 # is not known here.
-Found = tuple[str, int | None, str, bool]
+FoundSession = tuple[str, int | None, str, bool]
 
 # How many sessions are read and written at a time, however many there are.
 CHUNK: Final = 500
@@ -53,27 +53,27 @@ def choose(wanted: Wanted) -> Chosen:
         raise _cannot_run(error) from error  # Django cannot write the query for this database
 
 
-def walk(chosen: Chosen) -> Iterator[Found]:
+def walk(chosen: Chosen) -> Iterator[FoundSession]:
     """Yield each session once, in the order of the keys or of the ids."""
     if isinstance(chosen, QuerySet):
         for keys in chunks(_keys_of(chosen)):
-            yield from _facts(our_sessions().filter(pk__in=keys).order_by("pk"))
+            yield from _facts(all_sessions().filter(pk__in=keys).order_by("pk"))
         return
     walked = set()
     for ids in chunks(chosen):
-        for found in _look_for(ids):
+        for found in _find_by_id(ids):
             # A UUID may have been named in both upper and lower case.
             if found[1] is None or found[1] not in walked:
                 walked.add(found[1])
                 yield found
 
 
-def _look_for(ids: list[str]) -> Iterator[Found]:
+def _find_by_id(ids: list[str]) -> Iterator[FoundSession]:
     """Yield each of these ids with its session, if that is known here."""
     spelt = {each: (each, *spellings(each)) for each in ids}
     wanted = list(dict.fromkeys(chain.from_iterable(spelt.values())))
     # MariaDB ignores case; if an id is not a UUID, one in another case is another session.
-    known = {found[0]: found for found in _facts(our_sessions().filter(session_id__in=wanted))}
+    known = {found[0]: found for found in _facts(all_sessions().filter(session_id__in=wanted))}
     for asked, ways in spelt.items():
         found = next((known[each] for each in ways if each in known), ("", None, "", False))
         yield asked, *found[1:]
@@ -86,7 +86,7 @@ def chunks(wanted: Iterable[_T]) -> Iterator[list[_T]]:
         yield chunk
 
 
-def our_sessions() -> QuerySet[ChatSession]:
+def all_sessions() -> QuerySet[ChatSession]:
     """Return all sessions, read from the database they are written to."""
     return ChatSession.objects.using(router.db_for_write(ChatSession))
 
@@ -127,7 +127,7 @@ def _keys_of(sessions: QuerySet[Any]) -> Iterator[int]:
         last = page[-1]
 
 
-def _facts(sessions: QuerySet[ChatSession]) -> QuerySet[ChatSession, Found]:
+def _facts(sessions: QuerySet[ChatSession]) -> QuerySet[ChatSession, FoundSession]:
     return sessions.values_list("session_id", "pk", "agent__account", "is_unverified")
 
 

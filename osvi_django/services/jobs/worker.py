@@ -69,7 +69,7 @@ def run_close_job(
     """
     refuse_inside_transaction(router.db_for_write(CloseJob))
     job = store.find(job_id)
-    if store.begin(job):
+    if store.start(job):
         JobWorker(job, stop or threading.Event(), on_progress).work()
     return store.find(job.pk)
 
@@ -110,13 +110,13 @@ class JobWorker:
                 self.shutdown()
 
     @property
-    def has_news(self) -> bool:
+    def has_results(self) -> bool:
         """Return whether something has come back since the last step."""
         running = self.running
-        return bool(running.arrived) or self.rescuer.has_news or running.summaries.has_news
+        return bool(running.arrived) or self.rescuer.has_results or running.summaries.has_results
 
     def step(self) -> float | None:
-        """Take a step; return in how many seconds to take the next one if there is no news.
+        """Take a step; return in how many seconds to take the next one if nothing arrives.
 
         None means that nothing is left that this process can do.
         """
@@ -151,7 +151,7 @@ class JobWorker:
 
     def _repeat(self, step: Callable[[], float | None]) -> None:
         while (seconds := step()) is not None:
-            rest(self.running.signal, seconds)
+            wait_for_signal(self.running.signal, seconds)
 
     @property
     def _interval(self) -> float:
@@ -217,11 +217,11 @@ class JobWorker:
         results = {item: self.running.resolve_locally(item, matching) for item in items}
         resolved = [(item, result) for item, result in results.items() if result]
         to_close = [item for item, result in results.items() if not result]
-        attempts, taken = self._claim_sessions(to_close, token, lease)
+        attempts, not_claimed = self._claim_sessions(to_close, token, lease)
         if resolved:
             store.settle(self.job, resolved)
-        if taken:  # another caller has these, or they may be closed
-            store.snooze(self.job, taken)
+        if not_claimed:  # another caller has these, or they may be closed
+            store.snooze(self.job, not_claimed)
         return attempts
 
     def _claim_sessions(
@@ -290,9 +290,9 @@ def remove_not_closed(job: CloseJob) -> None:
         remove_unknown(cast("ChatSession", item.session), job=job)
 
 
-def rest(signal: threading.Event, seconds: float) -> None:
-    """Wait up to ``seconds`` for news, and a moment for more of it, as each commit costs time."""
+def wait_for_signal(signal: threading.Event, seconds: float) -> None:
+    """Wait up to ``seconds`` for the signal, and a moment for more, as each commit costs time."""
     if signal.wait(seconds):
         time.sleep(_GATHER)
-        # Clear it before looking: any later news sets it again.
+        # Clear it before looking: any later result sets it again.
         signal.clear()

@@ -67,7 +67,7 @@ def agent_of(remote: RemoteSession, account: str, agent_uuid: str) -> ChatAgent:
     """Return the agent of a session object: by its UUID if known, else by OSVI's number."""
     if agent_uuid:
         agent = agent_for(agent_uuid, account)
-        return _learn_number(agent, remote.agent_number)
+        return _store_number(agent, remote.agent_number)
     if known := find_session(remote.session_id):
         return known.agent
     if remote.agent_number is None:
@@ -79,7 +79,7 @@ def agent_of(remote: RemoteSession, account: str, agent_uuid: str) -> ChatAgent:
     return by_number
 
 
-def _learn_number(agent: ChatAgent, number: int | None) -> ChatAgent:
+def _store_number(agent: ChatAgent, number: int | None) -> ChatAgent:
     """Store OSVI's number of an agent; sessions mirrored by number alone become this agent's."""
     if number is None or agent.number == number:
         return agent
@@ -103,12 +103,16 @@ def _accounts_with(agent_uuid: str) -> list[str]:
     if not is_storable_id(agent_uuid):
         return []
     sessions = ChatSession.objects.filter(agent=OuterRef("pk"))
-    hearsay = Q(customer_id="", status=Status.ACTIVE)
-    is_hearsay = Exists(sessions.filter(hearsay)) & ~Exists(sessions.exclude(hearsay))
+    only_named = Q(customer_id="", status=Status.ACTIVE)
+    is_only_named = Exists(sessions.filter(only_named)) & ~Exists(sessions.exclude(only_named))
     agents = ChatAgent.objects.using(router.db_for_write(ChatAgent)).filter(uuid=agent_uuid)
     # MariaDB compares without regard to case and accents.
-    same = [each for each in agents.annotate(is_hearsay=is_hearsay) if each.uuid == agent_uuid]
-    known = [each for each in same if each.number is not None or each.name or not each.is_hearsay]
+    same = [
+        each for each in agents.annotate(is_only_named=is_only_named) if each.uuid == agent_uuid
+    ]
+    known = [
+        each for each in same if each.number is not None or each.name or not each.is_only_named
+    ]
     return sorted(each.account for each in known or same)
 
 

@@ -21,22 +21,27 @@ from osvi_django.client.responses import (
 from osvi_django.conf import DEFAULT_ACCOUNT
 from osvi_django.database import exact_match, refuse_inside_transaction
 from osvi_django.exceptions import (
-    not_a_close,
+    generic_messages,
 )
 from osvi_django.models import (
     ChatSession,
 )
 from osvi_django.redaction import hides
 from osvi_django.services.attempts.clients import client_of
-from osvi_django.services.attempts.heeding import heeding
-from osvi_django.services.attempts.sync_limit import waiting
+from osvi_django.services.attempts.sync_limit import waiting_slot
+from osvi_django.services.attempts.throttling import throttling
 from osvi_django.services.attempts.types import (
     RequestOrigin,
     Status,
     User,
 )
 from osvi_django.services.mirroring.probing import probe_sessions
-from osvi_django.services.mirroring.sessions import CloseReason, close_behind, ids_of, mirror_told
+from osvi_django.services.mirroring.sessions import (
+    CloseReason,
+    ids_of,
+    mirror_remote,
+    record_remote_closes,
+)
 from osvi_django.services.permissions import require_operate
 from osvi_django.validation import require_id
 
@@ -85,25 +90,25 @@ def look_up_customer(
     Raises the same as ``start_session``.
     """
     account = DEFAULT_ACCOUNT if account is None else account
-    with not_a_close(asks_only=True):
+    with generic_messages(is_read_only=True):
         refuse_inside_transaction(router.db_for_write(ChatSession))
         require_operate(requested_by)
         by = RequestOrigin(requested_by=requested_by, via=via, note="")
         require_id("customer_id", customer_id)
         client = client_of(account)
-    with waiting(via), heeding(client, account) as throttle:
+    with waiting_slot(via), throttling(client, account) as throttle:
         asked_at, sent_at = timezone.now(), clock.monotonic()
-        with not_a_close(asks_only=True):
+        with generic_messages(is_read_only=True):
             remotes = client.active_sessions(customer_id)
         throttle.record_success(sent_at)
-        told = probe_sessions(
+        probed = probe_sessions(
             client, sessions_to_probe(customer_id, remotes, account=account, asked_at=asked_at)
         )
     apply_active_sessions(
-        customer_id, remotes, account=account, asked_at=asked_at, told=told, by=by
+        customer_id, remotes, account=account, asked_at=asked_at, probed=probed, by=by
     )
-    ours = of_customer(customer_id, account).filter(status__in=ChatSession.OPEN)
-    return _looked_up(list(ours.order_by("-started_at", "-id")), remotes, told)
+    sessions = of_customer(customer_id, account).filter(status__in=ChatSession.OPEN)
+    return _looked_up(list(sessions.order_by("-started_at", "-id")), remotes, probed)
 
 
 def sessions_to_probe(
@@ -114,10 +119,10 @@ def sessions_to_probe(
     Those not checked for the longest time come first. The arguments are those of
     ``apply_active_sessions``.
     """
-    gone = no_longer_listed(customer_id, remotes, account, asked_at)
+    unlisted = no_longer_listed(customer_id, remotes, account, asked_at)
     # A customer has at most one active session with an agent: an earlier one is surely closed.
     followed = Q(status=Status.ACTIVE, agent__uuid__in=list(remotes))
-    askable = gone.exclude(followed).exclude(agent__uuid=None).defer("metadata")
+    askable = unlisted.exclude(followed).exclude(agent__uuid=None).defer("metadata")
     return list(askable.order_by(F("synced_at").asc(nulls_first=True), "pk"))
 
 
@@ -127,35 +132,37 @@ def apply_active_sessions(
     *,
     account: str,
     asked_at: datetime,
-    told: Mapping[int, bool],
+    probed: Mapping[int, bool],
     by: RequestOrigin,
 ) -> list[ChatSession]:
     """Mirror what OSVI listed for a customer, by agents' UUIDs, when asked at ``asked_at``.
 
-    ``told``: for sessions that it did not list, by their keys, whether they are closed; ``by``: who
-    asked. Raises ``OSVIBadAnswer`` if something that it listed cannot be a session.
+    ``probed``: for sessions that it did not list, by their keys, whether they are closed; ``by``:
+    who asked. Raises ``OSVIBadAnswer`` if something that it listed cannot be a session.
     """
     found = [
-        mirror_told(remote, account=account, agent_uuid=agent_uuid, by=by)
+        mirror_remote(remote, account=account, agent_uuid=agent_uuid, by=by)
         for agent_uuid, remote in remotes.items()
     ]
-    gone = no_longer_listed(customer_id, remotes, account, asked_at)
-    followed = gone.filter(status=Status.ACTIVE, agent__in={each.agent_id for each in found})
-    close_behind(list(followed), by, CloseReason.LATER_CHAT)
-    store_told(gone, told, by)
-    unknown = gone.exclude(agent__uuid=None).exclude(pk__in=list(told))
-    ours = of_customer(customer_id, account).exclude(status=Status.CLOSED)
-    ours.exclude(pk__in=list(unknown.values_list("pk", flat=True))).update(synced_at=asked_at)
+    unlisted = no_longer_listed(customer_id, remotes, account, asked_at)
+    followed = unlisted.filter(status=Status.ACTIVE, agent__in={each.agent_id for each in found})
+    record_remote_closes(list(followed), by, CloseReason.LATER_CHAT)
+    store_probed(unlisted, probed, by)
+    unknown = unlisted.exclude(agent__uuid=None).exclude(pk__in=list(probed))
+    sessions = of_customer(customer_id, account).exclude(status=Status.CLOSED)
+    sessions.exclude(pk__in=list(unknown.values_list("pk", flat=True))).update(synced_at=asked_at)
     return found
 
 
-def store_told(gone: QuerySet[ChatSession], told: Mapping[int, bool], by: RequestOrigin) -> None:
+def store_probed(
+    unlisted: QuerySet[ChatSession], probed: Mapping[int, bool], by: RequestOrigin
+) -> None:
     """Close the sessions that OSVI said are closed, and make the others dormant."""
-    closed = {key for key, is_closed in told.items() if is_closed}
-    close_behind(list(gone.filter(pk__in=closed)), by, CloseReason.NOT_LISTED)
+    closed = {key for key, is_closed in probed.items() if is_closed}
+    record_remote_closes(list(unlisted.filter(pk__in=closed)), by, CloseReason.NOT_LISTED)
     # OSVI cannot be asked about sessions of an agent without a UUID.
-    dormant = gone.filter(
-        Q(pk__in=told.keys() - closed) | Q(agent__uuid=None), status=Status.ACTIVE
+    dormant = unlisted.filter(
+        Q(pk__in=probed.keys() - closed) | Q(agent__uuid=None), status=Status.ACTIVE
     )
     dormant.update(status=Status.DORMANT, updated_at=timezone.now())
 
@@ -164,22 +171,22 @@ def no_longer_listed(
     customer_id: str, remotes: Mapping[str, RemoteSession], account: str, asked_at: datetime
 ) -> QuerySet[ChatSession]:
     """Return sessions that are open here and not listed, and unchanged since OSVI was asked."""
-    ours = of_customer(customer_id, account)
-    known = ours.filter(status__in=ChatSession.OPEN, updated_at__lt=asked_at)
+    sessions = of_customer(customer_id, account)
+    known = sessions.filter(status__in=ChatSession.OPEN, updated_at__lt=asked_at)
     return known.exclude(session_id__in=ids_of(remotes))
 
 
 def _looked_up(
     sessions: Sequence[ChatSession],
     remotes: Mapping[str, RemoteSession],
-    told: Mapping[int, bool],
+    probed: Mapping[int, bool],
 ) -> LookedUp:
     listed = ids_of(remotes)
     others = [each for each in sessions if each.session_id not in listed]
     dormant = [
         each
         for each in others
-        if each.status == Status.DORMANT and (each.pk in told or not each.agent.uuid)
+        if each.status == Status.DORMANT and (each.pk in probed or not each.agent.uuid)
     ]
     return LookedUp(
         sessions=sessions,
@@ -191,5 +198,5 @@ def _looked_up(
 
 def of_customer(customer_id: str, account: str) -> QuerySet[ChatSession]:
     alias = router.db_for_write(ChatSession)
-    ours = ChatSession.objects.using(alias).select_related("agent", "summary")
-    return ours.filter(exact_match("customer_id", customer_id), agent__account=account)
+    sessions = ChatSession.objects.using(alias).select_related("agent", "summary")
+    return sessions.filter(exact_match("customer_id", customer_id), agent__account=account)

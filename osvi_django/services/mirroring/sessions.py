@@ -75,14 +75,14 @@ from osvi_django.validation import (
 
 logger = logging.getLogger(__name__)
 CloseReason = CloseAttempt.Reason
-_Told = TypeVar("_Told", RemoteSession, StartedSession)
-# OSVI's clock is trusted so far ahead of ours: a date in the far future would make all later news
+_Payload = TypeVar("_Payload", RemoteSession, StartedSession)
+# OSVI's clock is trusted so far ahead of ours: a date in the far future would make all later data
 # look old.
-_AHEAD: Final = timedelta(hours=1)
+_MAX_CLOCK_SKEW: Final = timedelta(hours=1)
 # Outcomes of attempts that certainly changed nothing, and the values of a row of which only the ids
 # are known.
 _CHANGED_NOTHING: Final = (AttemptOutcome.NOT_SENT, AttemptOutcome.REJECTED)
-_NEVER_HEARD_OF: Final[Mapping[str, Any]] = {
+_UNVERIFIED: Final[Mapping[str, Any]] = {
     "is_unverified": True,
     "customer_id": "",
     "osvi_updated_at": None,
@@ -123,12 +123,12 @@ def _insert_by_id(
     agent = agent_for(agent_uuid, account, is_unverified=first.get("is_unverified", False))
     session = _get_or_insert_session(session_id, agent=agent, **first)
     if session is None:
-        _require_there(agent)
+        _require_exists(agent)
         raise look_alike("session_id")
     return session
 
 
-def _require_there(agent: ChatAgent) -> None:
+def _require_exists(agent: ChatAgent) -> None:
     """Raise ``IntegrityError`` if the agent is gone: MariaDB's INSERT IGNORE ignores that too."""
     if not ChatAgent.objects.using(router.db_for_write(ChatAgent)).filter(pk=agent.pk).exists():
         raise IntegrityError
@@ -154,10 +154,10 @@ def remove_unknown(
 
     def work() -> bool:
         # The UPDATE comes first: another caller waits here, and then finds nothing.
-        ours = selectors.rows(session).filter(claim=claim, status__in=statuses, **_NEVER_HEARD_OF)
-        if not ours.update(claim=claim) or _is_used(session, attempt, job):
+        candidates = selectors.rows(session).filter(claim=claim, status__in=statuses, **_UNVERIFIED)
+        if not candidates.update(claim=claim) or _is_used(session, attempt, job):
             return False
-        ours.delete()
+        candidates.delete()
         agents = ChatAgent.objects.using(alias).filter(pk=session.agent_id, is_unverified=True)
         agents.filter(number=None, sessions=None, name="").delete()
         return True
@@ -291,15 +291,15 @@ def _mirror_once(
     remote: RemoteSession, account: str, agent_uuid: str, by: RequestOrigin
 ) -> ChatSession:
     agent = agent_of(remote, account, agent_uuid)
-    session = _get_or_insert_session(remote.session_id, agent=agent, **_told_first(remote))
+    session = _get_or_insert_session(remote.session_id, agent=agent, **_first_values(remote))
     if session is None:
-        _require_there(agent)
+        _require_exists(agent)
         raise look_alike("session_id")
-    _bring_up_to_date(session, remote, agent, by)
+    _update_session(session, remote, agent, by)
     return session
 
 
-def mirror_told(
+def mirror_remote(
     remote: RemoteSession, *, account: str, agent_uuid: str, by: RequestOrigin
 ) -> ChatSession:
     """Mirror what OSVI answered; if that fails, it is not reported as the caller's error.
@@ -314,7 +314,7 @@ def mirror_told(
     raise OSVIBadAnswer(OSVIBadAnswer.missing_field_message % {"field": field})
 
 
-def _read(payload: Mapping[str, Any], read: Callable[[Mapping[str, Any]], _Told]) -> _Told:
+def _read(payload: Mapping[str, Any], read: Callable[[Mapping[str, Any]], _Payload]) -> _Payload:
     if not isinstance(payload, Mapping):
         raise InvalidInput(_("payload is not a session object from OSVI."), field="payload")
     try:
@@ -324,8 +324,8 @@ def _read(payload: Mapping[str, Any], read: Callable[[Mapping[str, Any]], _Told]
     raise InvalidInput(problem, field="payload")
 
 
-def _told_first(remote: RemoteSession) -> dict[str, Any]:
-    """Return the first values of a new row; ``_bring_up_to_date`` sets the rest."""
+def _first_values(remote: RemoteSession) -> dict[str, Any]:
+    """Return the first values of a new row; ``_update_session`` sets the rest."""
     return {
         "customer_id": remote.customer_id,
         "started_at": to_db_datetime(remote.created_at or timezone.now()),
@@ -333,14 +333,14 @@ def _told_first(remote: RemoteSession) -> dict[str, Any]:
     }
 
 
-def _bring_up_to_date(
+def _update_session(
     session: ChatSession, remote: RemoteSession, agent: ChatAgent, by: RequestOrigin
 ) -> None:
     """Store what OSVI sent, unless something newer is stored."""
     alias = selectors.using(session)
     moment = _moment_of(remote)
     not_newer = Q(osvi_updated_at__isnull=True) | Q(osvi_updated_at__lte=moment)
-    news = {
+    changes = {
         "agent": agent,
         "customer_id": remote.customer_id,
         "mode": remote.mode if remote.mode in ChatSession.Mode else ChatSession.Mode.AI,
@@ -351,39 +351,39 @@ def _bring_up_to_date(
         "updated_at": timezone.now(),
     }
     if remote.created_at:
-        news["started_at"] = to_db_datetime(remote.created_at)
-    if active_at := _active_at(session, remote, news):
-        news["last_activity_at"] = Greatest("last_activity_at", Value(active_at))
+        changes["started_at"] = to_db_datetime(remote.created_at)
+    if active_at := _active_at(session, remote, changes):
+        changes["last_activity_at"] = Greatest("last_activity_at", Value(active_at))
 
     with transaction.atomic(using=alias):
         rows = selectors.rows(session).filter(not_newer)
-        rows.exclude(status=Status.CLOSED).update(**news)
+        rows.exclude(status=Status.CLOSED).update(**changes)
         if remote.status in ChatSession.OPEN:
             # The status of a session that is closing or unconfirmed is not decided here.
             rows.filter(status__in=ChatSession.OPEN).update(status=remote.status)
     selectors.reload(session)
     if remote.status == Status.CLOSED and session.is_open:
-        close_behind([session], by, CloseReason.SAID_SO)
+        record_remote_closes([session], by, CloseReason.SAID_SO)
         selectors.reload(session)
 
 
 def _active_at(
-    session: ChatSession, remote: RemoteSession, news: Mapping[str, Any]
+    session: ChatSession, remote: RemoteSession, changes: Mapping[str, Any]
 ) -> datetime | None:
     """Return when what OSVI sent happened in a session; None if nothing in it is new."""
     now = timezone.now()
     said_at = to_db_datetime(remote.updated_at) if remote.updated_at else None
-    if said_at and said_at < now + _AHEAD and said_at != session.osvi_updated_at:
+    if said_at and said_at < now + _MAX_CLOCK_SKEW and said_at != session.osvi_updated_at:
         return min(said_at, now)
-    return now if session.metadata and _is_changed(session, remote, news) else None
+    return now if session.metadata and _is_changed(session, remote, changes) else None
 
 
-def _is_changed(session: ChatSession, remote: RemoteSession, news: Mapping[str, Any]) -> bool:
+def _is_changed(session: ChatSession, remote: RemoteSession, changes: Mapping[str, Any]) -> bool:
     """Return whether OSVI's values differ from ours; becoming dormant is not activity."""
     awoke = session.status == Status.DORMANT and remote.status == Status.ACTIVE
     facts = ("mode", "help_requested", "active_human", "customer_id")
     added = set(context_in(remote.payload)) - set(context_in(session.metadata))
-    return awoke or bool(added) or any(getattr(session, each) != news[each] for each in facts)
+    return awoke or bool(added) or any(getattr(session, each) != changes[each] for each in facts)
 
 
 def context_in(metadata: Any) -> list[str]:
@@ -396,11 +396,13 @@ def context_in(metadata: Any) -> list[str]:
 def _moment_of(remote: RemoteSession) -> datetime:
     """Return the time of the data; now if it has none or an implausible one."""
     now = timezone.now()
-    told = to_db_datetime(remote.updated_at or now)
-    return told if told < now + _AHEAD else now
+    sent_at = to_db_datetime(remote.updated_at or now)
+    return sent_at if sent_at < now + _MAX_CLOCK_SKEW else now
 
 
-def close_behind(sessions: Sequence[ChatSession], by: RequestOrigin, reason: CloseReason) -> None:
+def record_remote_closes(
+    sessions: Sequence[ChatSession], by: RequestOrigin, reason: CloseReason
+) -> None:
     """Close sessions here that OSVI closed without us, if still open; ``by``: who found out."""
     if not sessions:
         return
@@ -425,7 +427,7 @@ def _journaled(
         claims.write_attempts(sessions, request, token, AttemptKind.MIRRORED) if sessions else []
     )
     ended = {"outcome": AttemptOutcome.CLOSED, "reason": reason}
-    claims.end_attempts((attempt, ended) for attempt in attempts)
+    claims.finish_attempts((attempt, ended) for attempt in attempts)
     of = {attempt.session_id: attempt for attempt in attempts}
     return [replace(end, attempt=of[end.session.pk]) for end in ends]
 

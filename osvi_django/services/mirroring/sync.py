@@ -30,13 +30,19 @@ from osvi_django.exceptions import (
     InvalidInput,
     OSVIError,
     OSVINotConfigured,
-    not_a_close,
+    generic_messages,
 )
 from osvi_django.models import ChatAgent, ChatSession
 from osvi_django.services.attempts.types import RequestOrigin
 from osvi_django.services.mirroring.customers import apply_active_sessions, sessions_to_probe
 from osvi_django.services.mirroring.probing import log_unknown
-from osvi_django.services.mirroring.sync_pool import Answered, Asked, LookUp, LookUps, Question
+from osvi_django.services.mirroring.sync_pool import (
+    AnsweredLookUp,
+    LookUp,
+    LookUpPool,
+    Probe,
+    SyncCall,
+)
 
 _T = TypeVar("_T")
 
@@ -45,7 +51,7 @@ logger = logging.getLogger(__name__)
 # How often to check whether an account with errors may be asked again.
 _POLL: Final = 0.1  # seconds
 # How long to wait for an unavailable database.
-_PATIENCE: Final = 20.0  # seconds
+_RETRY_SECONDS: Final = 20.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +94,14 @@ def sync_open(
     slowly, and then no longer. Raises ``InsideTransaction``, ``InvalidInput``, and the database's
     own errors if it remains unavailable.
     """
-    with not_a_close():
+    with generic_messages():
         refuse_inside_transaction(router.db_for_write(ChatSession))
     by = RequestOrigin(requested_by=None, via=via, note="")
     report = on_progress or (lambda _progress: None)
-    return _Run(_due(older_than), stop or threading.Event(), report, by).work()
+    return _Sync(_due(older_than), stop or threading.Event(), report, by).work()
 
 
-class _Run:
+class _Sync:
     def __init__(
         self,
         due: datetime,
@@ -108,48 +114,48 @@ class _Run:
         self.stop = stop
         self.on_progress = on_progress
         self.progress = SyncProgress(without_customer=_open().filter(customer_id="").count())
-        self.arrived: SimpleQueue[CallResult[Asked]] = SimpleQueue()
-        self.lines: dict[str, LookUps] = {}
-        self.is_away = False
+        self.arrived: SimpleQueue[CallResult[SyncCall]] = SimpleQueue()
+        self.pools: dict[str, LookUpPool] = {}
+        self.is_database_unavailable = False
 
     def work(self) -> SyncProgress:
         """Ask and store until nothing is left that can be asked."""
         accounts = ChatAgent.objects.using(router.db_for_write(ChatAgent)).order_by("account")
         for account in accounts.values_list("account", flat=True).distinct():
-            self._open_line(account)
+            self._open_pool(account)
         try:
-            while not self.stop.is_set() and any(line.goes_on for line in self.lines.values()):
-                for line in self.lines.values():
-                    line.hand_out()
+            while not self.stop.is_set() and any(pool.has_work for pool in self.pools.values()):
+                for pool in self.pools.values():
+                    pool.dispatch()
                 self._collect(_POLL)
         except (OperationalError, InterfaceError):
-            self.is_away = True
+            self.is_database_unavailable = True
             raise
         finally:
-            self._bring_home()
+            self._shutdown()
         return self.progress
 
-    def _open_line(self, account: str) -> None:
+    def _open_pool(self, account: str) -> None:
         sessions = _to_look_up(account, self.due)
         number = sessions.order_by().values("customer_id").distinct().count()
         if not number:
             return
         self.progress = replace(self.progress, total=self.progress.total + number)
         try:
-            self.lines[account] = LookUps(account, self.arrived, self.stop, sessions)
+            self.pools[account] = LookUpPool(account, self.arrived, self.stop, sessions)
         except OSVINotConfigured as error:
-            self._give_up(account, error)
+            self._stop_account(account, error)
 
-    def _bring_home(self) -> None:
+    def _shutdown(self) -> None:
         """Start nothing more, and store what still comes back."""
-        for line in self.lines.values():
-            line.stop_accepting()
+        for pool in self.pools.values():
+            pool.stop_accepting()
         try:
-            while any(line.under_way for line in self.lines.values()):
+            while any(pool.in_progress for pool in self.pools.values()):
                 self._collect(_POLL)
         finally:
-            for line in self.lines.values():
-                line.shutdown()
+            for pool in self.pools.values():
+                pool.shutdown()
         self._store_unfinished()
 
     def _collect(self, seconds: float) -> None:
@@ -157,27 +163,29 @@ class _Run:
             reply = self.arrived.get(timeout=seconds)
         except Empty:
             return
-        line, about = self.lines[reply.subject.account], reply.subject
-        line.task_done()
+        pool, about = self.pools[reply.subject.account], reply.subject
+        pool.task_done()
         # Without a database nothing can be stored; the question can be asked again later.
-        if self.is_away:
+        if self.is_database_unavailable:
             return
-        if isinstance(about, Question):
-            self._hear(line, about, reply)
+        if isinstance(about, Probe):
+            self._complete_probe(pool, about, reply)
         else:
-            self._read(line, about, reply)
+            self._complete_look_up(pool, about, reply)
 
-    def _read(self, line: LookUps, look_up: LookUp, reply: CallResult[Asked]) -> None:
+    def _complete_look_up(
+        self, pool: LookUpPool, look_up: LookUp, reply: CallResult[SyncCall]
+    ) -> None:
         """Read what OSVI lists for a customer, and probe the sessions that it does not list."""
         if reply.found is None:  # it was not started
-            line.again.append(look_up)
+            pool.retries.append(look_up)
             return
         try:
-            remotes = _remotes_of(line, reply)
+            remotes = _remotes_of(pool, reply)
         except (OSVIError, OSVINotConfigured) as error:
-            self._judge(line, look_up, reply.sent_at, error)
+            self._handle_error(pool, look_up, reply.sent_at, error)
             return
-        line.throttle.record_success(reply.sent_at)
+        pool.throttle.record_success(reply.sent_at)
         find = partial(
             sessions_to_probe,
             look_up.customer_id,
@@ -188,36 +196,36 @@ class _Run:
         sessions = self._persist(look_up, find)
         if sessions is None:
             return
-        answered = Answered(look_up=look_up, remotes=remotes)
+        answered = AnsweredLookUp(look_up=look_up, remotes=remotes)
         if sessions:
-            line.ask_about(answered, *sessions)
+            pool.submit_probes(answered, *sessions)
         else:
             self._store(answered)
 
-    def _hear(self, line: LookUps, question: Question, reply: CallResult[Asked]) -> None:
+    def _complete_probe(self, pool: LookUpPool, probe: Probe, reply: CallResult[SyncCall]) -> None:
         """Record what OSVI said about a session that it did not list."""
-        answered, found = question.answered, reply.found
-        answered.under_way -= 1
+        answered, found = probe.answered, reply.found
+        answered.in_progress -= 1
         if isinstance(found, bool):
-            answered.told[question.pk] = found
-            line.throttle.record_success(reply.sent_at)
+            answered.probed[probe.pk] = found
+            pool.throttle.record_success(reply.sent_at)
         elif found is None or is_account_wide(found):
-            line.ask_about(answered, question.session)
+            pool.submit_probes(answered, probe.session)
         else:
             answered.is_failed = True
-            log_unknown(question.session, cast("CallError", found))
+            log_unknown(probe.session, cast("CallError", found))
         if is_account_wide(found):
-            self._tell_line(line, reply.sent_at, found)
-        if not answered.under_way and not answered.to_ask:
+            self._record_in_throttle(pool, reply.sent_at, found)
+        if not answered.in_progress and not answered.to_probe:
             self._store(answered)
 
     def _store_unfinished(self) -> None:
         """Store the results of customers whose sessions were not all probed; skip the rest."""
-        unfinished = [each for line in self.lines.values() for each in line.answered]
-        while unfinished and not self.is_away:
+        unfinished = [each for pool in self.pools.values() for each in pool.answered]
+        while unfinished and not self.is_database_unavailable:
             self._store(unfinished.pop())
 
-    def _store(self, answered: Answered) -> None:
+    def _store(self, answered: AnsweredLookUp) -> None:
         look_up = answered.look_up
         store = partial(
             apply_active_sessions,
@@ -225,20 +233,20 @@ class _Run:
             answered.remotes,
             account=look_up.account,
             asked_at=look_up.asked_at,
-            told=answered.told,
+            probed=answered.probed,
             by=self.by,
         )
         if self._persist(look_up, store) is None:
             return
         if answered.is_failed:
             self._report(failed=self.progress.failed + 1)
-        elif not answered.to_ask:
+        elif not answered.to_probe:
             self._report(looked_up=self.progress.looked_up + 1)
 
     def _persist(self, look_up: LookUp, work: Callable[[], _T]) -> _T | None:
         """Return the result of one customer's work; None if it fails, as the others continue."""
         try:
-            return persist(work, using=router.db_for_write(ChatSession), patience=_PATIENCE)
+            return persist(work, using=router.db_for_write(ChatSession), patience=_RETRY_SECONDS)
         except (OperationalError, InterfaceError):
             raise  # all of them need the database
         except Exception as error:  # noqa: BLE001  # one customer must not stop the others
@@ -246,23 +254,25 @@ class _Run:
         self._fail(look_up, code)
         return None
 
-    def _judge(self, line: LookUps, look_up: LookUp, sent_at: float, error: CallError) -> None:
+    def _handle_error(
+        self, pool: LookUpPool, look_up: LookUp, sent_at: float, error: CallError
+    ) -> None:
         if is_account_wide(error):
-            line.again.append(look_up)
+            pool.retries.append(look_up)
         else:
             self._fail(look_up, error.code)
-        self._tell_line(line, sent_at, error)
+        self._record_in_throttle(pool, sent_at, error)
 
-    def _tell_line(self, line: LookUps, sent_at: float, error: CallError) -> None:
+    def _record_in_throttle(self, pool: LookUpPool, sent_at: float, error: CallError) -> None:
         if is_account_wide(error) or is_ambiguous(error):
-            line.record_failure(sent_at, error)
+            pool.record_failure(sent_at, error)
         else:
-            line.throttle.record_success(sent_at)
-        if line.error is None and line.throttle.is_open:
-            line.error = error
-            self._give_up(line.account, error)
+            pool.throttle.record_success(sent_at)
+        if pool.error is None and pool.throttle.is_open:
+            pool.error = error
+            self._stop_account(pool.account, error)
 
-    def _give_up(self, account: str, error: CallError) -> None:
+    def _stop_account(self, account: str, error: CallError) -> None:
         logger.error("account %r is looked up no more: %s", account, named(error))
         troubles = {**self.progress.troubles, account: error.code}
         self._report(troubles=troubles)
@@ -277,12 +287,12 @@ class _Run:
         self.on_progress(self.progress)
 
 
-def _remotes_of(line: LookUps, reply: CallResult[Asked]) -> dict[str, RemoteSession]:
+def _remotes_of(pool: LookUpPool, reply: CallResult[SyncCall]) -> dict[str, RemoteSession]:
     """Return what a customer has open; raise the error if OSVI answered with one."""
     if isinstance(reply.found, OSVIError | OSVINotConfigured):
         raise reply.found
     customer_id = cast("LookUp", reply.subject).customer_id
-    return line.client.read_active_sessions(cast("Answer", reply.found), customer_id)
+    return pool.client.read_active_sessions(cast("Answer", reply.found), customer_id)
 
 
 def _due(older_than: timedelta | None) -> datetime:

@@ -37,31 +37,31 @@ class LookUp:
     asked_at: datetime = field(default_factory=timezone.now)
 
     def ask(self, client: OSVIClient) -> Answer:
-        """Return OSVI's answer with what the customer has open."""
+        """Return the answer of OSVI with what the customer has open."""
         return client.send_active_sessions(self.customer_id)
 
 
 @dataclass(kw_only=True, eq=False)
-class Answered:
+class AnsweredLookUp:
     """A look-up whose unlisted sessions OSVI is asked about, one or more at a time.
 
-    ``told``: by their keys, whether these are closed.
+    ``probed``: by their keys, whether these are closed.
     """
 
     look_up: LookUp
     remotes: Mapping[str, RemoteSession]
-    to_ask: deque[ChatSession] = field(default_factory=deque)
-    under_way: int = 0
-    told: dict[int, bool] = field(default_factory=dict)
+    to_probe: deque[ChatSession] = field(default_factory=deque)
+    in_progress: int = 0
+    probed: dict[int, bool] = field(default_factory=dict)
     is_failed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class Probe:
     """A check of whether a session that OSVI did not list is closed."""
 
     session: ChatSession
-    answered: Answered
+    answered: AnsweredLookUp
 
     @property
     def pk(self) -> Any:
@@ -78,69 +78,69 @@ class Question:
         return is_closed(client, self.session)
 
 
-Asked = LookUp | Question
+SyncCall = LookUp | Probe
 
 
-class LookUps(CallPool[Asked]):
+class LookUpPool(CallPool[SyncCall]):
     """The look-ups of customers of one account."""
 
     def __init__(
         self,
         account: str,
-        arrived: Arrived[CallResult[Asked]],
+        arrived: Arrived[CallResult[SyncCall]],
         stop: threading.Event,
         sessions: QuerySet[ChatSession],
     ) -> None:
         super().__init__(account, client_of(account), arrived, stop)
-        self.again: deque[LookUp] = deque()
-        self.answered: deque[Answered] = deque()
+        self.retries: deque[LookUp] = deque()
+        self.answered: deque[AnsweredLookUp] = deque()
         self.error: CallError | None = None
         self._sessions = sessions
         self._last = 0
         self._read_ahead: deque[LookUp] = deque()
-        self._is_read = False
+        self._is_exhausted = False
 
     @property
-    def goes_on(self) -> bool:
+    def has_work(self) -> bool:
         """Return whether something is running or still to be asked."""
-        if self.under_way:
+        if self.in_progress:
             return True
-        waits = self.answered or self.again or self._read_ahead or not self._is_read
+        waits = self.answered or self.retries or self._read_ahead or not self._is_exhausted
         return self.error is None and bool(waits)
 
-    def hand_out(self) -> None:
+    def dispatch(self) -> None:
         """Submit as many as the threads can take now."""
         capacity = self.capacity if self.error is None else 0
         while capacity > 0 and (each := self._next()) is not None:
             capacity -= 1
-            asked = replace(each, asked_at=timezone.now()) if isinstance(each, LookUp) else each
-            self.ask(asked, partial(asked.ask, self.client))
+            call = replace(each, asked_at=timezone.now()) if isinstance(each, LookUp) else each
+            self.submit(call, partial(call.ask, self.client))
 
-    def ask_about(self, answered: Answered, *sessions: ChatSession) -> None:
+    def submit_probes(self, answered: AnsweredLookUp, *sessions: ChatSession) -> None:
         """Submit the checks of this look-up before any further customer."""
-        answered.to_ask.extend(sessions)
+        answered.to_probe.extend(sessions)
         if answered not in self.answered:
             self.answered.append(answered)
 
-    def _next(self) -> Asked | None:
+    def _next(self) -> SyncCall | None:
         if self.answered:
-            return self._next_question(self.answered[0])
-        if self.again:
-            return self.again.popleft()
-        while not self._read_ahead and not self._is_read:
+            return self._next_probe(self.answered[0])
+        if self.retries:
+            return self.retries.popleft()
+        while not self._read_ahead and not self._is_exhausted:
             self._read_page()
         return self._read_ahead.popleft() if self._read_ahead else None
 
-    def _next_question(self, answered: Answered) -> Question:
-        session = answered.to_ask.popleft()
-        answered.under_way += 1
-        if not answered.to_ask:
+    def _next_probe(self, answered: AnsweredLookUp) -> Probe:
+        session = answered.to_probe.popleft()
+        answered.in_progress += 1
+        if not answered.to_probe:
             self.answered.popleft()
-        return Question(session=session, answered=answered)
+        return Probe(session=session, answered=answered)
 
     def _read_page(self) -> None:
         page = list(self._sessions.filter(pk__gt=self._last)[:_PAGE])
-        self._is_read = len(page) < _PAGE
+        self._is_exhausted = len(page) < _PAGE
         self._last = page[-1].pk if page else self._last
         first = _first_of_each(self._sessions, {each.customer_id for each in page})
         self._read_ahead.extend(

@@ -17,7 +17,7 @@ from osvi_django.client.responses import (
     names_another,
 )
 from osvi_django.database import persist, refuse_inside_transaction
-from osvi_django.exceptions import InvalidInput, not_a_close
+from osvi_django.exceptions import InvalidInput, generic_messages
 from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 from osvi_django.redaction import HiddenText, hides
 from osvi_django.services import selectors
@@ -63,9 +63,9 @@ def without_summary() -> Iterator[ChatSession]:
     """Yield sessions that are not open, have no summary, and have answers to read again."""
     alias = router.db_for_write(ChatSession)
     answers = CloseAttempt.objects.using(alias).filter(session=OuterRef("pk")).exclude(answer="")
-    bare = ChatSession.objects.using(alias).filter(status__in=_NOT_OPEN)
-    bare = bare.filter(~Q(summary_status=SummaryStatus.STORED), Exists(answers))
-    return by_key(bare.select_related("agent").defer("metadata"))
+    missing = ChatSession.objects.using(alias).filter(status__in=_NOT_OPEN)
+    missing = missing.filter(~Q(summary_status=SummaryStatus.STORED), Exists(answers))
+    return by_key(missing.select_related("agent").defer("metadata"))
 
 
 def by_key(sessions: QuerySet[ChatSession]) -> Iterator[ChatSession]:
@@ -81,14 +81,14 @@ def store_summary(session: ChatSession) -> bool:
     read = find_summary(session, tuple(AttemptOutcome))
     if read is None:
         return False
-    end = Settlement(
+    result = Settlement(
         session=session,
         attempt=read.attempt,
         text=read.text,
         allowed_statuses=_NOT_OPEN,
         attempt_fields=CLOSED_FIELDS,
     )
-    return _store(end, sparing=tuple(Source))
+    return _store(result, unless_from=tuple(Source))
 
 
 def is_reviewable(attempt: CloseAttempt) -> bool:
@@ -136,7 +136,7 @@ def take_reviewed_summary(
     the text is empty or too long.
     """
     session = attempt.session
-    with not_a_close():
+    with generic_messages():
         refuse_inside_transaction(selectors.using(session))
     require_close(requested_by, session)
     request = RequestOrigin(requested_by=requested_by, via=via, note=note)
@@ -144,8 +144,8 @@ def take_reviewed_summary(
     if not is_reviewable(attempt):
         raise InvalidInput(_("This attempt has no answer to review."), field="attempt")
     claims.expire_lease(session)
-    if not _take(session, text, request):
-        raise _not_taken(session)
+    if not _store_reviewed(session, text, request):
+        raise _refusal(session)
     return types.closed_result(
         session,
         changed=True,
@@ -159,42 +159,42 @@ def _checked(text: str) -> str:
         raise InvalidInput(_("text is required: enter the summary."), field="text")
     if len(text) > SUMMARY_MAX_LENGTH:
         problem = _("%(field)s is too long: use at most %(length)d characters.")
-        told = {"field": "text", "length": SUMMARY_MAX_LENGTH}
-        raise InvalidInput(problem % told, field="text")
+        values = {"field": "text", "length": SUMMARY_MAX_LENGTH}
+        raise InvalidInput(problem % values, field="text")
     return text
 
 
 @hides("text")
-def _take(session: ChatSession, text: str, request: RequestOrigin) -> bool:
+def _store_reviewed(session: ChatSession, text: str, request: RequestOrigin) -> bool:
     token = uuid.uuid4()
 
-    def journal(end: Settlement) -> Settlement:
+    def journal(result: Settlement) -> Settlement:
         (attempt,) = claims.write_attempts([session], request, token, AttemptKind.REVIEW)
-        return replace(end, attempt=attempt)
+        return replace(result, attempt=attempt)
 
-    end = Settlement(
+    result = Settlement(
         session=session, attempt=None, text=text, source=Source.REVIEWED, allowed_statuses=_NOT_OPEN
     )
-    return _store(end, sparing=(Source.OSVI,), journal=journal)
+    return _store(result, unless_from=(Source.OSVI,), journal=journal)
 
 
 def _store(
-    end: Settlement,
+    result: Settlement,
     *,
-    sparing: Sequence[Source],
-    journal: Callable[[Settlement], Settlement] = lambda end: end,
+    unless_from: Sequence[Source],
+    journal: Callable[[Settlement], Settlement] = lambda result: result,
 ) -> bool:
     """Store a summary unless one of these sources is stored; return whether it was stored."""
-    session = end.session
+    session = result.session
     stored = SessionSummary.objects.using(selectors.using(session)).filter(session=session)
 
     def work() -> list[Settlement]:
         # The UPDATE comes first and locks the row, so no other process stores one before the
         # commit.
-        held = _not_open(session).update(status=F("status"))
-        if not held or stored.filter(source__in=sparing).exists():
+        locked = _not_open(session).update(status=F("status"))
+        if not locked or stored.filter(source__in=unless_from).exists():
             return []
-        return settlement.write_closed([journal(end)])
+        return settlement.write_closed([journal(result)])
 
     closed = persist(work, using=selectors.using(session), patience=database.PATIENCE_BEFORE)
     notifications.notify_closed(closed)
@@ -206,7 +206,7 @@ def _not_open(session: ChatSession) -> QuerySet[ChatSession]:
     return selectors.rows(session).filter(status__in=_NOT_OPEN)
 
 
-def _not_taken(session: ChatSession) -> InvalidInput:
+def _refusal(session: ChatSession) -> InvalidInput:
     selectors.reload(session)
     if session.status not in _NOT_OPEN:
         problem = _("This chat session is open or being closed, so it has no summary yet.")

@@ -48,11 +48,11 @@ from osvi_django.services.attempts import (
     types,
 )
 from osvi_django.services.attempts.error_policy import codes_to_send_later
-from osvi_django.services.attempts.heeding import heeding
 from osvi_django.services.attempts.interpret import Interpretation, interpret
 from osvi_django.services.attempts.leases import Terms
 from osvi_django.services.attempts.settlement import missing_summary_status
-from osvi_django.services.attempts.sync_limit import waiting
+from osvi_django.services.attempts.sync_limit import waiting_slot
+from osvi_django.services.attempts.throttling import throttling
 from osvi_django.services.attempts.types import (
     AttemptKind,
     AttemptOutcome,
@@ -69,7 +69,7 @@ from osvi_django.services.recovery.unread import (
     RecoveryResult,
     Settled,
     left_unchanged,
-    read_what_arrived,
+    read_stored_answers,
     recover_spools,
     result_of,
     settle_by,
@@ -107,11 +107,11 @@ def recover_session(
     client, lease = claims.prepare(session.agent.account)
     claims.expire_lease(session)
     token = uuid.uuid4()
-    if not _take(session, token, lease):
+    if not _claim(session, token, lease):
         return _nothing_to_settle(session)
     request = RequestOrigin(requested_by=requested_by, via=via, note="")
     try:
-        with leases.dropping(claims.held(session, token)), waiting(via):
+        with leases.renewing(claims.claimed_row(session, token)), waiting_slot(via):
             return _settle(client, session, token, request)
     finally:
         # A session that was not settled is as unconfirmed as before.
@@ -137,24 +137,24 @@ def mark_closed(
         )
     claims.expire_lease(session)
     token = uuid.uuid4()
-    is_lost = _take(session, token, _MARKING)
-    if not is_lost and not _take_refused(session, token):
+    is_lost = _claim(session, token, _MARKING)
+    if not is_lost and not _claim_refused(session, token):
         selectors.reload(session)
         problem = _(
             "You can mark a chat session as closed only if it is unconfirmed or if OSVI refused "
             "to close it."
         )
         raise InvalidInput(problem, field="status")
-    with leases.dropping(claims.held(session, token)):
-        marked = _settle_by_word(session, token, request, is_lost=is_lost)
+    with leases.renewing(claims.claimed_row(session, token)):
+        marked = _settle_by_statement(session, token, request, is_lost=is_lost)
     return with_own_summary(marked)
 
 
-def _settle_by_word(
+def _settle_by_statement(
     session: ChatSession, token: uuid.UUID, request: RequestOrigin, *, is_lost: bool
 ) -> CloseResult:
     # Any answer that arrived is better than a person's statement.
-    if found := read_what_arrived(session, token):
+    if found := read_stored_answers(session, token):
         if found.settled is Settled.REOPENED:
             problem = _("OSVI's answer was found: OSVI did not close this chat. It is still open.")
             raise InvalidInput(problem, field="status")
@@ -178,7 +178,7 @@ def is_refused(session: ChatSession) -> bool:
 
 
 def recover_all(
-    *, on_left: Callable[[LeftInSpool], object] = lambda left_unchanged: None
+    *, on_left: Callable[[LeftInSpool], object] = lambda _left: None
 ) -> Iterator[RecoveryResult]:
     """Settle all that can be settled, one session after the other, each on its own.
 
@@ -188,7 +188,7 @@ def recover_all(
     """
     yield from recover_spools(on_left)
     alias = router.db_for_write(ChatSession)
-    dead = Q(leases.is_over(), status=Status.CLOSING)
+    dead = Q(leases.expired(), status=Status.CLOSING)
     lost = ChatSession.objects.using(alias).filter(dead | Q(status=Status.UNCONFIRMED))
     for session in reviewing.by_key(lost.defer("metadata")):
         yield _recover_safely(session)
@@ -219,45 +219,47 @@ def _recover_safely(session: ChatSession) -> RecoveryResult:
     except (OSVIError, OSVINotConfigured) as error:
         return RecoveryResult(session=session, settled=Settled.UNCHANGED, detail=str(error))
     except Exception as error:  # one bad row must not stop the sweep
-        logger.exception("session %r could not be looked into", session.session_id)
+        logger.exception("session %r could not be checked", session.session_id)
         detail = type(error).__name__
         return RecoveryResult(session=session, settled=Settled.FAILED, detail=detail)
 
 
-def _take(session: ChatSession, token: uuid.UUID, lease: Terms) -> bool:
-    def take(mine: QuerySet[ChatSession], seconds: float) -> int:
-        return claims.acquire_lease(mine, (Status.UNCONFIRMED,), token, lease=seconds)
+def _claim(session: ChatSession, token: uuid.UUID, lease: Terms) -> bool:
+    def acquire(row: QuerySet[ChatSession], seconds: float) -> int:
+        return claims.acquire_lease(row, (Status.UNCONFIRMED,), token, lease=seconds)
 
-    return _persist_take(session, token, lease, take)
+    return _persist_claim(session, token, lease, acquire)
 
 
-def _take_refused(session: ChatSession, token: uuid.UUID) -> bool:
-    def take(mine: QuerySet[ChatSession], seconds: float) -> int:
+def _claim_refused(session: ChatSession, token: uuid.UUID) -> bool:
+    def acquire(row: QuerySet[ChatSession], seconds: float) -> int:
         before = {"previous_status": F("status")}
         return claims.acquire_lease(
-            _refused_of(mine), ChatSession.OPEN, token, lease=seconds, **before
+            _refused_of(row), ChatSession.OPEN, token, lease=seconds, **before
         )
 
-    return _persist_take(session, token, _MARKING, take)
+    return _persist_claim(session, token, _MARKING, acquire)
 
 
-def _persist_take(
+def _persist_claim(
     session: ChatSession,
     token: uuid.UUID,
     lease: Terms,
-    take: Callable[[QuerySet[ChatSession], float], int],
+    acquire: Callable[[QuerySet[ChatSession], float], int],
 ) -> bool:
     def work() -> bool:
-        mine = selectors.rows(session)
-        seconds = leases.hold([claims.held(session, token)], lease)
+        row = selectors.rows(session)
+        seconds = leases.start_renewing([claims.claimed_row(session, token)], lease)
         # Includes a claim of an earlier try whose commit succeeded without our learning of it.
-        return bool(take(mine, seconds)) or mine.filter(claim=token).exists()
+        return bool(acquire(row, seconds)) or row.filter(claim=token).exists()
 
     with leases.claiming(token):
-        is_taken = persist(work, using=selectors.using(session), patience=database.PATIENCE_BEFORE)
-    if not is_taken:
-        leases.drop([claims.held(session, token)])
-    return is_taken
+        is_claimed = persist(
+            work, using=selectors.using(session), patience=database.PATIENCE_BEFORE
+        )
+    if not is_claimed:
+        leases.stop_renewing([claims.claimed_row(session, token)])
+    return is_claimed
 
 
 def _refused_of(sessions: QuerySet[ChatSession]) -> QuerySet[ChatSession]:
@@ -279,10 +281,10 @@ def _nothing_to_settle(session: ChatSession) -> RecoveryResult:
 def _settle(
     client: OSVIClient, session: ChatSession, token: uuid.UUID, request: RequestOrigin
 ) -> RecoveryResult:
-    if found := read_what_arrived(session, token):
+    if found := read_stored_answers(session, token):
         return found
     try:
-        with heeding(client, session.agent.account):
+        with throttling(client, session.agent.account):
             is_open = remote_state.is_listed_open(client, session)
     except (OSVIError, OSVINotConfigured) as error:
         return replace(left_unchanged(session, str(error)), error=error)
@@ -290,7 +292,7 @@ def _settle(
         return _settle_by_pausing(client, session, token, request)
     if is_open:
         return _reopen(session, token, Status.ACTIVE)
-    return _fetch(client, session, token, request)
+    return _reclose(client, session, token, request)
 
 
 def _settle_by_pausing(
@@ -303,14 +305,14 @@ def _settle_by_pausing(
     if not session.agent.uuid:
         return left_unchanged(session, str(_NOTHING_TO_ASK_BY))
     try:
-        with heeding(client, session.agent.account):
+        with throttling(client, session.agent.account):
             is_closed = remote_state.is_closed_by_id(client, session)
     except (OSVIError, OSVINotConfigured) as error:
         return replace(left_unchanged(session, str(error)), error=error)
     if is_closed is None:
         return left_unchanged(session, str(_UNKNOWN_TO_OSVI))
     if is_closed:
-        return _fetch(client, session, token, request)
+        return _reclose(client, session, token, request)
     return _reopen(session, token, Status.DORMANT)
 
 
@@ -327,11 +329,11 @@ def _was_only_refused(session: ChatSession) -> bool:
     return is_refused and not tried.exclude(outcome__in=unsent).exists()
 
 
-def _fetch(
+def _reclose(
     client: OSVIClient, session: ChatSession, token: uuid.UUID, request: RequestOrigin
 ) -> RecoveryResult:
     """Close a closed session once more for its summary; never again, whatever the result."""
-    if _was_fetched(session):
+    if _was_reclosed(session):
         settlement.settle(
             types.Settlement(
                 session=session,
@@ -342,25 +344,25 @@ def _fetch(
             )
         )
         return result_of(session)
-    end = None
+    interpreted = None
     try:
-        with heeding(client, session.agent.account):
-            end = _close_once_more(client, session, token, request)
-            if not isinstance(end, types.Settlement):
-                raise end.error  # so that a request of OSVI to wait is known here
+        with throttling(client, session.agent.account):
+            interpreted = _send_reclose(client, session, token, request)
+            if not isinstance(interpreted, types.Settlement):
+                raise interpreted.error  # so that a request of OSVI to wait is known here
     except AnswerNotStored as error:
         return left_unchanged(session, str(error))
     except (OSVIError, OSVINotConfigured) as error:
-        found = settle_by(end) if end else None
+        found = settle_by(interpreted) if interpreted else None
         return found or replace(left_unchanged(session, str(error)), error=error)
-    return settle_closed(end)
+    return settle_closed(interpreted)
 
 
-def _close_once_more(
+def _send_reclose(
     client: OSVIClient, session: ChatSession, token: uuid.UUID, request: RequestOrigin
 ) -> Interpretation:
     """Return what OSVI's reply to one more close says. Raises ``AnswerNotStored``."""
-    attempt = _write_fetch(session, token, request)
+    attempt = _write_reclose(session, token, request)
     reply: Answer | OSVIError | OSVINotConfigured
     try:
         # The only close documented to return the summary, whichever dialect the account uses.
@@ -372,7 +374,7 @@ def _close_once_more(
     return interpret(reply, session=session, attempt=attempt, claim_token=token)
 
 
-def _write_fetch(session: ChatSession, token: uuid.UUID, request: RequestOrigin) -> CloseAttempt:
+def _write_reclose(session: ChatSession, token: uuid.UUID, request: RequestOrigin) -> CloseAttempt:
     def work() -> CloseAttempt:
         (attempt,) = claims.write_attempts([session], request, token, AttemptKind.RECLOSE)
         return attempt
@@ -380,6 +382,6 @@ def _write_fetch(session: ChatSession, token: uuid.UUID, request: RequestOrigin)
     return persist(work, using=selectors.using(session), patience=database.PATIENCE_BEFORE)
 
 
-def _was_fetched(session: ChatSession) -> bool:
+def _was_reclosed(session: ChatSession) -> bool:
     fetches = selectors.attempts(session).filter(kind=AttemptKind.RECLOSE)
     return fetches.exclude(error_code__in=codes_to_send_later()).exists()

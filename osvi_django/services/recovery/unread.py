@@ -81,15 +81,15 @@ class LeftInSpool:
     is_ours: bool
 
 
-def read_what_arrived(session: ChatSession, token: uuid.UUID) -> RecoveryResult | None:
+def read_stored_answers(session: ChatSession, token: uuid.UUID) -> RecoveryResult | None:
     """Settle by an answer that arrived but was not read; return None if none settles it."""
-    brought = [found for path in _spooled(session) for found in _recover_file(path, token)]
-    if settled := [found for found in brought if found.settled is not Settled.UNCHANGED]:
+    recovered = [found for path in _spooled(session) for found in _recover_file(path, token)]
+    if settled := [found for found in recovered if found.settled is not Settled.UNCHANGED]:
         return settled[0]
     if read := kept_answers.find_summary(session):
         return settle_as_closed(session, read.attempt, read.text)
     for attempt in selectors.attempts(session).filter(outcome=AttemptOutcome.ANSWERED):
-        if found := _read_kept(session, attempt, kept_answers.answer_of(attempt), token):
+        if found := _settle_by_answer(session, attempt, kept_answers.answer_of(attempt), token):
             return found
     if read := kept_answers.find_close(session):
         return settle_as_closed(session, read.attempt, None)
@@ -111,7 +111,7 @@ def _is_of(path: Path, session: ChatSession) -> bool:
     return path.name.startswith(f"{session.pk}-")
 
 
-def _read_kept(
+def _settle_by_answer(
     session: ChatSession, attempt: CloseAttempt, answer: Answer, token: uuid.UUID
 ) -> RecoveryResult | None:
     """Settle by an answer that was stored and not read; return None if it settles nothing."""
@@ -135,22 +135,22 @@ def settle_as_closed(
     )
 
 
-def settle_by(end: Interpretation) -> RecoveryResult | None:
+def settle_by(interpreted: Interpretation) -> RecoveryResult | None:
     """Store what a reply says about a session; return None if OSVI must be asked about it."""
-    if isinstance(end, types.Settlement):
-        return settle_closed(end)
-    if isinstance(end, types.Failure) and end.is_open:
-        settlement.settle_failed(end)
+    if isinstance(interpreted, types.Settlement):
+        return settle_closed(interpreted)
+    if isinstance(interpreted, types.Failure) and interpreted.is_open:
+        settlement.settle_failed(interpreted)
         detail = _("OSVI refused to close this chat session, so it is open here again.")
-        return RecoveryResult(session=end.session, settled=Settled.REOPENED, detail=detail)
-    claims.end_attempts([(end.attempt, error_policy.error_fields(end.error))])
+        return RecoveryResult(session=interpreted.session, settled=Settled.REOPENED, detail=detail)
+    claims.finish_attempts([(interpreted.attempt, error_policy.error_fields(interpreted.error))])
     return None
 
 
-def settle_closed(end: types.Settlement) -> RecoveryResult:
+def settle_closed(interpreted: types.Settlement) -> RecoveryResult:
     """Store that a session is closed, and return what the database then says about it."""
-    settlement.settle(end)
-    return result_of(end.session)
+    settlement.settle(interpreted)
+    return result_of(interpreted.session)
 
 
 def result_of(session: ChatSession) -> RecoveryResult:
@@ -168,13 +168,13 @@ def left_unchanged(session: ChatSession, detail: str) -> RecoveryResult:
 def recover_spools(on_left: Callable[[LeftInSpool], object]) -> Iterator[RecoveryResult]:
     chosen = _spool_dirs()
 
-    def tell(left: LeftInSpool) -> None:
+    def report(left: LeftInSpool) -> None:
         # Besides the chosen ones there is the default one, which other sites may have chosen too.
         if left.is_ours or left.path in chosen or left.path.parent in chosen:
             on_left(left)
 
     for directory in dict.fromkeys([*chosen, default_spool_dir()]):
-        yield from _recover_spool(directory, tell)
+        yield from _recover_spool(directory, report)
 
 
 def _recover_spool(
@@ -199,7 +199,7 @@ def _spool_dirs() -> list[Path]:
 def _recover_file(
     path: Path,
     token: uuid.UUID | None = None,
-    on_left: Callable[[LeftInSpool], object] = lambda left_unchanged: None,
+    on_left: Callable[[LeftInSpool], object] = lambda _left: None,
 ) -> Iterator[RecoveryResult]:
     """Store the answer in a file; ``token`` is the claim that holds the session now."""
     attempt = None
@@ -212,12 +212,12 @@ def _recover_file(
             on_left(LeftInSpool(path=path, detail=detail, is_ours=False))
             return
         if attempt.outcome in _UNREAD:
-            yield _bring_home(attempt, answer, token)
+            yield _store_spooled(attempt, answer, token)
         path.unlink(missing_ok=True)
     except FileNotFoundError:
         return  # another recovery was faster
     except Exception as error:  # one bad file must not stop the others
-        logger.exception("the answer in %r stays there", str(path))
+        logger.exception("the answer in %r could not be stored, and is kept there", str(path))
         is_ours = attempt is not None
         on_left(LeftInSpool(path=path, detail=_unreadable(error), is_ours=is_ours))
 
@@ -233,7 +233,7 @@ def _attempt_of(answer: spool.SpooledAnswer) -> CloseAttempt | None:
     return known.filter(session=answer.session, claim=answer.claim).first()
 
 
-def _bring_home(
+def _store_spooled(
     attempt: CloseAttempt, spooled: spool.SpooledAnswer, token: uuid.UUID | None
 ) -> RecoveryResult:
     """Store an answer from the spool, and settle its session by it."""
@@ -246,7 +246,7 @@ def _bring_home(
         charset=spooled.charset,
     )
     raw_answers.store_answer(attempt, answer)
-    found = _read_kept(session, attempt, answer, token or attempt.claim)
+    found = _settle_by_answer(session, attempt, answer, token or attempt.claim)
     if found is None:
         # It settled nothing, and its closer has given up: OSVI is asked next.
         ours = selectors.rows(session).filter(claim=attempt.claim)

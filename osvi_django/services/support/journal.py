@@ -14,7 +14,7 @@ from django.utils import timezone
 from osvi_django import database
 from osvi_django.client.responses import Answer, names_another
 from osvi_django.database import persist, safe_error_name
-from osvi_django.exceptions import OSVIError, OSVINotConfigured, words_of
+from osvi_django.exceptions import OSVIError, OSVINotConfigured, error_reason
 from osvi_django.models import ChatSession, SupportAction
 from osvi_django.redaction import HiddenText
 from osvi_django.services import selectors
@@ -69,7 +69,7 @@ def fail_action(action: SupportAction, error: OSVIError | OSVINotConfigured) -> 
     """Store why an action was not done, or may not have been; the error names the action."""
     error.action = action
     outcome = ActionOutcome(error_policy.attempt_outcome(error).value)
-    changes: dict[str, Any] = {"error_code": error.code, "error_reason": words_of(error)}
+    changes: dict[str, Any] = {"error_code": error.code, "error_reason": error_reason(error)}
     if outcome not in SupportAction.UNKNOWN:
         changes["form_key"] = None  # nothing was done, so the same form may be sent again
     logger.warning("action %s of session %s: %s", action.pk, action.session_id, error.code)

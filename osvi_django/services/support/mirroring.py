@@ -18,7 +18,7 @@ from osvi_django.database import persist, safe_error_name
 from osvi_django.exceptions import OSVIError, OSVINotConfigured, SessionNotFound
 from osvi_django.models import ChatSession, SupportAction
 from osvi_django.services import selectors
-from osvi_django.services.attempts.heeding import heeding
+from osvi_django.services.attempts.throttling import throttling
 from osvi_django.services.attempts.types import Status
 from osvi_django.services.mirroring.sessions import mirror_session
 from osvi_django.services.support.actions import COMMANDS, StateChange
@@ -83,7 +83,7 @@ def _mirror_from_osvi(client: OSVIClient, session: ChatSession) -> None:
     """Mirror OSVI's state of a session; if OSVI does not answer now, a later look-up does it."""
     agent = session.agent
     try:
-        with heeding(client, agent.account):
+        with throttling(client, agent.account):
             remote = client.active_session(session.customer_id, agent_uuid=agent.uuid or "")
         if remote is not None and is_same_id(remote.session_id, session.session_id):
             mirror_session(remote, account=agent.account)

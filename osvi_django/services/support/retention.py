@@ -27,7 +27,7 @@ def forget_texts() -> int:
     Added context is removed from its session as well. What is kept: who did what and when, and
     everything that OSVI sent of its own accord. Raises ``InvalidSetting``.
     """
-    configured = {alias: Account(alias).keep_texts for alias in account_aliases()}
+    configured = {alias: Account(alias).text_retention_days for alias in account_aliases()}
     # Includes accounts that are no longer in the settings: otherwise their texts would stay.
     known = {*configured, *_all_accounts()}
     kept = {account: configured.get(account, DEFAULTS["TEXT_RETENTION_DAYS"]) for account in known}

@@ -20,17 +20,17 @@ from osvi_django.exceptions import (
     SentBefore,
     SessionClosed,
     WrongMode,
-    not_a_close,
+    generic_messages,
 )
 from osvi_django.models import ChatSession, SupportAction
 from osvi_django.redaction import HiddenText, hides
 from osvi_django.services import selectors
 from osvi_django.services.attempts import claims
 from osvi_django.services.attempts.clients import client_of
-from osvi_django.services.attempts.heeding import heeding
-from osvi_django.services.attempts.sync_limit import waiting
+from osvi_django.services.attempts.sync_limit import waiting_slot
+from osvi_django.services.attempts.throttling import throttling
 from osvi_django.services.attempts.types import RequestOrigin, Status, User
-from osvi_django.services.permissions import require_operate, who
+from osvi_django.services.permissions import requester_fields, require_operate
 from osvi_django.services.support.actions import (
     ActionOutcome,
     ActionResult,
@@ -86,14 +86,14 @@ def run_command(
 ) -> ActionResult:
     """Run a command in a session; ``service.py`` says what is raised."""
     request = ActionRequest(requested_by=requested_by, via=via, resend=resend, form_key=form_key)
-    with not_a_close():
+    with generic_messages():
         refuse_inside_transaction(selectors.using(session))
     require_operate(requested_by, session)
     text = _checked_text(command, text)
     selectors.reload(session)
     _require_state(command, session)
     client = client_of(session.agent.account)
-    with waiting(request.via), heeding(client, session.agent.account) as throttle:
+    with waiting_slot(request.via), throttling(client, session.agent.account) as throttle:
         action = _write_action(command, session, text, request)
         sent_at = clock.monotonic()
         result = _carry_out(command, client, action, text)
@@ -137,7 +137,7 @@ def _write_action(
     action = SupportAction(
         session=session,
         kind=command.kind,
-        **who(request.requested_by),
+        **requester_fields(request.requested_by),
         via=request.via,
         text=text,
         form_key=request.form_key,
@@ -175,7 +175,7 @@ def _carry_out(
 ) -> ActionResult:
     session, began = action.session, timezone.now()
     try:
-        with not_a_close():
+        with generic_messages():
             answer = command.send(client, session, text)
             store_answer(action, answer)
             change = command.read(answer, session)

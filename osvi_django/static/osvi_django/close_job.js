@@ -9,7 +9,7 @@
     const progress = document.getElementById("osvi-progress");
     const status = job.querySelector('[data-osvi="status"]');
 
-    // Screen readers read aloud whatever changes in a status, so nothing is written there anew.
+    // Screen readers read aloud whatever changes in a status, so nothing is written there that is already shown.
     const write = (place, text) => {
         if (place.textContent !== text) {
             place.textContent = text;

@@ -326,9 +326,11 @@ class TestSendBy:
 
     @pytest.fixture
     def held_row(self, session):
-        row = leases.Held(table=ChatSession, using="default", pk=session.pk, claim=uuid.uuid4())
+        row = leases.ClaimedRow(
+            table=ChatSession, using="default", pk=session.pk, claim=uuid.uuid4()
+        )
         ChatSession.objects.update(status="closing", claim=row.claim)
-        with leases.dropping(row):
+        with leases.renewing(row):
             yield row
 
     def test_send_by_of_claim_that_is_not_held_returns_none(self, held_row):
@@ -337,30 +339,30 @@ class TestSendBy:
 
     def test_send_by_of_lease_without_renewal_expires(self, held_row):
         terms = leases.Terms(seconds=1, longest=1.5, is_renewed=False)
-        assert leases.hold([held_row], terms) == 1.5
+        assert leases.start_renewing([held_row], terms) == 1.5
         assert leases.send_by(held_row) > time.monotonic() + 1
         wait_until(lambda: leases.send_by(held_row) is None, 1.2)
         assert leases.renew(held_row)
         assert leases.send_by(held_row) is not None
 
     def test_send_by_of_row_claimed_by_other_returns_none(self, held_row):
-        leases.hold([held_row], leases.Terms(seconds=1, longest=20))
+        leases.start_renewing([held_row], leases.Terms(seconds=1, longest=20))
         ChatSession.objects.update(claim=uuid.uuid4())
         wait_until(lambda: leases.send_by(held_row) is None, 2)
         assert not leases.renew(held_row)
         wait_until(lambda: not heartbeats(), 2)  # it is dropped when its lease is over
 
     def test_hold_with_renewal_does_not_renew_other_leases(self, held_row):
-        other = leases.Held(table=ChatSession, using="default", pk=0, claim=uuid.uuid4())
-        leases.hold([other], leases.Terms(seconds=1, longest=20, is_renewed=False))
-        leases.hold([held_row], leases.Terms(seconds=1, longest=20))
+        other = leases.ClaimedRow(table=ChatSession, using="default", pk=0, claim=uuid.uuid4())
+        leases.start_renewing([other], leases.Terms(seconds=1, longest=20, is_renewed=False))
+        leases.start_renewing([held_row], leases.Terms(seconds=1, longest=20))
         first = (leases.send_by(held_row), leases.send_by(other))
         wait_until(lambda: leases.send_by(held_row) > first[0], 2)
-        with leases.dropping(other):
+        with leases.renewing(other):
             assert leases.send_by(other) == first[1]
 
     def test_hold_with_renewal_ends_after_longest_time(self, held_row):
-        leases.hold([held_row], leases.Terms(seconds=1, longest=1.5))
+        leases.start_renewing([held_row], leases.Terms(seconds=1, longest=1.5))
         wait_until(lambda: not heartbeats(), 2)
         assert leases.send_by(held_row) is None
 
@@ -403,8 +405,8 @@ import os, uuid
 import django; django.setup()
 from osvi_django.models import ChatSession
 from osvi_django.services.attempts import leases
-row = leases.Held(table=ChatSession, using="default", pk=1, claim=uuid.uuid4())
-leases.hold([row], leases.Terms(seconds=30, longest=30, is_renewed=False))
+row = leases.ClaimedRow(table=ChatSession, using="default", pk=1, claim=uuid.uuid4())
+leases.start_renewing([row], leases.Terms(seconds=30, longest=30, is_renewed=False))
 pid = os.fork()
 if pid: os.waitpid(pid, 0)
 print("held" if leases.send_by(row) else "free")

@@ -164,7 +164,7 @@ class TestSyncCustomer:
         sync_customer("+1555")
         paused = [each.session_id for each in osvi_sandbox.requests if each.method == "POST"]
         assert paused == [sessions[number].session_id for number in (1, 2, 0)]
-        monkeypatch.setattr(probing, "_PATIENCE", -1)
+        monkeypatch.setattr(probing, "_TIME_LIMIT", -1)
         assert len(sync_customer("+1555")) == 3
         assert len(osvi_sandbox.requests) == 5
 

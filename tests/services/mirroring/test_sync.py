@@ -31,7 +31,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     monkeypatch.setattr(throttle, "PAUSES", (0.05, 0.1, 0.15))
-    monkeypatch.setattr(sync, "_PATIENCE", 0.1)
+    monkeypatch.setattr(sync, "_RETRY_SECONDS", 0.1)
     monkeypatch.setattr(sync, "_POLL", 0.02)
     monkeypatch.setattr(sync_pool, "_PAGE", 10)
 
@@ -431,7 +431,7 @@ def test_sync_open_when_database_fails_during_checks_stops_at_once(
         seen.append(bool(osvi_sandbox.requests) and sql.startswith(query))
         return seen[-1]
 
-    monkeypatch.setattr(sync, "_PATIENCE", 0)
+    monkeypatch.setattr(sync, "_RETRY_SECONDS", 0)
     with raise_on_queries(is_refused, OperationalError("gone")), pytest.raises(OperationalError):
         sync_open()
     assert seen.count(True) == 1

@@ -18,7 +18,7 @@ from osvi_django.exceptions import OSVINotConfigured, OSVIThrottled
 
 
 @contextmanager
-def heeding(client: OSVIClient, account: str) -> Iterator[AccountThrottle]:
+def throttling(client: OSVIClient, account: str) -> Iterator[AccountThrottle]:
     """Send nothing if OSVI has asked to wait; record it if OSVI does so in the block.
 
     Raises ``OSVIThrottled`` before the block if it is too early.
