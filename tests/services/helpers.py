@@ -11,6 +11,7 @@ from osvi_django.database import DatabaseNow
 from osvi_django.models import ChatSession
 from osvi_django.testing.factories import CloseAttemptFactory
 from tests.helpers.database import raise_on_queries
+from tests.helpers.waiting import wait_until
 
 BEFORE = "2026-06-04T11:40:25.690486Z"
 AFTER = "2026-06-04T11:50:00Z"
@@ -55,6 +56,12 @@ def mirrored_close(session):
     assert None not in (attempt.claim, attempt.finished_at)
     assert attempt.note == ""  # a code is stored, and translated when it is shown
     return attempt.via, attempt.requested_by, attempt.reason
+
+
+def expire_leases():
+    """End the leases of all sessions, when no heartbeat can renew them any more."""
+    wait_until(lambda: not any(each.name == "osvi-heartbeat" for each in threading.enumerate()))
+    ChatSession.objects.exclude(lease_until=None).update(lease_until=DatabaseNow())
 
 
 def run_together(*works):

@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.db import OperationalError, connection, connections
 
 from osvi_django import spool
-from osvi_django.database import DatabaseNow, persist
+from osvi_django.database import persist
 from osvi_django.exceptions import AnswerNotStored, OSVINoAnswer, OSVIRejected
 from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services import close_again, close_session
@@ -23,6 +23,7 @@ from osvi_django.testing.factories import CloseAttemptFactory
 from tests.helpers.processes import TerminatingOutput
 from tests.helpers.sandbox import SUMMARY
 from tests.helpers.waiting import TIMEOUT
+from tests.services.helpers import expire_leases
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -81,10 +82,6 @@ def restore(osvi, missing_tables):
 def rename_table(old, new):
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE {old} RENAME TO {new}")
-
-
-def expire_lease():
-    ChatSession.objects.filter(status="closing").update(lease_until=DatabaseNow())
 
 
 class TestShortOutage:
@@ -257,7 +254,7 @@ class TestLongOutage:
         restore_tables()
         assert CloseAttempt.objects.get().outcome == "answered"
         assert not SessionSummary.objects.exists()
-        expire_lease()
+        expire_leases()
         [result] = recover_all()
         assert result.settled is Settled.STORED
         assert SessionSummary.objects.get().text == SUMMARY
@@ -298,7 +295,7 @@ class TestLongOutage:
         with pytest.raises(OSVIRejected, match="No"):
             close_session(session)
         restore_tables()
-        expire_lease()
+        expire_leases()
         [result] = recover_all()
         assert result.settled is Settled.REOPENED
 
@@ -376,7 +373,7 @@ class TestSpooledAnswer:
         self, make_spooled_session, osvi_sandbox, spool_dir, ask
     ):
         session = make_spooled_session()
-        expire_lease()
+        expire_leases()
         ask(session)
         assert session.summary.text == SUMMARY
         assert osvi_sandbox.close_requests(session.session_id) == 1
@@ -386,7 +383,7 @@ class TestSpooledAnswer:
         self, make_spooled_session, spool_dir, caplog
     ):
         session = make_spooled_session()
-        expire_lease()
+        expire_leases()
         spool_dir.chmod(0o777)
         assert recover_session(session).settled is Settled.STORED  # from OSVI
         assert "cannot be read" in caplog.text

@@ -9,7 +9,6 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from osvi_django import spool
-from osvi_django.database import DatabaseNow
 from osvi_django.exceptions import AnswerNotStored
 from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.services import close_session
@@ -17,7 +16,7 @@ from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.services.recovery import Settled, recover_all, recover_session
 from tests.helpers.database import raise_on_queries
 from tests.helpers.sandbox import SUMMARY, mirror
-from tests.services.helpers import answers_refused
+from tests.services.helpers import answers_refused, expire_leases
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -67,7 +66,7 @@ def session(osvi_sandbox):
 def close_during_outage(session):
     with answers_refused(), pytest.raises(AnswerNotStored):
         close_session(session)
-    ChatSession.objects.update(lease_until=DatabaseNow())
+    expire_leases()
 
 
 class TestFirstClose:
