@@ -259,7 +259,7 @@ class TestFaults:
             for job in jobs:
                 executors.thread(str(job.uuid))
             for job in jobs:
-                wait_until(lambda job=job: f"close job {job.uuid} is away" in caplog.text)
+                wait_until(lambda job=job: f"close job {job.uuid} is unavailable" in caplog.text)
             back.set()
             wait_until(all_jobs_are_finished)
         assert SessionSummary.objects.count() == 4

@@ -133,7 +133,7 @@ class TestThrottledAccount:
 
 def start_when_missed(osvi):
     """Start the sandbox as soon as the throttle has noticed that it is away."""
-    wait_until(lambda: throttle.throttle_for("default", osvi.url, 2).trouble)
+    wait_until(lambda: throttle.throttle_for("default", osvi.url, 2).last_error)
     osvi.start()
 
 
