@@ -7,7 +7,7 @@
     ├── SessionNotFound         not_found           no such session in this database
     ├── CloseInProgress         close_in_progress   another caller is closing it now
     ├── UnknownStatus           unknown_status      the session's row has a status that is not known
-    ├── SessionClosed           session_closed      nothing more can be done in it
+    ├── SessionClosed           session_closed      it is closed, or may be: nothing was sent
     ├── WrongMode               wrong_mode          the agent, or a human, has the conversation
     ├── SentBefore              sent_before         it may have been sent already: ask first
     ├── Busy                    busy                too many wait for OSVI: nothing was sent
@@ -180,12 +180,16 @@ class UnknownStatus(OSVIError):
 
 
 class SessionClosed(OSVIError):
-    """The session is closed, or being closed, so that nothing more can be done in it."""
+    """The session is closed, being closed, or perhaps closed: nothing more can be done in it."""
 
     code = "session_closed"
     was_sent = False
     is_account_wide = False
     message = _("This chat session is closed or is being closed, so nothing was sent.")
+    unconfirmed: ClassVar[str | Promise] = _(
+        "This chat session may be closed already, so nothing was sent. Check with OSVI first "
+        "whether it is still open."
+    )
 
 
 class WrongMode(OSVIError):

@@ -169,11 +169,20 @@ class TestRefusals:
         assert "Send to the customer" not in html
         assert osvi_sandbox.requests == []
 
-    def test_action_in_closed_session_is_refused(self, act, mirrored, osvi_sandbox):
+    @pytest.mark.parametrize(
+        ("status", "reason"),
+        [
+            ("closed", "This chat session is closed or is being closed, so nothing was sent."),
+            ("unconfirmed", "This chat session may be closed already, so nothing was sent."),
+        ],
+    )
+    def test_action_in_session_not_open_is_refused(
+        self, act, mirrored, osvi_sandbox, status, reason
+    ):
         session = mirrored()
-        ChatSession.objects.update(status="closed")
+        ChatSession.objects.update(status=status)
         html = act(session, "tell", "Say hello.").text
-        assert "This chat session is closed or is being closed, so nothing was sent." in html
+        assert reason in html
         assert "Say hello.</textarea>" in html
         assert "so nothing can be sent now" in html
         for offered in ("Take over", "Send instruction", "The AI agent", "replies to the customer"):

@@ -683,7 +683,7 @@ class TestErrors:
         assert settings.DATABASES["default"]["ATOMIC_REQUESTS"]
         assert self.ask(operator, session, kind).status_code in {200, 201}
 
-    @pytest.mark.parametrize("status", ["closed", "closing"])
+    @pytest.mark.parametrize("status", ["closed", "closing", "unconfirmed"])
     @pytest.mark.parametrize("kind", ACTIONS)
     def test_action_in_closed_session_returns_409(self, operator, osvi_sandbox, kind, status):
         session = ClosedSessionFactory(status=status, mode="support")

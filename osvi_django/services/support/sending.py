@@ -117,7 +117,9 @@ def _checked_text(command: SupportCommand, text: str) -> str:
 def _require_state(command: SupportCommand, session: ChatSession) -> None:
     """Raise what OSVI would refuse anyway, in plain words and without asking it."""
     claims.require_known_status(session)
-    if session.status in {Status.CLOSED, Status.CLOSING}:
+    if session.status == Status.UNCONFIRMED:
+        raise SessionClosed(SessionClosed.unconfirmed)
+    if not session.is_open:
         raise SessionClosed
     if command.needs_support and session.mode != Mode.SUPPORT:
         raise WrongMode

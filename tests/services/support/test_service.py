@@ -131,6 +131,16 @@ class TestEachAction:
             act(kind, session)
         assert (osvi_sandbox.requests, SupportAction.objects.count()) == ([], 0)
 
+    def test_action_in_unconfirmed_session_raises_session_closed(self, session, osvi_sandbox, kind):
+        ChatSession.objects.update(status="unconfirmed")
+        with pytest.raises(
+            SessionClosed, match=r"may be closed already.*Check with OSVI"
+        ) as caught:
+            act(kind, session)
+        assert (caught.value.was_sent, caught.value.retryable) == (False, False)
+        assert osvi_sandbox.requests == []
+        assert not SupportAction.objects.exists()
+
     @pytest.mark.parametrize("status", ["closed", "closing"])
     def test_action_in_closed_session_raises_session_closed(
         self, session, kind, status, osvi_sandbox
@@ -625,10 +635,6 @@ class TestActionEffects:
             receive_message(session, "Hello?")
         assert caught.value.field == "customer_id"
         assert (osvi_sandbox.requests, SupportAction.objects.count()) == ([], 0)
-
-    def test_whisper_in_unconfirmed_session_succeeds(self, mirrored):
-        session = mirrored(status="unconfirmed")
-        assert whisper(session, "Be kind").action.outcome == "done"
 
     def test_close_session_with_actions_stores_summary(self, mirrored):
         session = mirrored()
