@@ -243,7 +243,7 @@ class Account:
         # Do not assign the entry to a variable: error reports show those of each frame.
         if self.alias not in _accounts():
             raise InvalidSetting(
-                f'OSVI has no account "{self.alias}".',
+                f'The setting OSVI has no account "{self.alias}".',
                 hint=f'Add OSVI["{self.alias}"] = {{"API_TOKEN": ...}} to the settings.',
             )
         if not isinstance(_accounts()[self.alias], Mapping):

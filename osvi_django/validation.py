@@ -87,7 +87,7 @@ def account_problem(account: str) -> str:
         known = account_aliases()
     if account in known:
         return ""
-    problem = translate('OSVI has no account "%(account)s": use one of %(known)s.')
+    problem = translate('The setting OSVI has no account "%(account)s": use one of %(known)s.')
     return problem % {"account": account, "known": ", ".join(known)}
 
 
