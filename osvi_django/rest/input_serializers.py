@@ -149,9 +149,16 @@ class BulkCloseSerializer(StrictSerializer):
     filter = BulkFilterSerializer(required=False)
     note = NoteField()
 
+    def to_internal_value(self, data: Any) -> Any:
+        """Return the values, or raise errors; if both are given, only that one."""
+        if isinstance(data, dict) and "session_ids" in data and "filter" in data:
+            problem = _("Give either session_ids or filter, not both.")
+            raise serializers.ValidationError({api_settings.NON_FIELD_ERRORS_KEY: [problem]})
+        return super().to_internal_value(data)
+
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Check that exactly one of the two is given."""
-        if ("session_ids" in attrs) == ("filter" in attrs):
+        """Check that one of the two is given."""
+        if "session_ids" not in attrs and "filter" not in attrs:
             raise serializers.ValidationError(_("Give either session_ids or filter."))
         return attrs
 

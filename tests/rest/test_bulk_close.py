@@ -235,8 +235,10 @@ class TestInput:
             (
                 {"session_ids": ["x"], "filter": {"status": "active"}},
                 ["non_field_errors"],
-                "either",
+                "Give either session_ids or filter, not both.",
             ),
+            ({"session_ids": ["x"], "filter": {}}, ["non_field_errors"], "not both"),
+            ({"session_ids": [], "filter": None}, ["non_field_errors"], "not both"),
             ({"session_ids": []}, ["session_ids"], "session_ids: "),
             ({"session_ids": None}, ["session_ids"], "session_ids: "),
             ({"session_ids": "x"}, ["session_ids"], "session_ids: "),
