@@ -1,1 +1,1 @@
-"""A campaign of faults: processes killed, databases stopped, answers lost; then the books."""
+"""Close sessions while processes are killed, databases stop and answers are lost."""

@@ -1,4 +1,4 @@
-"""Those who want sessions closed: apps over REST and support staff in the admin."""
+"""The clients that close sessions: apps over REST and support staff in the admin."""
 
 from __future__ import annotations
 
@@ -6,69 +6,74 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import requests
 
 from chaos.plan import EntryPoint, Plan
 
+CloseOrder = tuple[Plan, EntryPoint]
+
 APP, STAFF, PASSWORD = "app", "staff", "faults"
-TRIES = 3
-_PAUSE = 0.4  # seconds between two tries
+MAX_REQUESTS = 3  # of one client for one session
+_PAUSE = 0.4  # seconds between two requests
 _TIMEOUT = 40  # seconds: longer than the site waits for its database
-_AGAIN = frozenset({"close_in_progress", "throttled", "unreachable", "rejected", "unauthorized"})
+_RETRYABLE = frozenset(
+    {"close_in_progress", "throttled", "unreachable", "rejected", "unauthorized"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What somebody who wanted a session closed was told, and when."""
+class ClientResponse:
+    """The response that a client got when it closed a session."""
 
     session_id: str
     at: float
     via: str
     status: int
-    """HTTP's; 0 where no answer came."""
-    words: str
-    """The code of an error, or what went wrong with the connection."""
+    """The HTTP status; 0 if no response came."""
+    error: str
+    """The code of the error, or the name of the exception that ended the connection."""
     until: float = 0.0
     changed: bool = False
     summary: str | None = None
 
 
 class Client:
-    """Closes sessions via both entry points; one for each thread."""
+    """Close sessions via both entry points; each thread has its own client."""
 
     def __init__(self, url: str, keys: dict[str, int]) -> None:
         self.url = url
         self.keys = keys
         self.browser = _session()
 
-    def close(self, plan: Plan, via: EntryPoint, tell: Callable[[Told], None]) -> None:
-        """Ask for it, a few times where that may help."""
-        for _ in range(TRIES):
-            told = self._try(plan, via)
-            tell(told)
-            if told.status == 200 or (told.words and told.words not in _AGAIN and told.status):
+    def close(self, plan: Plan, via: EntryPoint, record: Callable[[ClientResponse], None]) -> None:
+        """Request the close, and repeat it after an error that may pass; record each response."""
+        for _ in range(MAX_REQUESTS):
+            response = self._request(plan, via)
+            record(response)
+            if _is_final(response):
                 return
             time.sleep(_PAUSE)
 
-    def _try(self, plan: Plan, via: EntryPoint) -> Told:
+    def _request(self, plan: Plan, via: EntryPoint) -> ClientResponse:
         at = time.time()
         try:
-            status, words, found = self._through_rest(plan) if via == "rest" else self._admin(plan)
+            status, code, body = self._via_rest(plan) if via == "rest" else self._via_admin(plan)
         except requests.RequestException as error:
-            status, words, found = 0, type(error).__name__, {}
-        return Told(
+            status, code, body = 0, type(error).__name__, {}
+        return ClientResponse(
             session_id=plan.session_id,
             at=at,
             until=time.time(),
             via=via,
             status=status,
-            words=words,
-            changed=bool(found.get("changed")),
-            summary=found.get("summary"),
+            error=code,
+            changed=bool(body.get("changed")),
+            summary=body.get("summary"),
         )
 
-    def _through_rest(self, plan: Plan) -> tuple[int, str, dict]:
+    def _via_rest(self, plan: Plan) -> tuple[int, str, dict[str, Any]]:
         answer = requests.post(
             f"{self.url}/api/osvi/sessions/{plan.session_id}/close/",
             json={"note": "a campaign"},
@@ -79,7 +84,7 @@ class Client:
         body = answer.json() if "json" in answer.headers.get("Content-Type", "") else {}
         return answer.status_code, body.get("code", ""), body
 
-    def _admin(self, plan: Plan) -> tuple[int, str, dict]:
+    def _via_admin(self, plan: Plan) -> tuple[int, str, dict[str, Any]]:
         path = f"/admin/osvi_django/chatsession/{self.keys[plan.session_id]}/close/"
         page = self.browser.get(self.url + path, timeout=_TIMEOUT)
         if "/login/" in page.url:
@@ -95,20 +100,20 @@ class Client:
         return self.browser.post(url, data=data, timeout=_TIMEOUT)
 
 
-class Crowd:
-    """Many clients at once, who take the sessions in turn, several often the same one."""
+class ClientPool:
+    """Clients that work at the same time; several of them often close the same session."""
 
     def __init__(self, url: str, keys: dict[str, int], size: int) -> None:
         self.url = url
         self.keys = keys
         self.size = size
-        self.told: list[Told] = []
+        self.responses: list[ClientResponse] = []
         self._lock = threading.Lock()
         self._errors: list[Exception] = []
 
-    def close(self, wishes: list[tuple[Plan, EntryPoint]], before: Callable[[Plan], None]) -> None:
-        """Have all of these closed. ``before`` is called by whoever begins with a session."""
-        waiting = iter(wishes)
+    def close(self, orders: list[CloseOrder], before: Callable[[Plan], None]) -> None:
+        """Carry out all orders; each client calls ``before`` when it starts with one."""
+        waiting = iter(orders)
         threads = [
             threading.Thread(target=self._work, args=(waiting, before), daemon=True)
             for _ in range(self.size)
@@ -120,30 +125,32 @@ class Crowd:
         if self._errors:
             raise self._errors[0]
 
-    def _work(
-        self, waiting: Iterator[tuple[Plan, EntryPoint]], before: Callable[[Plan], None]
-    ) -> None:
+    def _work(self, waiting: Iterator[CloseOrder], before: Callable[[Plan], None]) -> None:
         try:
-            self._take_turns(waiting, before)
-        except Exception as error:  # noqa: BLE001 - raised where everybody is waited for
+            self._carry_out(waiting, before)
+        except Exception as error:  # noqa: BLE001 - raised when all threads have ended
             self._errors.append(error)
 
-    def _take_turns(
-        self, waiting: Iterator[tuple[Plan, EntryPoint]], before: Callable[[Plan], None]
-    ) -> None:
+    def _carry_out(self, waiting: Iterator[CloseOrder], before: Callable[[Plan], None]) -> None:
         client = Client(self.url, self.keys)
         while True:
             with self._lock:
-                wish = next(waiting, None)
-            if wish is None:
+                order = next(waiting, None)
+            if order is None:
                 return
-            plan, via = wish
+            plan, via = order
             before(plan)
-            client.close(plan, via, self._note)
+            client.close(plan, via, self._record)
 
-    def _note(self, told: Told) -> None:
+    def _record(self, response: ClientResponse) -> None:
         with self._lock:
-            self.told.append(told)
+            self.responses.append(response)
+
+
+def _is_final(response: ClientResponse) -> bool:
+    """Return whether the session is closed, or another request could not help."""
+    is_refused = bool(response.status and response.error) and response.error not in _RETRYABLE
+    return response.status == 200 or is_refused
 
 
 def _session() -> requests.Session:

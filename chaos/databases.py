@@ -1,4 +1,4 @@
-"""The databases of a campaign, each of its own and gone afterwards."""
+"""The databases of a campaign, created for one run and removed after it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from typing import Any, ClassVar, Self
 _USER = "postgres"
 _READY = 30  # seconds
 _MARIADB = "mysql://root@127.0.0.1:3306"
-# Losing power is not what is tried here: a server that is killed keeps what the system has.
+# Power failures are not tried here: what a killed server wrote is still in the system's cache.
 _OPTIONS = ("fsync=off", "max_connections=60", "shared_buffers=32MB")
 
+Command = list[str | Path]
 
-class NotHere(Exception):
-    """This machine lacks something that the campaign takes."""
+
+class NotAvailable(Exception):
+    """Something that the campaign needs is not installed on this machine."""
 
 
 class Database:
-    """A database with an address; only one with a server of its own can be stopped."""
+    """A database with a URL; only one with its own server can be stopped."""
 
     can_stop: ClassVar[bool] = False
     url: str
@@ -33,10 +35,10 @@ class Database:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Nothing is left behind."""
+        """Remove the database, if the temporary folder does not hold it."""
 
     def stop(self) -> None:
-        """Stop at once, as a crash does."""
+        """Stop at once, as in a crash."""
         raise NotImplementedError
 
     def start(self) -> None:
@@ -45,14 +47,14 @@ class Database:
 
 
 class SQLite(Database):
-    """A file."""
+    """A file in the temporary folder."""
 
     def __init__(self, folder: Path) -> None:
         self.url = f"sqlite:///{folder / 'db.sqlite3'}"
 
 
 class MariaDB(Database):
-    """A database of the run's own on this machine's server."""
+    """A database for this run on an existing server."""
 
     def __init__(self, folder: Path) -> None:
         self.name = f"osvi_faults_{os.getpid()}"
@@ -67,15 +69,15 @@ class MariaDB(Database):
         self._run(f"DROP DATABASE IF EXISTS {self.name}")
 
     def _run(self, sql: str) -> None:
-        import dj_database_url  # noqa: PLC0415 - only here is a driver needed
+        import dj_database_url  # noqa: PLC0415 - the other databases need no such driver
         import MySQLdb  # noqa: PLC0415
 
-        where = dj_database_url.parse(self.server)
+        parsed = dj_database_url.parse(self.server)
         server = MySQLdb.connect(
-            host=where["HOST"],
-            port=int(where["PORT"] or 3306),
-            user=where["USER"],
-            password=where["PASSWORD"],
+            host=parsed["HOST"],
+            port=int(parsed["PORT"] or 3306),
+            user=parsed["USER"],
+            password=parsed["PASSWORD"],
         )
         try:
             server.cursor().execute(sql)
@@ -84,7 +86,7 @@ class MariaDB(Database):
 
 
 class PostgreSQL(Database):
-    """A cluster of the run's own, which can be stopped as if its machine had died."""
+    """A cluster for this run, which can be stopped as if its machine had failed."""
 
     can_stop = True
 
@@ -99,9 +101,14 @@ class PostgreSQL(Database):
     def __enter__(self) -> Self:
         self.folder.mkdir(mode=0o700)
         if os.geteuid() == 0:
-            # It does not run as root; the folders above must let it through.
+            # PostgreSQL does not run as root; its user must be able to enter the folders above.
             shutil.chown(self.folder, _USER)
-        command = [self.binaries / "initdb", "--no-sync", "--auth=trust", f"--username={_USER}"]
+        command: Command = [
+            self.binaries / "initdb",
+            "--no-sync",
+            "--auth=trust",
+            f"--username={_USER}",
+        ]
         subprocess.run(
             [*command, "--encoding=UTF8", "--locale=C", "--pgdata", self.folder],
             check=True,
@@ -119,8 +126,17 @@ class PostgreSQL(Database):
         """Start, and wait until it answers."""
         if self.server is not None:
             return
-        options = [word for option in _OPTIONS for word in ("-c", option)]
-        place = ["-D", self.folder, "-p", str(self.port), "-h", "127.0.0.1", "-k", self.folder]
+        options: Command = [word for option in _OPTIONS for word in ("-c", option)]
+        place: Command = [
+            "-D",
+            self.folder,
+            "-p",
+            str(self.port),
+            "-h",
+            "127.0.0.1",
+            "-k",
+            self.folder,
+        ]
         with self.log.open("ab") as log:
             self.server = subprocess.Popen(
                 [self.binaries / "postgres", *place, *options],
@@ -138,14 +154,21 @@ class PostgreSQL(Database):
             raise
 
     def stop(self) -> None:
-        """Stop at once: every connection ends, nothing is tidied up."""
+        """Stop at once: every connection ends, and nothing is cleaned up."""
         server, self.server = self.server, None
         if server is not None:
             server.send_signal(signal.SIGQUIT)  # what pg_ctl stop -m immediate sends
             server.wait()
 
     def _wait(self) -> None:
-        ready = [self.binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        ready: Command = [
+            self.binaries / "pg_isready",
+            "-q",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+        ]
         ends_at = time.monotonic() + _READY
         while subprocess.run(ready, cwd="/", check=False).returncode:
             if time.monotonic() > ends_at:
@@ -161,13 +184,13 @@ DATABASES: dict[str, type[Any]] = {
 
 
 def postgresql_binaries() -> Path:
-    """Where initdb and postgres are. Raises ``NotHere``."""
+    """Return the folder of initdb and postgres; raise ``NotAvailable`` if there is none."""
     for folder in _folders():
         if all((folder / name).exists() for name in ("initdb", "postgres", "pg_isready")):
             if os.geteuid() == 0:
                 _postgres_user()
             return folder
-    raise NotHere("PostgreSQL's own programs (initdb, postgres, pg_isready) are not here.")
+    raise NotAvailable("PostgreSQL's programs (initdb, postgres, pg_isready) are not installed.")
 
 
 def _folders() -> list[Path]:
@@ -176,8 +199,8 @@ def _folders() -> list[Path]:
     if on_path:
         found.insert(0, Path(on_path).parent)
     if config := shutil.which("pg_config"):
-        asked = subprocess.run([config, "--bindir"], capture_output=True, text=True, check=False)
-        found.append(Path(asked.stdout.strip()))
+        output = subprocess.run([config, "--bindir"], capture_output=True, text=True, check=False)
+        found.append(Path(output.stdout.strip()))
     return found
 
 
@@ -185,11 +208,13 @@ def _postgres_user() -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(_USER)
     except KeyError:
-        raise NotHere(f"PostgreSQL does not run as root, and there is no user {_USER}.") from None
+        raise NotAvailable(
+            f"PostgreSQL does not run as root, and there is no user {_USER}."
+        ) from None
 
 
 def _as_postgres() -> dict[str, Any]:
-    """How to run what root may not run."""
+    """Return the options that run a process as PostgreSQL's user if this one is root."""
     if os.geteuid() != 0:
         return {}
     user = _postgres_user()
@@ -197,6 +222,6 @@ def _as_postgres() -> dict[str, Any]:
 
 
 def free_port() -> int:
-    """A port that nobody has just now."""
+    """Return a port that is free."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])

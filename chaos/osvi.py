@@ -1,4 +1,4 @@
-"""The sandbox OSVI of a campaign: it plays the plans, and writes down who asked and got what."""
+"""The sandbox OSVI of a campaign: it follows the plans and records each close request."""
 
 from __future__ import annotations
 
@@ -15,36 +15,40 @@ from osvi_django.testing.account import ReceivedRequest, WhenClosed
 from osvi_django.testing.answers import Answer
 from osvi_django.testing.faults import Exchange
 
-# Questions whether a session is open go wrong now and then, too.
-_QUESTIONS_PER_FAULT = 6
-_QUESTION_FAULTS = ("drop", "status 503", "status 500", "junk", "status 401")
+# One of this many requests that read the state of a session fails, too.
+_READS_PER_FAULT = 6
+_READ_FAULTS = ("drop", "status 503", "status 500", "junk", "status 401")
 
 
 @dataclass(kw_only=True)
-class Ask:
-    """One close request: when it came, from which process, what it met and what it got."""
+class CloseRequest:
+    """A close request: when it came, from which process, its fault and its answer."""
 
     at: float
     fault: str
     pid: int | None = None
-    """None where the process was gone before anybody could look."""
+    """None if the process had ended before it was looked up."""
     found_closed: bool = False
     answered_at: float | None = None
-    """When the last byte of an answer with a summary was written."""
+    """When the last byte of an answer with a summary was sent."""
     summary: str | None = None
 
 
 class PlannedOSVI(OSVISandbox):
-    """Plays a plan for each session. ``on_moment`` is called in the middle of a close."""
+    """An OSVI that follows a plan for each session and calls ``on_moment`` during each close."""
 
     def __init__(self, plans: list[Plan], owner_of: Callable[[int], int | None]) -> None:
-        self._now_closing = threading.local()
+        self._current = threading.local()
         self.plans = {plan.session_id: plan for plan in plans}
         self.owner_of = owner_of
-        self.asks: dict[str, list[Ask]] = {plan.session_id: [] for plan in plans}
-        self.on_moment: Callable[[Plan, str, Ask], None] = lambda plan, moment, ask: None
-        self.plays = True
-        self._questions = 0
+        self.watched_requests: dict[str, list[CloseRequest]] = {
+            plan.session_id: [] for plan in plans
+        }
+        self.on_moment: Callable[[Plan, str, CloseRequest], None] = (
+            lambda plan, moment, close_request: None
+        )
+        self.plays_faults = True
+        self._reads = 0
         super().__init__(latency=self._latency)
         for plan in plans:
             self.add_session(
@@ -56,85 +60,88 @@ class PlannedOSVI(OSVISandbox):
 
     @property
     def when_closed(self) -> WhenClosed:
-        """Each session has a habit of its own."""
-        session_id = getattr(self._now_closing, "session_id", None)
-        plan = self.plans.get(session_id)
+        """Return what the plan says about closing this thread's session again."""
+        session_id = getattr(self._current, "session_id", None)
+        plan = self.plans.get(session_id) if session_id else None
         return plan.when_closed if plan else "again"
 
     @when_closed.setter
     def when_closed(self, value: WhenClosed) -> None:
-        """The plans say it."""
+        """Ignore the value: the plans decide."""
 
     def record_request(self, request: ReceivedRequest, *, is_close: bool) -> Fault | None:
-        """The close requests of planned sessions are watched, whatever fault they meet."""
+        """Record the close requests of planned sessions, and return their faults."""
         super().record_request(request, is_close=is_close)
         if not is_close or request.session_id not in self.plans:
-            return self._question_fault()
+            return self._read_fault()
         with self.lock:
-            plan, asks = self.plans[request.session_id], self.asks[request.session_id]
-            names = plan.faults if self.plays else ()
-            fault = names[len(asks)] if len(asks) < len(names) else NO_FAULT
-            ask = Ask(at=request.at.timestamp(), fault=fault)
-            ask.found_closed = self.sessions[plan.session_id].is_closed
-            asks.append(ask)
-        return _Watched(self, plan, ask)
+            plan, close_requests = (
+                self.plans[request.session_id],
+                self.watched_requests[request.session_id],
+            )
+            names = plan.faults if self.plays_faults else ()
+            fault = names[len(close_requests)] if len(close_requests) < len(names) else NO_FAULT
+            close_request = CloseRequest(at=request.at.timestamp(), fault=fault)
+            close_request.found_closed = self.sessions[plan.session_id].is_closed
+            close_requests.append(close_request)
+        return _PlannedFault(self, plan, close_request)
 
     def record_answer(self, answer: Answer) -> None:
-        """Note when it was answered, too."""
+        """Record when a summary was sent, too."""
         super().record_answer(answer)
-        ask = getattr(self._now_closing, "ask", None)
-        if ask is not None and answer.summary is not None:
-            ask.summary, ask.answered_at = answer.summary, time.time()
+        close_request = getattr(self._current, "close_request", None)
+        if close_request is not None and answer.summary is not None:
+            close_request.summary, close_request.answered_at = answer.summary, time.time()
 
-    def watch(self, plan: Plan | None, ask: Ask | None) -> None:
-        """Say whose request this thread works on."""
-        self._now_closing.session_id = plan.session_id if plan else None
-        self._now_closing.ask = ask
+    def set_current(self, plan: Plan | None, close_request: CloseRequest | None) -> None:
+        """Set the plan and the close request that this thread answers."""
+        self._current.session_id = plan.session_id if plan else None
+        self._current.close_request = close_request
 
     def _latency(self, session: Any) -> float:
-        """Called between the close and its answer, with no lock held."""
-        plan, ask = self.plans[session.id], self._now_closing.ask
-        self.on_moment(plan, "closed", ask)
-        return plan.latency if self.plays else 0.0
+        """Report the moment between a close and its answer; no lock is held."""
+        plan, close_request = self.plans[session.id], self._current.close_request
+        self.on_moment(plan, "closed", close_request)
+        return plan.latency if self.plays_faults else 0.0
 
-    def _question_fault(self) -> Fault | None:
+    def _read_fault(self) -> Fault | None:
         with self.lock:
-            self._questions += 1
-            number, rest = divmod(self._questions, _QUESTIONS_PER_FAULT)
-        if rest or not self.plays:
+            self._reads += 1
+            number, rest = divmod(self._reads, _READS_PER_FAULT)
+        if rest or not self.plays_faults:
             return None
-        name = _QUESTION_FAULTS[number % len(_QUESTION_FAULTS)]
+        name = _READ_FAULTS[number % len(_READ_FAULTS)]
         return FAULTS[name]
 
 
 @dataclass(frozen=True)
-class _Watched(Fault):
-    """A close request, with what is planned for it."""
+class _PlannedFault(Fault):
+    """The fault that a plan has for a close request, or none."""
 
     osvi: PlannedOSVI
     plan: Plan
-    ask: Ask = field(compare=False)
+    close_request: CloseRequest = field(compare=False)
 
     def play(self, exchange: Exchange) -> None:
-        """Find out who asks, play the fault or none, and let the campaign strike in between."""
-        self.osvi.watch(self.plan, self.ask)
+        """Find the process that asks, answer it, and report each moment to the campaign."""
+        self.osvi.set_current(self.plan, self.close_request)
         try:
             self._play(exchange)
         finally:
-            self.osvi.watch(None, None)
+            self.osvi.set_current(None, None)
 
     def _play(self, exchange: Any) -> None:
-        self.ask.pid = self.osvi.owner_of(exchange.client_address[1])
-        self.osvi.on_moment(self.plan, "asked", self.ask)
-        if self.ask.fault == NO_FAULT:
+        self.close_request.pid = self.osvi.owner_of(exchange.client_address[1])
+        self.osvi.on_moment(self.plan, "asked", self.close_request)
+        if self.close_request.fault == NO_FAULT:
             exchange.send(exchange.carry_out())
         else:
-            FAULTS[self.ask.fault].play(exchange)
-        self.osvi.on_moment(self.plan, "answered", self.ask)
+            FAULTS[self.close_request.fault].play(exchange)
+        self.osvi.on_moment(self.plan, "answered", self.close_request)
 
 
 def owner_of(port: int, pids: list[int]) -> int | None:
-    """Which of these processes has the connection that comes from a port of this machine."""
+    """Return which of these processes owns the connection from a local port."""
     inode = _inode(port)
     if inode is None:
         return None

@@ -1,4 +1,4 @@
-"""What happens to which session, all of it drawn from one seed before anything begins."""
+"""What happens to each session: plans, drawn from one seed before the campaign starts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_FAULT = "none"
 _SECONDS = 2.5  # longer than a whole call may take
 _STATUSES = (401, 404, 409, 422, 429, 500, 502, 503, 504)
 _NOWHERE = "http://127.0.0.1:9/"
-# After these the site believes that nothing was done.
+# After these the site takes the session for open.
 _REFUSALS = frozenset({401, 404, 409, 422, 429, 503})
 
 FAULTS: dict[str, Fault] = {
@@ -55,15 +55,15 @@ FAULTS: dict[str, Fault] = {
     "redirect": Redirect(_NOWHERE),
     "redirect, closed": Redirect(_NOWHERE, code=307, close=True),
 }
-# The site is told that there is none.
+# OSVI answers that there is no summary.
 NO_SUMMARY = frozenset({"summary null", "summary empty", "summary missing"})
-# The site is told that nothing was done, and it is not true.
-LIES = frozenset(f"status {code}, closed" for code in _REFUSALS)
+# OSVI refuses the close, although it has closed the session.
+FALSE_REFUSALS = frozenset(f"status {code}, closed" for code in _REFUSALS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kill:
-    """A SIGKILL: ``moment`` of the close, and seconds after it."""
+    """A SIGKILL, ``delay`` seconds after a moment of the close."""
 
     moment: Moment
     delay: float = 0.0
@@ -71,7 +71,7 @@ class Kill:
 
 @dataclass(frozen=True, kw_only=True)
 class Outage:
-    """The database stops before a close, between it and OSVI's answer, or right after that."""
+    """A stop of the database: before a close, before OSVI's answer, or right after it."""
 
     moment: OutageMoment
     seconds: float
@@ -79,7 +79,7 @@ class Outage:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The script of one session; ``faults`` meet its close requests in their order."""
+    """The plan of one session; each close request gets the next of the ``faults``."""
 
     number: int
     session_id: str
@@ -95,7 +95,11 @@ class Plan:
 
 
 def draw(seed: int, *, closes: int, kills: int, outages: int, patience: float) -> list[Plan]:
-    """The plans of a whole campaign. Every fault is met; ``patience`` is what outages outlast."""
+    """Return the plans of a campaign.
+
+    If there are enough sessions, every fault occurs. Every fourth outage is longer than
+    ``patience``.
+    """
     random = Random(seed)  # noqa: S311 - a script, not a secret
     numbers = list(range(closes))
     killed = dict(zip(random.sample(numbers, min(kills, closes)), _kills(random), strict=False))
@@ -112,10 +116,10 @@ def _plan(
     random: Random, number: int, fault: str, kill: Kill | None, outage: Outage | None
 ) -> Plan:
     if kill or outage:
-        # Nothing else in the way of the moment that is to be hit, but for a few.
+        # A fault could keep the close from reaching this moment, so only a few have one.
         fault = fault if random.random() < 0.2 else NO_FAULT
     if outage and outage.moment != "before" and random.random() < 0.5:
-        # With the answer in hand and nowhere to write it down.
+        # The process has the answer, and no database to store it in.
         kill = Kill(moment="answered", delay=min(1.0, outage.seconds / 2))
         fault = NO_FAULT
     again = random.choice(sorted(FAULTS)) if random.random() < 0.12 else NO_FAULT
@@ -135,13 +139,13 @@ def _plan(
 
 
 def _entry_points(random: Random) -> Iterator[EntryPoint]:
-    """Who wants it closed: often two or three at once."""
+    """Return the entry points that close a session: often two or three at once."""
     for _ in range(random.choice((1, 1, 2, 2, 3))):
         yield "admin" if random.random() < 0.3 else "rest"
 
 
 def _faults(random: Random, closes: int) -> list[str]:
-    """One for each session: half of them meet a fault, and each fault is met as often."""
+    """Return a fault for each session; half of them have none, and the others share all faults."""
     names = sorted(FAULTS)
     random.shuffle(names)
     drawn = [names[index % len(names)] for index in range(closes // 2)]
@@ -151,6 +155,7 @@ def _faults(random: Random, closes: int) -> list[str]:
 
 
 def _kills(random: Random) -> Iterator[Kill]:
+    """Yield kills at every moment, and one of the master in twenty."""
     moments: tuple[Moment, ...] = ("asked", "closed", "answered", "answered", "anytime")
     number = 0
     while True:
@@ -164,7 +169,7 @@ def _kills(random: Random) -> Iterator[Kill]:
 
 
 def _outages(random: Random, patience: float) -> Iterator[Outage]:
-    """Short ones, and each fourth longer than the service waits for its database."""
+    """Yield short outages, and every fourth one longer than the service waits."""
     moments: tuple[OutageMoment, ...] = ("before", "closed", "answered")
     number = 0
     while True:

@@ -1,4 +1,4 @@
-"""The processes of a campaign: gunicorn's master and workers, and recoveries; and their deaths."""
+"""The processes of a campaign: gunicorn's master and workers, recoveries, and how they end."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from typing import Any
 from chaos import timing
 
 _BASE = Path(__file__).resolve().parent.parent
-_GRACE = 3  # seconds for workers to notice that their master is gone
+_GRACE = 3  # seconds for workers to notice that their master has ended
 
 
 @dataclass(frozen=True, kw_only=True)
 class Death:
-    """The end of a process, and why."""
+    """The end of a process, and the reason."""
 
     at: float
     pid: int
-    why: str
+    reason: str
 
 
 class Deaths:
-    """Who ended when: killed by the campaign, or reported by gunicorn."""
+    """The record of processes that the campaign killed or gunicorn reported."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -37,28 +37,30 @@ class Deaths:
         self._killed: list[Death] = []
         self._lock = threading.Lock()
 
-    def kill(self, pid: int, why: str) -> bool:
-        """SIGKILL a process of the campaign's; whether it was still there."""
+    def kill(self, pid: int, reason: str) -> bool:
+        """Kill a process of the campaign with SIGKILL; return whether it was running."""
         with self._lock:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 return False
-            self._killed.append(Death(at=time.time(), pid=pid, why=why))
+            self._killed.append(Death(at=time.time(), pid=pid, reason=reason))
         return True
 
     @property
     def killed(self) -> list[Death]:
-        """Those that the campaign killed."""
+        """Return the deaths that the campaign caused."""
         with self._lock:
             return list(self._killed)
 
     @property
     def all(self) -> list[Death]:
-        """Those too that gunicorn ended or found dead."""
+        """Return all deaths, with those that gunicorn reported."""
         lines = [line.split() for line in self.file.read_text().splitlines()]
-        told = [Death(at=float(at), pid=int(pid), why="gunicorn saw it end") for at, pid in lines]
-        return sorted([*self.killed, *told], key=lambda death: death.at)
+        reported = [
+            Death(at=float(at), pid=int(pid), reason="gunicorn saw it end") for at, pid in lines
+        ]
+        return sorted([*self.killed, *reported], key=lambda death: death.at)
 
 
 class Site:
@@ -74,11 +76,11 @@ class Site:
         self.deaths = deaths
         self.starts = 0
         self._lock = threading.Lock()
-        self._is_over = False
+        self._is_closed = False
         self.master: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, with threads in its workers every other time."""
+        """Start gunicorn, every second time with threads in its workers."""
         threads = ["--threads", "4", "--worker-class", "gthread"] if self.starts % 2 else []
         self.starts += 1
         options = [
@@ -104,13 +106,13 @@ class Site:
             )
 
     def workers(self) -> list[int]:
-        """The pids of the workers."""
+        """Return the pids of the workers."""
         return _children(self.master.pid) if self.master else []
 
     def kill_master(self) -> None:
-        """Kill the master alone, and start another when its workers have followed."""
+        """Kill the master alone, and start another one when its workers have ended."""
         with self._lock:
-            if self.master is None or self._is_over:
+            if self.master is None or self._is_closed:
                 return
             workers = self.workers()
             self.deaths.kill(self.master.pid, "the master was killed")
@@ -119,9 +121,9 @@ class Site:
             self.start()
 
     def stop(self) -> None:
-        """End all of it, for good."""
+        """Stop gunicorn and its workers, and start no others."""
         with self._lock:
-            self._is_over = True
+            self._is_closed = True
             master, self.master = self.master, None
         if master is None:
             return
@@ -134,17 +136,17 @@ class Site:
         self._end(workers)
 
     def _end(self, workers: list[int]) -> None:
-        """Give orphans a moment to finish what they do."""
+        """Wait a moment for workers without a master to finish, and kill the others."""
         ends_at = time.monotonic() + _GRACE
-        while time.monotonic() < ends_at and any(map(_lives, workers)):
+        while time.monotonic() < ends_at and any(map(_is_running, workers)):
             time.sleep(0.05)
         for pid in workers:
-            if _lives(pid):
+            if _is_running(pid):
                 self.deaths.kill(pid, "its master was killed")
 
 
 class Recoveries:
-    """``manage.py osvi_recover``, as real processes."""
+    """Processes that run ``manage.py osvi_recover``."""
 
     def __init__(self, folder: Path, environment: dict[str, str], deaths: Deaths) -> None:
         self.log = folder / "recover.log"
@@ -152,12 +154,12 @@ class Recoveries:
         self.deaths = deaths
         self.running: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
-        self._is_over = False
+        self._is_closed = False
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start one more."""
+        """Start another recovery."""
         with self._lock, self.log.open("ab") as log:
-            if self._is_over:
+            if self._is_closed:
                 raise RuntimeError("The campaign is over.")
             process = subprocess.Popen(
                 [sys.executable, "manage.py", "osvi_recover", *arguments],
@@ -171,30 +173,30 @@ class Recoveries:
         return process
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
-        """Kill one in the middle of what it does."""
+        """Kill a recovery while it runs."""
         if process.poll() is None:
             self.deaths.kill(process.pid, "a recovery was killed")
         process.wait()
 
     def wait(self, seconds: float) -> list[int]:
-        """Wait for all of them; their exit codes."""
+        """Wait for all recoveries and return their exit codes."""
         return [process.wait(seconds) for process in self.running]
 
     def stop(self) -> None:
-        """End those that still run."""
+        """Kill the recoveries that still run."""
         with self._lock:
             for process in self.running:
                 self.kill(process)
             self.running.clear()
 
     def close(self) -> None:
-        """End those that still run, and start no more."""
-        self._is_over = True
+        """Kill the recoveries that still run, and refuse to start more."""
+        self._is_closed = True
         self.stop()
 
     @property
     def pids(self) -> list[int]:
-        """Those that may be running."""
+        """Return the pids of recoveries that may be running."""
         return [process.pid for process in list(self.running)]
 
 
@@ -206,7 +208,7 @@ def _children(pid: int) -> list[int]:
     return [int(word) for word in text.split()]
 
 
-def _lives(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -215,5 +217,5 @@ def _lives(pid: int) -> bool:
 
 
 def environment(**changes: Any) -> dict[str, str]:
-    """This process's environment, with what the campaign says."""
+    """Return this process's environment with some changes."""
     return {**os.environ, **{name: str(value) for name, value in changes.items()}}

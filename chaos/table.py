@@ -1,12 +1,18 @@
-"""The table at the end of a campaign, in Markdown."""
+"""The table of a campaign's results, in Markdown."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from chaos import books as bookkeeping
-from chaos.books import Books, Page
+from chaos.records import (
+    Records,
+    SessionRecord,
+    check,
+    is_closed_twice,
+    is_lost_by_us,
+    went_to_killed_process,
+)
 
 _COLUMNS = (
     "what went wrong",
@@ -15,84 +21,100 @@ _COLUMNS = (
     "summaries answered",
     "stored",
     "into a killed process",
-    "which OSVI tells again",
+    "which OSVI returns again",
     "and which are stored",
     "lost by us",
     "closed twice",
 )
 
 
-def report(books: Books, *, command: str, seconds: float) -> str:
-    """The table, and the few numbers that stand above it."""
-    kinds = Counter(death.why for death in books.deaths if not death.why.startswith("gunicorn"))
-    kills = ", ".join(f"{number} {why}" for why, number in sorted(kinds.items()))
-    outages = ", ".join(f"{end - begin:.1f}" for begin, end in books.outages)
-    states = Counter(f"{page.status}, {page.summary_status}" for page in books.pages)
+def report(records: Records, *, command: str, seconds: float) -> str:
+    """Return the table and the numbers above it."""
+    kinds = Counter(
+        death.reason for death in records.deaths if not death.reason.startswith("gunicorn")
+    )
+    kills = ", ".join(f"{number} {reason}" for reason, number in sorted(kinds.items()))
+    outages = ", ".join(f"{end - begin:.1f}" for begin, end in records.outages)
+    states = Counter(f"{session.status}, {session.summary_status}" for session in records.sessions)
     ended = ", ".join(f"{number} {state}" for state, number in states.most_common())
-    asks = sum(len(page.asks) for page in books.pages)
-    told = sum(len(page.told) for page in books.pages)
+    close_requests = sum(len(session.close_requests) for session in records.sessions)
+    responses = sum(len(session.responses) for session in records.sessions)
+    sessions = len(records.sessions)
     lines = [
         "",
         f"`python -m chaos.campaign {command}`: {seconds:.0f} s",
         "",
-        f"- {told} wishes to close one of {len(books.pages)} sessions, {asks} requests to OSVI",
+        f"- {responses} client requests for {sessions} sessions, {close_requests} requests to OSVI",
         f"- {sum(kinds.values())} kills: {kills or 'none'}",
-        f"- {len(books.outages)} outages of the database, in seconds: {outages or 'none'}",
+        f"- {len(records.outages)} outages of the database, in seconds: {outages or 'none'}",
         f"- the sessions ended: {ended}",
-        f"- unexplained: {len(bookkeeping.check(books))}",
+        f"- unexplained: {len(check(records))}",
         "",
         _line(_COLUMNS),
         "| --- |" + " ---: |" * (len(_COLUMNS) - 1),
-        *_rows(books),
+        *_rows(records),
         "",
     ]
     return "\n".join(lines)
 
 
-def _rows(books: Books) -> Iterator[str]:
-    faults = sorted({ask.fault for page in books.pages for ask in page.asks})
+def _rows(records: Records) -> Iterator[str]:
+    faults = sorted(
+        {request.fault for session in records.sessions for request in session.close_requests}
+    )
     for fault in faults:
-        pages = [page for page in books.pages if any(ask.fault == fault for ask in page.asks)]
-        times = sum(ask.fault == fault for page in pages for ask in page.asks)
-        yield _row(f"OSVI: {fault}", pages, times, books)
+        sessions = [
+            session
+            for session in records.sessions
+            if any(request.fault == fault for request in session.close_requests)
+        ]
+        times = sum(
+            request.fault == fault for session in sessions for request in session.close_requests
+        )
+        yield _row(f"OSVI: {fault}", sessions, times, records)
     for moment in ("asked", "closed", "answered", "anytime", "master"):
-        yield from _chosen(f"kill: {moment}", books, _killed(moment))
+        yield from _chosen(f"kill: {moment}", records, _killed(moment))
     for moment in ("before", "closed", "answered"):
-        yield from _chosen(f"database stopped: {moment}", books, _stopped(moment))
-    yield _row("**all**", list(books.pages), None, books)
+        yield from _chosen(f"database stopped: {moment}", records, _stopped(moment))
+    yield _row("**all**", list(records.sessions), None, records)
 
 
-def _killed(moment: str) -> Callable[[Page], bool]:
-    return lambda page: page.plan.kill is not None and page.plan.kill.moment == moment
+def _killed(moment: str) -> Callable[[SessionRecord], bool]:
+    return lambda session: session.plan.kill is not None and session.plan.kill.moment == moment
 
 
-def _stopped(moment: str) -> Callable[[Page], bool]:
-    return lambda page: page.plan.outage is not None and page.plan.outage.moment == moment
+def _stopped(moment: str) -> Callable[[SessionRecord], bool]:
+    return lambda session: session.plan.outage is not None and session.plan.outage.moment == moment
 
 
-def _chosen(name: str, books: Books, is_chosen: Callable[[Page], bool]) -> Iterator[str]:
-    pages = [page for page in books.pages if is_chosen(page)]
-    if pages:
-        yield _row(name, pages, len(pages), books)
+def _chosen(
+    name: str, records: Records, is_chosen: Callable[[SessionRecord], bool]
+) -> Iterator[str]:
+    sessions = [session for session in records.sessions if is_chosen(session)]
+    if sessions:
+        yield _row(name, sessions, len(sessions), records)
 
 
-def _row(name: str, pages: list[Page], times: int | None, books: Books) -> str:
-    answered = [page for page in pages if page.handed_out]
+def _row(name: str, sessions: list[SessionRecord], times: int | None, records: Records) -> str:
+    answered = [session for session in sessions if session.requests_with_summary]
     killed = [
-        page
-        for page in answered
-        if any(bookkeeping.into_killed(ask, page, books) for ask in page.handed_out)
+        session
+        for session in answered
+        if any(
+            went_to_killed_process(request, session, records)
+            for request in session.requests_with_summary
+        )
     ]
     numbers = (
-        len(pages),
+        len(sessions),
         "" if times is None else times,
         len(answered),
-        sum(page.text is not None for page in answered),
+        sum(session.text is not None for session in answered),
         len(killed),
-        sum(page.plan.when_closed == "again" for page in killed),
-        sum(page.text is not None for page in killed),
-        sum(bookkeeping.lost_by_us(page, books) for page in pages),
-        sum(bookkeeping.closed_twice(page, books) for page in pages),
+        sum(session.plan.when_closed == "again" for session in killed),
+        sum(session.text is not None for session in killed),
+        sum(is_lost_by_us(session, records) for session in sessions),
+        sum(is_closed_twice(session, records) for session in sessions),
     )
     return _line((name, *numbers))
 

@@ -1,4 +1,4 @@
-"""How long things take in a campaign: all of it shorter than in a host's settings."""
+"""The timeouts of a campaign, all shorter than the defaults."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ CONNECT_TIMEOUT: Final = 1  # seconds, as all of these
 READ_TIMEOUT: Final = 1.5
 DEADLINE: Final = 2
 LEASE_TIMEOUT: Final = 7
-# Some outages are longer, and gunicorn ends some workers while they wait.
+# Some outages are longer, and gunicorn kills some workers while they wait.
 DATABASE_RETRY_TIMEOUT: Final = 6
 GUNICORN_TIMEOUT: Final = 5

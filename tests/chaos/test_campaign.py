@@ -1,7 +1,6 @@
 """The short campaign.
 
-It has a PostgreSQL of its own, whatever database the suite runs on: it is part of the suite's run
-on SQLite alone.
+It always starts its own PostgreSQL, so it is part of the suite only if that runs on SQLite.
 """
 
 from __future__ import annotations
@@ -15,32 +14,32 @@ from pathlib import Path
 
 import pytest
 
-from chaos.databases import NotHere, postgresql_binaries
+from chaos.databases import NotAvailable, postgresql_binaries
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ("--closes", "60", "--kills", "8", "--outages", "2", "--limit", "240")
 
 
-def not_here():
-    """Why the campaign cannot be run on this machine; "" where it can be."""
-    wanted = [name for name in ("gunicorn", "psycopg") if not importlib.util.find_spec(name)]
-    if wanted:
-        return f"{' and '.join(wanted)} cannot be imported."
+def find_problem():
+    """Return why the campaign cannot run on this machine; "" if it can."""
+    missing = [name for name in ("gunicorn", "psycopg") if not importlib.util.find_spec(name)]
+    if missing:
+        return f"{' and '.join(missing)} cannot be imported."
     if not Path("/proc/net/tcp").exists():
-        return "There is no /proc to find out who owns a connection."
+        return "There is no /proc, which shows who owns a connection."
     try:
         postgresql_binaries()
-    except NotHere as error:
+    except NotAvailable as error:
         return str(error)
     return ""
 
 
 @pytest.mark.skipif(
     not os.environ.get("DATABASE_URL", "sqlite").startswith("sqlite"),
-    reason="The campaign brings a database of its own: it is run once, with the suite on SQLite.",
+    reason="The campaign starts its own database, so it runs once, with the suite on SQLite.",
 )
 def test_short_campaign_loses_nothing():
-    if problem := not_here():
+    if problem := find_problem():
         if os.environ.get("CI") == "true":
             pytest.fail(problem)
         pytest.skip(problem)
@@ -50,7 +49,7 @@ def test_short_campaign_loses_nothing():
 
 
 def run(*arguments):
-    """Run a campaign as a process of its own; its exit code and what it wrote."""
+    """Run a campaign in a new process; return its exit code and its output."""
     with subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -61,7 +60,7 @@ def run(*arguments):
     ) as campaign:
         try:
             output, _ = campaign.communicate(timeout=280)
-        except BaseException:  # Ctrl-C too: it ends what it started
+        except BaseException:  # Ctrl-C too: it stops what it started
             campaign.send_signal(signal.SIGTERM)
             raise
     return campaign.returncode, output

@@ -27,11 +27,11 @@ import django
 from django.apps import apps
 from django.db import connection, connections
 
-from chaos.books import Attempt, Books, Page, attempt_of, check, story
 from chaos.databases import free_port
-from chaos.osvi import Ask, PlannedOSVI, owner_of
+from chaos.osvi import CloseRequest, PlannedOSVI, owner_of
 from chaos.plan import NO_FAULT, Plan
 from chaos.processes import Death
+from chaos.records import Attempt, Records, SessionRecord, check, history, read_attempt
 
 ROOT = Path(__file__).resolve().parents[2]
 SESSIONS = 105  # more than one task is given
@@ -88,7 +88,7 @@ class Worker:
 class DrillOSVI(PlannedOSVI):
     """A planned OSVI whose reads do not fail."""
 
-    def _question_fault(self) -> None:
+    def _read_fault(self) -> None:
         return None
 
 
@@ -143,12 +143,12 @@ class Drill:
             self._owners[port] = owner_of(port, list(pids))
         return self._owners[port]
 
-    def _on_moment(self, plan: Plan, moment: str, ask: Ask) -> None:
-        if moment == "closed" and ask.pid is not None and self._is_the_time():
-            worker = self.workers[self.worked[ask.pid]]
+    def _on_moment(self, plan: Plan, moment: str, request: CloseRequest) -> None:
+        if moment == "closed" and request.pid is not None and self._is_the_time():
+            worker = self.workers[self.worked[request.pid]]
             pids = worker.pids
             worker.kill()
-            self.deaths = [Death(at=time.time(), pid=pid, why="killed midway") for pid in pids]
+            self.deaths = [Death(at=time.time(), pid=pid, reason="killed midway") for pid in pids]
 
     def _is_the_time(self) -> bool:
         """Return whether this is the close at which a worker is killed."""
@@ -165,39 +165,45 @@ class Drill:
             job.refresh_from_db()
 
     def _found(self, job: Any) -> dict[str, Any]:
-        books = Books(pages=tuple(self._pages()), deaths=tuple(self.deaths))
-        findings = check(books)
+        records = Records(sessions=tuple(self._session_records()), deaths=tuple(self.deaths))
+        findings = check(records)
         for finding in findings:
-            sys.stderr.write(f"{finding.rule}: {finding.sentence}\n{story(finding.page, books)}\n")
+            sys.stderr.write(
+                f"{finding.rule}: {finding.problem}\n{history(finding.session, records)}\n"
+            )
         killed = {death.pid for death in self.deaths}
-        asks = [ask for page in books.pages for ask in page.asks]
+        close_requests = [
+            request for session in records.sessions for request in session.close_requests
+        ]
         return {
             "job": job.status,
             "items": Counter(job.items.values_list("outcome", flat=True)),
-            "sessions": Counter(page.status for page in books.pages),
-            "summaries": Counter(page.summary_status for page in books.pages),
-            "closes at OSVI": Counter(page.osvi_closes for page in books.pages),
-            "close requests": Counter(len(page.asks) for page in books.pages),
-            "requests by worker": Counter(self.worked[ask.pid] for ask in asks if ask.pid),
-            "requests of the killed one": sum(ask.pid in killed for ask in asks),
-            "fetched again": sum(_is_fetched(page) for page in books.pages),
+            "sessions": Counter(session.status for session in records.sessions),
+            "summaries": Counter(session.summary_status for session in records.sessions),
+            "closes at OSVI": Counter(session.osvi_closes for session in records.sessions),
+            "close requests": Counter(len(session.close_requests) for session in records.sessions),
+            "requests by worker": Counter(
+                self.worked[request.pid] for request in close_requests if request.pid
+            ),
+            "requests of the killed one": sum(request.pid in killed for request in close_requests),
+            "fetched again": sum(_is_fetched(session) for session in records.sessions),
             "tasks": Counter(_tasks().values_list("status", flat=True)),
-            "findings": [f"{finding.rule}: {finding.sentence}" for finding in findings],
+            "findings": [f"{finding.rule}: {finding.problem}" for finding in findings],
         }
 
-    def _pages(self) -> Iterator[Page]:
+    def _session_records(self) -> Iterator[SessionRecord]:
         rows = _model("ChatSession").objects.select_related("summary")
         for row in rows.prefetch_related("attempts"):
             plan = self.osvi.plans[row.session_id]
-            yield Page(
+            yield SessionRecord(
                 plan=plan,
                 status=row.status,
                 summary_status=row.summary_status,
                 text=row.summary.text if hasattr(row, "summary") else None,
                 osvi_status=self.osvi.sessions[plan.session_id].status,
                 osvi_closes=self.osvi.closes(plan.session_id),
-                asks=tuple(self.osvi.asks[plan.session_id]),
-                attempts=tuple(sorted(map(attempt_of, row.attempts.all()), key=_started_at)),
+                close_requests=tuple(self.osvi.watched_requests[plan.session_id]),
+                attempts=tuple(sorted(map(read_attempt, row.attempts.all()), key=_started_at)),
             )
 
 
@@ -219,8 +225,10 @@ def _started_at(attempt: Attempt) -> float:
     return attempt.started_at
 
 
-def _is_fetched(page: Page) -> bool:
-    return page.text is not None and any(attempt.kind == "reclose" for attempt in page.attempts)
+def _is_fetched(session: SessionRecord) -> bool:
+    return session.text is not None and any(
+        attempt.kind == "reclose" for attempt in session.attempts
+    )
 
 
 def _model(name: str) -> Any:
