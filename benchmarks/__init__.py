@@ -1,1 +1,1 @@
-"""What closing many sessions costs: ``python -m benchmarks.bulk --help``."""
+"""Measure what a bulk close costs: ``python -m benchmarks.bulk --help``."""

@@ -1,9 +1,9 @@
-"""Closing many, measured against the raw limit and the naive loop: ``python -m benchmarks.bulk``.
+"""Compare a bulk close with the raw limit and the naive loop: ``python -m benchmarks.bulk``.
 
-It takes Linux and what ``.[demo,testing,postgresql]`` installs. The sandbox OSVI runs in a process
-of its own, and whatever is measured in a fresh one each time. The databases are the run's own: a
-file, and one on the PostgreSQL server that ``--postgresql`` or ``DATABASE_URL`` names; where none
-answers, PostgreSQL is left out, and the report says so.
+The benchmark needs Linux and what ``.[demo,testing,postgresql]`` installs. The sandbox OSVI runs in
+a separate process, and each measurement in a new one. The databases are created for the run: a
+file, and one on the PostgreSQL server that ``--postgresql`` or ``DATABASE_URL`` names. If this
+server does not answer, PostgreSQL is left out, and the report says so.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tempfile import TemporaryDirectory
 import django
 
 from benchmarks import children
-from benchmarks.databases import POSTGRESQL, Database, NotHere, PostgreSQL, SQLite
-from benchmarks.runs import Runs, typical
+from benchmarks.databases import POSTGRESQL, Database, NotAvailable, PostgreSQL, SQLite
+from benchmarks.runs import Runs, median_of
 from benchmarks.table import Row, table
 
 THREADS = 16  # the default of CONCURRENCY
@@ -56,18 +56,18 @@ for the ratio, or for the number itself if there is nothing to compare it with.
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much is measured."""
+    """How many sessions are measured, and how often."""
 
     latency: float = 0.2  # seconds
     slow: int = 500  # sessions at that latency
-    naive: int = 500  # of them, by the naive loop
+    naive: int = 500  # of these sessions, for the naive loop
     fast: int = 5_000  # sessions at latency 0
-    few: int = 500  # the sessions whose peak of memory others are compared with
+    few: int = 500  # sessions of the run whose peak memory the others are compared with
     many: int = 50_000
-    shared: int = 2_000  # sessions at that latency for each process of those that share a job
+    shared: int = 2_000  # sessions at that latency for each process that shares a job
     processes: tuple[int, ...] = (1, 2, 4)
     slow_rounds: int = 3
-    fast_rounds: int = 5  # threads that fight for the GIL take now less, now more CPU
+    fast_rounds: int = 5  # the CPU time of threads that share the GIL varies
 
 
 QUICK = Plan(
@@ -87,15 +87,15 @@ QUICK = Plan(
 def main() -> None:
     """Measure what the command line asks for."""
     options = _options()
-    # What this run has made is gone afterwards, also where it is told to end.
+    # A signal to stop must remove what this run has created, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    began, load = time.monotonic(), os.getloadavg()[0]
+    started_at, load = time.monotonic(), os.getloadavg()[0]
     plan = QUICK if options.quick else Plan()
     with TemporaryDirectory(prefix="osvi-benchmark-") as folder, ExitStack() as stack:
-        databases, missing = _databases(options, Path(folder), stack)
+        databases, skipped = _databases(options, Path(folder), stack)
         runs = Runs(databases=databases, threads=THREADS)
         rows = [row for measure in MEASURES for row in measure(runs, plan)]
-    report = _report(rows, missing, seconds=time.monotonic() - began, load=load)
+    report = _report(rows, skipped, seconds=time.monotonic() - started_at, load=load)
     print(report)
     if options.write:
         PAGE.write_text(f"{INTRODUCTION}\n{report}\n")
@@ -104,19 +104,22 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--quick", action="store_true", help="a small run, whose numbers say little"
+        "--quick", action="store_true", help="measure little; the numbers are not reliable"
     )
     parser.add_argument("--write", action="store_true", help=f"write docs/{PAGE.name}")
     parser.add_argument(
-        "--database", choices=("sqlite", "postgresql"), help="measure on this one alone"
+        "--database", choices=("sqlite", "postgresql"), help="measure on this database only"
     )
     parser.add_argument(
-        "--postgresql", default=_server(), metavar="URL", help="a database of the server to use"
+        "--postgresql",
+        default=_default_server(),
+        metavar="URL",
+        help="a database on the server to use",
     )
     return parser.parse_args()
 
 
-def _server() -> str:
+def _default_server() -> str:
     url = os.environ.get("DATABASE_URL", "")
     return url if url.startswith(("postgres:", "postgresql:")) else POSTGRESQL
 
@@ -124,14 +127,14 @@ def _server() -> str:
 def _databases(
     options: argparse.Namespace, folder: Path, stack: ExitStack
 ) -> tuple[list[Database], str]:
-    """Those to measure on, and why one is missing."""
+    """Return the databases to measure on, and why one of them is skipped."""
     databases: list[Database] = []
     if options.database != "postgresql":
         databases.append(stack.enter_context(SQLite(_migrate, folder)))
     if options.database != "sqlite":
         try:
             databases.append(stack.enter_context(PostgreSQL(_migrate, options.postgresql)))
-        except NotHere as error:
+        except NotAvailable as error:
             return databases, f"PostgreSQL was not measured: {error}."
     return databases, ""
 
@@ -140,23 +143,25 @@ def _migrate(url: str) -> None:
     children.measure("migrate", database=url)
 
 
-def _report(rows: list[Row], missing: str, *, seconds: float, load: float) -> str:
+def _report(rows: list[Row], skipped: str, *, seconds: float, load: float) -> str:
     machine = (
         f"{time.strftime('%Y-%m-%d')}: Python {platform.python_version()}, "
         f"Django {django.get_version()}, {os.cpu_count()} CPUs; {seconds / 60:.0f} minutes, "
         f"the load before was {load:.1f}."
     )
-    return "\n\n".join(filter(None, (machine, missing, table(rows))))
+    return "\n\n".join(filter(None, (machine, skipped, table(rows))))
 
 
 def at_latency(runs: Runs, plan: Plan) -> Iterator[Row]:
-    """How near the app comes to what OSVI's latency allows."""
-    times = runs.in_turn(plan.slow, plan.latency, without=("raw",), rounds=plan.slow_rounds)
+    """Compare the app with what OSVI's latency allows."""
+    times = runs.in_turn(
+        plan.slow, plan.latency, without_database=("raw",), rounds=plan.slow_rounds
+    )
     title = f"{plan.slow} closes at {_ms(plan.latency)}, {THREADS} threads: s"
-    reckoned = "" if plan.naive == plan.slow else f", reckoned from {plan.naive}"
-    raw = typical(times["raw"], "wall")
+    extrapolated = "" if plan.naive == plan.slow else f", extrapolated from {plan.naive}"
+    raw = median_of(times["raw"], "wall")
     for database in runs.databases:
-        wall = typical(times[database.label], "wall")
+        wall = median_of(times[database.label], "wall")
         measured = runs.naive(database, plan.naive, plan.latency)["wall"]
         naive = measured * plan.slow / plan.naive
         yield Row(
@@ -168,7 +173,7 @@ def at_latency(runs: Runs, plan: Plan) -> Iterator[Row]:
             at_most=1.05,
         )
         yield Row(
-            what=f"{title}; naive loop{reckoned}: times faster",
+            what=f"{title}; naive loop{extrapolated}: times faster",
             database=database.label,
             app=f"{wall:.2f}",
             against=f"{naive:.1f}",
@@ -177,40 +182,42 @@ def at_latency(runs: Runs, plan: Plan) -> Iterator[Row]:
         )
 
 
-def at_none(runs: Runs, plan: Plan) -> Iterator[Row]:
-    """What the app itself costs; and the peaks of memory, of which these runs give one."""
-    measured = runs.in_turn(plan.fast, 0.0, without=("raw", "client"), rounds=plan.fast_rounds)
-    wall, cpu = (typical(measured["raw"], name) for name in ("wall", "cpu"))
+def without_latency(runs: Runs, plan: Plan) -> Iterator[Row]:
+    """Measure what the app itself costs, and its peak memory."""
+    measured = runs.in_turn(
+        plan.fast, 0.0, without_database=("raw", "client"), rounds=plan.fast_rounds
+    )
+    wall, cpu = (median_of(measured["raw"], name) for name in ("wall", "cpu"))
     title = f"{plan.fast} closes at latency 0"
     each = 1_000 / plan.fast
 
     def cpu_row(name: str, what: str, database: str, at_most: float) -> Row:
-        mine = typical(measured[name], "cpu")
+        own = median_of(measured[name], "cpu")
         return Row(
             what=f"{title}: CPU of {what}, ms per close; raw limit",
             database=database,
-            app=f"{mine * each:.3f}",
+            app=f"{own * each:.3f}",
             against=f"{cpu * each:.3f}",
-            ratio=mine / cpu,
+            ratio=own / cpu,
             at_most=at_most,
         )
 
     yield cpu_row("client", "the client alone", "", 1.1)
     for database in runs.databases:
         label = database.label
-        mine = typical(measured[label], "wall")
+        own = median_of(measured[label], "wall")
         yield Row(
             what=f"{title}: s; raw limit",
             database=label,
-            app=f"{mine:.2f}",
+            app=f"{own:.2f}",
             against=f"{wall:.2f}",
-            ratio=mine / wall,
+            ratio=own / wall,
             at_most=2.0,
         )
         yield cpu_row(label, "the process", label, 1.8)
         left = max(run["connections"] for run in measured[label])
         yield Row(what="connections left open afterwards", database=label, app=f"{left}", at_most=1)
-        between = typical(measured[label], "memory")
+        between = median_of(measured[label], "memory")
         yield from _memory(runs, plan, database, between)
 
 
@@ -229,7 +236,7 @@ def _memory(runs: Runs, plan: Plan, database: Database, between: float) -> Itera
 
 
 def shared(runs: Runs, plan: Plan) -> Iterator[Row]:
-    """How the rate grows with the processes that share a job."""
+    """Measure how the rate grows with the number of processes that share a job."""
     for database in runs.databases:
         one = 0.0
         for number in plan.processes:
@@ -247,7 +254,7 @@ def shared(runs: Runs, plan: Plan) -> Iterator[Row]:
 
 
 def locks(runs: Runs, plan: Plan) -> Iterator[Row]:
-    """Whether a database was ever locked, or a statement failed otherwise, in all runs before."""
+    """Count the locked databases and the other failed statements of all runs before."""
     for database in runs.databases:
         seen = runs.locks[database.label]
         yield Row(
@@ -258,8 +265,13 @@ def locks(runs: Runs, plan: Plan) -> Iterator[Row]:
         )
 
 
-# In this order: the last tells of the others.
-MEASURES: tuple[Callable[[Runs, Plan], Iterator[Row]], ...] = (at_latency, at_none, shared, locks)
+# In this order: the last one counts errors of the others.
+MEASURES: tuple[Callable[[Runs, Plan], Iterator[Row]], ...] = (
+    at_latency,
+    without_latency,
+    shared,
+    locks,
+)
 
 
 def _ms(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The chats of a benchmark, which the database and the sandbox OSVI must both know."""
+"""The chats of a benchmark, the same in the database and in the sandbox OSVI."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ SUMMARY = (
 
 
 def session_ids(number: int) -> Iterator[str]:
-    """So many ids, the same in every process."""
+    """Yield a number of session ids, the same in every process."""
     for index in range(number):
         yield str(uuid.uuid5(uuid.NAMESPACE_URL, f"https://benchmark.example/{index}"))

@@ -1,4 +1,4 @@
-"""The child processes of a benchmark: each begins anew, so nothing leaks from one to the next."""
+"""The child processes of a benchmark: each measurement has a new one and affects no other."""
 
 from __future__ import annotations
 
@@ -22,55 +22,55 @@ _ENVIRONMENT = {
 }
 
 
-class Failed(Exception):
-    """A child ended without numbers; what it said of that is on stderr."""
+class ChildFailed(Exception):
+    """A child process ended without a result; its error is on stderr."""
 
 
 @contextmanager
 def sandbox(*, sessions: int, latency: float) -> Iterator[str]:
-    """A sandbox OSVI that has these sessions, by its URL."""
+    """Run a sandbox OSVI with this number of sessions, and yield its URL."""
     process = _start("benchmarks.osvi", {"sessions": sessions, "latency": latency})
     try:
-        yield _line(process)
+        yield _read_line(process)
     finally:
-        _end(process)
+        _stop(process)
 
 
 def measure(name: str, *, database: str = "", osvi: str = "", **options: Any) -> dict[str, Any]:
-    """What ``benchmarks.measured`` calls by this name, in a process of its own."""
-    process = begin(name, database=database, osvi=osvi, **options)
+    """Run a measurement of ``benchmarks.measured`` in a new process, and return its numbers."""
+    process = start(name, database=database, osvi=osvi, **options)
     try:
         return finish(process)
     finally:
-        _end(process)
+        _stop(process)
 
 
-def begin(
+def start(
     name: str, *, database: str = "", osvi: str = "", **options: Any
 ) -> subprocess.Popen[str]:
-    """Start measuring."""
+    """Start a measurement in a new process."""
     changes = {"DATABASE_URL": database, "OSVI_BASE_URL": osvi}
     given = {key: value for key, value in changes.items() if value}
     return _start("benchmarks.measured", options, name, environment=given)
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """The numbers of a process that was started."""
-    numbers: dict[str, Any] = json.loads(_line(process))
+    """Wait for a process and return its numbers."""
+    numbers: dict[str, Any] = json.loads(_read_line(process))
     return numbers
 
 
-def together(processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
-    """Let processes begin in one moment, and wait for all of them."""
+def run_together(processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
+    """Let processes start at the same moment, and return the numbers of all."""
     try:
         for process in processes:
-            _line(process)
+            _read_line(process)
         for process in processes:
-            _say(process, "go")
+            _write_line(process, "go")
         return [finish(process) for process in processes]
     finally:
         for process in processes:
-            _end(process)
+            _stop(process)
 
 
 def _start(
@@ -86,22 +86,22 @@ def _start(
     )
 
 
-def _line(process: subprocess.Popen[str]) -> str:
+def _read_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     line = process.stdout.readline().strip()
     if not line:
-        raise Failed(" ".join(map(str, process.args)))  # type: ignore[union-attr]
+        raise ChildFailed(f"{process.args!r}")
     return line
 
 
-def _say(process: subprocess.Popen[str], line: str) -> None:
+def _write_line(process: subprocess.Popen[str], line: str) -> None:
     assert process.stdin is not None
     process.stdin.write(f"{line}\n")
     process.stdin.flush()
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """Whoever has answered ends by itself; a sandbox does when nobody listens any more."""
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Close the pipes of a process, at which a sandbox stops, and wait for its end."""
     for pipe in (process.stdin, process.stdout):
         with suppress(OSError):
             assert pipe is not None

@@ -1,4 +1,4 @@
-"""The databases of a benchmark, each of its own and gone afterwards."""
+"""The databases of a benchmark, created for one run and removed after it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any, ClassVar, Self
 POSTGRESQL = "postgres://postgres@127.0.0.1:5432/postgres"
 
 
-class NotHere(Exception):
-    """This machine lacks a database, or its driver."""
+class NotAvailable(Exception):
+    """A database, or its driver, is not available on this machine."""
 
 
 class Database(ABC):
-    """Makes empty databases, by copying one that is migrated once."""
+    """A template that is migrated once, and copied for each measurement."""
 
     label: ClassVar[str]
 
@@ -31,23 +31,23 @@ class Database(ABC):
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._end()
+        self._remove()
 
     @abstractmethod
-    def _end(self) -> None:
-        """Leave nothing behind."""
+    def _remove(self) -> None:
+        """Remove the template."""
 
     @abstractmethod
     def _template(self) -> str:
-        """The URL of the one that is to be migrated."""
+        """Return the URL of the template."""
 
     @abstractmethod
-    def fresh(self) -> Any:
-        """A context with the URL of one that has all tables and no rows."""
+    def copy(self) -> Any:
+        """Create a copy, with all tables and no rows, for a ``with`` block; yield its URL."""
 
 
 class SQLite(Database):
-    """A file, with the options that the example project gives it."""
+    """A file, with the options of the example project."""
 
     label = "SQLite"
 
@@ -56,22 +56,22 @@ class SQLite(Database):
         self._folder = folder
         self._numbers = count()
 
-    def _end(self) -> None:
-        """The folder is its owner's to remove."""
+    def _remove(self) -> None:
+        """Leave the template in the folder, which the caller removes."""
 
     def _template(self) -> str:
         return f"sqlite:///{self._folder / 'template.sqlite3'}"
 
     @contextmanager
-    def fresh(self) -> Iterator[str]:
-        """A copy of the file; the process that migrated it has ended, so it is whole."""
+    def copy(self) -> Iterator[str]:
+        """Copy the file, which is complete because the process that migrated it has ended."""
         path = self._folder / f"{next(self._numbers)}.sqlite3"
         shutil.copy(self._folder / "template.sqlite3", path)
         yield f"sqlite:///{path}"
 
 
 class PostgreSQL(Database):
-    """Databases of the run's own on a server that is there."""
+    """Databases for this run on an existing server."""
 
     label = "PostgreSQL"
 
@@ -92,16 +92,16 @@ class PostgreSQL(Database):
         try:
             return super().__enter__()
         except BaseException:
-            self._end()
+            self._remove()
             raise
 
-    def _end(self) -> None:
+    def _remove(self) -> None:
         self._drop(self._name)
         self._connection.close()
 
     @contextmanager
-    def fresh(self) -> Iterator[str]:
-        """A copy, made and dropped."""
+    def copy(self) -> Iterator[str]:
+        """Create a copy, yield its URL, and drop it."""
         name = f"{self._name}_run"
         self._run(f"CREATE DATABASE {name} TEMPLATE {self._name}")
         try:
@@ -118,10 +118,10 @@ class PostgreSQL(Database):
 
 def _connect(server: str) -> Any:
     try:
-        import psycopg  # noqa: PLC0415 - whoever measures SQLite alone needs no driver
+        import psycopg  # noqa: PLC0415 - SQLite alone needs no driver
     except ImportError:
-        raise NotHere("psycopg is not installed") from None
+        raise NotAvailable("psycopg is not installed") from None
     try:
         return psycopg.connect(server, autocommit=True, connect_timeout=5)
     except psycopg.OperationalError as error:
-        raise NotHere(str(error).splitlines()[0]) from None
+        raise NotAvailable(str(error).splitlines()[0]) from None

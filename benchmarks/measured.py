@@ -1,7 +1,7 @@
-"""What is measured, each run in a process of its own: ``python -m benchmarks.measured NAME JSON``.
+"""One measurement in this process: ``python -m benchmarks.measured NAME JSON``.
 
-The process prints one JSON object. Where it has to begin together with others, it says ``ready``
-and waits for a line.
+The process prints one JSON object. If it must start together with others, it prints ``ready`` and
+waits for a line.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ from osvi_django.services import jobs  # noqa: E402
 
 Numbers = dict[str, Any]
 BATCH = 5_000
-HISTORY = 2_000  # sessions that were closed before
+HISTORY = 2_000  # sessions that are closed already
 
 
-# Arranging
+# Preparation
 
 
 def migrate() -> Numbers:
-    """Make the tables."""
+    """Create the tables."""
     call_command("migrate", verbosity=0)
     return {}
 
 
 def seed(*, sessions: int) -> Numbers:
-    """Add open sessions to a history of closed ones, and let the database know how many."""
+    """Create closed and open sessions, and update the database's statistics."""
     agent = ChatAgent.objects.create(uuid=AGENT_UUID)
     with transaction.atomic():
         _add_history(agent)
@@ -74,7 +74,7 @@ def seed(*, sessions: int) -> Numbers:
 
 
 def _add_history(agent: ChatAgent) -> None:
-    """Rows in all tables: PostgreSQL plans for an empty one until its autovacuum comes by."""
+    """Add rows to all tables: PostgreSQL plans for empty tables until its autovacuum has run."""
     closed = {"status": ChatSession.Status.CLOSED, "closed_at": timezone.now()}
     sessions = ChatSession.objects.bulk_create(
         ChatSession(session_id=f"history-{index}", agent=agent, **closed)
@@ -106,23 +106,23 @@ def _add_history(agent: ChatAgent) -> None:
 
 
 def create() -> Numbers:
-    """Make one job of all open sessions; nobody is told to run it."""
+    """Create a job of all open sessions, and start no worker."""
     job = jobs.create_close_job(_open_sessions(), start=False)
     return {"job": str(job.uuid)}
 
 
-# Measuring
+# Measurements
 
 
 def raw(*, sessions: int, threads: int) -> Numbers:
-    """The limit: threads that post and read the JSON, and have no database."""
-    mine = local()
+    """Measure the raw limit: threads that post and read the JSON, without a database."""
+    thread = local()
 
     def close(session_id: str) -> None:
-        if not hasattr(mine, "session"):
-            mine.session = requests.Session()
-        response = mine.session.post(
-            _address(session_id),
+        if not hasattr(thread, "session"):
+            thread.session = requests.Session()
+        response = thread.session.post(
+            _close_url(session_id),
             json={"agent_uuid": AGENT_UUID},
             headers={"API-Token": TOKEN},
             timeout=(5, 60),
@@ -134,7 +134,7 @@ def raw(*, sessions: int, threads: int) -> Numbers:
 
 
 def client(*, sessions: int, threads: int) -> Numbers:
-    """The same with the app's client, which bounds, scrubs and checks; and no database either."""
+    """Measure the app's client, which limits and checks each answer, without a database."""
     osvi = OSVIClient.for_account()
 
     def close(session_id: str) -> None:
@@ -144,11 +144,11 @@ def client(*, sessions: int, threads: int) -> Numbers:
 
 
 def naive() -> Numbers:
-    """What a developer writes first."""
-    with _metered() as numbers:
+    """Measure the loop that most developers write first."""
+    with _measure() as numbers:
         for session in _open_sessions().select_related("agent"):
             response = requests.post(
-                _address(session.session_id),
+                _close_url(session.session_id),
                 json={"agent_uuid": session.agent.uuid},
                 headers={"API-Token": TOKEN},
                 timeout=(5, 60),
@@ -160,8 +160,8 @@ def naive() -> Numbers:
 
 
 def app(*, sessions: int) -> Numbers:
-    """This app: the job is created and run."""
-    with _metered() as creation:
+    """Measure the app: create a job and run it."""
+    with _measure() as creation:
         job = create()["job"]
     numbers = _run(job)
     total = {each: creation[each] + numbers[each] for each in creation}
@@ -170,23 +170,26 @@ def app(*, sessions: int) -> Numbers:
 
 
 def worker(*, job: str) -> Numbers:
-    """One of several processes that share a job, from a common start."""
+    """Measure one of several processes that share a job and start together."""
     connection.ensure_connection()
     print("ready", flush=True)
     sys.stdin.readline()
-    began = time.time()
-    return {**_run(job), "began": began}
+    started_at = time.time()
+    return {**_run(job), "started_at": started_at}
 
 
-def ended(*, job: str, sessions: int) -> Numbers:
-    """When a job that others ran was finished; all of it must be closed."""
+def finished(*, job: str, sessions: int) -> Numbers:
+    """Return when a job finished that other processes ran; all its sessions must be closed."""
     _require_all_closed(sessions)
     finished_at = CloseJob.objects.get(uuid=job).finished_at
+    if finished_at is None:
+        raise RuntimeError("The job is not finished.")
     return {"finished_at": finished_at.timestamp()}
 
 
 MEASURES: dict[str, Callable[..., Numbers]] = {
-    each.__name__: each for each in (migrate, seed, create, raw, client, naive, app, worker, ended)
+    each.__name__: each
+    for each in (migrate, seed, create, raw, client, naive, app, worker, finished)
 }
 
 
@@ -195,7 +198,7 @@ def _open_sessions() -> QuerySet[ChatSession]:
 
 
 def _run(job: str) -> Numbers:
-    with _locks_counted() as locks, _metered() as numbers:
+    with _count_locks() as locks, _measure() as numbers:
         jobs.run_close_job(job)
     return {
         **numbers,
@@ -205,28 +208,28 @@ def _run(job: str) -> Numbers:
     }
 
 
-def _address(session_id: str) -> str:
+def _close_url(session_id: str) -> str:
     base_url = settings.OSVI["default"]["BASE_URL"]
     return f"{base_url}/chat_sessions/{session_id}/close_session"
 
 
 def _in_threads(close: Callable[[str], None], *, sessions: int, threads: int) -> Numbers:
-    # Threads may share the iterator of a list; a generator is not to be entered twice.
+    # Threads can share the iterator of a list, but not a generator.
     waiting = iter(list(session_ids(sessions)))
 
     def work() -> None:
         for session_id in waiting:
             close(session_id)
 
-    with _metered() as numbers, ThreadPoolExecutor(threads) as pool:
+    with _measure() as numbers, ThreadPoolExecutor(threads) as pool:
         for done in [pool.submit(work) for _ in range(threads)]:
             done.result()
     return numbers
 
 
 @contextmanager
-def _metered() -> Iterator[Numbers]:
-    """Seconds on the wall's clock, and of this process on the CPUs: all of its threads."""
+def _measure() -> Iterator[Numbers]:
+    """Measure the elapsed seconds, and the CPU seconds of all threads of this process."""
     numbers: Numbers = {}
     wall, cpu = time.perf_counter(), time.process_time()
     yield numbers
@@ -234,11 +237,11 @@ def _metered() -> Iterator[Numbers]:
 
 
 @contextmanager
-def _locks_counted() -> Iterator[list[str]]:
-    """Each ``database is locked`` of any connection, also where somebody tries again."""
+def _count_locks() -> Iterator[list[str]]:
+    """Collect the operational errors of all connections, also those that are retried."""
     seen: list[str] = []
 
-    def watch(execute: Callable[..., Any], *arguments: Any) -> Any:
+    def count_error(execute: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return execute(*arguments)
         except OperationalError as error:
@@ -246,7 +249,7 @@ def _locks_counted() -> Iterator[list[str]]:
             raise
 
     def wrap(connection: BaseDatabaseWrapper, **_: Any) -> None:
-        connection.execute_wrappers.append(watch)
+        connection.execute_wrappers.append(count_error)
 
     connection_created.connect(wrap)
     wrap(connection)
@@ -255,14 +258,14 @@ def _locks_counted() -> Iterator[list[str]]:
 
 
 def _peak_memory() -> int:
-    """Bytes. What getrusage tells is no less than what the parent had when it forked."""
+    """Return the peak memory in bytes; getrusage would include what the parent had at the fork."""
     status = Path("/proc/self/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
 def _connections() -> int:
-    """How many connections to the database this process has left open."""
+    """Return how many connections to the database this process has left open."""
     if connection.vendor == "sqlite":
         name = str(connection.settings_dict["NAME"])
         return sum(_target(each) == name for each in Path("/proc/self/fd").iterdir())
@@ -278,7 +281,7 @@ def _connections() -> int:
 def _target(link: Path) -> str:
     try:
         return str(link.readlink())
-    except FileNotFoundError:  # the one that listed them
+    except FileNotFoundError:  # the descriptor that listed the others
         return ""
 
 
@@ -290,7 +293,7 @@ def _require_all_closed(sessions: int) -> None:
 
 
 def main() -> None:
-    """Measure one thing and print its numbers."""
+    """Run one measurement and print its numbers."""
     name, options = sys.argv[1], json.loads(sys.argv[2])
     print(json.dumps(MEASURES[name](**options)), flush=True)
 

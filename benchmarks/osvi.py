@@ -1,4 +1,4 @@
-"""The sandbox OSVI in a process of its own, so that neither its CPU nor its GIL is the app's."""
+"""The sandbox OSVI in a separate process, which shares no CPU time and no GIL with the app."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from osvi_django.testing import OSVISandbox
 
 
 def serve(*, sessions: int, latency: float) -> None:
-    """Print the address, and serve until whoever started this closes its end or is gone."""
+    """Print the URL, and serve until the parent process closes the pipe or ends."""
     with OSVISandbox(token=TOKEN, latency=latency) as sandbox:
         for session_id in session_ids(sessions):
             sandbox.add_session(session_id, agent_uuid=AGENT_UUID, summary=SUMMARY)

@@ -1,8 +1,8 @@
-"""The demo, started by ``make demo``: everything on this machine, and no account with OSVI.
+"""The demo that ``make demo`` runs: everything on this machine, without an OSVI account.
 
-A fresh database, a sandbox in OSVI's place and the example site. Three chats are closed: from
-Python, over REST and in the admin. The other chats are left to you, until Ctrl-C stops everything
-and removes the database.
+It starts the example site with a new database and a sandbox OSVI, and closes three chats: from
+Python, over REST and in the admin. The user can close the other chats. Ctrl-C stops everything and
+removes the database.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ MANAGE: Final = BASE_DIR / "manage.py"
 HOST: Final = "127.0.0.1"
 PREFERRED_PORT: Final = 8000
 CONVERSATIONS: Final = 24
-LATENCY: Final = 0.6  # seconds of every close: an AI writes a summary
-PATIENCE: Final = 60  # seconds for the site to start, or to answer
+LATENCY: Final = 0.6  # seconds of each close, in which OSVI's AI would write the summary
+TIMEOUT: Final = 60  # seconds for the site to start, or to answer a request
 USERNAME: Final = "staff"
-# Not every system has the last, which a terminal sends that is closed.
+# A closed terminal sends SIGHUP, which not every system has.
 SIGNALS: Final = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
 PERMISSIONS: Final = (
     "view_chatsession",
@@ -60,16 +60,16 @@ PERMISSIONS: Final = (
 
 
 class DemoFailed(Exception):
-    """The demo cannot go on; the message tells the reader why."""
+    """The demo cannot continue; the message says why."""
 
 
 def main() -> int:
-    """Run the demo until it is stopped; the exit code."""
+    """Run the demo until it is stopped, and return the exit code."""
     interruption.listen()
     try:
         run()
     except KeyboardInterrupt:
-        say("\nStopped. The site, the sandbox and the database are gone.")
+        write_line("\nStopped. The site, the sandbox and the database are gone.")
     except DemoFailed as error:
         print(f"\nThe demo failed. {error}", file=sys.stderr)
         return 1
@@ -77,78 +77,80 @@ def main() -> int:
 
 
 class Interruption:
-    """The wish to end, by Ctrl-C or a signal; held back while something is only half begun."""
+    """A request to stop, by Ctrl-C or a signal, which a block can defer until its end."""
 
     def __init__(self) -> None:
-        self.is_wanted = False
-        self.is_held = False
+        self.is_requested = False
+        self.is_deferred = False
 
     def listen(self) -> None:
-        """Let each way to end a program end this one tidily, also where a shell ignores Ctrl-C."""
+        """Clean up after each signal that stops the demo, also if the shell ignores Ctrl-C."""
         for number in SIGNALS:
             signal.signal(number, self.receive)
-        sys.unraisablehook = say_unraisable
+        sys.unraisablehook = report_unraisable
 
     def receive(self, number: int, frame: object) -> None:
-        """End once: an impatient second Ctrl-C must not interrupt the tidying up."""
+        """Stop once: a second Ctrl-C must not interrupt the cleanup."""
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
-        self.is_wanted = True
-        if not self.is_held:
+        self.is_requested = True
+        if not self.is_deferred:
             raise KeyboardInterrupt
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Wait with it until whatever begins in this block can be ended as well."""
-        self.is_held = True
+    def deferred(self) -> Iterator[None]:
+        """Defer a stop until this block has ended, so that what it starts can be stopped."""
+        self.is_deferred = True
         try:
             yield
         finally:
-            self.is_held = False
-        if self.is_wanted:
+            self.is_deferred = False
+        if self.is_requested:
             raise KeyboardInterrupt
 
 
 interruption = Interruption()
 
 
-def say_unraisable(error: sys.UnraisableHookArgs) -> None:
-    """Say nothing of a wish to end that came in a finalizer: it is heard a moment later."""
+def report_unraisable(error: sys.UnraisableHookArgs) -> None:
+    """Ignore a stop that was received in a finalizer; it is noticed a moment later."""
     if not issubclass(error.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(error)
 
 
 def run() -> None:
-    """Everything between the first line and Ctrl-C."""
-    say("The osvi_django demo: a fresh database, a sandbox in OSVI's place, the example site.\n")
+    """Run the demo from its first line to Ctrl-C."""
+    write_line(
+        "The osvi_django demo: a fresh database, a sandbox in OSVI's place, the example site.\n"
+    )
     password = secrets.token_urlsafe(9)
     with run_folder() as folder, OSVISandbox(latency=LATENCY) as osvi:
-        configure(folder / "db.sqlite3", osvi)
-        fill(osvi, password)
+        configure_django(folder / "db.sqlite3", osvi)
+        create_data(osvi, password)
         with Site(folder / "site.log", password) as site:
-            introduce(folder, osvi, site)
-            close_three(site)
+            show_addresses(folder, osvi, site)
+            close_three_chats(site)
             invite(site)
             site.serve_until_stopped()
 
 
 @contextmanager
 def run_folder() -> Iterator[Path]:
-    """A folder of this run's own, so that two demos do not meet; removed at the end."""
+    """Create a folder for this run alone, and remove it at the end."""
     RUNS.mkdir(exist_ok=True)
-    with interruption.held():
+    with interruption.deferred():
         folder = TemporaryDirectory(prefix="run-", dir=RUNS, ignore_cleanup_errors=True)
     with folder:
         try:
             yield Path(folder.name)
         finally:
-            # Whoever ends this early ends it before Django was set up.
+            # A demo that is stopped early has not set up Django.
             if settings.configured:
                 connections.close_all()
 
 
-def configure(database: Path, osvi: OSVISandbox) -> None:
-    """Set Django up, here and for the site, whatever this shell's own settings are."""
+def configure_django(database: Path, osvi: OSVISandbox) -> None:
+    """Set up Django here and for the site, independent of the shell's variables."""
     os.environ |= {
         "DJANGO_SETTINGS_MODULE": "example_project.settings",
         "DJANGO_DEBUG": "1",
@@ -161,10 +163,10 @@ def configure(database: Path, osvi: OSVISandbox) -> None:
     call_command("migrate", verbosity=0)
 
 
-def fill(osvi: OSVISandbox, password: str) -> None:
-    """Seed the sandbox, mirror its chats into the database, and add somebody to close them."""
+def create_data(osvi: OSVISandbox, password: str) -> None:
+    """Create chats in the sandbox, mirror them, and create a staff user who may close them."""
     for number, chat in enumerate(osvi.seed(CONVERSATIONS)):
-        enliven(chat, number)
+        add_variety(chat, number)
         mirror(chat)
     staff = get_user_model().objects.create_user(USERNAME, password=password, is_staff=True)
     permissions = model("auth.Permission").objects.filter(
@@ -173,8 +175,8 @@ def fill(osvi: OSVISandbox, password: str) -> None:
     staff.user_permissions.set(permissions)
 
 
-def enliven(chat: SandboxSession, number: int) -> None:
-    """Spread the chats over the last days; let some ask for help, and humans be in others."""
+def add_variety(chat: SandboxSession, number: int) -> None:
+    """Spread the chats over the last days; some have asked for help, others have a human."""
     chat.created_at -= timedelta(hours=3 * number)
     chat.updated_at = chat.created_at + timedelta(minutes=2)
     chat.help_requested = number % 6 == 5
@@ -183,7 +185,7 @@ def enliven(chat: SandboxSession, number: int) -> None:
 
 
 def mirror(chat: SandboxSession) -> None:
-    """Write the rows of a chat, as a host does that began it over OSVI's API."""
+    """Create the rows of a chat, as a host that started it through OSVI's API does."""
     agent, _ = model("osvi_django.ChatAgent").objects.get_or_create(
         uuid=chat.agent_uuid, defaults={"name": chat.agent_name}
     )
@@ -201,12 +203,12 @@ def mirror(chat: SandboxSession) -> None:
 
 
 def model(label: str) -> Any:
-    """A model by its label: models can be imported only once this run's settings are known."""
+    """Return a model; models cannot be imported before Django is set up."""
     return apps.get_model(label)
 
 
 class Site:
-    """The example site, served by a process of its own, and how to speak to it."""
+    """The example site, which a separate process serves."""
 
     def __init__(self, log: Path, password: str) -> None:
         self.log = log
@@ -217,7 +219,7 @@ class Site:
     def __enter__(self) -> Self:
         try:
             self.start()
-        except BaseException:  # Ctrl-C too: no process stays behind
+        except BaseException:  # Ctrl-C too: the process must not keep running
             self.stop()
             raise
         return self
@@ -231,21 +233,21 @@ class Site:
         self.stop()
 
     def start(self) -> None:
-        """Serve at the preferred port, or another where somebody has that or takes it meanwhile."""
-        for wanted in (PREFERRED_PORT, 0, 0):
-            self.spawn(free_port(wanted))
+        """Serve at the preferred port, or at another one if that is or becomes taken."""
+        for preferred in (PREFERRED_PORT, 0, 0):
+            self.spawn(free_port(preferred))
             if self.is_ready():
                 return
             self.stop()
-        raise DemoFailed(f"The site did not start. {self.last_words()}")
+        raise DemoFailed(f"The site did not start. {self.last_output()}")
 
     def spawn(self, port: int) -> None:
-        """Start Django's own server, which serves the admin's static files as well."""
+        """Start Django's development server, which also serves the admin's static files."""
         self.url = f"http://{HOST}:{port}"
-        command = [sys.executable, MANAGE, "runserver", "--noreload", f"{HOST}:{port}"]
-        with interruption.held(), self.log.open("ab") as log:
-            # A session of its own: Ctrl-C in the terminal reaches the demo, which stops this.
-            self.process = subprocess.Popen(  # noqa: S603 - nothing in it comes from outside
+        command = [sys.executable, str(MANAGE), "runserver", "--noreload", f"{HOST}:{port}"]
+        with interruption.deferred(), self.log.open("ab") as log:
+            # In a new session, Ctrl-C reaches only the demo, which then stops this process.
+            self.process = subprocess.Popen(  # noqa: S603 - no part of it is external input
                 command,
                 cwd=BASE_DIR,
                 stdin=subprocess.DEVNULL,
@@ -255,38 +257,38 @@ class Site:
             )
 
     def is_ready(self) -> bool:
-        """Wait until it answers to this run's own password: another demo's site would not."""
+        """Wait until the site accepts the password, which the site of another demo would not."""
         with self.browser() as browser:
             browser.auth = (USERNAME, self.password)
-            ends_at = time.monotonic() + PATIENCE
+            ends_at = time.monotonic() + TIMEOUT
             while time.monotonic() < ends_at and self.is_running():
-                if answers(browser, self.url + reverse("osvi_django:session-list")):
+                if is_answering(browser, self.url + reverse("osvi_django:session-list")):
                     return True
                 time.sleep(0.1)
         return False
 
     def is_running(self) -> bool:
-        """Whether its process lives."""
+        """Return whether the process runs."""
         return self.process is not None and self.process.poll() is None
 
     def browser(self) -> requests.Session:
-        """A client that asks this machine, whatever proxy or password file the shell names."""
+        """Return a client that ignores proxies and password files of the shell."""
         session = requests.Session()
         session.trust_env = False
         return session
 
     def serve_until_stopped(self) -> None:
-        """Wait for Ctrl-C; that the site ends by itself was not planned."""
+        """Wait for Ctrl-C; raise ``DemoFailed`` if the site stops before."""
         while self.process is not None and self.process.poll() is None:
-            # What a signal raises may be swallowed, by a finalizer for one; the wish is not.
-            if interruption.is_wanted:
+            # An exception raised by a signal can get lost, as in a finalizer; the request does not.
+            if interruption.is_requested:
                 raise KeyboardInterrupt
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(1)
-        raise DemoFailed(f"The site ended by itself. {self.last_words()}")
+        raise DemoFailed(f"The site stopped unexpectedly. {self.last_output()}")
 
     def stop(self) -> None:
-        """End the process, kindly first."""
+        """Stop the process; kill it if it does not stop in time."""
         if self.process is None:
             return
         self.process.terminate()
@@ -296,15 +298,15 @@ class Site:
             self.process.kill()
             self.process.wait()
 
-    def last_words(self) -> str:
-        """The end of what the server wrote."""
+    def last_output(self) -> str:
+        """Return the last lines that the server wrote."""
         lines = self.log.read_text(errors="replace").splitlines()[-12:]
-        return "\n".join(["It said:", *lines]) if lines else "It said nothing."
+        return "\n".join(["Its last output:", *lines]) if lines else "It wrote no output."
 
 
-def free_port(wanted: int) -> int:
-    """``wanted`` where nobody has it, else any other."""
-    for port in (wanted, 0):
+def free_port(preferred: int) -> int:
+    """Return the preferred port if it is free, otherwise another one."""
+    for port in (preferred, 0):
         try:
             with socket.create_server((HOST, port)) as probe:
                 return int(probe.getsockname()[1])
@@ -313,39 +315,40 @@ def free_port(wanted: int) -> int:
     raise DemoFailed(f"No port is free on {HOST}.")
 
 
-def answers(browser: requests.Session, url: str) -> bool:
-    """Whether a page is there already."""
+def is_answering(browser: requests.Session, url: str) -> bool:
+    """Return whether the site serves a page."""
     try:
         return browser.get(url, timeout=5).ok
     except requests.RequestException:
         return False
 
 
-def introduce(folder: Path, osvi: OSVISandbox, site: Site) -> None:
-    """Say what runs where."""
-    say(f"  Sandbox   {osvi.url} with {CONVERSATIONS} chats")
-    say(f"  Site      {site.url}/")
-    say(f"  Database  {os.path.relpath(folder, BASE_DIR)}/db.sqlite3\n")
+def show_addresses(folder: Path, osvi: OSVISandbox, site: Site) -> None:
+    """Show where each part runs."""
+    write_line(f"  Sandbox   {osvi.url} with {CONVERSATIONS} chats")
+    write_line(f"  Site      {site.url}/")
+    write_line(f"  Database  {os.path.relpath(folder, BASE_DIR)}/db.sqlite3\n")
 
 
-def close_three(site: Site) -> None:
-    """Close one chat of each agent, each from another entry point."""
-    say("Three chats are closed: from Python, over REST and in the admin.")
-    say("OSVI's AI writes each summary.\n")
+def close_three_chats(site: Site) -> None:
+    """Close one chat of each agent, each via another entry point."""
+    write_line("Three chats are closed: from Python, over REST and in the admin.")
+    write_line("OSVI's AI writes each summary.\n")
     chats = [agent.sessions.filter(status="active").first() for agent in agents()]
     for number, ((via, close), chat) in enumerate(zip(ENTRY_POINTS, chats, strict=True), start=1):
-        say(f"{number}. {via}")
-        say(f"   Chat of {chat.customer_id} with {chat.agent}. Summary:")
-        say(textwrap.indent(textwrap.fill(try_door(via, close, site, chat), 80), "     ") + "\n")
+        write_line(f"{number}. {via}")
+        write_line(f"   Chat of {chat.customer_id} with {chat.agent}. Summary:")
+        summary = textwrap.fill(close_chat(via, close, site, chat), 80)
+        write_line(textwrap.indent(summary, "     ") + "\n")
 
 
 def agents() -> Any:
-    """The agents, the one with the newest chat first."""
+    """Return the agents, the one with the newest chat first."""
     return model("osvi_django.ChatAgent").objects.order_by("pk")
 
 
-def try_door(via: str, close: Callable[..., str], site: Site, chat: Any) -> str:
-    """Return the summary of a close via this entry point; raise a plain sentence if it fails."""
+def close_chat(via: str, close: Callable[..., str], site: Site, chat: Any) -> str:
+    """Close a chat via an entry point and return the summary; raise ``DemoFailed`` if it fails."""
     try:
         return close(site, chat)
     except (OSVIError, requests.RequestException, ObjectDoesNotExist, LookupError) as error:
@@ -353,66 +356,71 @@ def try_door(via: str, close: Callable[..., str], site: Site, chat: Any) -> str:
     raise DemoFailed(problem)
 
 
-def through_python(site: Site, chat: Any) -> str:
-    """Close as a host's own code does."""
+def close_via_python(site: Site, chat: Any) -> str:
+    """Close a chat as the host's code does."""
     close_session = import_string("osvi_django.services.close_session")
-    return close_session(chat).summary.text
+    summary: str = close_session(chat).summary.text
+    return summary
 
 
-def through_rest(site: Site, chat: Any) -> str:
-    """Close as another app does."""
+def close_via_rest(site: Site, chat: Any) -> str:
+    """Close a chat as another app does."""
     path = reverse("osvi_django:session-close", args=[chat.session_id])
     with site.browser() as app:
-        answer = app.post(
+        response = app.post(
             site.url + path,
             json={"note": "Closed by the demo."},
             auth=(USERNAME, site.password),
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
-    answer.raise_for_status()
-    return answer.json()["summary"]
+    response.raise_for_status()
+    summary: str = response.json()["summary"]
+    return summary
 
 
-def through_admin(site: Site, chat: Any) -> str:
-    """Close as support staff do: log in, read the question, confirm."""
+def close_via_admin(site: Site, chat: Any) -> str:
+    """Close a chat as support staff do: log in, open the confirmation page, confirm."""
     path = reverse("admin:osvi_django_chatsession_close", args=[chat.pk])
     with site.browser() as browser:
-        login = browser.get(site.url + path, timeout=PATIENCE)
+        login = browser.get(site.url + path, timeout=TIMEOUT)
         credentials = {"username": USERNAME, "password": site.password, "next": path}
-        question = submit(browser, login.url, credentials)
-        if not question.url.endswith(path):
-            raise LookupError("The admin did not let the staff user in.")
-        submit(browser, question.url, {"post": "yes", "note": "Closed by the demo."})
-    return model("osvi_django.SessionSummary").objects.get(session=chat).text
+        confirmation = submit(browser, login.url, credentials)
+        if not confirmation.url.endswith(path):
+            raise LookupError("The admin did not show the confirmation page to the staff user.")
+        submit(browser, confirmation.url, {"post": "yes", "note": "Closed by the demo."})
+    summary: str = model("osvi_django.SessionSummary").objects.get(session=chat).text
+    return summary
 
 
 def submit(browser: requests.Session, url: str, fields: dict[str, str]) -> requests.Response:
     """Send a form with its CSRF token and return the page that follows."""
     data = {"csrfmiddlewaretoken": browser.cookies["csrftoken"], **fields}
-    page = browser.post(url, data=data, timeout=PATIENCE)
+    page = browser.post(url, data=data, timeout=TIMEOUT)
     page.raise_for_status()
     return page
 
 
 ENTRY_POINTS: Final = (
-    ("Python: osvi_django.services.close_session(session)", through_python),
-    ("REST: POST /api/osvi/sessions/<session id>/close/", through_rest),
-    ("Admin: log in, choose the chat, Close chat session, confirm", through_admin),
+    ("Python: osvi_django.services.close_session(session)", close_via_python),
+    ("REST: POST /api/osvi/sessions/<session id>/close/", close_via_rest),
+    ("Admin: log in, choose the chat, Close chat session, confirm", close_via_admin),
 )
 
 
 def invite(site: Site) -> None:
-    """Say how to go on by hand."""
-    left = CONVERSATIONS - len(ENTRY_POINTS)
-    say(f"Your turn: {left} chats are open. In the admin, close one, or select all at once:\n")
-    say(f"  Admin     {site.url}{reverse('admin:osvi_django_chatsession_changelist')}")
-    say(f"  User      {USERNAME}")
-    say(f"  Password  {site.password}\n")
-    say("Ctrl-C stops everything.")
+    """Show how to continue in the admin."""
+    open_chats = CONVERSATIONS - len(ENTRY_POINTS)
+    write_line(
+        f"Your turn: {open_chats} chats are open. In the admin, close one, or select all at once:\n"
+    )
+    write_line(f"  Admin     {site.url}{reverse('admin:osvi_django_chatsession_changelist')}")
+    write_line(f"  User      {USERNAME}")
+    write_line(f"  Password  {site.password}\n")
+    write_line("Ctrl-C stops everything.")
 
 
-def say(text: str) -> None:
-    """Print at once: whoever reads this through a pipe waits for it."""
+def write_line(text: str) -> None:
+    """Print a line at once, also into a pipe."""
     print(text, flush=True)
 
 

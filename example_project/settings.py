@@ -1,4 +1,4 @@
-"""The host project of the demo and the test suite: what a team that uses osvi_django writes."""
+"""The settings of the demo and the test suite, as a project that uses osvi_django has them."""
 
 import os
 from pathlib import Path
@@ -50,7 +50,7 @@ TEMPLATES = [
     },
 ]
 
-# Any database that Django knows, named by a URL; SQLite where none is named.
+# Any database that Django supports, by its URL; SQLite if there is none.
 DATABASE_URL = os.environ.get("DATABASE_URL") or "sqlite://"
 DATABASES = {"default": dict(dj_database_url.parse(DATABASE_URL))}
 DATABASES["default"]["ATOMIC_REQUESTS"] = True

@@ -1,4 +1,4 @@
-"""The example's URLs: the admin, and OSVI's REST endpoints where the host wants them."""
+"""The URLs of the example project: the admin, and the REST API at a path that the host chose."""
 
 from django.contrib import admin
 from django.urls import include, path

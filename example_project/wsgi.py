@@ -1,4 +1,4 @@
-"""The example's WSGI entry point, for gunicorn and its kind."""
+"""The WSGI application of the example project, for gunicorn and other servers."""
 
 import os
 

@@ -96,7 +96,7 @@ def running(monkeypatch, *command):
             yield Demo(process)
         finally:
             if process.poll() is None:
-                process.terminate()  # it stops its site by itself
+                process.terminate()  # it stops its site
 
 
 def log_in(site, password):
@@ -185,7 +185,7 @@ def test_demo_whose_site_does_not_start_reports_it(monkeypatch, tmp_path):
     code, err = run_with(monkeypatch, f"demo.MANAGE = {str(dying)!r}")
     assert code == 1
     assert err == (
-        "\nThe demo failed. The site did not start. It said:\n"
+        "\nThe demo failed. The site did not start. Its last output:\n"
         + "\n".join(["There is no chat today."] * 3)
         + "\n"
     )
@@ -194,7 +194,7 @@ def test_demo_whose_site_does_not_start_reports_it(monkeypatch, tmp_path):
 def test_demo_whose_site_exits_reports_it(monkeypatch):
     code, err = run_with(monkeypatch, "demo.invite = lambda site: site.process.kill()")
     assert code == 1
-    assert "The demo failed. The site ended by itself." in err
+    assert "The demo failed. The site stopped unexpectedly." in err
     assert "Traceback" not in err
 
 
