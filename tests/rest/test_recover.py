@@ -45,7 +45,7 @@ class TestRecover:
         osvi_sandbox.script(None, Status(500))
         body = recover(api, lost).json()
         assert (body["settled"], body["status"]) == ("unchanged", "unconfirmed")
-        assert body["detail"].startswith("OSVI")
+        assert body["detail"].startswith("OSVI did not answer, so it is still not known")
 
     def test_recover_closed_session_returns_unchanged(self, api, osvi_sandbox):
         assert recover(api, ClosedSessionFactory()).json()["settled"] == "unchanged"

@@ -21,6 +21,7 @@ from typing import Final
 
 from django.db import router
 from django.db.models import F, OuterRef, Q, QuerySet, Subquery
+from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
@@ -30,9 +31,12 @@ from osvi_django.client.responses import Answer
 from osvi_django.database import persist, refuse_inside_transaction
 from osvi_django.exceptions import (
     AnswerNotStored,
+    CallError,
     CloseInProgress,
     InvalidInput,
+    OSVIBadAnswer,
     OSVIError,
+    OSVINoAnswer,
     OSVINotConfigured,
     OSVIRejected,
 )
@@ -88,6 +92,22 @@ _UNKNOWN_TO_OSVI: Final = _lazy(
     "OSVI does not know this chat session under this id and agent. Check both. If OSVI's dashboard "
     "shows it as closed, or does not show it at all, mark it as closed here."
 )
+# By the error of the question whether a session is closed. What the errors say by default is about
+# a close; the others say that nothing was done, which is true of a question as well.
+_NOT_SAID: Final[dict[type[Exception], Promise]] = {
+    OSVINoAnswer: _lazy(
+        "OSVI did not answer, so it is still not known whether this chat session is closed. "
+        "Nothing has changed here. Try again later."
+    ),
+    OSVIBadAnswer: _lazy(
+        "OSVI's answer was unreadable, so it is still not known whether this chat session is "
+        "closed. Nothing has changed here. Try again later."
+    ),
+    OSVIRejected: _lazy(
+        "OSVI refused to say whether this chat session is closed. Nothing has changed here. Try "
+        "again later."
+    ),
+}
 _MARKING: Final = Terms(seconds=30, longest=30, is_renewed=False)  # OSVI is not asked
 
 
@@ -287,7 +307,7 @@ def _settle(
         with throttling(client, session.agent.account):
             is_open = remote_state.is_listed_open(client, session)
     except (OSVIError, OSVINotConfigured) as error:
-        return replace(left_unchanged(session, str(error)), error=error)
+        return _not_said(session, error)
     if is_open is None:
         return _settle_by_pausing(client, session, token, request)
     if is_open:
@@ -308,12 +328,19 @@ def _settle_by_pausing(
         with throttling(client, session.agent.account):
             is_closed = remote_state.is_closed_by_id(client, session)
     except (OSVIError, OSVINotConfigured) as error:
-        return replace(left_unchanged(session, str(error)), error=error)
+        return _not_said(session, error)
     if is_closed is None:
         return left_unchanged(session, str(_UNKNOWN_TO_OSVI))
     if is_closed:
         return _reclose(client, session, token, request)
     return _reopen(session, token, Status.DORMANT)
+
+
+def _not_said(session: ChatSession, error: CallError) -> RecoveryResult:
+    """Return that OSVI did not say whether a session is closed, and why."""
+    if type(error) in _NOT_SAID and not any(error.args):
+        error.args = (_NOT_SAID[type(error)],)
+    return replace(left_unchanged(session, str(error)), error=error)
 
 
 def _reopen(session: ChatSession, token: uuid.UUID, status: Status | F) -> RecoveryResult:

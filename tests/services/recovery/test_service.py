@@ -144,6 +144,31 @@ class TestRecoverSessionUnchanged:
         assert "could not be reached" in result.detail
         assert closed_at_osvi.claim is None
 
+    @pytest.mark.parametrize("customer_id", ["+1555", ""])
+    @pytest.mark.parametrize(
+        ("fault", "happened"),
+        [
+            (Status(500), "OSVI did not answer"),
+            (Drop(), "OSVI did not answer"),
+            (Junk(), "OSVI's answer was unreadable"),
+            (Status(403, errors=("Not yours.",)), "OSVI refused to say whether"),
+        ],
+        ids=repr,
+    )
+    def test_close_or_recover_when_check_fails_says_nothing_changed_and_try_again(
+        self, unconfirmed, osvi_sandbox, fault, happened, customer_id
+    ):
+        session = unconfirmed(Drop(), customer_id=customer_id)
+        asked_about = None if customer_id else session.session_id
+        osvi_sandbox.script(asked_about, fault, fault)
+        detail = recover_session(session).detail
+        assert detail.startswith(happened)
+        assert "Nothing has changed here. Try again later." in detail
+        with pytest.raises(OSVINoAnswer) as caught:
+            close_session(session)
+        assert str(caught.value) == detail
+        assert osvi_sandbox.close_requests(session.session_id) == 1
+
     @pytest.mark.parametrize(
         "fault",
         [
