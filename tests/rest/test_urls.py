@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from django.urls import Resolver404, resolve, reverse
@@ -51,6 +52,14 @@ class TestEachURL:
 
 def test_paths_include_every_url_name():
     assert {pattern.name for pattern in urlpatterns if pattern.name} == set(PATHS)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", PATHS.values())
+def test_options_describe_url_in_plain_english(operator, path):
+    description = operator.options(BASE + path).json()["description"]
+    assert description.endswith(".")
+    assert re.findall(r"`|[a-z][A-Z]|_|\bGET /|\bPOST ", description) == []
 
 
 @pytest.mark.parametrize("method", ["get", "post", "put", "delete", "options"])

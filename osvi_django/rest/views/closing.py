@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.utils.translation import gettext_lazy as _
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -33,6 +34,8 @@ from osvi_django.services.selectors import find_session
 class SessionCloseView(OSVIAPIView):
     """``POST sessions/{session_id}/close/``; ``agent_uuid``, ``account``, ``note`` are optional."""
 
+    description = _("Close a chat session and return its summary.")
+
     def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
         """Close it: 200 and the session, its summary, and whether this call changed anything.
 
@@ -43,6 +46,8 @@ class SessionCloseView(OSVIAPIView):
 
 class SessionRecoverView(OSVIAPIView):
     """``POST sessions/{session_id}/recover/``: settle an unconfirmed session."""
+
+    description = _("Ask OSVI whether an unconfirmed chat session is closed, and store the result.")
 
     def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
         """Ask OSVI: 200, the session, and in ``settled`` and ``detail`` the result."""

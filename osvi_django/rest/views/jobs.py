@@ -8,6 +8,7 @@ from django.db import router
 from django.db.models import Max, Min, QuerySet
 from django.http import Http404
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
 from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.generics import get_object_or_404
 from rest_framework.request import Request
@@ -40,6 +41,10 @@ from osvi_django.services.selectors import SessionFilter, select_matching
 class BulkCloseView(OSVIAPIView):
     """``POST sessions/close/`` with ``session_ids`` or ``filter``, and ``note``."""
 
+    description = _lazy(
+        "Create a job that closes many chat sessions, named by their ids or chosen by a filter."
+    )
+
     def post(self, request: Request, **kwargs: Any) -> Response:
         """Create the job: 202, the job, and its URL."""
         wanted = validated_body(BulkCloseSerializer, request)
@@ -62,6 +67,7 @@ class BulkCloseView(OSVIAPIView):
 class JobListView(OSVIListView[CloseJob]):
     """``GET close-jobs/``: the jobs that the caller may see, newest first."""
 
+    description = _lazy("List the close jobs that you may see, newest first.")
     pagination_class = NewestFirst
     serializer_class = JobSerializer
     query_serializer = PageSerializer
@@ -73,6 +79,8 @@ class JobListView(OSVIListView[CloseJob]):
 
 class JobView(OSVIAPIView):
     """``GET close-jobs/{id}/``: the progress of a job."""
+
+    description = _lazy("Show the progress of a close job.")
 
     def get(self, request: Request, pk: str, **kwargs: Any) -> Response:
         """Return the job, and resume it if it has stalled."""
@@ -87,6 +95,7 @@ class JobView(OSVIAPIView):
 class JobResultsView(OSVIListView[CloseJobItem]):
     """``GET close-jobs/{id}/results/``: its sessions, filtered by ``outcome``."""
 
+    description = _lazy("List the chat sessions of a close job, with the outcome of each.")
     pagination_class = KeysetPagination
     serializer_class = ResultSerializer
     query_serializer = ResultFilterSerializer
@@ -101,6 +110,8 @@ class JobResultsView(OSVIListView[CloseJobItem]):
 class JobCancelView(OSVIAPIView):
     """``POST close-jobs/{id}/cancel/``."""
 
+    description = _lazy("Cancel a close job: no more chat sessions are started.")
+
     def post(self, request: Request, pk: str, **kwargs: Any) -> Response:
         """Cancel the job: 200 and the job, which may already have been finished."""
         validated_body(EmptySerializer, request)
@@ -110,6 +121,8 @@ class JobCancelView(OSVIAPIView):
 
 class JobRetryView(OSVIAPIView):
     """``POST close-jobs/{id}/retry/``."""
+
+    description = _lazy("Create a close job for the chat sessions that can safely be tried again.")
 
     def post(self, request: Request, pk: str, **kwargs: Any) -> Response:
         """Create a job of the failed sessions: 202 and the new job."""

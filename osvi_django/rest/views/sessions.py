@@ -6,6 +6,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
 from rest_framework.exceptions import NotFound
 from rest_framework.permissions import BasePermission, IsAuthenticated
 from rest_framework.request import Request
@@ -47,6 +48,7 @@ class SessionListView(OSVIListView[ChatSession]):
     one is closed first.
     """
 
+    description = _lazy("List chat sessions, newest first (GET), or start one (POST).")
     pagination_class = NewestStartedFirst
 
     def get_permissions(self) -> list[BasePermission]:
@@ -80,6 +82,7 @@ class SessionListView(OSVIListView[ChatSession]):
 class SessionDetailView(OSVIAPIView):
     """``GET sessions/{session_id}/``."""
 
+    description = _lazy("Show one chat session.")
     permission_classes = (MayViewSessions,)
 
     def get(self, request: Request, session_id: str, **kwargs: Any) -> Response:
@@ -93,6 +96,7 @@ class SessionDetailView(OSVIAPIView):
 class AttemptView(OSVIAPIView):
     """``GET sessions/{session_id}/attempts/{id}/``: one attempt to close it."""
 
+    description = _lazy("Show one attempt to close a chat session.")
     permission_classes = (MayViewSessions,)
 
     def get(self, request: Request, session_id: str, pk: int, **kwargs: Any) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db.models import QuerySet
+from django.utils.translation import gettext_lazy as _
 from rest_framework.generics import ListAPIView
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
@@ -49,6 +50,7 @@ from osvi_django.services.support import (
 class SyncView(OSVIAPIView):
     """``POST sessions/sync/`` with ``customer_id``: look up what a customer has open at OSVI."""
 
+    description = _("Look up which chat sessions a customer has open at OSVI.")
     permission_classes = (IsAuthenticated,)
 
     def post(self, request: Request, **kwargs: Any) -> Response:
@@ -63,6 +65,7 @@ class SyncView(OSVIAPIView):
 class SupportView(OSVIAPIView):
     """``POST sessions/{session_id}/support/`` with ``command``, ``message`` or both."""
 
+    description = _("Run a command in a chat session, or write to the customer.")
     permission_classes = (IsAuthenticated,)
 
     def post(self, request: Request, session_id: str, **kwargs: Any) -> Response:
@@ -92,18 +95,21 @@ class ContextView(TextView):
     The answer also has, in ``context``, all that OSVI keeps of it now.
     """
 
+    description = _("Add a fact for the agent to know, and return all facts that OSVI keeps now.")
     command = CONTEXT
 
 
 class MessagesView(TextView):
     """``POST sessions/{session_id}/messages/`` with ``content``: what the customer wrote."""
 
+    description = _("Pass on what the customer wrote, and return the agent's reply.")
     command = INBOUND
 
 
 class ActionListView(OSVIAPIView, ListAPIView[SupportAction]):
     """``GET sessions/{session_id}/actions/``: the activity on this site."""
 
+    description = _("List what was done in a chat session on this site, oldest first.")
     permission_classes = (MayViewSessions,)
     pagination_class = OldestStartedFirst
     serializer_class = ActionSerializer
