@@ -12,6 +12,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
+from osvi_django.admin.badges import status_badge
 from osvi_django.admin.bounded import BoundedAdmin, ConditionFilter
 from osvi_django.admin.job_progress import FAILURES, OUTCOMES
 from osvi_django.admin.mixins import ReadOnlyRows
@@ -44,7 +45,7 @@ class CloseJobItems(ReadOnlyRows, BoundedAdmin):
     It is not registered: users who may see the job may see its sessions.
     """
 
-    list_display = ("session_shown", "outcome", "reason_shown")
+    list_display = ("session_shown", "outcome", "status_now", "reason_shown")
     list_display_links = None
     list_filter = (OutcomeFilter,)
     search_fields = ("requested_session_id__startswith",)
@@ -68,7 +69,7 @@ class CloseJobItems(ReadOnlyRows, BoundedAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CloseJobItem]:
         """Return the sessions of this job."""
-        return store.items(self.job)
+        return store.items_with_sessions(self.job)
 
     @admin.display(description=_("chat session"), ordering="requested_session_id")
     def session_shown(self, item: CloseJobItem) -> str | SafeString:
@@ -77,6 +78,11 @@ class CloseJobItems(ReadOnlyRows, BoundedAdmin):
             return item.requested_session_id
         url = url_to(self.sessions, "change", item.session_id)
         return format_html('<a href="{}">{}</a>', url, item.requested_session_id)
+
+    @admin.display(description=_("status now"))
+    def status_now(self, item: CloseJobItem) -> SafeString | None:
+        """Return the present status of the session, which may have been settled since."""
+        return status_badge(item.session) if item.session else None
 
     @admin.display(description=_("reason"))
     def reason_shown(self, item: CloseJobItem) -> str:

@@ -66,6 +66,7 @@ from osvi_django.services.permissions import (
 )
 
 JobStatus = CloseJob.Status
+ItemOutcome = CloseJobItem.Outcome
 
 FAILURES_SHOWN: Final = 50
 _FAILURES: Final = "admin/osvi_django/closejob/failures.html"
@@ -319,6 +320,7 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
             "outcomes": [(each, state["texts"].get(each, "")) for each in OUTCOMES],
             **self._failures_of(request, job, state),
             "retry": retry and self._link_to(retry),
+            "has_unconfirmed": job.is_finished and state["counts"][ItemOutcome.UNCONFIRMED],
             "show_cancel": manages and not is_stopped,
             "show_retry": manages and job.is_finished and job.failed and not retry,
         }
@@ -349,7 +351,8 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
         """Return the context of the failures: the first sessions that need attention."""
         number = sum(state["counts"][outcome] for outcome in FAILURES)
         items = CloseJobItems(job, self, request)
-        first = store.items(job).filter(outcome__in=FAILURES)[:FAILURES_SHOWN] if number else ()
+        failed = store.items_with_sessions(job).filter(outcome__in=FAILURES)
+        first = failed[:FAILURES_SHOWN] if number else ()
         return {
             "opts": self.opts,
             "job": job,
@@ -388,6 +391,7 @@ def _failure(items: CloseJobItems, item: CloseJobItem) -> dict[str, Any]:
     return {
         "session": items.session_shown(item),
         "outcome": item.get_outcome_display(),
+        "status_now": items.status_now(item) or "",
         "reason": items.reason_shown(item),
     }
 

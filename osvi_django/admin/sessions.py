@@ -23,6 +23,7 @@ from django.utils.translation import gettext_lazy as _
 
 from osvi_django.admin.agent_choice import AgentFilter, AgentViews
 from osvi_django.admin.attempts import AttemptColumns, HistoryViews, without_answers
+from osvi_django.admin.badges import status_badge
 from osvi_django.admin.bounded import before
 from osvi_django.admin.customers import CustomerViews
 from osvi_django.admin.desk import DeskViews
@@ -130,11 +131,7 @@ class ChatSessionAdmin(
     @admin.display(description=_("status"), ordering="status")
     def status_shown(self, session: ChatSession) -> SafeString:
         """Return the status in its own colour."""
-        return format_html(
-            '<span class="osvi-status osvi-status-{}">{}</span>',
-            session.status,
-            session.get_status_display(),
-        )
+        return status_badge(session)
 
     @admin.display(description=_("status"))
     def status_explained(self, session: ChatSession) -> SafeString:

@@ -172,15 +172,16 @@ class JobSerializer(RowSerializer[CloseJob]):
 
 
 class ResultSerializer(RowSerializer[CloseJobItem]):
-    """The outcome of one session of a job."""
+    """The outcome of one session of a job, and the session's status now, which may be newer."""
 
     session_id = serializers.CharField(source="requested_session_id")
+    session_status = serializers.CharField(source="session.status", default=None)
     code = serializers.CharField(source="error_code")
     detail = serializers.SerializerMethodField()
 
     class Meta:
         model = CloseJobItem
-        fields = ("session_id", "outcome", "code", "detail")
+        fields = ("session_id", "outcome", "session_status", "code", "detail")
         read_only_fields = fields
 
     def get_detail(self, item: CloseJobItem) -> str:

@@ -322,6 +322,45 @@ class TestFailures:
             site.register(ChatSession, type(admin))
 
 
+class TestUnconfirmed:
+    """The counts are those of the end of the job, and sessions are settled later."""
+
+    NOTE = "These numbers are from the end of the job."
+
+    @pytest.fixture
+    def job(self, make_job):
+        """Return a finished job with two unconfirmed sessions, one of which was settled since."""
+        job = make_job("completed_with_errors", closed=1, unconfirmed=2)
+        settled = job.items.filter(outcome="unconfirmed").first().session_id
+        ChatSession.objects.update(status="closed")
+        ChatSession.objects.exclude(pk=settled).update(status="unconfirmed")
+        return job
+
+    def test_page_finished_job_says_numbers_are_old_and_shows_status_now(self, page, job):
+        html = page(job)
+        assert self.NOTE in html
+        assert '<th scope="col">Status now</th>' in html
+        for status, label in (("closed", "closed"), ("unconfirmed", "unconfirmed")):
+            mark = f'<span class="osvi-status osvi-status-{status}">{label}</span>'
+            assert html.count(mark) == 1
+
+    @pytest.mark.parametrize(
+        ("status", "outcomes"),
+        [("completed", {"closed": 2}), ("running", {"unconfirmed": 1, "waiting": 1})],
+    )
+    def test_page_without_settled_numbers_has_no_note(self, page, make_job, status, outcomes):
+        assert self.NOTE not in page(make_job(status, **outcomes))
+
+    def test_page_session_deleted_since_has_no_status_now(self, page, job):
+        ChatSession.objects.all().delete()
+        assert "osvi-status-" not in page(job)
+
+    def test_sessions_of_job_show_status_now(self, staff_client, job_url, job):
+        html = staff_client.get(job_url("sessions", job), {"outcome": "unconfirmed"}).text
+        assert html.count('<span class="osvi-status osvi-status-closed">closed</span>') == 1
+        assert html.count('<span class="osvi-status osvi-status-unconfirmed">') == 1
+
+
 class TestCancel:
     def test_cancel_waiting_job_stops_it(self, staff_client, mirrored, job_url, staff, messages_of):
         job = create_close_job([mirrored(), mirrored()], requested_by=staff, start=False)

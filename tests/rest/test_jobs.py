@@ -173,6 +173,7 @@ class TestResults:
         assert results == {
             refused.requested_session_id: {
                 "outcome": "rejected",
+                "session_status": "active",
                 "code": "rejected",
                 "detail": (
                     "OSVI did not close this chat session. It is still open. OSVI said: “Not "
@@ -181,15 +182,37 @@ class TestResults:
             },
             lost.requested_session_id: {
                 "outcome": "unconfirmed",
+                "session_status": "unconfirmed",
                 "code": "unconfirmed",
                 "detail": results[lost.requested_session_id]["detail"],
             },
-            closed.requested_session_id: {"outcome": "closed", "code": "", "detail": ""},
+            closed.requested_session_id: {
+                "outcome": "closed",
+                "session_status": "closed",
+                "code": "",
+                "detail": "",
+            },
         }
         assert results[lost.requested_session_id]["detail"].startswith(
             "OSVI may have closed this chat session"
         )
         assert "All is well." not in api.get(url_of(job, "results/")).content.decode()
+
+    def test_results_of_settled_session_show_outcome_and_status_now(
+        self, api, job, run, osvi_sandbox
+    ):
+        lost = job.items.all()[0]
+        osvi_sandbox.script(lost.requested_session_id, Drop())
+        run(job)
+        recovered = api.post(f"/api/osvi/sessions/{lost.requested_session_id}/recover/")
+        assert recovered.json()["status"] == "active"
+        (result,) = results_of(api, job, outcome="unconfirmed")
+        assert result["session_id"] == lost.requested_session_id
+        assert result["session_status"] == "active"
+
+    def test_results_of_unknown_session_have_no_status(self, api, staff):
+        (result,) = results_of(api, create_close_job(["x"], requested_by=staff))
+        assert (result["outcome"], result["session_status"]) == ("not_found", None)
 
     def test_results_without_close_permission_say_not_allowed(self, api, job, run, staff):
         staff.user_permissions.clear()

@@ -103,7 +103,7 @@ class JobResultsView(OSVIListView[CloseJobItem]):
     def get_queryset(self) -> QuerySet[CloseJobItem]:
         """Return the sessions that match the query string."""
         wanted = validated_query(ResultFilterSerializer, self.request)
-        items = store.items(_job_for(self.request, self.kwargs["pk"]))
+        items = store.items_with_sessions(_job_for(self.request, self.kwargs["pk"]))
         return items.filter(pk__range=_ends(items), **wanted)
 
 

@@ -281,6 +281,14 @@ def items(job: CloseJob) -> QuerySet[CloseJobItem]:
     return CloseJobItem.objects.using(_using(job)).filter(job=job)
 
 
+def items_with_sessions(job: CloseJob) -> QuerySet[CloseJobItem]:
+    """Return the job's items with their sessions as they are now.
+
+    The outcome of an item is the record of the job; its session may have been settled since.
+    """
+    return items(job).select_related("session").defer("session__metadata")
+
+
 def _still_claimed(job: CloseJob, leased: Sequence[CloseJobItem]) -> QuerySet[CloseJobItem]:
     """Return those of these items that no other worker has taken over."""
     rows_of_items = _of_keys(job, [item.pk for item in leased])
