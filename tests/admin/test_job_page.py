@@ -314,6 +314,7 @@ class TestFailures:
 
     def test_failures_without_session_admin_have_no_session_links(self, page, make_job):
         job = make_job(**WITH_FAILURES)
+        assert "/chatsession/" in page(job)  # also loads the URLs while they are complete
         admin = site.get_model_admin(ChatSession)
         site.unregister(ChatSession)
         try:
