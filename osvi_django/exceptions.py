@@ -214,11 +214,17 @@ class SentBefore(OSVIError):
     is_account_wide = False
     message = _(
         "This text was already sent, but we do not know whether it arrived, so it was not sent "
-        "again. Check the chat in OSVI's dashboard. If the text is missing, send it again."
+        "again. Check the chat in OSVI's dashboard. If the text is missing, send it with "
+        "resend=True."
+    )
+    over_rest: ClassVar[str | Promise] = _(
+        "This text was already sent, but we do not know whether it arrived, so it was not sent "
+        "again. Check the chat in OSVI's dashboard. If the text is missing, send it with "
+        '"resend": true.'
     )
     same_form: ClassVar[str | Promise] = _(
         "You already sent this form, so nothing was done now. Check what happened before you send "
-        "it again."
+        "it again with a new form_key."
     )
 
 

@@ -18,7 +18,7 @@ from rest_framework.settings import api_settings
 from rest_framework.views import exception_handler
 
 from osvi_django.database import safe_error_name
-from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured
+from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, SentBefore
 from osvi_django.rest.links import attempt_url, session_url
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def handle(exc: Exception, context: dict[str, Any]) -> Response | None:
 
 
 def _answer(error: OSVIError | OSVINotConfigured, request: Request) -> Response:
-    body = {"detail": str(error), "code": error.code, "retryable": error.retryable}
+    body = {"detail": _detail_of(error), "code": error.code, "retryable": error.retryable}
     if isinstance(error, InvalidInput):
         field = error.field or api_settings.NON_FIELD_ERRORS_KEY
         body["errors"] = {field: [str(error)]}
@@ -83,6 +83,13 @@ def _answer(error: OSVIError | OSVINotConfigured, request: Request) -> Response:
     if error.retryable:
         headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after", 0) or RETRY_AFTER))
     return Response(body, _status_of(error), headers=headers)
+
+
+def _detail_of(error: OSVIError | OSVINotConfigured) -> str:
+    """Return the message, which for a repeated text names the field and not the keyword."""
+    if isinstance(error, SentBefore) and not any(error.args):
+        return str(error.over_rest)
+    return str(error)
 
 
 def _status_of(error: OSVIError | OSVINotConfigured) -> int:

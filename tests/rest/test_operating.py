@@ -563,6 +563,7 @@ class TestSentBefore:
             assert set(body) == {"detail", "code", "retryable", "action"}
             assert (body["code"], body["retryable"]) == ("sent_before", False)
             assert body["detail"].startswith("This text was already sent")
+            assert body["detail"].endswith('If the text is missing, send it with "resend": true.')
             assert body["action"] == first
         assert len(osvi_sandbox.requests) == 1
 

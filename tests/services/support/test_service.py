@@ -275,6 +275,7 @@ class TestSentBefore:
         first = make_lost_action(kind, fault=fault)
         with pytest.raises(SentBefore, match="we do not know whether it arrived") as caught:
             act(kind, session, "\nOffer 10%  ")
+        assert str(caught.value).endswith("If the text is missing, send it with resend=True.")
         assert (caught.value.code, caught.value.retryable) == ("sent_before", False)
         assert caught.value.action == first
         assert (osvi_sandbox.requests, stored_action()) == ([], first)
@@ -386,7 +387,7 @@ class TestFormKey:
         first = act(kind, session, form_key=key).action
         assert first.form_key == key
         resend = {} if kind in WORDLESS else {"resend": True}
-        with pytest.raises(SentBefore, match="You already sent this form") as caught:
+        with pytest.raises(SentBefore, match=r"already sent this form.* new form_key") as caught:
             act(kind, session, form_key=key, **resend)
         assert caught.value.action == first
         assert (len(osvi_sandbox.requests), stored_action()) == (1, first)
