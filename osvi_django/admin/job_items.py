@@ -49,7 +49,7 @@ class CloseJobItems(ReadOnlyRows, BoundedAdmin):
     list_display_links = None
     list_filter = (OutcomeFilter,)
     search_fields = ("requested_session_id__startswith",)
-    search_help_text = _("Search by session id.")
+    search_help_text = _("Search by the beginning of a session id.")
     actions = None
     # Counting the whole table becomes slower with every row.
     show_full_result_count = False

@@ -109,7 +109,9 @@ class ChatSessionAdmin(
         "session_id__startswith",
         "customer_id__startswith",
     )
-    search_help_text = _("Search by phone number or session id.")
+    search_help_text = _(
+        "Search by the beginning of a phone number, with its +, or of a session id."
+    )
     # Counting the whole table becomes slower with every row.
     show_full_result_count = False
     paginator = CappedPaginator
@@ -118,6 +120,7 @@ class ChatSessionAdmin(
     # By name, so that a proxy of the model has them too.
     change_form_template = "admin/osvi_django/chatsession/change_form.html"
     change_list_template = "admin/osvi_django/chatsession/change_list.html"
+    object_history_template = "admin/osvi_django/chatsession/object_history.html"
 
     class Media:
         css = {"all": ("osvi_django/admin.css",)}
@@ -255,7 +258,7 @@ class ChatSessionAdmin(
         close, mark = (self.url_to(name, session.pk) for name in ("close", "mark"))
         unconfirmed = is_unconfirmed(session)
         if session.is_open:
-            yield Way(label=_("Close this chat session"), url=close, is_weighty=True)
+            yield Way(label=_("Close chat session"), url=close, is_weighty=True)
         if unconfirmed:
             yield Way(label=_TRY_AGAIN, url=close, is_weighty=True)
         if unconfirmed or is_refused(session):

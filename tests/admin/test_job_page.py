@@ -491,6 +491,7 @@ class TestSessions:
         item = job.items.last()
         response = staff_client.get(job_url("sessions", job), {"q": item.requested_session_id[:10]})
         assert list(response.context["cl"].result_list) == [item]
+        assert "Search by the beginning of a session id." in response.text
 
     def test_sessions_page_with_facets_shows_counts(self, staff_client, make_job, job_url):
         response = staff_client.get(

@@ -73,7 +73,10 @@ class TestList:
     def test_list_search_matches_start_of_customer_id(self, staff_client):
         wanted = ChatSessionFactory(customer_id="+4917012345")
         ChatSessionFactory()
-        assert ids_listed(staff_client.get(LIST, {"q": "+49170"})) == [wanted.session_id]
+        response = staff_client.get(LIST, {"q": "+49170"})
+        assert ids_listed(response) == [wanted.session_id]
+        sentence = "Search by the beginning of a phone number, with its +, or of a session id."
+        assert sentence in response.text
 
     def test_list_beyond_cap_says_only_first_are_listed(self, staff_client, monkeypatch):
         monkeypatch.setattr(ChatSessionAdmin.paginator, "cap", 3)

@@ -179,7 +179,7 @@ class TestButtons:
         later = DatabaseNow() + timedelta(minutes=1)
         session = ChatSessionFactory(status=status, lease_until=later)
         html = staff_client.get(session_url(session)).text
-        assert ("Close this chat session" in html) == (status in {"active", "dormant"})
+        assert ("Close chat session" in html) == (status in {"active", "dormant"})
         assert ("Try again" in html) == (status == "unconfirmed")
         assert ("Mark as closed" in html) == (status == "unconfirmed")
 
@@ -315,6 +315,13 @@ class TestClose:
         assert "its summary is stored" in entry.get_change_message()
         history = reverse("admin:osvi_django_chatsession_history", args=[session.pk])
         assert "its summary is stored" in staff_client.get(history).text
+
+    def test_history_without_entries_links_to_page_of_session(self, staff_client):
+        session = ChatSessionFactory()
+        history = reverse("admin:osvi_django_chatsession_history", args=[session.pk])
+        html = staff_client.get(history).text
+        assert "have a change history" not in html
+        assert f'<a href="{session_url(session)}">See the page of this chat session.</a>' in html
 
     def test_close_if_log_fails_shows_success(
         self, staff_client, mirrored, messages_of, settings, caplog
