@@ -210,7 +210,7 @@ class Account:
         if problem:
             del source, token  # tracebacks show the local variables of their frames
             raise self.invalid(
-                "API_TOKEN", problem, "You find the token in OSVI's dashboard: Settings, then API."
+                "API_TOKEN", problem, "See OSVI's dashboard for the token: Settings, then API."
             )
         return HiddenText(token)
 

@@ -63,7 +63,8 @@ class TextBox:
 
 
 _SENT_BEFORE: Final = _(
-    "You already sent this text. See above what happened. Press “Send again anyway” if you mean it."
+    "You already sent this text. See above what happened. Press “Send again anyway” to send it "
+    "once more."
 )
 _FORM_SENT_BEFORE: Final = _(
     "You already sent this form, so nothing was done now. See above what happened, and send the "

@@ -178,7 +178,7 @@ class StartForm(AccountForm):
     agent_uuid = forms.CharField(
         label=_("UUID of another agent"),
         help_text=_(
-            "Only for an agent that is not in the list. You find the UUID in OSVI's dashboard."
+            "Only for an agent that is not in the list. See OSVI's dashboard for the UUID."
         ),
         required=False,
         max_length=ID_MAX_LENGTH,

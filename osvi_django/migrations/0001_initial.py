@@ -35,7 +35,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('account', models.CharField(default='default', help_text='Which OSVI account this agent belongs to.', max_length=64, verbose_name='account')),
-                ('uuid', models.CharField(blank=True, help_text="OSVI's id of the agent. You find it in OSVI's dashboard.", max_length=255, null=True, verbose_name='agent UUID')),
+                ('uuid', models.CharField(blank=True, help_text="OSVI's id of the agent. See OSVI's dashboard.", max_length=255, null=True, verbose_name='agent UUID')),
                 ('number', models.BigIntegerField(blank=True, help_text="OSVI's number of the agent, as in its session objects.", null=True, verbose_name='agent number')),
                 ('name', models.CharField(blank=True, max_length=255, verbose_name='name')),
                 ('is_unverified', models.BooleanField(default=False, editable=False, help_text='Only a request to close a session has named this agent.', verbose_name='unverified')),

@@ -29,7 +29,7 @@ class ChatAgent(models.Model):
         max_length=ID_MAX_LENGTH,
         null=True,
         blank=True,
-        help_text=_("OSVI's id of the agent. You find it in OSVI's dashboard."),
+        help_text=_("OSVI's id of the agent. See OSVI's dashboard."),
     )
     number = models.BigIntegerField(
         _("agent number"),

@@ -80,7 +80,7 @@ class TestActions:
         ("name", "sentence"),
         [
             ("message", "Your message was sent to the customer."),
-            ("tell", "The agent has replied to the customer. You find its reply below."),
+            ("tell", "The agent has replied to the customer. See its reply below."),
             ("whisper", "The agent will use this in its next reply."),
             ("context", "The fact was added. The agent knows it from now on."),
         ],

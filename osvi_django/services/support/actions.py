@@ -156,7 +156,7 @@ TELL: Final = SupportCommand(
         "The agent replies to the customer now and follows your instruction. The customer sees "
         "the reply, not your instruction."
     ),
-    done=_("The agent has replied to the customer. You find its reply below."),
+    done=_("The agent has replied to the customer. See its reply below."),
     done_without_reply=_("The agent received your instruction, but OSVI did not return its reply."),
 )
 WHISPER: Final = SupportCommand(
