@@ -311,6 +311,7 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
         retry = retry_of(job)
         manages = _may_manage(request.user, job)
         is_stopped = job.is_finished or job.status == JobStatus.CANCELLED
+        may_retry = manages and job.is_finished and job.failed and not retry
         return {
             "title": str(job),
             "original": job,
@@ -322,7 +323,7 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
             "retry": retry and self._link_to(retry),
             "has_unconfirmed": job.is_finished and state["counts"][ItemOutcome.UNCONFIRMED],
             "show_cancel": manages and not is_stopped,
-            "show_retry": manages and job.is_finished and job.failed and not retry,
+            "retryable": store.retryable_items(job).count() if may_retry else 0,
         }
 
     def _facts_of(self, job: CloseJob) -> list[tuple[str, Any]]:

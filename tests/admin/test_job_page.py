@@ -439,6 +439,17 @@ class TestRetry:
         assert response.redirect_chain == [(job_url("change", job), 302)]
         assert CloseJob.objects.count() == 1
 
+    def test_page_offers_retry_only_for_chats_that_it_can_help(
+        self, staff_client, make_job, job_url, messages_of, staff
+    ):
+        unknown = create_close_job(["x", "y"], requested_by=staff)
+        assert "Retry failed" not in staff_client.get(job_url("change", unknown)).text
+        response = staff_client.post(job_url("retry", unknown), follow=True)
+        assert messages_of(response)[0][0] == "error"
+        job = make_job("completed_with_errors", rejected=2, not_found=1)
+        job.items.filter(outcome="not_found").update(requested_session_id="x", session=None)
+        assert 'value="Retry failed (2)"' in staff_client.get(job_url("change", job)).text
+
     def test_page_running_job_offers_no_retry(self, staff_client, make_job, job_url):
         job = make_job(rejected=1, waiting=1)
         assert job_url("retry", job) not in staff_client.get(job_url("change", job)).text

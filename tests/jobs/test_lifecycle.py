@@ -133,6 +133,13 @@ class TestCancel:
 
 
 class TestRetry:
+    @pytest.fixture
+    def refused_job(self, chats, close_all, osvi_sandbox):
+        """Return a finished job whose only session OSVI has refused to close, once."""
+        (session,) = chats(1)
+        osvi_sandbox.script(session.session_id, Status(400))
+        return close_all()
+
     def test_retry_makes_new_job_of_failed_items(self, chats, close_all, osvi_sandbox, staff):
         refused, lost, fine = chats(3)
         osvi_sandbox.script(refused.session_id, Status(400))
@@ -142,31 +149,41 @@ class TestRetry:
         assert again.retry_of == job
         assert (again.note, again.via, again.requested_by) == ("Why", "rest", staff)
         assert dict(again.items.values_list("requested_session_id", "outcome")) == {
-            refused.session_id: "waiting",
-            "unknown": "not_found",
+            refused.session_id: "waiting"
         }
         assert run_close_job(again.pk).succeeded == 1
 
-    def test_retry_twice_returns_same_job(self, close_all, db):
-        job = close_all(["unknown"])
+    def test_retry_of_unknown_ids_raises_invalid_input(self, close_all, db):
+        job = close_all(["unknown", "unheard-of"])
+        assert job.failed == 2
+        with pytest.raises(InvalidInput, match="No chat of this close job can be retried"):
+            retry_close_job(job)
+        assert CloseJob.objects.count() == 1
+
+    def test_retry_of_id_known_since_closes_its_session(self, chats, close_all, osvi_sandbox):
+        job = close_all(["unknown", "4718A326-417B-4DDA-90D0-21FD65A11CB8", "unheard-of"])
+        chats(1, session_id="unknown")
+        chats(1, session_id="4718a326-417b-4dda-90d0-21fd65a11cb8")
+        again = run_close_job(retry_close_job(job).pk)
+        assert (again.total, again.succeeded) == (2, 2)
+
+    def test_retry_twice_returns_same_job(self, refused_job):
+        job = refused_job
         again = retry_close_job(job)
         assert retry_close_job(job, via="rest") == again
         assert CloseJob.objects.count() == 2
 
     @pytest.mark.django_db(transaction=True)
-    def test_retry_from_several_threads_makes_one_job(self, close_all, osvi_sandbox):
-        job = close_all(["unknown"])
+    def test_retry_from_several_threads_makes_one_job(self, refused_job):
+        job = refused_job
         with ThreadPoolExecutor(4) as pool:
             made = list(pool.map(partial(in_own_connection, retry_close_job), [job] * 4))
         assert len(set(made)) == 1
         assert CloseJob.objects.count() == 2
 
-    def test_retry_after_cancelled_retry_makes_new_job(self, chats, close_all, osvi_sandbox):
-        (session,) = chats(1)
-        osvi_sandbox.script(session.session_id, Status(400))
-        job = close_all()
-        cancel_close_job(retry_close_job(job))
-        again = retry_close_job(job)
+    def test_retry_after_cancelled_retry_makes_new_job(self, refused_job):
+        cancel_close_job(retry_close_job(refused_job))
+        again = retry_close_job(refused_job)
         assert run_close_job(again.pk).succeeded == 1
 
     def test_retry_of_unfinished_job_raises_invalid_input(self, chats):

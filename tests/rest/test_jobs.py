@@ -406,6 +406,12 @@ class TestRetry:
         assert "retried" in response.json()["detail"]
         assert CloseJob.objects.count() == 1
 
+    def test_retry_of_unknown_ids_returns_400(self, api, staff):
+        job = create_close_job(["x", "y"], requested_by=staff)
+        response = api.post(url_of(job, "retry/"))
+        assert (response.status_code, response.json()["code"]) == (400, "invalid")
+        assert CloseJob.objects.count() == 1
+
     def test_retry_created_by_another_user_is_readable(
         self, api, client_with, job, run, osvi_sandbox
     ):

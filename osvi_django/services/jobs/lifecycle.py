@@ -24,7 +24,7 @@ from osvi_django.exceptions import (
     InvalidInput,
     generic_messages,
 )
-from osvi_django.models import CloseJob, CloseJobItem
+from osvi_django.models import CloseJob
 from osvi_django.redaction import hides
 from osvi_django.services.attempts.types import RequestOrigin, User
 from osvi_django.services.jobs import store
@@ -138,8 +138,10 @@ def retry_close_job(
 ) -> CloseJob:
     """Create a job from the items that failed safely: not closed, and not unconfirmed.
 
+    Items whose sessions are not known here are not among them: no retry can close these.
+
     If the job was retried before, return that retry, unless it was cancelled. Raises
-    ``InvalidInput`` if no item failed safely or the job is not finished, and ``NotAllowed``.
+    ``InvalidInput`` if no item can be retried or the job is not finished, and ``NotAllowed``.
     """
     require_job(requested_by, job)
     with transaction.atomic(using=router.db_for_write(CloseJob, instance=job)):
@@ -150,7 +152,7 @@ def retry_close_job(
             raise InvalidInput(problem, field="job")
         if made := retry_of(job):
             return made
-        failed = store.items(job).filter(outcome__in=CloseJobItem.FAILED)
+        failed = store.retryable_items(job)
         if not failed.exists():
             problem = _("No chat of this close job can be retried.")
             raise InvalidInput(problem, field="job")

@@ -15,9 +15,9 @@ from datetime import timedelta
 from typing import Final, cast
 
 from django.db import router
-from django.db.models import F, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.expressions import CombinedExpression
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Coalesce, Lower
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -287,6 +287,15 @@ def items_with_sessions(job: CloseJob) -> QuerySet[CloseJobItem]:
     The outcome of an item is the record of the job; its session may have been settled since.
     """
     return items(job).select_related("session").defer("session__metadata")
+
+
+def retryable_items(job: CloseJob) -> QuerySet[CloseJobItem]:
+    """Return the items that failed safely, and whose sessions this site knows by now."""
+    asked = OuterRef("requested_session_id")
+    # UUIDs may be named in upper case; OSVI writes them in lower case.
+    known = ChatSession.objects.filter(session_id__in=(asked, Lower(asked)))
+    failed = items(job).filter(outcome__in=CloseJobItem.FAILED)
+    return failed.filter(Q(session__isnull=False) | Exists(known))
 
 
 def _still_claimed(job: CloseJob, leased: Sequence[CloseJobItem]) -> QuerySet[CloseJobItem]:
