@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from datetime import timedelta
 
@@ -92,6 +93,26 @@ class TestOnce:
         draft.refresh_from_db()
         assert draft.status == "draft"
         assert call("osvi_worker").out == ""
+
+    @pytest.mark.parametrize("status", ["running", "cancelled"])
+    def test_osvi_worker_names_jobs_that_another_process_may_be_running(
+        self, call, make_job, osvi_sandbox, status
+    ):
+        held, job = make_job(), make_job()
+        later = DatabaseNow() + timedelta(seconds=60)
+        held.items.update(outcome="closing", lease_until=later)
+        CloseJob.objects.filter(pk=held.pk).update(status=status, heartbeat_at=DatabaseNow())
+        said = call("osvi_worker")
+        assert (said.code, said.err) == (0, "")
+        done, left = said.out.splitlines()
+        assert done.startswith(f"Close job {job.pk}: completed")
+        found = re.fullmatch(
+            rf"Close job {held.pk}: another process may be running it\. If that process has ended, "
+            r"run this command again in (\d+) seconds?, or use --watch\.",
+            left,
+        )
+        assert found
+        assert 0 < int(found[1]) <= 31
 
     def test_osvi_worker_runs_jobs_created_meanwhile(self, call, make_job, after_a_close):
         make_job()

@@ -12,12 +12,15 @@ from typing import Any, Final
 from django.core.management.base import CommandError
 from django.db import InterfaceError, OperationalError
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from osvi_django.management.loop import STOPPED, add_watch_argument, stop_on_signals, watch
 from osvi_django.management.output import OSVICommand
 from osvi_django.management.progress import line_of
 from osvi_django.models import CloseJob
 from osvi_django.services.jobs import due_jobs, pause_reason, run_close_job
+from osvi_django.services.jobs.lifecycle import jobs_with_heartbeat
+from osvi_django.services.jobs.progress import seconds_until_stalled
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,20 @@ class Command(OSVICommand):
             raise CommandError(
                 _("%(failed)d failed. See the log for details.") % {"failed": failed}
             )
+        self._report_held()
+
+    def _report_held(self) -> None:
+        """Say which jobs are left to other processes: one of these may have been killed."""
+        for job in jobs_with_heartbeat():
+            seconds = seconds_until_stalled(job)
+            line = ngettext(
+                "Close job %(id)s: another process may be running it. If that process has ended, "
+                "run this command again in %(seconds)d second, or use --watch.",
+                "Close job %(id)s: another process may be running it. If that process has ended, "
+                "run this command again in %(seconds)d seconds, or use --watch.",
+                seconds,
+            )
+            self.say(line % {"id": job.pk, "seconds": seconds})
 
     def _work(self, stopped: threading.Event, *, join: bool) -> int:
         """Run one job after the other; return how many failed because of an error of ours."""

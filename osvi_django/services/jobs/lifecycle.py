@@ -189,6 +189,12 @@ def due_jobs(*, join: bool = False) -> list[CloseJob]:
     return list((waits | _unattended()).order_by("pk"))
 
 
+def jobs_with_heartbeat() -> list[CloseJob]:
+    """Return unfinished jobs that a worker runs, or ran until it died a moment ago."""
+    begun = _jobs().filter(status__in=(JobStatus.RUNNING, JobStatus.CANCELLED), finished_at=None)
+    return list(begun.filter(heartbeat_at__gte=store.stalled_before()).order_by("pk"))
+
+
 def delete_stale_drafts() -> None:
     """Delete drafts that were not confirmed in time."""
     oldest = timezone.now() - _DRAFT_LASTS

@@ -55,6 +55,15 @@ def is_stalled(job: CloseJob) -> bool:
     )
 
 
+def seconds_until_stalled(job: CloseJob) -> int:
+    """Return after how many seconds a job is stalled if its worker has died; at least 1."""
+    if job.heartbeat_at is None:
+        return 1
+    using = router.db_for_write(CloseJob, instance=job)
+    left = store.STALLED_AFTER - since(job.heartbeat_at, using=using).total_seconds()
+    return int(min(max(0, left), store.STALLED_AFTER)) + 1  # clocks may differ
+
+
 def pause_reason(job: CloseJob) -> str:
     """Return why a job is paused, in a sentence or two; "" for any other job."""
     return account_message_for_code(job.paused_by)
