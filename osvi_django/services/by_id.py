@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from django.db import Error, router
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as _lazy
 
 from osvi_django.database import refuse_inside_transaction
 from osvi_django.exceptions import (
@@ -23,11 +21,11 @@ from osvi_django.exceptions import (
 from osvi_django.models import ChatSession, CloseJob
 from osvi_django.redaction import hides
 from osvi_django.services import selectors
+from osvi_django.services.attempts.remote_state import error_about_removed, is_not_found
 from osvi_django.services.attempts.types import AttemptOutcome, CloseResult, RequestOrigin, User
 from osvi_django.services.closing import (
     LOOK_AGAIN_AFTER,
     close,
-    is_not_found,
     require_closable,
 )
 from osvi_django.services.jobs.lifecycle import create_close_job
@@ -37,12 +35,6 @@ from osvi_django.services.permissions import require_close
 from osvi_django.services.selectors import find_session
 
 logger = logging.getLogger(__name__)
-
-_UNKNOWN_TO_OSVI: Final = _lazy(
-    "OSVI does not know this chat session either, so nothing was closed. Check session_id, and "
-    "that agent_uuid and account name the agent that it belongs to. If OSVI's dashboard shows it "
-    "as closed, there is nothing left to do."
-)
 
 
 @hides("note")
@@ -81,9 +73,9 @@ def close_session_by_id(
     except OSVIRejected as error:
         if not session.is_unverified or not is_not_found(error):
             raise
-        reason = error.reason
+        unknown = error_about_removed(error)
     logger.warning("session %r is not known at OSVI, and is not kept here", session_id)
-    raise SessionNotFound(_UNKNOWN_TO_OSVI, reason=reason)
+    raise unknown
 
 
 @hides("note")

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Final
 
 from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
-from django.utils.translation import gettext_lazy as _lazy
 
 from osvi_django import clock
 from osvi_django.client import OSVIClient
@@ -23,7 +22,6 @@ from osvi_django.exceptions import (
     OSVIError,
     OSVINoAnswer,
     OSVINotConfigured,
-    OSVIRejected,
 )
 from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.redaction import hides
@@ -33,7 +31,6 @@ from osvi_django.services.attempts import (
     leases,
     notifications,
     raw_answers,
-    remote_state,
     settlement,
     types,
 )
@@ -57,12 +54,6 @@ from osvi_django.services.summaries import with_own_summary
 LOOK_AGAIN_AFTER: Final = 5  # seconds
 
 Remove = Callable[[ChatSession, CloseAttempt], bool]
-
-# If nothing but its ids is known, OSVI's own message says less than what to do.
-_UNKNOWN_TO_OSVI: Final = _lazy(
-    "OSVI does not know a chat session with this id and agent, so nothing was closed. Check both. "
-    "If OSVI's dashboard shows it as closed, mark it as closed here."
-)
 
 
 @hides("note")
@@ -226,8 +217,6 @@ def _settle_failed(failure: types.Failure, remove: Remove | None) -> None:
         notifications.notify_removed(session, attempt, error)
         return
     settlement.settle_failed(failure)
-    if is_not_found(error) and not session.customer_id:
-        error.args = (_UNKNOWN_TO_OSVI,)
 
 
 def _not_claimed(session: ChatSession) -> CloseResult:
@@ -241,8 +230,3 @@ def _not_claimed(session: ChatSession) -> CloseResult:
         raise OSVINoAnswer(attempt=attempt)
     claims.require_known_status(session)
     raise CloseInProgress(attempt=attempt, retry_after=LOOK_AGAIN_AFTER)
-
-
-def is_not_found(error: Exception) -> bool:
-    """Return whether OSVI said that it has no such session."""
-    return isinstance(error, OSVIRejected) and error.status == remote_state.NOT_FOUND

@@ -246,7 +246,7 @@ class TestSessionUnknownToOSVI:
                 self.close()
         finally:
             session_close_failed.disconnect(hear)
-        assert heard == [("s-1", "active", "rejected", True)]
+        assert heard == [("s-1", "active", "not_found", True)]
 
     def test_close_by_id_when_process_dies_leaves_claim_for_recovery(self, osvi_sandbox):
         """Store the refusal and remove the session in one transaction."""

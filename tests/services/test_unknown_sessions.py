@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -248,6 +249,40 @@ class TestCloseById:
         finally:
             session_close_failed.disconnect(hear)
         assert heard == [("s-1", "unreachable", True)]
+
+
+def close_in_job():
+    run_close_job(create_close_job_by_id("s-1", agent_uuid="agent_1").pk)
+
+
+@pytest.mark.parametrize("close_it", [close, close_in_job])
+@pytest.mark.parametrize(
+    ("is_known", "code", "message"),
+    [
+        (False, "not_found", "OSVI does not know this chat session either, so nothing was closed."),
+        (True, "rejected", "OSVI does not know a chat session with this id and agent, so nothing "),
+    ],
+)
+def test_close_failed_signal_of_session_unknown_to_osvi_says_that(
+    break_osvi, close_it, is_known, code, message
+):
+    if is_known:
+        mirror_by_id("s-1", agent_uuid="agent_1", account="default")
+    heard = []
+
+    def hear(error, **_named):
+        heard.append((error.code, str(error)))
+
+    break_osvi(answering(Status(404, errors=["None"])))
+    session_close_failed.connect(hear)
+    try:
+        with suppress(OSVIError):
+            close_it()
+    finally:
+        session_close_failed.disconnect(hear)
+    [(heard_code, sentence)] = heard
+    assert (heard_code, sentence.startswith(message)) == (code, True)
+    assert sentence.endswith("OSVI said: “None”")
 
 
 class DeletesSession(PermittedCaller):

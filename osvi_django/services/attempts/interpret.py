@@ -17,7 +17,7 @@ from osvi_django.services.attempts.error_policy import (
     may_be_sent_later,
     reopens,
 )
-from osvi_django.services.attempts.remote_state import may_be_closed_already
+from osvi_django.services.attempts.remote_state import error_about, may_be_closed_already
 from osvi_django.services.attempts.types import (
     CLOSED_FIELDS,
     AttemptKind,
@@ -128,7 +128,7 @@ def _failure(
     return Failure(
         session=session,
         attempt=attempt,
-        error=error,
+        error=error_about(session, error),
         claim_token=claim_token,
         is_open=reopens(error),
     )

@@ -17,6 +17,7 @@ from osvi_django.exceptions import (
     SessionNotFound,
 )
 from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
+from osvi_django.services.attempts.remote_state import error_about_removed
 from osvi_django.services.attempts.types import Failure, Settlement, closed_result
 from osvi_django.services.selectors import reload
 from osvi_django.signals import session_close_failed, session_closed
@@ -56,6 +57,7 @@ def notify_removed(
 
     It is sent as it was last read: there is no row to read it from.
     """
+    error = error_about_removed(error)
     _log_failure(session, attempt, error)
     session_close_failed.send_robust(ChatSession, session=session, error=error, attempt=attempt)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Final, TypeGuard
 
+from django.utils.translation import gettext_lazy as _lazy
+
 from osvi_django.client import OSVIClient
 from osvi_django.client.responses import is_same_id
 from osvi_django.exceptions import (
+    CallError,
     OSVIError,
     OSVINotConfigured,
     OSVIRejected,
+    SessionNotFound,
 )
 from osvi_django.models import ChatSession
 
@@ -17,6 +21,36 @@ from osvi_django.models import ChatSession
 NOT_FOUND: Final = 404
 VALIDATION_FAILED: Final = 422
 CLOSED_ALREADY: Final = frozenset({NOT_FOUND, 409, VALIDATION_FAILED})
+
+# If nothing but its ids is known, OSVI's own message says less than what to do.
+_UNKNOWN: Final = _lazy(
+    "OSVI does not know a chat session with this id and agent, so nothing was closed. Check both. "
+    "If OSVI's dashboard shows it as closed, mark it as closed here."
+)
+_UNKNOWN_EITHER: Final = _lazy(
+    "OSVI does not know this chat session either, so nothing was closed. Check session_id, and "
+    "that agent_uuid and account name the agent that it belongs to. If OSVI's dashboard shows it "
+    "as closed, there is nothing left to do."
+)
+
+
+def is_not_found(error: Exception) -> TypeGuard[OSVIRejected]:
+    """Return whether OSVI said that it has no such session."""
+    return isinstance(error, OSVIRejected) and error.status == NOT_FOUND
+
+
+def error_about(session: ChatSession, error: CallError) -> CallError:
+    """Return the error of a close, which says more if OSVI does not know the session's ids."""
+    if not is_not_found(error) or session.customer_id:
+        return error
+    return OSVIRejected(_UNKNOWN, status=error.status, reason=error.reason)
+
+
+def error_about_removed(error: CallError) -> CallError:
+    """Return the error of a close whose session is not kept here; OSVI may not know it either."""
+    if not is_not_found(error):
+        return error
+    return SessionNotFound(_UNKNOWN_EITHER, reason=error.reason)
 
 
 def may_be_closed_already(error: Exception, *, is_dormant: bool) -> TypeGuard[OSVIRejected]:

@@ -36,9 +36,8 @@ from osvi_django.services.attempts.error_policy import (
     item_result,
 )
 from osvi_django.services.attempts.interpret import NeedsCheck, interpret, interpret_check
-from osvi_django.services.attempts.remote_state import is_closed_already
+from osvi_django.services.attempts.remote_state import is_closed_already, is_not_found
 from osvi_django.services.attempts.types import Failure, Settlement, Status
-from osvi_django.services.closing import is_not_found
 from osvi_django.services.jobs import store
 from osvi_django.services.jobs.close_pool import ClosePool, CloseReply
 from osvi_django.services.jobs.running import RunningJob
