@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import uuid
+from contextlib import suppress
 from typing import Final, TypeGuard
 
 from osvi_django.conf import account_aliases, configured
@@ -67,6 +69,16 @@ def require_id(field: str, value: object) -> str:
     if problem := id_problem(value):
         raise InvalidInput(f"{field}: {problem}", field=field)
     return str(value)
+
+
+def uuid_or_none(field: str, value: object) -> uuid.UUID | None:
+    """Return a UUID, also if it is given as a text; None stays None. Raises ``InvalidInput``."""
+    if value is None or isinstance(value, uuid.UUID):
+        return value
+    with suppress(ValueError):
+        if isinstance(value, str):
+            return uuid.UUID(value)
+    raise InvalidInput(translate("%(field)s is not a UUID.") % {"field": field}, field=field)
 
 
 def is_safe_id(value: str) -> bool:

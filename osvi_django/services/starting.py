@@ -49,7 +49,7 @@ from osvi_django.services.mirroring.sessions import (
 )
 from osvi_django.services.permissions import requester_fields, require_operate
 from osvi_django.services.start_locks import start_lock
-from osvi_django.validation import require_id, storable
+from osvi_django.validation import require_id, storable, uuid_or_none
 
 ActionKind = SupportAction.Kind
 
@@ -84,6 +84,7 @@ def start_session(
         refuse_inside_transaction(router.db_for_write(ChatSession))
         require_operate(requested_by)
         by = RequestOrigin(requested_by=requested_by, via=via, note="")
+        form_key = uuid_or_none("form_key", form_key)
         require_id("agent_uuid", agent_uuid)
         require_id("customer_id", customer_id)
         account = account_of(agent_uuid, account)

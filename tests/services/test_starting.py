@@ -425,6 +425,8 @@ class TestStartSession:
             ({"context": "text"}, "context"),
             ({"context": 5}, "context"),
             ({"via": "x" * 33}, "via"),
+            ({"form_key": "abc"}, "form_key"),
+            ({"form_key": 5}, "form_key"),
         ],
     )
     def test_start_session_with_invalid_value_raises_invalid_input(

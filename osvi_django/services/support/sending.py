@@ -44,7 +44,7 @@ from osvi_django.services.support.repeats import (
     refuse_same_form,
     refuse_same_text,
 )
-from osvi_django.validation import storable
+from osvi_django.validation import storable, uuid_or_none
 
 # OSVI documents no limit. A longer text would not be read, and was probably pasted by mistake.
 TEXT_MAX_LENGTH: Final = 10_000
@@ -71,6 +71,11 @@ class ActionRequest(RequestOrigin):
     note: str = field(default="", repr=False)
     resend: bool
     form_key: uuid.UUID | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # The only way to set a field of a frozen dataclass.
+        object.__setattr__(self, "form_key", uuid_or_none("form_key", self.form_key))
 
 
 @hides("text")

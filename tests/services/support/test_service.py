@@ -392,6 +392,19 @@ class TestFormKey:
         assert caught.value.action == first
         assert (len(osvi_sandbox.requests), stored_action()) == (1, first)
 
+    @pytest.mark.parametrize("odd", ["abc", "", 5, b"x", True, ["a"], {}])
+    def test_form_key_that_is_no_uuid_raises_invalid_input(self, session, osvi_sandbox, kind, odd):
+        with pytest.raises(InvalidInput, match="form_key is not a UUID") as caught:
+            act(kind, session, form_key=odd)
+        assert caught.value.field == "form_key"
+        assert (osvi_sandbox.requests, SupportAction.objects.count()) == ([], 0)
+
+    def test_form_key_as_text_is_the_same_uuid(self, session, osvi_sandbox, kind, key):
+        assert act(kind, session, form_key=str(key)).action.form_key == key
+        with pytest.raises(SentBefore):
+            act(kind, session, form_key=key)
+        assert len(osvi_sandbox.requests) == 1
+
     def test_same_form_key_with_other_text_raises_sent_before(
         self, session, osvi_sandbox, kind, key
     ):
