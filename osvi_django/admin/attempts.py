@@ -18,7 +18,7 @@ from osvi_django.admin.bounded import BoundedAdmin
 from osvi_django.admin.mixins import ReadOnlyRows
 from osvi_django.admin.pages import Way
 from osvi_django.admin.pagination import CappedPaginator
-from osvi_django.admin.sources import ViaColumn
+from osvi_django.admin.sources import NOT_A_USER, ViaColumn
 from osvi_django.models import ChatSession, CloseAttempt
 from osvi_django.services.permissions import may_operate, may_read_summary
 from osvi_django.services.selectors import attempts
@@ -42,18 +42,18 @@ class AttemptColumns(ViaColumn):
     columns = (
         "started_at",
         "kind",
-        "closed_by",
+        "requested_by_shown",
         "via_shown",
         "outcome",
         "error_reason",
         "note_shown",
     )
 
-    @admin.display(description=_("closed by"))
-    def closed_by(self, attempt: CloseAttempt) -> str | None:
+    @admin.display(description=_("requested by"))
+    def requested_by_shown(self, attempt: CloseAttempt) -> str:
         """Return the name of the user, without a link to their page, which few may see."""
-        name = attempt.requested_by or attempt.requester
-        return str(name) if name else None
+        # Inlines would show None as that word.
+        return str(attempt.requested_by or attempt.requester or NOT_A_USER)
 
     @admin.display(description=_("note"), ordering="note")
     def note_shown(self, attempt: CloseAttempt) -> str:

@@ -46,7 +46,7 @@ from osvi_django.admin.pages import (
     url_to,
 )
 from osvi_django.admin.pagination import CappedPaginator
-from osvi_django.admin.sources import WHERE, ViaColumn, ViaFilter, label_of
+from osvi_django.admin.sources import NOT_A_USER, WHERE, ViaColumn, ViaFilter, label_of
 from osvi_django.database import non_atomic
 from osvi_django.exceptions import InvalidInput, NotAllowed
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
@@ -71,9 +71,9 @@ ItemOutcome = CloseJobItem.Outcome
 FAILURES_SHOWN: Final = 50
 _FAILURES: Final = "admin/osvi_django/closejob/failures.html"
 
-CLOSED_BY: Final = _("closed by")
+REQUESTED_BY: Final = _("requested by")
 # What staff call the fields of a job.
-_LABELS: Final = {"requested_by": CLOSED_BY, "via": WHERE}
+_LABELS: Final = {"requested_by": REQUESTED_BY, "via": WHERE}
 
 
 class JobStatusFilter(ConditionFilter):
@@ -110,7 +110,7 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
         "done_of_total",
         "failed",
         "unconfirmed",
-        "closed_by",
+        "requested_by_shown",
         "created_at",
         "via_shown",
     )
@@ -173,11 +173,10 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
             '<span class="osvi-status osvi-job-{}">{}</span>', job.status, status_text(job)
         )
 
-    @admin.display(description=CLOSED_BY, ordering="requested_by")
-    def closed_by(self, job: CloseJob) -> str | None:
+    @admin.display(description=REQUESTED_BY, ordering="requested_by")
+    def requested_by_shown(self, job: CloseJob) -> str:
         """Return the name of the user or other caller."""
-        name = job.requested_by or job.requester
-        return str(name) if name else None
+        return str(job.requested_by or job.requester or NOT_A_USER)
 
     @admin.display(description=_("done"))
     def done_of_total(self, job: CloseJob) -> str:

@@ -60,7 +60,7 @@ class CloseAttemptInline(ReadOnlyRows, AttemptColumns, AnswerLinked, admin.Tabul
 
     model = CloseAttempt
     fields = AttemptColumns.columns
-    readonly_fields = ("closed_by", "via_shown", "note_shown", "answer_linked")
+    readonly_fields = ("requested_by_shown", "via_shown", "note_shown", "answer_linked")
     extra = 0
     verbose_name_plural = _("attempts to close")
 

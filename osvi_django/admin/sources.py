@@ -23,6 +23,8 @@ _LABELS: Final[dict[str, Any]] = {
 _ROWS_READ: Final = 500
 
 WHERE: Final = _("where")
+# Shown as who requested it, if it was the host's own code or a command.
+NOT_A_USER: Final = "-"
 
 
 def label_of(via: str) -> str:

@@ -37,6 +37,14 @@ class TestList:
         ):
             assert expected in response.text
 
+    def test_list_unfinished_job_shows_who_requested_it(self, admin_client, make_job):
+        make_job(waiting=1)
+        make_job(waiting=1, requested_by=None)
+        html = admin_client.get(LIST).text
+        assert "Requested by" in html
+        for shown in ("sam", "-"):
+            assert f'<td class="field-requested_by_shown">{shown}</td>' in html
+
     def test_list_with_draft_omits_it(self, staff_client, make_job):
         make_job("draft", waiting=1)
         response = staff_client.get(LIST)

@@ -56,7 +56,7 @@ class TestFacts:
         began = date_format(db_datetime("2026-01-01T10:00Z"), "DATETIME_FORMAT")
         for expected in (
             f"Close job {job.pk}",
-            "<dt>Closed by</dt><dd>sam</dd>",
+            "<dt>Requested by</dt><dd>sam</dd>",
             "<dt>Where</dt><dd>admin</dd>",
             "<dt>Note</dt><dd>&lt;b&gt;Tidy&lt;/b&gt;</dd>",
             f"<dt>Started</dt><dd>{began}</dd>",

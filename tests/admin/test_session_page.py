@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -64,6 +65,14 @@ class TestFacts:
             assert admin_client.post(url, {"status": "closed"}).status_code == expected
         session.refresh_from_db()
         assert session.status == "active"
+
+    def test_page_attempt_of_host_code_has_no_requester(self, staff_client, mirrored):
+        session = mirrored()
+        close_session(session)
+        html = staff_client.get(session_url(session)).text
+        assert "Requested by" in html
+        assert re.search(r'<td class="field-requested_by_shown">\s*<p>-</p>', html)
+        assert not re.search(r">\s*None\s*<", html)
 
     def test_page_lists_attempts_without_raw_answer(self, staff_client, staff):
         session = ChatSessionFactory()
