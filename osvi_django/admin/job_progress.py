@@ -68,11 +68,11 @@ def duration_of(job: CloseJob) -> str:
     """Return how long a finished job took; "" if it is not finished or never started."""
     if job.finished_at is None or job.started_at is None:
         return ""
-    return duration_text((job.finished_at - job.started_at).total_seconds())
+    return duration_text(round((job.finished_at - job.started_at).total_seconds()))
 
 
 def duration_text(seconds: float) -> str:
-    """Return a duration in words, rounded: an hour needs no seconds."""
+    """Return a time to wait in words, rounded up to seconds: an hour needs no seconds."""
     whole = max(1, math.ceil(seconds))
     if whole < 100:
         return ngettext("%(number)d second", "%(number)d seconds", whole) % {"number": whole}

@@ -64,6 +64,16 @@ class TestFacts:
         ):
             assert expected in html
 
+    @pytest.mark.parametrize(
+        ("seconds", "words"),
+        [(3.04, "3 seconds"), (3.6, "4 seconds"), (0.2, "1 second"), (99.7, "2 minutes")],
+    )
+    def test_page_finished_job_rounds_how_long_it_took(self, page, make_job, seconds, words):
+        job = make_job("completed", closed=1)
+        ended = job.started_at + timezone.timedelta(seconds=seconds)
+        CloseJob.objects.update(finished_at=ended)
+        assert f", after {words}</dd>" in page(job)
+
     def test_page_queued_job_omits_missing_facts(self, page, make_job):
         html = page(make_job("queued", waiting=1))
         for label in ("Note", "Retry of", "Started", "Finished"):
