@@ -73,6 +73,13 @@ class TestClose:
         assert ChatSession.objects.filter(status="closed").count() == 2
         assert SUMMARY not in said.out
 
+    def test_close_of_unknown_id_only_prints_job_once(self, call, db):
+        said = call("osvi_close", "nonesuch")
+        job = CloseJob.objects.get()
+        assert (said.code, said.error) == (1, "Not closed: 1 of 1.")
+        assert said.out.count(f"Close job {job.pk}: ") == 1
+        assert "'nonesuch': not found on this site." in said.out
+
     def test_close_with_unknown_status_reports_failure(self, call, chats, osvi_sandbox):
         odd, known = chats(2)
         ChatSession.objects.filter(pk=odd.pk).update(status="archived")

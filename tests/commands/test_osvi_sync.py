@@ -26,7 +26,9 @@ class TestSync:
         chats = [osvi_sandbox.add_session(customer_id=each) for each in ("+1", "+2")]
         out, err, code = run_command("osvi_sync", "--customer", "+1", "+2", "--customer", "+1")
         assert (err, code) == ("", 0)
-        assert out.count("1 open") == 2
+        for customer in ("+1", "+2"):
+            assert f"'{customer}': 1 open\n" in out
+        assert out.count(" open\n") == 2
         for chat in chats:
             assert f"'{chat.id}'  active  ai" in out
         assert ChatSession.objects.count() == 2

@@ -121,7 +121,8 @@ class Command(OSVICommand):
             job = create_close_job(chosen, via="command", note=note, start=False)
         except InvalidInput as error:
             raise _wrong(str(error)) from None
-        self.say(line_of(job))
+        if not job.is_finished:  # its summary begins with the same line
+            self.say(line_of(job))
         return job
 
     def _run(self, job: CloseJob, stopped: threading.Event) -> CloseJob:

@@ -91,7 +91,8 @@ class Command(OSVICommand):
             return False
         for session in sessions:
             self.say(f"{session.session_id!r}  {session.status}  {session.mode}")
-        self.say(_("%(number)d open") % {"number": len(sessions)})
+        values = {"customer": repr(str(customer)), "number": len(sessions)}
+        self.say(_("%(customer)s: %(number)d open") % values)
         return True
 
     def _sync_open(self, older_than: str | None) -> None:
