@@ -128,7 +128,7 @@ def _verify_and_close(session: ChatSession, request: RequestOrigin) -> CloseResu
     claims.expire_lease(session)
     selectors.reload(session)
     if session.status != Status.UNCONFIRMED:
-        return _not_claimed(session)
+        return _result_of_another(session)
     with waiting_slot(request.via):
         found = recover_session(session, requested_by=request.requested_by, via=request.via)
         if found.settled is Settled.UNCHANGED and session.status == Status.UNCONFIRMED:
@@ -151,7 +151,9 @@ def _close_open(session: ChatSession, request: RequestOrigin, remove: Remove | N
     with waiting_slot(request.via), throttling(client, session.agent.account) as throttle:
         attempt = claims.claim(session, request, lease=lease)
         if attempt is None:
-            return _not_claimed(session)
+            claims.expire_lease(session)
+            selectors.reload(session)
+            return _result_of_another(session)
         with leases.renewing(claims.claimed_row(session, attempt.claim)):
             sent_at = clock.monotonic()
             result = _carry_out(client, session, attempt, remove)
@@ -219,10 +221,8 @@ def _settle_failed(failure: types.Failure, remove: Remove | None) -> None:
     settlement.settle_failed(failure)
 
 
-def _not_claimed(session: ChatSession) -> CloseResult:
-    """Return a session closed since, or raise why it could not be claimed."""
-    claims.expire_lease(session)
-    selectors.reload(session)
+def _result_of_another(session: ChatSession) -> CloseResult:
+    """Return a session that another caller has closed, or raise why it could not be claimed."""
     if session.status == Status.CLOSED:
         return types.closed_result(session)
     attempt = selectors.last_attempt(session)

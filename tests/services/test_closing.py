@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.utils import timezone
 
+from osvi_django.database import DatabaseNow
 from osvi_django.exceptions import (
     CloseInProgress,
     InvalidInput,
@@ -40,6 +41,7 @@ from osvi_django.testing import (
     Status,
 )
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory, ClosedSessionFactory
+from tests.helpers.database import call_after_queries
 from tests.helpers.sandbox import SUMMARY, mirror
 from tests.services.helpers import claim_elsewhere
 
@@ -571,6 +573,23 @@ class TestConcurrentClose:
         assert (caught.value.retryable, caught.value.retry_after) == (True, 5)
         assert ChatSession.objects.get().status == "closing"
         assert osvi_sandbox.requests == []
+
+    def test_close_session_when_lease_expires_after_check_raises_close_in_progress(
+        self, session, osvi_sandbox
+    ):
+        claim_elsewhere(session, ends_in=60)
+
+        def reads_leases(sql, _params):
+            return sql.startswith("SELECT") and "lease_until" in sql.partition("WHERE")[2]
+
+        def expire():
+            ChatSession.objects.update(lease_until=DatabaseNow() - timedelta(seconds=1))
+
+        with call_after_queries(reads_leases, expire), pytest.raises(CloseInProgress):
+            close_session(session)
+        # OSVI was not asked yet: the next call does that.
+        assert ChatSession.objects.get().status == "closing"
+        assert close_session(session).changed
 
     def test_close_session_that_is_closed_before_claim_sends_nothing(
         self, session, osvi_sandbox, settings
