@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Final, cast
 
 from django.db import router
 from django.db.models import Count
@@ -56,11 +56,10 @@ def is_stalled(job: CloseJob) -> bool:
 
 
 def seconds_until_stalled(job: CloseJob) -> int:
-    """Return after how many seconds a job is stalled if its worker has died; at least 1."""
-    if job.heartbeat_at is None:
-        return 1
+    """Return after how many seconds a job with a heartbeat is stalled if its worker has died."""
     using = router.db_for_write(CloseJob, instance=job)
-    left = store.STALLED_AFTER - since(job.heartbeat_at, using=using).total_seconds()
+    heartbeat_at = cast("datetime", job.heartbeat_at)
+    left = store.STALLED_AFTER - since(heartbeat_at, using=using).total_seconds()
     return int(min(max(0, left), store.STALLED_AFTER)) + 1  # clocks may differ
 
 
