@@ -355,7 +355,7 @@ class OSVIBadAnswer(OSVIError):
     is_account_wide = False
     message = _(
         "OSVI's answer was unreadable, so we do not know whether this chat session is closed. The "
-        "answer is saved, and recovery will check with OSVI."
+        "answer is saved, and this will be checked with OSVI automatically."
     )
     another: ClassVar[str | Promise] = _(
         "OSVI answered about a different chat session, so its answer was not used. Check the chat "
@@ -381,8 +381,8 @@ class OSVINoAnswer(OSVIError):
     was_sent = None
     is_account_wide = False
     message = _(
-        "OSVI may have closed this chat session, but its answer did not arrive. It will not be "
-        "retried automatically; recovery will check with OSVI."
+        "OSVI may have closed this chat session, but its answer did not arrive. It will be checked "
+        "with OSVI automatically; you do not need to do anything."
     )
     generic_message = _(
         "OSVI did not answer, so this may or may not have been done. Check the chat in OSVI's "
