@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -49,8 +50,10 @@ class Command(OSVICommand):
         sessions = osvi.seed(max(options["sessions"], 0))
         self._start(osvi)
         try:
-            self._introduce(osvi, sessions)
-            wait_for_interrupt()
+            # Ctrl-C may come as soon as the first line is printed.
+            with suppress(KeyboardInterrupt):
+                self._introduce(osvi, sessions)
+                wait()
         finally:
             osvi.stop()
 
@@ -72,13 +75,10 @@ class Command(OSVICommand):
         self.say(_("Press Ctrl-C to stop."))
 
 
-def wait_for_interrupt() -> None:
-    """Wait for Ctrl-C."""
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        return
+def wait() -> None:
+    """Wait until Ctrl-C raises ``KeyboardInterrupt``."""
+    while True:
+        time.sleep(3600)
 
 
 def check_host(host: str) -> None:
