@@ -513,8 +513,8 @@ class TestPage:
             "?customer_id=%2B1%26a%3Db&amp;account=default"
             in operator.get(session_url(session)).text
         )
-        nobody = ChatSessionFactory(customer_id="")
-        assert "osvi-look-up" not in operator.get(session_url(nobody)).text
+        session = ChatSessionFactory(customer_id="")
+        assert "osvi-look-up" not in operator.get(session_url(session)).text
 
     def test_page_without_operate_permission_has_no_link_to_look_up(self, log_in):
         html = log_in("view_chatsession").get(session_url(ChatSessionFactory())).text

@@ -135,8 +135,8 @@ def test_error_email_of_interrupted_call_contains_no_personal_data(settings):
             client.inbound(agent_uuid="a", customer_id=CUSTOMER, content=WORDS)
         assert server.calls[0].headers["api-token"] == TOKEN
     handler = RecordingEmailHandler(include_html=True)
-    told = (caught.type, caught.value, caught.tb)
-    handler.emit(logging.makeLogRecord({"levelno": logging.ERROR, "exc_info": told}))
+    exc_info = (caught.type, caught.value, caught.tb)
+    handler.emit(logging.makeLogRecord({"levelno": logging.ERROR, "exc_info": exc_info}))
     assert "_read_body" in handler.sent[1]
     assert "[hidden]" in handler.sent[1]
     for each in handler.sent:
