@@ -98,7 +98,8 @@ def main() -> None:
     report = _report(rows, skipped, seconds=time.monotonic() - started_at, load=load)
     print(report)
     if options.write:
-        PAGE.write_text(f"{INTRODUCTION}\n{report}\n")
+        others = PAGE.read_text().partition("\n## ")  # what other benchmarks have measured
+        PAGE.write_text(f"{INTRODUCTION}\n{report}\n{''.join(others[1:])}")
 
 
 def _options() -> argparse.Namespace:

@@ -19,7 +19,14 @@ MAX_REQUESTS = 3  # of one client for one session
 _PAUSE = 0.4  # seconds between two requests
 _TIMEOUT = 40  # seconds: longer than the site waits for its database
 _RETRYABLE = frozenset(
-    {"close_in_progress", "throttled", "unreachable", "rejected", "unauthorized"}
+    {
+        "close_in_progress",
+        "busy_at_osvi",
+        "unreachable",
+        "rejected",
+        "unauthorized",
+        "unknown_at_osvi",
+    }
 )
 
 

@@ -25,7 +25,7 @@ _ROUNDING = 0.01  # seconds
 # The share of its timeout that a site waits at least before it ends the connection.
 _MIN_WAIT = 0.9
 # Errors of fetches that OSVI did not carry out.
-_NOT_CARRIED_OUT = frozenset({"unreachable", "throttled", "unauthorized", "not_configured"})
+_NOT_CARRIED_OUT = frozenset({"unreachable", "busy_at_osvi", "unauthorized", "not_configured"})
 # Fields that each event of a history starts with, or does not need.
 _NOT_SHOWN = frozenset({"at", "until", "started_at", "session_id"})
 # Values of ``when_closed`` for which OSVI returns a summary only once.

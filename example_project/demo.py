@@ -7,6 +7,7 @@ removes the database.
 
 from __future__ import annotations
 
+import argparse
 import os
 import secrets
 import signal
@@ -65,6 +66,11 @@ class DemoFailed(Exception):
 
 def main() -> int:
     """Run the demo until it is stopped, and return the exit code."""
+    argparse.ArgumentParser(
+        prog="python -m example_project.demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     interruption.listen()
     try:
         run()

@@ -1,10 +1,14 @@
 """The settings of the demo and the test suite, as a project that uses osvi_django has them."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import dj_database_url
 from django.core.management.utils import get_random_secret_key
+
+import osvi_django
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -24,6 +28,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "example_project.policy.ContentSecurityPolicyMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -72,7 +77,7 @@ USE_TZ = os.environ.get("DJANGO_USE_TZ", "1") == "1"
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "build" / "static"
 
-REST_FRAMEWORK = {
+REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "rest_framework.authentication.BasicAuthentication",
         "rest_framework.authentication.SessionAuthentication",
@@ -80,10 +85,28 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
 }
 
+# With the extra "openapi": `manage.py spectacular`, and the schema at /api/schema/.
+HAS_SCHEMA = find_spec("drf_spectacular") is not None
+if HAS_SCHEMA:
+    INSTALLED_APPS.append("drf_spectacular")
+    REST_FRAMEWORK["DEFAULT_SCHEMA_CLASS"] = "drf_spectacular.openapi.AutoSchema"
+SPECTACULAR_SETTINGS = {
+    "TITLE": "osvi_django",
+    "DESCRIPTION": "Close chat sessions of OSVI, keep their summaries, and operate them.",
+    "VERSION": osvi_django.__version__,
+    "OAS_VERSION": "3.1.1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "osvi_django.rest.schema.hooks.add_webhooks",
+    ],
+}
+
 OSVI = {
     "default": {
         "API_TOKEN": os.environ.get("OSVI_API_TOKEN", "sandbox-token-16"),
         "BASE_URL": os.environ.get("OSVI_BASE_URL", "https://api.osvi.ai"),
+        "RETENTION": {"raw_answers": 30, "texts": 90, "summaries": 365, "sessions": 730},
     },
 }
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partialmethod
 from typing import Any, Final, TypeVar
 
 from django.conf import settings
 from django.db import Error, InterfaceError, OperationalError, connections, transaction
-from django.db.models import Q
+from django.db.models import FloatField, Func, Q
 from django.db.models.functions import Length, Now
 from django.db.models.lookups import Exact
 from django.utils import timezone
@@ -28,6 +29,17 @@ class DatabaseNow(Now):
     as_mysql = partialmethod(Now.as_sql, template="UTC_TIMESTAMP(6)")
 
 
+class Seconds(Func):
+    """The time between two moments, in seconds, as a number with a fraction."""
+
+    output_field = FloatField()
+    # A duration is a number of microseconds, and on PostgreSQL an interval.
+    template = "(%(expressions)s / 1e6)"
+    as_postgresql = partialmethod(
+        Func.as_sql, template="EXTRACT(EPOCH FROM %(expressions)s)::double precision"
+    )
+
+
 def exact_match(field: str, value: str) -> Q:
     """Return the condition that a field equals a value in every character.
 
@@ -39,8 +51,26 @@ def exact_match(field: str, value: str) -> Q:
     return same & Q(Exact(Length(field), len(value)))
 
 
+def lease_expired() -> Q:
+    """Return the condition for rows whose lease is over, by the database's clock.
+
+    It includes a lease without an end, which another program wrote: waiting for it would never end.
+    """
+    return Q(lease_until=None) | Q(lease_until__lt=DatabaseNow())
+
+
 _View = TypeVar("_View", bound=Callable[..., Any])
 _Result = TypeVar("_Result")
+
+_NOT_THERE: Final = re.compile("no such (table|column)")
+# psycopg, and psycopg2.
+_SQLSTATE_NAMES: Final = ("sqlstate", "pgcode")
+# No such table, schema or column, and no permission to read them.
+_WITHOUT_TABLES: Final = frozenset(
+    {"42P01", "3F000", "42703", "42501"}  # PostgreSQL
+    | {"1146", "1049", "1054", "1142", "1143"}  # MariaDB
+    | {"no such table", "no such column"}  # SQLite
+)
 
 # The pauses between tries: from the first to the last, doubled each time.
 _FIRST_PAUSE: Final = 0.05  # seconds
@@ -62,12 +92,17 @@ def refuse_inside_transaction(using: str) -> None:
     connection = connections[using]
     if not connection.in_atomic_block:
         # If autocommit was switched off by hand there is no block, and nothing of ours is
-        # committed.
-        inside = not connection.get_autocommit()
+        # committed. A connection that is not open yet has no transaction, and may not open now.
+        is_open = connection.connection is not None
+        inside = not (connection.get_autocommit() if is_open else _commits_by_itself(using))
     else:
         inside = _is_callers_own(using)
     if inside:
         raise InsideTransaction
+
+
+def _commits_by_itself(using: str) -> bool:
+    return bool(connections[using].settings_dict["AUTOCOMMIT"])
 
 
 def _is_callers_own(using: str) -> bool:
@@ -115,10 +150,35 @@ def persist(work: Callable[[], _Result], *, using: str, patience: float) -> _Res
 
 
 def safe_error_name(error: BaseException) -> str:
-    """Return an error's name for a log: a database error's text may quote a row, or a summary."""
+    """Return an error's name for a log: a database error's text may quote a row, or a summary.
+
+    Of the error that it comes from, it has what the database calls it, or the name of its class.
+    """
+    cause, name = error.__cause__, type(error).__name__
+    if cause is None:
+        return name
+    detail = (_kind_of(cause) if isinstance(error, Error) else "") or type(cause).__name__
+    return name if detail == name else f"{name}: {detail}"
+
+
+def is_without_tables(error: BaseException) -> bool:
+    """Return whether a database lacks a table or a column, or does not let this site read it.
+
+    Such an error does not pass, while one of a database that is unavailable does.
+    """
     cause = error.__cause__
-    name = type(error).__name__
-    return f"{name}: {type(cause).__name__}" if cause is not None else name
+    codes = {getattr(cause, name, None) for name in _SQLSTATE_NAMES} | {_kind_of(cause)}
+    return isinstance(error, Error) and not codes.isdisjoint(_WITHOUT_TABLES)
+
+
+def _kind_of(cause: BaseException | None) -> str:
+    """Return what SQLite or MariaDB calls an error, "" if that is not known."""
+    number = cause.args[0] if cause is not None and cause.args else None
+    if isinstance(number, int):
+        return str(number)
+    # SQLite has one code for all that is wrong with a statement.
+    found = _NOT_THERE.match(str(number))
+    return found[0] if found else str(getattr(cause, "sqlite_errorname", ""))
 
 
 def to_db_datetime(moment: datetime) -> datetime:
@@ -133,6 +193,13 @@ def in_utc(moment: datetime) -> datetime:
     zone = timezone.get_default_timezone()
     aware = timezone.make_aware(moment, zone) if timezone.is_naive(moment) else moment
     return aware.astimezone(UTC)
+
+
+def site_date(moment: datetime) -> date:
+    """Return the day of a stored moment by the time zone of the site."""
+    if timezone.is_naive(moment):
+        return moment.date()
+    return timezone.localtime(moment, timezone.get_default_timezone()).date()
 
 
 def since(moment: datetime, *, using: str) -> timedelta:

@@ -1,12 +1,12 @@
 """System checks of the environment: the spool's directory, and the databases.
 
-They open no database and leave nothing behind. Those of the spool are warnings, as the user who
-runs them may not be the one that serves the site.
+Only ``check_accounts`` opens a database, and none leaves anything behind. Those of the spool are
+warnings, as the user who runs them may not be the one that serves the site.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,9 @@ from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
+from django.db import Error as DatabaseError
 from django.db import connections, router
+from django.db.models import QuerySet
 
 from osvi_django import spool
 from osvi_django.conf import Account, InvalidSetting, account_aliases
@@ -63,6 +65,36 @@ def check_databases(**kwargs: Any) -> list[CheckMessage]:
     )
     hint = 'Use DATABASE_ROUTERS to put the app "osvi_django" in the same database as the users.'
     return [Error(problem, hint=hint, id="osvi_django.E020")]
+
+
+def check_accounts(*, databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Warn of accounts that chats here belong to, but that the setting ``OSVI`` does not have.
+
+    Django runs this only for the databases that ``check --database`` and ``migrate`` name.
+    """
+    agents = apps.get_model("osvi_django", "ChatAgent")
+    alias = router.db_for_write(agents)
+    # Without a valid setting, or before the first migration, there is nothing to compare.
+    with suppress(InvalidSetting, DatabaseError):
+        if alias in (databases or ()):
+            rows: QuerySet[Any] = QuerySet(agents, using=alias)
+            used = rows.order_by("account").values_list("account")
+            missing = [each for (each,) in used.distinct() if each not in account_aliases()]
+            return [_missing_accounts(missing)] if missing else []
+    return []
+
+
+def _missing_accounts(accounts: Sequence[str]) -> CheckMessage:
+    named = ", ".join(f'"{each}"' for each in accounts)
+    problem = (
+        f"The setting OSVI has no entry for these accounts, which chats on this site belong to: "
+        f"{named}. Such chats can be read, but not closed or looked up."
+    )
+    hint = (
+        "Add the entries again. If an account is gone for good, mark its open chats as closed, "
+        "and add this check to SILENCED_SYSTEM_CHECKS."
+    )
+    return CheckWarning(problem, hint=hint, id="osvi_django.W022")
 
 
 def _place_of(alias: str) -> tuple[Any, ...]:

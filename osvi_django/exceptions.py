@@ -2,21 +2,28 @@
 
     OSVIError
     ├── InvalidInput            invalid             a value that was passed in cannot be used
+    │   └── TooManyRows         too_many_rows       they do not fit into a file of this format
     ├── InsideTransaction       inside_transaction  called where a rollback could lose the summary
     ├── NotAllowed              permission_denied   the user may not do this
+    ├── ExportNotInstalled      xlsx_not_installed  this site cannot write Excel files
     ├── SessionNotFound         not_found           no such session in this database
     ├── CloseInProgress         close_in_progress   another caller is closing it now
     ├── UnknownStatus           unknown_status      the session's row has a status that is not known
     ├── SessionClosed           session_closed      it is closed, or may be: nothing was sent
     ├── WrongMode               wrong_mode          the agent, or a human, has the conversation
+    ├── TakeOverChanged         takeover_changed    another take-over than the caller knows
     ├── SentBefore              sent_before         it may have been sent already: ask first
     ├── Busy                    busy                too many wait for OSVI: nothing was sent
     ├── AlreadyOpen             already_open        the customer has a chat open with this agent
+    ├── CustomerBusy            customer_busy       something runs in a chat of the customer
+    ├── CustomerChatsOpen       chats_open          the customer has chats that are not closed
+    ├── CustomerKept            chats_kept          staff keep a chat of the customer
     ├── OSVIUnreachable         unreachable         nothing was sent: safe to repeat
     ├── OSVIGatewayRefused      gateway_refused     a server before OSVI refused: nothing was done
     ├── OSVIRejected            rejected            OSVI refused: the session is as it was
     │   ├── OSVIUnauthorized    unauthorized        OSVI refused this site's API token
-    │   └── OSVIThrottled       throttled           OSVI asks to try again later
+    │   ├── OSVIUnknown         unknown_at_osvi     OSVI knows nothing under these ids
+    │   └── OSVIThrottled       busy_at_osvi        OSVI asks to try again later
     ├── OSVIBadAnswer           bad_answer          OSVI's answer cannot be understood
     └── OSVINoAnswer            unconfirmed         it was sent, and no answer arrived
         └── AnswerNotStored     unconfirmed         it was answered, the database was unavailable
@@ -121,6 +128,30 @@ class InvalidInput(OSVIError):
         self.field = field
 
 
+class TooManyRows(InvalidInput):
+    """More sessions were chosen than a file of this format can hold."""
+
+    code = "too_many_rows"
+    was_sent = False
+    is_account_wide = False
+    message = _(
+        "An Excel file holds at most 1,048,575 chats, and these are more. Choose CSV or JSON "
+        "Lines, or choose fewer chats, for example those of one month."
+    )
+
+
+class ExportNotInstalled(OSVIError):
+    """The package that writes a format is not installed on this site."""
+
+    code = "xlsx_not_installed"
+    was_sent = False
+    is_account_wide = False
+    message = _(
+        "This site cannot write Excel files, because XlsxWriter is not installed. Choose CSV or "
+        "JSON Lines, or ask your administrator to install “osvi-django[xlsx]”."
+    )
+
+
 class InsideTransaction(OSVIError, RuntimeError):
     """A close was requested inside ``transaction.atomic``; nothing was sent."""
 
@@ -203,6 +234,21 @@ class WrongMode(OSVIError):
     )
 
 
+class TakeOverChanged(OSVIError):
+    """The take-over that the caller knows has ended, and perhaps another person has taken over."""
+
+    code = "takeover_changed"
+    was_sent = False
+    is_account_wide = False
+    message = _(
+        "Nothing was sent: a colleague has taken over this chat since you last looked. Look at the "
+        "chat again, and hand back only if that colleague agrees."
+    )
+    handed_back: ClassVar[str | Promise] = _(
+        "Nothing was sent: this chat has been handed back already, and the AI agent answers."
+    )
+
+
 class SentBefore(OSVIError):
     """The same text was sent before, and it is unknown whether it arrived.
 
@@ -262,6 +308,44 @@ class AlreadyOpen(OSVIError):
     being_started: ClassVar[str | Promise] = _(
         "Another chat of this customer with this agent is being started, so no new chat was "
         "started. Look up the customer in a moment."
+    )
+
+
+class CustomerBusy(OSVIError):
+    """Something is being done in a chat of a customer who is to be erased."""
+
+    code = "customer_busy"
+    retryable = True
+    was_sent = False
+    is_account_wide = False
+    message = _(
+        "Something is still being done in a chat of this customer, so not all of it was erased. "
+        "Try again in a moment. A close job must be finished or stopped first."
+    )
+
+
+class CustomerChatsOpen(OSVIError):
+    """A customer who is to be erased has chats that are open or unconfirmed."""
+
+    code = "chats_open"
+    was_sent = False
+    is_account_wide = False
+    message = _(
+        "This customer has a chat that is open, or that may be open, so not all of it was erased: "
+        "it could never be closed, and would come back from OSVI. Close it first, or mark it as "
+        "closed."
+    )
+
+
+class CustomerKept(OSVIError):
+    """A chat of a customer who is to be erased is kept until a later day."""
+
+    code = "chats_kept"
+    was_sent = False
+    is_account_wide = False
+    message = _(
+        "A chat of this customer is kept until a later day, so not all of it was erased. Remove "
+        "that day first, if the reason for it is gone."
     )
 
 
@@ -332,10 +416,26 @@ class OSVIUnauthorized(OSVIRejected):
     )
 
 
+class OSVIUnknown(OSVIRejected):
+    """OSVI knows no session, agent or customer with the ids of the request (its 404)."""
+
+    code = "unknown_at_osvi"
+    was_sent = True
+    is_account_wide = False
+    message = _(
+        "OSVI does not know this chat session under its id and agent, so it was not closed. Check "
+        "both in OSVI's dashboard."
+    )
+    generic_message = _(
+        "OSVI does not know what this request names, so nothing has changed. Check the ids in "
+        "OSVI's dashboard."
+    )
+
+
 class OSVIThrottled(OSVIRejected):
     """OSVI is busy (its 429 or 503); ``retry_after`` is the number of seconds, if it sent one."""
 
-    code = "throttled"
+    code = "busy_at_osvi"
     retryable = True
     was_sent = True
     is_account_wide = True
@@ -463,6 +563,18 @@ def message_for_code(code: str, reason: str = "", *, is_close: bool = True) -> s
     if issubclass(error, OSVIError):
         return str(error("" if is_close else error.generic_message, reason=reason))
     return str(_("OSVI is not set up on this site. Ask your administrator to fix the settings."))
+
+
+def error_for_code(code: str, reason: str = "", *, attempt: Any = None) -> CallError | None:
+    """Return the error with this code, as it was stored; None if the code is unknown."""
+    kind = _BY_CODE.get(code)
+    if kind is None:
+        return None
+    if issubclass(kind, OSVINotConfigured):
+        return kind(reason)
+    error = kind(reason) if issubclass(kind, InvalidInput) else kind(reason=reason)
+    error.attempt = attempt
+    return error
 
 
 def account_message_for_code(code: str) -> str:

@@ -3,6 +3,8 @@
 Each is called with the UUID of a committed job, as a string. None of them stores the job: its rows
 do. The process that runs it may die, and another one, such as ``manage.py osvi_worker``, resumes
 it. A task in a host's own queue runs in time slices, as those of ``tasks.py`` do.
+
+The functions named ``deliver_...`` are their counterparts for events, which are rows as well.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from typing import Final
 
 from django.db import InterfaceError, OperationalError
 
-from osvi_django.conf import close_task, configured
+from osvi_django.conf import close_task, configured, event_task
+from osvi_django.services.events import background
+from osvi_django.services.events.delivery import deliver_events, seconds_until_due
 from osvi_django.services.jobs import run_close_job, runner
 from osvi_django.services.jobs.store import find
 
@@ -48,6 +52,34 @@ def django_tasks(job_id: str) -> None:
         task = close_task()
     for _number in range(tasks_for(job_id)):
         task.enqueue(job_id)
+
+
+def deliver_in_thread() -> None:
+    """Wake the one thread of this process that delivers events."""
+    background.wake()
+
+
+def deliver_now() -> None:
+    """Deliver events now: for tests and scripts."""
+    deliver_events()
+
+
+def deliver_in_task() -> None:
+    """Put a task that delivers events into the queue. Raises ``OSVINotConfigured``."""
+    with configured():
+        task = event_task()
+    task.enqueue()
+
+
+def deliver_for_a_slice() -> float | None:
+    """Deliver events for ``TIME_SLICE`` seconds or a little more: for tasks of any queue.
+
+    Return in how many seconds the next slice is due, None if others do what is left.
+    """
+    with _stop_after(TIME_SLICE) as stop:
+        tries = deliver_events(stop)
+    # Each commit has its own task: one that finds nothing must not queue another.
+    return seconds_until_due() if tries else None
 
 
 def tasks_for(job_id: str) -> int:

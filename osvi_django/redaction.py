@@ -14,6 +14,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final, ParamSpec, TypeVar
 
+from django.utils.safestring import SafeString
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -27,6 +29,12 @@ class HiddenText(str):
 
     def __repr__(self) -> str:
         return HIDDEN
+
+
+class HiddenMarkup(HiddenText, SafeString):
+    """Safe HTML that ``repr()`` does not show."""
+
+    __slots__ = ()
 
 
 class HiddenBytes(bytes):

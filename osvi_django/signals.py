@@ -2,7 +2,12 @@
 
 ``session_closed``: ``session`` (ChatSession), ``summary`` (SessionSummary or None), ``attempt``.
 ``session_close_failed``: ``session``, ``error`` (OSVIError or OSVINotConfigured), ``attempt``.
+``help_requested``: ``session``, once for each time that a customer asks for a person.
+``session_taken_over``: ``session``, when people answer the customer from now on.
+``session_summarized``: ``session``, ``summary``, if a summary is stored after the close.
 The sender is the ``ChatSession`` class.
+
+``close_job_completed``: ``job`` (CloseJob), finished or stopped. The sender is its class.
 """
 
 from __future__ import annotations
@@ -11,3 +16,7 @@ from django.dispatch import Signal
 
 session_closed = Signal()
 session_close_failed = Signal()
+help_requested = Signal()
+session_taken_over = Signal()
+session_summarized = Signal()
+close_job_completed = Signal()

@@ -46,9 +46,10 @@ class SpooledAnswer:
     status: int
     body: bytes = field(repr=False)
     truncated: bool
-    # Files of an earlier version do not have these two.
+    # Files of an earlier version do not have these.
     incomplete: bool = False
     charset: str = ""
+    seconds: float | None = None
 
     @property
     def name(self) -> str:

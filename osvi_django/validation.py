@@ -7,6 +7,7 @@ import uuid
 from contextlib import suppress
 from typing import Final, TypeGuard
 
+from osvi_django import conf
 from osvi_django.conf import account_aliases, configured
 from osvi_django.exceptions import InvalidInput, OSVINotConfigured, translate
 from osvi_django.redaction import HiddenText
@@ -14,6 +15,7 @@ from osvi_django.redaction import HiddenText
 ID_MAX_LENGTH = 255
 VIA_MAX_LENGTH = 32
 NOTE_MAX_LENGTH = 1_000
+CLOSE_REASON_MAX_LENGTH: Final = conf.CLOSE_REASON_MAX_LENGTH
 ANSWER_MAX_BYTES = 1_000_000
 CHARSET_MAX_LENGTH = 40
 

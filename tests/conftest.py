@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from importlib import reload
 
 import pytest
 from django.apps import apps
@@ -17,6 +19,7 @@ from rest_framework.test import APIClient
 
 from osvi_django.exceptions import OSVINoAnswer
 from osvi_django.services import close_session
+from osvi_django.services.export import workbook
 from tests.helpers.sandbox import mirror
 
 
@@ -79,6 +82,18 @@ def fast_password_hasher():
         yield
 
 
+@pytest.fixture(autouse=True)
+def own_accounts(settings):
+    """Give each test its own accounts: what it changes in one does not reach the next test."""
+    settings.OSVI = {alias: {**options} for alias, options in settings.OSVI.items()}
+
+
+@pytest.fixture(autouse=True)
+def cold_content_types():
+    """Look content types up in each test, so that its queries do not depend on the order."""
+    ContentType.objects.clear_cache()
+
+
 @pytest.fixture
 def grant():
     """Give a user permissions of this app, by codename."""
@@ -135,3 +150,13 @@ def unconfirmed(mirrored, osvi_sandbox):
         return session
 
     return _unconfirmed
+
+
+@pytest.fixture
+def without_xlsx(monkeypatch):
+    """Let this site lack the extra ``xlsx``."""
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "xlsxwriter", None)
+        reload(workbook)
+        yield
+    reload(workbook)

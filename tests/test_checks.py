@@ -15,8 +15,8 @@ from django.core.management.base import SystemCheckError
 from django.test import override_settings
 
 from osvi_django import checks
-from osvi_django.checks import check_settings
-from osvi_django.conf import KEYS
+from osvi_django.checks import check_retention, check_settings
+from osvi_django.conf import CONTEXT_KEPT, KEYS, RETENTION_KINDS
 from tests.executors.queues import PACKAGE, backend
 
 # The backport notices a change of TASKS only after this import.
@@ -34,6 +34,12 @@ IDS = {
     "LEASE_TIMEOUT": "osvi_django.E010",
     "SPOOL_DIR": "osvi_django.E011",
     "IDLE_TIMEOUT": "osvi_django.E018",
+    "DASHBOARD_URL": "osvi_django.E021",
+    "LIVE_INTERVAL": "osvi_django.E022",
+    "CLOSE_REASONS": "osvi_django.E023",
+    "NOTE_REQUIRED": "osvi_django.E024",
+    "SHARE_SUMMARIES": "osvi_django.E025",
+    "RETENTION": "osvi_django.E015",
 }
 EXECUTOR = "osvi_django.E013"
 BULK_LIMIT = "osvi_django.E014"
@@ -58,9 +64,15 @@ def test_check_of_valid_account_reports_nothing():
         "READ_TIMEOUT": 2.5,
         "DEADLINE": 3,
         "IDLE_TIMEOUT": 5,
+        "DASHBOARD_URL": "https://osvi.example/chats/{session_id}",
+        "LIVE_INTERVAL": 0,
+        "SHARE_SUMMARIES": 3,
         "CONCURRENCY": 1,
         "LEASE_TIMEOUT": 10,
         "SPOOL_DIR": "/var/spool/osvi",
+        "CLOSE_REASONS": ["Answered", "x" * 100],
+        "NOTE_REQUIRED": True,
+        "RETENTION": {**dict.fromkeys(RETENTION_KINDS, 0.5), "summaries": None, "jobs": 0},
     }
     assert check(default=everything, other=everything) == []
     assert set(everything) <= KEYS
@@ -85,18 +97,65 @@ def test_check_of_valid_account_reports_nothing():
         ("READ_TIMEOUT", True),
         ("DEADLINE", float("inf")),
         ("DEADLINE", 1),
+        ("CLOSE_REASONS", "Answered"),
+        ("CLOSE_REASONS", ["Answered", ""]),
+        ("CLOSE_REASONS", ["x" * 101]),
+        ("CLOSE_REASONS", [" Answered"]),
+        ("CLOSE_REASONS", [1]),
+        ("NOTE_REQUIRED", 1),
         ("CONCURRENCY", 0),
         ("CONCURRENCY", True),
         ("LEASE_TIMEOUT", 0.5),
         ("LEASE_TIMEOUT", "300"),
         ("SPOOL_DIR", "here"),
         ("IDLE_TIMEOUT", 0),
+        ("DASHBOARD_URL", "https://osvi.example/chats/"),
+        ("LIVE_INTERVAL", -1),
+        ("SHARE_SUMMARIES", -1),
+        ("SHARE_SUMMARIES", 6),
+        ("SHARE_SUMMARIES", True),
+        ("SHARE_SUMMARIES", "2"),
+        ("RETENTION", 30),
+        ("RETENTION", None),
+        ("RETENTION", {"answers": 30}),
+        ("RETENTION", {"summaries": -1}),
+        ("RETENTION", {"summaries": "30"}),
+        ("RETENTION", {"summaries": True}),
+        ("RETENTION", {"summaries": float("nan")}),
+        ("RETENTION", {"summaries": 10**9}),
+        ("RETENTION", {"idempotency": 0}),
     ],
 )
 def test_check_of_invalid_value_reports_id_of_its_key(key, value):
     ((check_id, message),) = check(eu={"API_TOKEN": TOKEN, key: value})
     assert check_id == IDS[key]
     assert message.startswith(f'OSVI["eu"]["{key}"] ')
+
+
+def test_check_of_too_many_summaries_names_the_limit():
+    ((_check_id, message),) = check(eu={"API_TOKEN": TOKEN, "SHARE_SUMMARIES": 100})
+    assert message.endswith("must be a whole number from 0 to 5, which is what OSVI keeps.")
+    assert check(eu={"API_TOKEN": TOKEN, "SHARE_SUMMARIES": CONTEXT_KEPT}) == []
+
+
+def test_check_of_wrong_retention_says_what_is_wrong():
+    ((_check_id, message),) = check(eu={"API_TOKEN": TOKEN, "RETENTION": {"summary": 30}})
+    assert message == 'OSVI["eu"]["RETENTION"] has an unknown kind "summary".'
+    ((_check_id, message),) = check(eu={"API_TOKEN": TOKEN, "RETENTION": {"jobs": "1"}})
+    assert message.endswith('must have a number of days or None for "jobs".')
+
+
+@pytest.mark.django_db
+def test_deploy_check_warns_of_each_account_without_retention():
+    accounts = {"default": {"API_TOKEN": TOKEN}, "eu": {"API_TOKEN": TOKEN, "RETENTION": {}}}
+    with override_settings(OSVI=accounts):
+        found = [each for each in run_checks(include_deployment_checks=True) if "W023" in each.id]
+        assert not any("W023" in each.id for each in run_checks())
+    assert [each.msg for each in found] == [
+        'OSVI["default"] has no RETENTION, so most personal data is kept forever.'
+    ]
+    with override_settings(OSVI=None):
+        assert check_retention() == []
 
 
 def test_check_of_missing_token_reports_e003():

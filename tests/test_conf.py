@@ -26,6 +26,7 @@ from osvi_django.conf import (
     executor,
 )
 from osvi_django.exceptions import OSVINotConfigured
+from tests.helpers.own_files import is_of_package
 
 TOKEN = "sandbox-token-16"
 
@@ -328,7 +329,7 @@ def test_token_callable_that_returns_junk_raises_invalid_setting(answer):
 def crash_report_of(error):
     """Return what a crash reporter shows of an error: our frames with their local variables."""
     trace = error.__traceback__
-    while "/osvi_django/" not in trace.tb_frame.f_code.co_filename:
+    while not is_of_package(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     what = traceback.TracebackException(type(error), error, trace, capture_locals=True)
     return "".join(what.format())
@@ -514,3 +515,43 @@ def test_configured_with_not_configured_reraises_same_error():
     with pytest.raises(OSVINotConfigured) as caught, configured():
         raise error
     assert caught.value is error
+
+
+class TestDashboardURL:
+    @pytest.mark.parametrize(
+        ("url", "problem"),
+        [
+            (5, "is not a URL"),
+            ("https://osvi.example/{session_id}\n", "is not a URL"),
+            ("https://[osvi/{session_id}", "is not a URL"),
+            ("https://osvi.example:x/{session_id}", "is not a URL"),
+            ("javascript:alert({session_id})", "is not an http or https URL"),
+            ("/chats/{session_id}", "is not an http or https URL"),
+            ("https://{session_id}/", "is not an http or https URL"),
+            ("https://osvi.example/", "has no {session_id}"),
+        ],
+    )
+    def test_dashboard_url_invalid_raises(self, url, problem):
+        message = error_message_of("DASHBOARD_URL", url, lambda it: it.dashboard_url)
+        assert message == f'OSVI["default"]["DASHBOARD_URL"] {problem}.'
+
+    def test_dashboard_url_of_session_has_quoted_id(self, account):
+        with account(DASHBOARD_URL="https://osvi.example/c/{session_id}?of={session_id}"):
+            url = Account().dashboard_url_of("a/../b?c")
+        assert url == "https://osvi.example/c/a%2F..%2Fb%3Fc?of=a%2F..%2Fb%3Fc"
+
+    def test_dashboard_url_by_default_is_unknown(self, account):
+        with account():
+            assert (Account().dashboard_url, Account().dashboard_url_of("a")) == (None, "")
+
+
+@pytest.mark.parametrize("value", [-1, True, False, "0", None, MAX_SECONDS + 1, 0.0])
+def test_live_interval_invalid_raises(value):
+    message = error_message_of("LIVE_INTERVAL", value, lambda it: it.live_interval)
+    assert "is not a positive number of seconds" in message
+
+
+@pytest.mark.parametrize(("entry", "seconds"), [({}, 10), ({"LIVE_INTERVAL": 0}, 0)])
+def test_live_interval_is_read(account, entry, seconds):
+    with account(**entry):
+        assert Account().live_interval == seconds

@@ -6,9 +6,17 @@ import sqlite3
 
 import pytest
 from django.core.checks import run_checks
-from django.db import connections
+from django.core.management import call_command
+from django.db import OperationalError, connections
 
-from osvi_django.environment_checks import check_databases, check_spools, check_sqlite
+from osvi_django.environment_checks import (
+    check_accounts,
+    check_databases,
+    check_spools,
+    check_sqlite,
+)
+from osvi_django.testing.factories import ChatAgentFactory
+from tests.helpers.database import raise_on_queries
 
 RECOMMENDED = {
     "transaction_mode": "IMMEDIATE",
@@ -157,3 +165,42 @@ class TestDatabases:
 
     def test_users_in_single_database_report_nothing(self):
         assert check_databases() == []
+
+
+@pytest.mark.django_db
+class TestAccounts:
+    """The check ``check_accounts``, as ``check --database`` runs it."""
+
+    @pytest.fixture(autouse=True)
+    def accounts(self, settings):
+        settings.OSVI = {"default": {"API_TOKEN": "sandbox-token-16"}}
+
+    def test_accounts_that_are_removed_report_w022_with_their_names(self, capsys):
+        for account in ("default", "outlet", "shop"):
+            ChatAgentFactory.create_batch(2, account=account)
+        call_command("check", databases=["default"])
+        shown = capsys.readouterr().err
+        assert "(osvi_django.W022)" in shown
+        assert 'which chats on this site belong to: "outlet", "shop".' in shown
+
+    def test_accounts_that_are_configured_report_nothing(self):
+        ChatAgentFactory()
+        assert check_accounts(databases=["default"]) == []
+
+    @pytest.mark.parametrize("databases", [None, [], ["other"]])
+    def test_accounts_in_a_database_that_is_not_named_are_not_read(
+        self, databases, django_assert_num_queries
+    ):
+        ChatAgentFactory(account="outlet")
+        with django_assert_num_queries(0):
+            assert check_accounts(databases=databases) == []
+
+    def test_accounts_with_invalid_settings_report_nothing(self, settings):
+        ChatAgentFactory(account="outlet")
+        settings.OSVI = {}
+        assert check_accounts(databases=["default"]) == []
+
+    def test_accounts_before_the_first_migration_report_nothing(self):
+        gone = raise_on_queries(lambda _sql, _params: True, OperationalError("no such table"))
+        with gone:
+            assert check_accounts(databases=["default"]) == []

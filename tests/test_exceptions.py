@@ -18,6 +18,7 @@ from osvi_django import exceptions
 from osvi_django.exceptions import (
     Busy,
     CloseInProgress,
+    CustomerBusy,
     InsideTransaction,
     InvalidInput,
     OSVIBadAnswer,
@@ -30,6 +31,7 @@ from osvi_django.exceptions import (
     OSVIUnauthorized,
     OSVIUnreachable,
     WrongMode,
+    error_for_code,
     generic_messages,
     message_for_code,
 )
@@ -42,7 +44,14 @@ ERROR_CLASSES = [
 TREE = [kind for kind in ERROR_CLASSES if issubclass(kind, OSVIError)]
 NODE = re.compile(r"^    ([ │]*)[├└]── (\w+) +(\w+)  ", re.MULTILINE)
 # The same call can be repeated safely, and may succeed.
-RETRYABLE = {Busy, OSVIUnreachable, OSVIGatewayRefused, OSVIThrottled, CloseInProgress}
+RETRYABLE = {
+    Busy,
+    CustomerBusy,
+    OSVIUnreachable,
+    OSVIGatewayRefused,
+    OSVIThrottled,
+    CloseInProgress,
+}
 
 
 def classes_in_docstring():
@@ -83,7 +92,7 @@ def test_codes_of_errors_are_stable():
         "OSVIGatewayRefused": "gateway_refused",
         "OSVIRejected": "rejected",
         "OSVIUnauthorized": "unauthorized",
-        "OSVIThrottled": "throttled",
+        "OSVIThrottled": "busy_at_osvi",
         "OSVIBadAnswer": "bad_answer",
         "OSVINoAnswer": "unconfirmed",
         "OSVINotConfigured": "not_configured",
@@ -123,7 +132,7 @@ def test_message_argument_replaces_default_message(kind):
     assert str(kind(gettext_lazy("Yes"))) == "Yes"
 
 
-@pytest.mark.parametrize("kind", [k for k in TREE if k is not InvalidInput])
+@pytest.mark.parametrize("kind", [k for k in TREE if not issubclass(k, InvalidInput)])
 def test_str_with_reason_quotes_osvi_after_message(kind):
     error = kind(reason="100% off", status=422)
     assert str(error) == f"{kind.message} OSVI said: “100% off”"
@@ -165,7 +174,7 @@ def test_str_before_apps_are_ready_returns_message(monkeypatch):
     assert str(OSVIError(reason="no")) == "Something went wrong with OSVI. OSVI said: “no”"
 
 
-@pytest.mark.parametrize("kind", [k for k in TREE if k is not InvalidInput])
+@pytest.mark.parametrize("kind", [k for k in TREE if not issubclass(k, InvalidInput)])
 @pytest.mark.parametrize("remake", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy])  # noqa: S301
 @pytest.mark.parametrize("message", ["", "A message.", gettext_lazy("A message.")])
 def test_pickled_or_copied_error_keeps_all_attributes(kind, remake, message):
@@ -216,3 +225,11 @@ def test_not_a_close_replaces_message_by_generic_message(kind):
 def test_not_a_close_keeps_message_without_generic_message():
     with pytest.raises(WrongMode, match="Take over first"), generic_messages():
         raise WrongMode
+
+
+def test_error_for_code_is_as_it_was_stored():
+    refused = error_for_code("rejected", "No", attempt=5)
+    assert (type(refused), refused.reason, refused.attempt) == (OSVIRejected, "No", 5)
+    assert str(error_for_code("invalid", "note is required.")) == "note is required."
+    assert "no token" in str(error_for_code("not_configured", "no token"))
+    assert error_for_code("unheard_of") is None

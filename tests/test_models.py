@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
+from osvi_django.models import DailyCount, DataExport, Erasure
 from osvi_django.testing.factories import (
     ChatAgentFactory,
     CloseAttemptFactory,
@@ -23,6 +26,10 @@ def test_str_of_each_model_identifies_row():
     assert str(SupportActionFactory(session=session)) == "abc: wrote to the customer"
     item = CloseJobItemFactory(session=session)
     assert (str(item), item.account, item.job.total) == ("abc", "default", 1)
+    day = date(2026, 11, 27)
+    assert str(DailyCount(day=day, number=3)) == "2026-11-27: 3"
+    assert str(Erasure(marker="erased-1")) == "erased-1"
+    assert str(DataExport(pk=7)) == "Export 7"
     assert str(ChatAgentFactory(name="Night desk")) == "Night desk"
     assert str(ChatAgentFactory(name="", uuid="agent_1")) == "agent_1"
     assert str(ChatAgentFactory(name="Night desk", account="second")) == "Night desk (second)"

@@ -76,10 +76,19 @@ class TestIds:
         assert error_of_command("osvi_sync", "--customer", ".").endswith(NOT_AN_ID)
         assert osvi_sandbox.requests == []
 
-    def test_invalid_id_in_rest_answers_400_with_sentence(self, error_of_rest, osvi_sandbox):
-        assert error_of_rest("close/", {"session_ids": ["."]}).endswith(NOT_AN_ID)
-        assert error_of_rest("s-1/close/", {"agent_uuid": "."}) == f"agent_uuid: {NOT_AN_ID}"
-        assert error_of_rest("sync/", {"customer_id": "."}) == f"customer_id: {NOT_AN_ID}"
+    @pytest.mark.parametrize(
+        ("path", "body", "start"),
+        [
+            ("close/", {"session_ids": ["."]}, "session_ids"),
+            ("s-1/close/", {"agent_uuid": "."}, "agent_uuid: "),
+            ("sync/", {"customer_id": "."}, "customer_id: "),
+        ],
+    )
+    def test_invalid_id_in_rest_answers_400_with_sentence(
+        self, error_of_rest, osvi_sandbox, path, body, start
+    ):
+        said = error_of_rest(path, body)
+        assert (said.startswith(start), said.endswith(NOT_AN_ID)) == (True, True)
         assert osvi_sandbox.requests == []
 
 

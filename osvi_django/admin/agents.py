@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from django import forms
 from django.contrib import admin
 from django.db import router
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
@@ -17,6 +17,7 @@ from osvi_django.admin.mixins import WrittenRows
 from osvi_django.admin.options import Names
 from osvi_django.admin.pagination import CappedPaginator
 from osvi_django.models import ChatAgent
+from osvi_django.services.access import Purpose, agents_inside
 
 
 class AgentForm(forms.ModelForm):  # type: ignore[type-arg]  # no generic at run time
@@ -74,6 +75,10 @@ class ChatAgentAdmin(WrittenRows, BoundedAdmin):
     change_list_template = "admin/osvi_django/capped_list.html"
     search_fields: ClassVar[Names] = ("name", "uuid")
     fields: ClassVar[Names] = ("account", "uuid", "number", "name")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ChatAgent]:
+        """Return the agents inside the user's access."""
+        return agents_inside(super().get_queryset(request), request.user, Purpose.VIEW)
 
     def get_readonly_fields(
         self, request: HttpRequest, obj: ChatAgent | None = None

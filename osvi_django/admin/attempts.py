@@ -1,4 +1,4 @@
-"""The attempts and the activity of a session, in pages."""
+"""The attempts and the time line of a session, in pages."""
 
 from __future__ import annotations
 
@@ -12,15 +12,24 @@ from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern
 from django.utils.translation import gettext_lazy as _
 
-from osvi_django.admin.activity import thread_of
 from osvi_django.admin.base import OSVIViews
 from osvi_django.admin.bounded import BoundedAdmin
+from osvi_django.admin.jobs import CloseJobAdmin
 from osvi_django.admin.mixins import ReadOnlyRows
-from osvi_django.admin.pages import Way
+from osvi_django.admin.pages import Way, admin_of
 from osvi_django.admin.pagination import CappedPaginator
+from osvi_django.admin.reason_filter import CloseReasonFilter
 from osvi_django.admin.sources import NOT_A_USER, ViaColumn
-from osvi_django.models import ChatSession, CloseAttempt
-from osvi_django.services.permissions import may_operate, may_read_summary
+from osvi_django.admin.timeline import Viewer, timeline_of
+from osvi_django.models import ChatSession, CloseAttempt, CloseJob
+from osvi_django.services.access import is_narrowed
+from osvi_django.services.permissions import (
+    is_requester,
+    may_close,
+    may_operate,
+    may_read_summary,
+    may_view_all_jobs,
+)
 from osvi_django.services.selectors import attempts
 
 ATTEMPTS_SHOWN: Final = 20
@@ -57,8 +66,9 @@ class AttemptColumns(ViaColumn):
 
     @admin.display(description=_("note"), ordering="note")
     def note_shown(self, attempt: CloseAttempt) -> str:
-        """Return the note, or why OSVI closed the session without being asked to."""
-        return attempt.note or attempt.get_reason_display()
+        """Return the reason and the note, or why OSVI closed it without being asked to."""
+        given = ": ".join(filter(None, (attempt.close_reason, attempt.note)))
+        return given or attempt.get_reason_display()
 
 
 class CloseAttempts(ReadOnlyRows, AttemptColumns, BoundedAdmin):
@@ -69,6 +79,7 @@ class CloseAttempts(ReadOnlyRows, AttemptColumns, BoundedAdmin):
 
     list_display = AttemptColumns.columns
     list_display_links = None
+    list_filter = (CloseReasonFilter,)
     list_per_page = 50
     actions = None
     show_full_result_count = False
@@ -112,35 +123,42 @@ class HistoryViews(OSVIViews):
             "title": _("Attempts to close %(session)s") % {"session": session},
             "original": session,
             "opts": self.opts,
+            "back": self._page_after(request, session),
         }
         return CloseAttempts(session, self.admin_site).changelist_view(request, context)
 
     def thread_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
-        """Show the messages and actions in a session before the action that ``before`` names."""
+        """Show the time line of a session before the line that ``before`` names."""
         session = self._seen(request, object_id)
         if session is None:
             return self._redirect_not_found(request, object_id)
-        user = request.user
-        is_readable = may_operate(user, session) or may_read_summary(user, session)
         before = request.GET.get("before", "")
+        viewer = self.viewer_of(request, session)
         return self._page(
             request,
             "chatsession/thread_page.html",
-            title=_("Activity in %(session)s") % {"session": session},
+            title=_("History of %(session)s") % {"session": session},
             original=session,
-            thread=thread_of(session, is_readable=is_readable, before=before),
+            timeline=timeline_of(session, viewer, before=before),
             back=self._page_after(request, session),
         )
 
-    def get_formset_kwargs(
-        self, request: HttpRequest, obj: Any, inline: Any, prefix: str
-    ) -> dict[str, Any]:
-        """Limit the attempts on the page of a session to the newest ones."""
-        kwargs: dict[str, Any] = super().get_formset_kwargs(request, obj, inline, prefix)
-        if inline.model is CloseAttempt and obj.pk is not None:
-            newest = attempts(obj).values_list("pk", flat=True)[:ATTEMPTS_SHOWN]
-            kwargs["queryset"] = kwargs["queryset"].filter(pk__in=list(newest))
-        return kwargs
+    def viewer_of(self, request: HttpRequest, session: ChatSession) -> Viewer:
+        """Return who looks at a session, and what they may see of its time line."""
+        user = request.user
+
+        def job_url(job: CloseJob) -> str:
+            is_seen = jobs and (sees_all_jobs or is_requester(user, job))
+            return jobs.url_to("change", job.pk) if jobs and is_seen else ""
+
+        def answer_url(attempt: CloseAttempt) -> str:
+            return self.url_to("review", session.pk, attempt.pk) if closes else ""
+
+        jobs = admin_of(self.admin_site, CloseJob, CloseJobAdmin)
+        sees_all_jobs = may_view_all_jobs(user) and not is_narrowed(user)
+        closes = may_close(user, session)
+        is_readable = may_operate(user, session) or may_read_summary(user, session)
+        return Viewer(user=user, is_readable=is_readable, job_url=job_url, answer_url=answer_url)
 
     def way_to_attempts(self, session: ChatSession) -> list[Way]:
         """Return the link to all attempts, if the page of the session does not have all of them."""

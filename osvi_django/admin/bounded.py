@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
@@ -42,7 +42,17 @@ class BoundedChangeList(ChangeList):
 
 
 class ConditionFilter(admin.SimpleListFilter):
-    """A filter with one condition per choice; all choices are counted in one pass."""
+    """A filter with one condition per choice; all choices are counted in one pass.
+
+    ``order``: the order of the list of sessions while this filter is used, if it has one.
+    """
+
+    order: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def is_used(self) -> bool:
+        """Return whether the list is filtered by this."""
+        return self.value() is not None
 
     @abstractmethod
     def condition(self, value: str) -> Q:

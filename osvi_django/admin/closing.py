@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
@@ -19,10 +20,12 @@ from django.utils.translation import ngettext
 
 from osvi_django import clock
 from osvi_django.admin.base import OSVIViews
+from osvi_django.admin.bounded import is_key
+from osvi_django.admin.composer import turn_of
 from osvi_django.admin.deletion import redirect_to_itself
 from osvi_django.admin.forms import CloseForm, MarkForm
 from osvi_django.admin.jobs import CloseJobAdmin
-from osvi_django.admin.kept import drop, keep, keep_words, posted, take
+from osvi_django.admin.kept import Kept, drop, keep, keep_words, posted, take
 from osvi_django.admin.messages import (
     StaffMessage,
     message_for_error,
@@ -32,22 +35,27 @@ from osvi_django.admin.messages import (
     message_for_selection,
 )
 from osvi_django.admin.mixins import write_history
-from osvi_django.admin.pages import admin_of
+from osvi_django.admin.pages import admin_of, is_after_login, posted_context
+from osvi_django.admin.selection import selection_of
 from osvi_django.conf import Account, InvalidSetting
 from osvi_django.exceptions import InvalidInput, NotAllowed, OSVIError, OSVINotConfigured
 from osvi_django.models import ChatSession, CloseJob
+from osvi_django.redaction import HiddenText
 from osvi_django.services import close_session
+from osvi_django.services.access import sessions_inside
 from osvi_django.services.closing import is_unconfirmed, with_lease_expired
 from osvi_django.services.jobs import create_close_job
 from osvi_django.services.jobs.lifecycle import delete_stale_drafts
-from osvi_django.services.permissions import may_close
+from osvi_django.services.permissions import may_close, purpose_of
 from osvi_django.services.recovery import Settled, mark_closed, recover_session
 from osvi_django.services.selectors import load_relations
 from osvi_django.services.summaries import has_summarizer
 
-Act = Callable[[HttpRequest, ChatSession, str], StaffMessage]
+Act = Callable[[HttpRequest, ChatSession, Mapping[str, str]], StaffMessage]
 
 _CLOSED_ALREADY: Final = _("This chat session is already closed. Nothing was sent.")
+# After these, *Close and next* leads to the next session.
+_SETTLED: Final = (messages.SUCCESS, messages.INFO)
 # The form of each page, by the end of its URL.
 _FORMS: Final[Mapping[str, type[CloseForm]]] = {"close": CloseForm, "mark": MarkForm}
 
@@ -69,8 +77,12 @@ class CloseViews(OSVIViews):
         return self._job_admin is not None and self.has_close_permission(request)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ChatSession]:
-        """Return the sessions, and for each whether the lease of its close has ended."""
-        return with_lease_expired(super().get_queryset(request))
+        """Return the sessions inside the user's access.
+
+        For each is also known whether the lease of its close has ended.
+        """
+        user, rows = request.user, super().get_queryset(request)
+        return with_lease_expired(sessions_inside(rows, user, purpose_of(user)))
 
     def get_object(self, *args: Any, **kwargs: Any) -> ChatSession | None:
         """Return the session with its agent and summary, from the database they are written to."""
@@ -104,7 +116,7 @@ class CloseViews(OSVIViews):
         sessions = self.get_queryset(request).filter(pk__in=keys).select_related("agent")
         title = _("Check chat sessions with OSVI")
         template = "chatsession/recover_selected_confirmation.html"
-        back = self._list_of(request)
+        back = self.list_url(request)
         return self._page(request, template, title=title, sessions=sessions, back=back)
 
     @admin.action(permissions=["close_many"], description=_("Close selected chat sessions"))
@@ -117,7 +129,13 @@ class CloseViews(OSVIViews):
             return None
         delete_stale_drafts()
         try:
-            job = create_close_job(queryset, requested_by=request.user, via="admin", draft=True)
+            job = create_close_job(
+                queryset,
+                requested_by=request.user,
+                via="admin",
+                draft=True,
+                selection=selection_of(self, request),
+            )
         except (NotAllowed, InvalidInput) as error:
             self.message_user(request, str(error), messages.ERROR)
             return None
@@ -129,13 +147,15 @@ class CloseViews(OSVIViews):
         self, request: HttpRequest, queryset: QuerySet[ChatSession]
     ) -> HttpResponseBase | None:
         """Ask whether to settle the unconfirmed sessions of the selection, and do it (POST)."""
+        is_confirmed = bool(request.POST.get("post"))
+        chosen = self._confirmed(request) if is_confirmed else queryset
         # One more than is allowed is enough to know, however many are selected.
-        sessions = list(queryset.select_related("agent")[: self.selection_limit + 1])
+        sessions = list(chosen.select_related("agent")[: self.selection_limit + 1])
         if len(sessions) > self.selection_limit:
             self._say_too_many(request)
         elif not sessions:
             self._say_none(request)
-        elif request.POST.get("post"):
+        elif is_confirmed:
             self._recover_each(request, sessions)
         else:
             keys = " ".join(str(session.pk) for session in sessions)
@@ -152,12 +172,6 @@ class CloseViews(OSVIViews):
         filters = self.get_preserved_filters(request)
         return HttpResponseRedirect(f"{url}?{filters}" if filters else url)
 
-    def _list_of(self, request: HttpRequest) -> str:
-        """Return the URL of the list that a selection was made in."""
-        filters = request.GET.get("_changelist_filters", "")
-        url = self.url_to("changelist")
-        return f"{url}?{filters}" if filters else url
-
     def _ask_and_do(
         self, request: HttpRequest, object_id: str, name: str, act: Act
     ) -> HttpResponseBase:
@@ -166,24 +180,40 @@ class CloseViews(OSVIViews):
             raise PermissionDenied
         if session is None:
             return self._redirect_not_found(request, object_id)
-        page = self._key_of(name, session)
+        page, accounts = self._key_of(name, session), (session.agent.account,)
         if request.method != "POST" and session.status == ChatSession.Status.CLOSED:
             drop(request, page)
             self.message_user(request, _CLOSED_ALREADY, messages.INFO)
             return HttpResponseRedirect(self._page_after(request, session))
+        if is_after_login(request):
+            return self._return_after_login(request, page)
         if request.method != "POST":
-            return self._confirmation(request, take(request, page).fill(_FORMS[name]()), session)
-        form = _FORMS[name](posted(request))
+            form, kept = _FORMS[name](accounts=accounts), take(request, page)
+            return self._confirmation(request, kept.fill(form), session, kept)
+        form = _FORMS[name](posted(request), accounts=accounts)
         if not (request.POST.get("post") and form.is_valid()):
             keep(request, page, form)
             return redirect_to_itself(request)
-        outcome = self._do(request, session, form.cleaned_data["note"], act)
-        self.message_user(request, outcome.sentence, outcome.level)
+        following = self.neighbours_of(request, session, leaves=True)  # before it moves
+        outcome = self._do(request, session, form.why, act)
+        if "next" in request.POST and outcome.level in _SETTLED:
+            drop(request, page)
+            self._say_of(request, session, _about(session, outcome.sentence), outcome.level)
+            return HttpResponseRedirect(following.next_url or self.list_url(request))
+        self._say_of(request, session, outcome.sentence, outcome.level)
         if outcome.level == messages.ERROR:
-            keep_words(request, page, {"note": form.cleaned_data["note"]})
+            keep_words(request, page, form.why)
         else:
             drop(request, page)
         return HttpResponseRedirect(self._page_after(request, session))
+
+    def _confirmed(self, request: HttpRequest) -> QuerySet[ChatSession]:
+        """Return the sessions of the confirmation, which a first click may have settled.
+
+        They may then no longer be in the list that they were selected in.
+        """
+        keys = [key for key in request.POST.getlist(ACTION_CHECKBOX_NAME) if is_key(key)]
+        return self.get_queryset(request).filter(pk__in=keys)
 
     def _recover_each(self, request: HttpRequest, sessions: Sequence[ChatSession]) -> None:
         """Check one session after the other: report each unchanged one, and count the others."""
@@ -193,18 +223,20 @@ class CloseViews(OSVIViews):
             if clock.monotonic() > ends_at:
                 self._say_stopped(request, len(sessions) - number)
                 break
-            outcome = self._do(request, session, "", self._recover)
+            outcome = self._do(request, session, {}, self._recover)
             if outcome.settled:
                 settled[outcome.settled] += 1
             else:
-                self.message_user(request, f"{session}: {outcome.sentence}", outcome.level)
+                self._say_of(request, session, _about(session, outcome.sentence), outcome.level)
         if settled:
             self.message_user(request, message_for_selection(settled), messages.SUCCESS)
 
-    def _do(self, request: HttpRequest, session: ChatSession, note: str, act: Act) -> StaffMessage:
+    def _do(
+        self, request: HttpRequest, session: ChatSession, why: Mapping[str, str], act: Act
+    ) -> StaffMessage:
         """Call a service and write Django's own history; a refusal by permission is a 403."""
         try:
-            outcome = act(request, session, note)
+            outcome = act(request, session, why)
         except NotAllowed as error:
             raise PermissionDenied from error
         except (OSVIError, OSVINotConfigured) as error:
@@ -213,23 +245,28 @@ class CloseViews(OSVIViews):
             write_history(self, request, session, outcome.sentence)
         return outcome
 
-    def _close(self, request: HttpRequest, session: ChatSession, note: str) -> StaffMessage:
-        result = close_session(session, requested_by=request.user, via="admin", note=note)
+    def _close(
+        self, request: HttpRequest, session: ChatSession, why: Mapping[str, str]
+    ) -> StaffMessage:
+        result = close_session(session, requested_by=request.user, via="admin", **why)
         return message_for_result(result)
 
-    def _mark(self, request: HttpRequest, session: ChatSession, note: str) -> StaffMessage:
-        mark_closed(session, requested_by=request.user, via="admin", note=note)
-        return message_for_marking(note)
+    def _mark(
+        self, request: HttpRequest, session: ChatSession, why: Mapping[str, str]
+    ) -> StaffMessage:
+        mark_closed(session, requested_by=request.user, via="admin", **why)
+        return message_for_marking(why["note"])
 
-    def _recover(self, request: HttpRequest, session: ChatSession, _note: str) -> StaffMessage:
-        return message_for_recovery(
-            recover_session(session, requested_by=request.user, via="admin")
-        )
+    def _recover(
+        self, request: HttpRequest, session: ChatSession, _why: Mapping[str, str]
+    ) -> StaffMessage:
+        found = recover_session(session, requested_by=request.user, via="admin")
+        return message_for_recovery(found)
 
     def _confirmation(
-        self, request: HttpRequest, form: CloseForm, session: ChatSession
+        self, request: HttpRequest, form: CloseForm, session: ChatSession, kept: Kept
     ) -> TemplateResponse:
-        marking = isinstance(form, MarkForm)
+        marking, turn = isinstance(form, MarkForm), turn_of(session, request.user)
         return self._page(
             request,
             "chatsession/close_confirmation.html",
@@ -239,7 +276,10 @@ class CloseViews(OSVIViews):
             again=is_unconfirmed(session),
             original=session,
             back=self._page_after(request, session),
+            next_url=self.neighbours_of(request, session, leaves=True).next_url,
             of_summary=_summary_notice(session.agent.account),
+            with_colleague=turn.text if turn.is_of_other else "",
+            **posted_context(request, kept),
         )
 
     def _say_none(self, request: HttpRequest) -> None:
@@ -259,6 +299,17 @@ class CloseViews(OSVIViews):
             left,
         )
         self.message_user(request, sentence % {"left": left}, messages.WARNING)
+
+
+def _about(session: ChatSession, sentence: object) -> str:
+    """Return a message on a page that is not the session's own.
+
+    It does not begin with an id, whose first letter the admin would write as a capital.
+    """
+    if session.customer_id:
+        names = {"customer": session.customer_id, "sentence": sentence}
+        return HiddenText(_("Chat of %(customer)s: %(sentence)s") % names)
+    return HiddenText(_("Chat %(id)s: %(sentence)s") % {"id": session, "sentence": sentence})
 
 
 def _summary_notice(account: str) -> Promise:

@@ -11,24 +11,26 @@ from django.contrib.admin import AdminSite
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.urls import URLPattern
-from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from osvi_django.admin.base import OSVIViews
+from osvi_django.admin.bounded import is_key
 from osvi_django.admin.deletion import redirect_to_itself
-from osvi_django.admin.forms import AccountForm, LookUpForm, StartForm
+from osvi_django.admin.forms import ROWS, AccountForm, LookUpForm, StartForm
 from osvi_django.admin.kept import (
     drop,
     form_key_of,
     is_sent_before,
     keep,
+    keep_words,
     new_token,
     note_sent,
     posted,
     take,
 )
 from osvi_django.admin.mixins import write_history
+from osvi_django.admin.pages import is_after_login, posted_context
 from osvi_django.database import exact_match
 from osvi_django.exceptions import (
     AlreadyOpen,
@@ -41,11 +43,16 @@ from osvi_django.exceptions import (
     SentBefore,
 )
 from osvi_django.models import ChatAgent, ChatSession
+from osvi_django.redaction import HiddenText
 from osvi_django.services.mirroring import LookedUp, look_up_customer
 from osvi_django.services.permissions import may_close
+from osvi_django.services.search.keys import has_number
+from osvi_django.services.search.terms import read_terms
 from osvi_django.services.starting import start_session
 
 SESSIONS_SHOWN: Final = 50
+# Of so many chats with the same digits, the customers are offered.
+ALIKE_READ: Final = 20
 
 # The errors' own messages are about actions that may have been done; a lookup changes nothing.
 _LOOK_UP_MESSAGES: Final = {
@@ -79,6 +86,7 @@ class CustomerViews(OSVIViews):
             return self._look_up(request, LookUpForm(posted(request)))
         form = LookUpForm(request.GET if "customer_id" in request.GET else None)
         known = self._known(request, form)
+        alike = [] if known is None or known else self._alike(request, form)
         more = known is not None and len(known) > SESSIONS_SHOWN
         rows = [(each, self._link(request, each)) for each in (known or [])[:SESSIONS_SHOWN]]
         return self._page(
@@ -89,6 +97,7 @@ class CustomerViews(OSVIViews):
             known=known,
             rows=rows,
             more=more,
+            alike=alike,
         )
 
     def start_view(self, request: HttpRequest) -> HttpResponseBase:
@@ -96,7 +105,11 @@ class CustomerViews(OSVIViews):
         self._require_operate(request)
         if request.method == "POST":
             return self._start(request, self._start_form(request, posted(request)))
-        form = take(request, self._key_of("start")).fill(self._start_form(request))
+        if is_after_login(request):
+            return self._return_after_login(request, self._key_of("start"))
+        kept = take(request, self._key_of("start"))
+        form = kept.fill(self._start_form(request, rows=kept.typed.get("rows", "")))
+        open_chat = self._open_chat(request, kept.typed.get("open_chat", ""))
         title, media = _("Start a chat session"), self.media + form.media
         return self._page(
             request,
@@ -105,10 +118,24 @@ class CustomerViews(OSVIViews):
             form=form,
             media=media,
             once=new_token(),
+            open_chat=open_chat,
+            open_url=open_chat and self._link(request, open_chat),
+            **posted_context(request, kept),
         )
 
-    def _start_form(self, request: HttpRequest, data: dict[str, str] | None = None) -> StartForm:
-        form = StartForm(data, search_on=self._site_with_agents(request))
+    def _open_chat(self, request: HttpRequest, key: str) -> ChatSession | None:
+        """Return the chat that the customer had open when the form was sent."""
+        return self.get_queryset(request).filter(pk=key).first() if is_key(key) else None
+
+    def _start_form(
+        self, request: HttpRequest, data: dict[str, str] | None = None, *, rows: str = ""
+    ) -> StartForm:
+        if data is not None:
+            rows = data.get("rows", "")
+            if not data.get("replace"):
+                data["open_chat"] = ""
+        site = self._site_with_agents(request)
+        form = StartForm(data, user=request.user, search_on=site, rows=rows)
         if not may_close(request.user):
             del form.fields["replace"]
         return form
@@ -123,6 +150,10 @@ class CustomerViews(OSVIViews):
     def _start(self, request: HttpRequest, form: StartForm) -> HttpResponseBase:
         """Start a session from the form, and redirect to it, or back to the form."""
         page = self._key_of("start")
+        if request.POST.get("add_row"):
+            typed = {name: form.data.get(name, "") for name in form.fields}
+            keep_words(request, page, {**typed, "rows": str(form.number_of_rows + ROWS)})
+            return redirect_to_itself(request)
         if is_sent_before(request):
             self.message_user(request, _STARTED_BEFORE, messages.WARNING)
         elif form.is_valid():
@@ -133,7 +164,8 @@ class CustomerViews(OSVIViews):
                 self.message_user(request, _STARTED_BEFORE, messages.WARNING)
             except AlreadyOpen as error:
                 _add_error(form, error)
-                self._lead_to_open(request, error.session)
+                key = error.session.pk if error.session else ""
+                form.data = {**form.data, "open_chat": str(key)}
             except (OSVIError, OSVINotConfigured) as error:
                 if _may_have_started(error):
                     note_sent(request)
@@ -146,14 +178,6 @@ class CustomerViews(OSVIViews):
                 return self._started(request, session)
         keep(request, page, form)
         return redirect_to_itself(request)
-
-    def _lead_to_open(self, request: HttpRequest, session: ChatSession | None) -> None:
-        """Show a link to the chat that the customer has open."""
-        if session is not None:
-            link = '<a href="{}">{}</a>'
-            where = format_html(link, self._link(request, session), session)
-            sentence = format_html("{} {}", _("This chat is open:"), where)
-            self.message_user(request, sentence, messages.WARNING)
 
     def _require_operate(self, request: HttpRequest) -> None:
         if not self.has_operate_permission(request):
@@ -186,9 +210,20 @@ class CustomerViews(OSVIViews):
         newest = ours.select_related("agent").defer("metadata").order_by("-started_at", "-id")
         return list(newest[: SESSIONS_SHOWN + 1])
 
+    def _alike(self, request: HttpRequest, form: LookUpForm) -> list[tuple[str, str]]:
+        """Return the customers here whose numbers have the same digits, each with a link."""
+        customer, account = form.asked
+        digits = read_terms(customer).digits
+        if not digits:
+            return []
+        ours = self.get_queryset(request).filter(agent__account=account).order_by()
+        found = ours.filter(has_number(digits, using=ours.db)).values_list("customer_id", flat=True)
+        names = dict.fromkeys(HiddenText(each) for each in found[:ALIKE_READ])
+        return [(each, self.lookup_url(each, account)) for each in names]
+
     def _link(self, request: HttpRequest, session: ChatSession) -> str:
         """Return the URL at which this user, who may operate, sees the session."""
-        is_seen = self.has_view_permission(request, session)
+        is_seen = self.may_open(request, session)
         return self.url_to("change" if is_seen else "desk", session.pk)
 
     def lookup_url(self, customer_id: str, account: str) -> str:

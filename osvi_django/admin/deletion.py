@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from django.contrib import admin
 from django.db import models
 from django.db.models import Model, ProtectedError, QuerySet, RestrictedError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.formats import localize
 from django.utils.translation import gettext_lazy as _
 
+from osvi_django.admin.frame import FramedPages
+
 ROWS_NAMED: Final = 100
+# In the URL to which a form is posted. The login page leads to that URL by GET.
+POSTED: Final = "posted"
 _CASCADES: Final = (models.CASCADE, getattr(models, "DB_CASCADE", models.CASCADE))
 
 
-class CountedDeletion(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at run time
+class CountedDeletion(FramedPages):
     """An admin whose delete confirmation is equally small for one row and for a million."""
 
     def delete_view(
@@ -84,4 +87,8 @@ def options_of(model: type[Model]) -> Any:
 
 def redirect_to_itself(request: HttpRequest) -> HttpResponseRedirect:
     """Redirect to the page that a form was sent from, so that a reload sends nothing."""
-    return HttpResponseRedirect(request.get_full_path())
+    if POSTED not in request.GET:
+        return HttpResponseRedirect(request.get_full_path())
+    query = request.GET.copy()
+    del query[POSTED]
+    return HttpResponseRedirect(f"{request.path}?{query.urlencode()}" if query else request.path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from django.contrib import admin
@@ -10,33 +10,51 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
 from osvi_django.admin.badges import status_badge
 from osvi_django.admin.bounded import BoundedAdmin, ConditionFilter
-from osvi_django.admin.job_progress import FAILURES, OUTCOMES
+from osvi_django.admin.dashboard import with_dashboard
+from osvi_django.admin.job_progress import OUTCOMES
+from osvi_django.admin.messages import SINCE
 from osvi_django.admin.mixins import ReadOnlyRows
 from osvi_django.admin.pages import OwnPages, admin_of_sessions, url_to
 from osvi_django.admin.pagination import CappedPaginator
 from osvi_django.exceptions import message_for_code
-from osvi_django.models import CloseJob, CloseJobItem
+from osvi_django.models import ChatSession, CloseJob, CloseJobItem
 from osvi_django.services.jobs import store
+from osvi_django.services.permissions import visible_items
+
+ItemOutcome = CloseJobItem.Outcome
+SessionStatus = ChatSession.Status
 
 ANY_FAILURE: Final = "failures"
+SETTLED: Final = "settled"
+# While a session has one of these, the reason of an outcome still holds.
+_HOLDS_WHILE: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(CloseJobItem.FAILED, ChatSession.OPEN),
+    ItemOutcome.UNCONFIRMED: (SessionStatus.UNCONFIRMED,),
+}
 
 
 class OutcomeFilter(ConditionFilter):
-    """Filter by one outcome, or by all that need attention."""
+    """Filter by one outcome, or by all that need attention now, or did and are settled."""
 
     title = _("outcome")
     parameter_name = "outcome"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterator[tuple[str, Any]]:
         yield ANY_FAILURE, _("needs attention")
+        yield SETTLED, _("needed attention, settled since")
         yield from ((outcome.value, outcome.label) for outcome in OUTCOMES)
 
     def condition(self, value: str) -> Q:
-        return Q(outcome__in=FAILURES if value == ANY_FAILURE else (value,))
+        if value == ANY_FAILURE:
+            return store.NEEDS_ATTENTION
+        if value == SETTLED:
+            return Q(outcome__in=CloseJobItem.TROUBLED) & store.SETTLED
+        return Q(outcome=value)
 
 
 class CloseJobItems(ReadOnlyRows, BoundedAdmin):
@@ -45,7 +63,14 @@ class CloseJobItems(ReadOnlyRows, BoundedAdmin):
     It is not registered: users who may see the job may see its sessions.
     """
 
-    list_display = ("session_shown", "outcome", "status_now", "reason_shown")
+    list_display = (
+        "customer_shown",
+        "agent_shown",
+        "session_shown",
+        "outcome",
+        "status_now",
+        "reason_shown",
+    )
     list_display_links = None
     list_filter = (OutcomeFilter,)
     search_fields = ("requested_session_id__startswith",)
@@ -68,16 +93,27 @@ class CloseJobItems(ReadOnlyRows, BoundedAdmin):
         return True
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CloseJobItem]:
-        """Return the sessions of this job."""
-        return store.items_with_sessions(self.job)
+        """Return the sessions of this job that the user may see."""
+        return visible_items(store.items_with_sessions(self.job), request.user)
 
     @admin.display(description=_("chat session"), ordering="requested_session_id")
-    def session_shown(self, item: CloseJobItem) -> str | SafeString:
+    def session_shown(self, item: CloseJobItem) -> SafeString:
         """Return the id, as a link if the user may see the session."""
         if item.session_id is None or self.sessions is None:
-            return item.requested_session_id
+            return format_html("<bdi>{}</bdi>", item.requested_session_id)
         url = url_to(self.sessions, "change", item.session_id)
-        return format_html('<a href="{}">{}</a>', url, item.requested_session_id)
+        return format_html('<a href="{}"><bdi>{}</bdi></a>', url, item.requested_session_id)
+
+    @admin.display(description=_("customer"))
+    def customer_shown(self, item: CloseJobItem) -> SafeString | str:
+        """Return the customer, if this site knows the session."""
+        customer = item.session.customer_id if item.session else ""
+        return format_html("<bdi>{}</bdi>", customer) if customer else ""
+
+    @admin.display(description=_("agent"))
+    def agent_shown(self, item: CloseJobItem) -> str:
+        """Return the name of the agent, if this site knows the session."""
+        return str(item.session.agent) if item.session else ""
 
     @admin.display(description=_("status now"))
     def status_now(self, item: CloseJobItem) -> SafeString | None:
@@ -85,6 +121,19 @@ class CloseJobItems(ReadOnlyRows, BoundedAdmin):
         return status_badge(item.session) if item.session else None
 
     @admin.display(description=_("reason"))
-    def reason_shown(self, item: CloseJobItem) -> str:
-        """Return a sentence that says why it is not closed."""
-        return message_for_code(item.error_code, item.error_reason)
+    def reason_shown(self, item: CloseJobItem) -> SafeString:
+        """Return why it is not closed, if that still holds, and what became of the goodbye."""
+        said = _reason_now(item)
+        goodbye = capfirst(item.get_goodbye_display())
+        words = " ".join(filter(None, (said, goodbye and f"{goodbye}.")))
+        words = with_dashboard(words, item.session) if item.session else words
+        return format_html('<span dir="auto">{}</span>', words) if words else SafeString()
+
+
+def _reason_now(item: CloseJobItem) -> str:
+    """Return the reason of an outcome, or what is known since if it no longer holds."""
+    status: str = item.session.status if item.session else ""
+    holds_while = _HOLDS_WHILE.get(item.outcome)
+    if holds_while and status in SINCE and status not in holds_while:
+        return str(SINCE[status])
+    return message_for_code(item.error_code, item.error_reason)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, ClassVar, Final
@@ -27,29 +28,43 @@ from django.urls import URLPattern
 from django.utils.formats import date_format, localize
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.text import capfirst
+from django.utils.text import Truncator, capfirst
 from django.utils.timezone import is_aware, localtime
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
-from osvi_django.admin.bounded import ConditionFilter, before
+from osvi_django import clock
+from osvi_django.admin.bounded import ConditionFilter, before, is_key
 from osvi_django.admin.deletion import redirect_to_itself
 from osvi_django.admin.forms import CloseJobForm
 from osvi_django.admin.job_items import CloseJobItems
-from osvi_django.admin.job_progress import FAILURES, OUTCOMES, duration_of, state_of, status_text
-from osvi_django.admin.kept import drop, keep, posted, take
+from osvi_django.admin.job_progress import (
+    OUTCOMES,
+    duration_of,
+    selection_text,
+    settled_text,
+    state_of,
+    status_style,
+    status_text,
+)
+from osvi_django.admin.kept import Kept, drop, keep, posted, take
+from osvi_django.admin.messages import message_for_selection
 from osvi_django.admin.mixins import ReadOnlyRows, write_history
 from osvi_django.admin.options import Names
 from osvi_django.admin.pages import (
     OwnPages,
     Way,
     admin_of_sessions,
+    is_after_login,
+    posted_context,
     url_to,
 )
 from osvi_django.admin.pagination import CappedPaginator
 from osvi_django.admin.sources import NOT_A_USER, WHERE, ViaColumn, ViaFilter, label_of
 from osvi_django.database import non_atomic
-from osvi_django.exceptions import InvalidInput, NotAllowed
+from osvi_django.exceptions import InvalidInput, NotAllowed, OSVIError, OSVINotConfigured
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
+from osvi_django.services.access import Purpose, sessions_inside
 from osvi_django.services.jobs import (
     cancel_close_job,
     confirm_close_job,
@@ -58,19 +73,32 @@ from osvi_django.services.jobs import (
     retry_of,
     store,
 )
+from osvi_django.services.jobs.items import WAITS_FOR_A_PERSON, with_a_colleague
+from osvi_django.services.jobs.lifecycle import delete_stale_drafts
 from osvi_django.services.permissions import (
+    CLOSE,
+    VIEW_JOB,
     may_close,
+    may_operate,
     may_view_all_jobs,
     require_job,
+    visible_items,
     visible_jobs,
 )
+from osvi_django.services.recovery import Settled, recover_session
 
 JobStatus = CloseJob.Status
 ItemOutcome = CloseJobItem.Outcome
 
 FAILURES_SHOWN: Final = 50
+CHECK_SECONDS: Final = 20
+_SOME_LEFT: Final = _("OSVI is slow: some chats are left. Press “Check with OSVI” again.")
+_RETRIED: Final = _("Retried the failed chats: %(job)s.")
+_RETRIED_REST: Final = _("Closing the rest: %(job)s.")
 _FAILURES: Final = "admin/osvi_django/closejob/failures.html"
+_ACTIONS: Final = "admin/osvi_django/closejob/actions.html"
 
+UNFINISHED: Final = "unfinished"
 REQUESTED_BY: Final = _("requested by")
 # What staff call the fields of a job.
 _LABELS: Final = {"requested_by": REQUESTED_BY, "via": WHERE}
@@ -83,9 +111,15 @@ class JobStatusFilter(ConditionFilter):
     parameter_name = "status"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [(each.value, each.label) for each in JobStatus if each != JobStatus.DRAFT]
+        states = [(each.value, each.label) for each in JobStatus if each != JobStatus.DRAFT]
+        # What needed attention at the end of a job may be settled since.
+        labels = {JobStatus.COMPLETED_WITH_ERRORS.value: _("finished, not all closed")}
+        named = [(value, labels.get(value, label)) for value, label in states]
+        return [(UNFINISHED, _("not finished")), *named]
 
     def condition(self, value: str) -> Q:
+        if value == UNFINISHED:
+            return Q(status__in=CloseJob.UNFINISHED)
         return Q(status=value)
 
 
@@ -95,6 +129,14 @@ class JobChangeList(ChangeList):
     def get_queryset(self, *args: Any, **kwargs: Any) -> QuerySet[CloseJob]:
         jobs: QuerySet[CloseJob] = super().get_queryset(*args, **kwargs)
         return jobs.exclude(status=JobStatus.DRAFT)
+
+    def get_results(self, request: HttpRequest) -> None:
+        """Count what needs attention now for all jobs of the page at once."""
+        super().get_results(request)
+        jobs = list(self.result_list)
+        counts = store.count_needing_attention(jobs)
+        for job in jobs:
+            job.needs_attention = counts.get(job.pk, 0)
 
 
 @admin.register(CloseJob)
@@ -108,9 +150,9 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
         "name_shown",
         "status_shown",
         "done_of_total",
-        "failed",
-        "unconfirmed",
+        "outcome_shown",
         "requested_by_shown",
+        "why_shown",
         "created_at",
         "via_shown",
     )
@@ -132,6 +174,10 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
         """Return whether the user may see any job; ``get_queryset`` says which."""
         return may_close(request.user) or may_view_all_jobs(request.user)
 
+    def permissions_for(self, page: str) -> Sequence[str]:
+        """Return the permissions of which each one opens a page."""
+        return (CLOSE,) if page in {"confirm", "cancel", "retry"} else (CLOSE, VIEW_JOB)
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[CloseJob]:
         """Return the user's own jobs, or all jobs if the user has the permission."""
         visible, rows = visible_jobs(request.user), super().get_queryset(request)
@@ -149,6 +195,7 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
             self._path("<int:job_id>/confirm", self.confirm_view),
             self._path("<int:job_id>/progress", self.progress_view),
             self._path("<int:job_id>/cancel", self.cancel_view),
+            self._path("<int:job_id>/check", self.check_view),
             self._path("<int:job_id>/retry", self.retry_view),
             self._path("<int:job_id>/sessions", self.sessions_view),
             *super().own_urls(),
@@ -169,8 +216,20 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
     @admin.display(description=_("status"), ordering="status")
     def status_shown(self, job: CloseJob) -> SafeString:
         """Return the status in its own colour."""
-        return format_html(
-            '<span class="osvi-status osvi-job-{}">{}</span>', job.status, status_text(job)
+        attention = _attention_of(job)
+        style, words = status_style(job, attention), status_text(job, attention)
+        return format_html('<span class="osvi-status osvi-job-{}">{}</span>', style, words)
+
+    @admin.display(description=_("outcome in the job"), ordering="failed")
+    def outcome_shown(self, job: CloseJob) -> str:
+        """Return how many were not closed, and why, whatever became of them since."""
+        outcomes = (
+            (job.failed, _("%(number)s failed")),
+            (job.unconfirmed, _("%(number)s unconfirmed")),
+            (job.cancelled, _("%(number)s not closed")),
+        )
+        return ", ".join(
+            str(words) % {"number": localize(each)} for each, words in outcomes if each
         )
 
     @admin.display(description=REQUESTED_BY, ordering="requested_by")
@@ -178,10 +237,16 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
         """Return the name of the user or other caller."""
         return str(job.requested_by or job.requester or NOT_A_USER)
 
+    @admin.display(description=_("why"))
+    def why_shown(self, job: CloseJob) -> SafeString | str:
+        """Return the reason and the first words of the note."""
+        why = ": ".join(filter(None, (job.close_reason, job.note)))
+        return format_html('<span dir="auto">{}</span>', Truncator(why).chars(60)) if why else ""
+
     @admin.display(description=_("done"))
     def done_of_total(self, job: CloseJob) -> str:
-        """Return the progress of the job."""
-        numbers = {"done": localize(job.done + job.cancelled), "total": localize(job.total)}
+        """Return the progress of the job, without what it did not start because it was stopped."""
+        numbers = {"done": localize(job.done), "total": localize(job.total)}
         return str(_("%(done)s of %(total)s") % numbers)
 
     def change_view(
@@ -205,8 +270,13 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
         job = self._find_and_resume(request, job_id)
         state = state_of(job)
         request.current_app = self.admin_site.name
-        failures = render_to_string(_FAILURES, self._failures_of(request, job, state), request)
-        return JsonResponse({**state, "failures": failures})
+        context = {
+            **self._failures_of(request, job, state),
+            **self._actions_of(request, job),
+        }
+        failures = render_to_string(_FAILURES, context, request)
+        actions = render_to_string(_ACTIONS, context, request)
+        return JsonResponse({**state, "failures": failures, "actions": actions})
 
     def sessions_view(self, request: HttpRequest, job_id: int) -> HttpResponseBase:
         """Show the sessions of the job and their outcomes."""
@@ -223,29 +293,60 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
         if request.method != "POST":
             if job.status != JobStatus.DRAFT:
                 return self._redirect_to(job)
-            return self._question(request, job, take(request, page).fill(CloseJobForm()))
-        form = CloseJobForm(posted(request))
+            if is_after_login(request):
+                return self._return_after_login(request, page)
+            form, kept = self._form(request, job), take(request, page)
+            return self._question(request, job, kept.fill(form), kept)
+        form = self._form(request, job, posted(request))
         if form.is_valid():
+            self._confirm(request, job, form)
             drop(request, page)
-            self._confirm(request, job, form.cleaned_data["note"])
         elif job.status == JobStatus.DRAFT:
             keep(request, page, form)
             return redirect_to_itself(request)
         return self._redirect_to(job)
 
     def cancel_view(self, request: HttpRequest, job_id: int) -> HttpResponseBase:
-        """Cancel a job (POST)."""
+        """Ask whether to stop a job (GET), and stop it (POST)."""
         job = self._find_managed(request, job_id)
         if request.method == "POST":
             self._cancel(request, job)
+        elif not _is_stopped(job):
+            title, left = (
+                _("Stop close job"),
+                store.items(job).filter(outcome=ItemOutcome.WAITING).count(),
+            )
+            template = "closejob/cancel_confirmation.html"
+            return self._page(request, template, title=title, original=job, left=left)
         return self._redirect_to(job)
 
+    def check_view(self, request: HttpRequest, job_id: int) -> HttpResponseBase:
+        """Ask OSVI about the unconfirmed sessions of a job (POST), for a limited time.
+
+        The next request continues after the last one, so that one that OSVI does not answer for
+        does not keep the others waiting.
+        """
+        job = self._find(request, job_id)
+        if request.method != "POST":
+            return self._redirect_to(job)
+        after = request.POST.get("after", "")
+        first = int(after) if is_key(after) else 0
+        sessions = _one_by_one(job, request.user, after=first)
+        last, left = self._check(request, sessions, ends_at=_check_until())
+        if not left:
+            return self._redirect_to(job)
+        return HttpResponseRedirect(f"{self.url_to('change', job.pk)}?after={last}")
+
     def retry_view(self, request: HttpRequest, job_id: int) -> HttpResponseBase:
-        """Create a job that retries the failed sessions (POST), or redirect to an existing one."""
+        """Create a job that retries the failed sessions (POST), or redirect to an existing one.
+
+        The rest of a job is a draft first: no user has confirmed yet that these are closed now.
+        """
         job = self._find_managed(request, job_id)
         if request.method != "POST":
             return self._redirect_to(job)
-        return self._redirect_to(self._retry(request, job))
+        include_cancelled = request.POST.get("rest") == "yes"
+        return self._redirect_to(self._retry(request, job, include_cancelled=include_cancelled))
 
     def _find(self, request: HttpRequest, job_id: int | str) -> CloseJob:
         """Return the job if this user may see it. Raise ``Http404`` or ``PermissionDenied``."""
@@ -270,14 +371,18 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
             job.refresh_from_db(using=router.db_for_write(CloseJob))
         return job
 
-    def _confirm(self, request: HttpRequest, job: CloseJob, note: str) -> None:
+    def _confirm(self, request: HttpRequest, job: CloseJob, form: CloseJobForm) -> None:
+        """Start a draft, unless it was started before."""
         try:
             with _refusal_as_403():
-                confirm_close_job(job, requested_by=request.user, note=note)
-        except InvalidInput as error:  # a colleague was faster, or it was a double click
+                confirm_close_job(job, requested_by=request.user, **form.options)
+        except InvalidInput as error:
+            # A colleague was faster, or it was a double click.
             self.message_user(request, str(error), messages.INFO)
         else:
             write_history(self, request, job, str(_("Confirmed.")))
+            if job.retry_of:
+                write_history(self, request, job.retry_of, str(_RETRIED_REST) % {"job": job})
 
     def _cancel(self, request: HttpRequest, job: CloseJob) -> None:
         with _refusal_as_403():
@@ -290,47 +395,123 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
         sentence = _("Stopped. Chats that were already being closed will finish.")
         self.message_user(request, sentence, messages.SUCCESS)
 
-    def _retry(self, request: HttpRequest, job: CloseJob) -> CloseJob:
-        """Return the job that retries the failed sessions, or this job if there are none."""
-        known = retry_of(job)
+    def _form(
+        self, request: HttpRequest, job: CloseJob, data: dict[str, str] | None = None
+    ) -> CloseJobForm:
+        may_write = may_operate(request.user)
+        words = {name: getattr(job, name) for name in ("close_reason", "note", "goodbye")}
+        return CloseJobForm(data, accounts=store.accounts(job), may_write=may_write, initial=words)
+
+    def _check(
+        self, request: HttpRequest, sessions: Iterator[ChatSession], *, ends_at: float
+    ) -> tuple[int, bool]:
+        """Check sessions one after the other; return the last key, and whether some are left."""
+        settled: Counter[Settled] = Counter()
+        last, left = 0, False
+        for session in sessions:
+            if clock.monotonic() > ends_at:
+                left = True
+                break
+            last = session.pk
+            settled[self._check_one(request, session)] += 1
+        self._say_checked(request, settled, left=left)
+        return last, left
+
+    def _check_one(self, request: HttpRequest, session: ChatSession) -> Settled:
         try:
             with _refusal_as_403():
-                retry = retry_close_job(job, requested_by=request.user, via="admin")
+                return recover_session(session, requested_by=request.user, via="admin").settled
+        except (OSVIError, OSVINotConfigured):  # the page of the session says why
+            return Settled.UNCHANGED
+
+    def _say_checked(self, request: HttpRequest, settled: Counter[Settled], *, left: bool) -> None:
+        unchanged = settled.pop(Settled.UNCHANGED, 0)
+        if settled:
+            self.message_user(request, message_for_selection(settled), messages.SUCCESS)
+        if unchanged:
+            sentence = ngettext(
+                "OSVI did not say whether %(number)d chat is closed. It is checked again later.",
+                "OSVI did not say whether %(number)d chats are closed. They are checked again "
+                "later.",
+                unchanged,
+            )
+            self.message_user(request, sentence % {"number": unchanged}, messages.WARNING)
+        if left:
+            self.message_user(request, _SOME_LEFT, messages.WARNING)
+
+    def _retry(self, request: HttpRequest, job: CloseJob, *, include_cancelled: bool) -> CloseJob:
+        """Return the job that retries the failed sessions, or this job if there are none."""
+        known = retry_of(job)
+        delete_stale_drafts()
+        try:
+            with _refusal_as_403():
+                retry = retry_close_job(
+                    job,
+                    requested_by=request.user,
+                    via="admin",
+                    include_cancelled=include_cancelled,
+                    draft=include_cancelled,
+                )
         except InvalidInput as error:
             self.message_user(request, str(error), messages.ERROR)
             return job
-        if retry != known:
-            sentence = _("Retried the failed chats: %(job)s.") % {"job": retry}
-            write_history(self, request, job, str(sentence))
+        if retry != known and not include_cancelled:
+            write_history(self, request, job, str(_RETRIED) % {"job": retry})
         return retry
 
     def _page_of(self, request: HttpRequest, job: CloseJob) -> dict[str, Any]:
         """Return the context of the page of a job."""
         state = state_of(job)
-        retry = retry_of(job)
-        manages = _may_manage(request.user, job)
-        is_stopped = job.is_finished or job.status == JobStatus.CANCELLED
-        may_retry = manages and job.is_finished and job.failed and not retry
+        retry = retry_of(job) if job.is_finished else None
         return {
-            "title": str(job),
+            "title": job,
             "original": job,
             "ways": [Way(label=_("History"), url=self.url_to("history", job.pk))],
             "state": state,
+            "status_style": status_style(job, state["attention"]),
             "facts": self._facts_of(job),
             "outcomes": [(each, state["texts"].get(each, "")) for each in OUTCOMES],
             **self._failures_of(request, job, state),
             "retry": retry and self._link_to(retry),
             "has_unconfirmed": job.is_finished and state["counts"][ItemOutcome.UNCONFIRMED],
-            "show_cancel": manages and not is_stopped,
-            "retryable": store.retryable_items(job).count() if may_retry else 0,
+            "show_cancel": _may_manage(request.user, job) and not _is_stopped(job),
+            **self._actions_of(request, job, retry),
+            "after": request.GET.get("after", ""),
         }
+
+    def _actions_of(
+        self, request: HttpRequest, job: CloseJob, retry: CloseJob | None = None
+    ) -> dict[str, Any]:
+        """Return the context of the buttons: how many chats each is for; 0 for no button."""
+        manages = job.is_finished and _may_manage(request.user, job)
+        user = request.user
+        is_open_again = bool(manages and job.unconfirmed and _is_open_again(job, retry, user))
+        has_rest = manages and (is_cancelled(job) or (retry and is_open_again))
+        rest = _rest_of(job, user) if has_rest else 0
+        may_retry = manages and (job.failed or is_open_again) and not (retry or rest)
+        retryable = store.retryable_items(job, user=user).count() if may_retry else 0
+        return {
+            "rest": rest,
+            "retryable": retryable,
+            "closes_again": is_open_again and not is_cancelled(job),
+            "checkable": self._checkable(request, job),
+        }
+
+    def _checkable(self, request: HttpRequest, job: CloseJob) -> int:
+        """Return how many sessions of a job this user may check with OSVI now."""
+        if not job.unconfirmed or not may_close(request.user):
+            return 0
+        return _to_check(job, request.user).count()
 
     def _facts_of(self, job: CloseJob) -> list[tuple[str, Any]]:
         """Return who requested it, when and why, without empty values."""
         facts = {
             "requested_by": job.requested_by or job.requester,
             "via": label_of(job.via),
+            "selection": selection_text(job),
+            "close_reason": job.close_reason,
             "note": job.note,
+            "goodbye": job.goodbye,
             "retry_of": job.retry_of and self._link_to(job.retry_of),
             "created_at": _moment(job.created_at),
             "started_at": _moment(job.started_at),
@@ -349,20 +530,21 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
         self, request: HttpRequest, job: CloseJob, state: dict[str, Any]
     ) -> dict[str, Any]:
         """Return the context of the failures: the first sessions that need attention."""
-        number = sum(state["counts"][outcome] for outcome in FAILURES)
+        number = state["attention"]
         items = CloseJobItems(job, self, request)
-        failed = store.items_with_sessions(job).filter(outcome__in=FAILURES)
-        first = failed[:FAILURES_SHOWN] if number else ()
+        troubled = visible_items(store.items_needing_attention(job), request.user)
+        first = troubled[:FAILURES_SHOWN] if number else ()
         return {
             "opts": self.opts,
             "job": job,
             "failures": [_failure(items, item) for item in first],
             "number_of_failures": number,
             "more_failures": max(0, number - FAILURES_SHOWN),
+            "settled": settled_text(state),
         }
 
     def _question(
-        self, request: HttpRequest, job: CloseJob, form: CloseJobForm
+        self, request: HttpRequest, job: CloseJob, form: CloseJobForm, kept: Kept
     ) -> TemplateResponse:
         return self._page(
             request,
@@ -370,9 +552,19 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
             title=_("Close chat sessions"),
             original=job,
             form=form,
-            back=self._way_back(request),
+            back=self._back_from(request, job),
+            selection=selection_text(job),
+            rest_of=job.retry_of and self._link_to(job.retry_of),
             **_counts_by_status(job),
+            **_counts_of_spared(job, request.user),
+            **posted_context(request, kept),
         )
+
+    def _back_from(self, request: HttpRequest, job: CloseJob) -> str:
+        """Return the URL of the job whose rest this one has, or of the list of sessions."""
+        if job.retry_of:
+            return self.url_to("change", job.retry_of.pk)
+        return self._way_back(request)
 
     def _way_back(self, request: HttpRequest) -> str:
         """Return the URL of the list that the sessions were selected in, with its filters."""
@@ -387,9 +579,17 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
         return HttpResponseRedirect(self.url_to("change", job.pk))
 
 
+def _attention_of(job: CloseJob) -> int:
+    """Return how many of its chats need attention now, as the list has counted them."""
+    known: int | None = getattr(job, "needs_attention", None)
+    return store.count_needing_attention([job]).get(job.pk, 0) if known is None else known
+
+
 def _failure(items: CloseJobItems, item: CloseJobItem) -> dict[str, Any]:
     return {
         "session": items.session_shown(item),
+        "customer": items.customer_shown(item),
+        "agent": items.agent_shown(item),
         "outcome": item.get_outcome_display(),
         "status_now": items.status_now(item) or "",
         "reason": items.reason_shown(item),
@@ -423,6 +623,51 @@ def _end_of(job: CloseJob) -> str:
     if time := duration_of(job):
         return str(_("%(when)s, after %(time)s")) % {"when": _moment(job.finished_at), "time": time}
     return _moment(job.finished_at)
+
+
+def _is_stopped(job: CloseJob) -> bool:
+    return job.is_finished or is_cancelled(job)
+
+
+def is_cancelled(job: CloseJob) -> bool:
+    """Return whether nothing more of a job is started."""
+    return bool(job.status == JobStatus.CANCELLED)
+
+
+def _is_open_again(job: CloseJob, retry: CloseJob | None, user: Any) -> bool:
+    """Return whether a chat that was unconfirmed is open by now, and is in no later job."""
+    left = store.retryable_items(job, user=user, include_cancelled=retry is not None)
+    return left.filter(outcome=ItemOutcome.UNCONFIRMED).exists()
+
+
+def _rest_of(job: CloseJob, user: Any) -> int:
+    return store.retryable_items(job, user=user, include_cancelled=True).count()
+
+
+def _to_check(job: CloseJob, user: Any, *, after: int = 0) -> QuerySet[ChatSession]:
+    """Return the unconfirmed sessions of a job that this user may settle."""
+    return sessions_inside(store.unconfirmed_sessions(job, after=after), user, Purpose.CLOSE)
+
+
+def _one_by_one(job: CloseJob, user: Any, *, after: int) -> Iterator[ChatSession]:
+    """Yield the unconfirmed sessions, without a cursor that would stay open beyond commits."""
+    while (session := _to_check(job, user, after=after).first()) is not None:
+        after = session.pk
+        yield session
+
+
+def _check_until() -> float:
+    """Return until when one page may ask OSVI: many web servers stop it after 30 seconds."""
+    return clock.monotonic() + CHECK_SECONDS
+
+
+def _counts_of_spared(job: CloseJob, user: Any) -> dict[str, int]:
+    """Return how many of a draft wait for a person, and how many a colleague has."""
+    sessions = store.sessions_waiting(job)
+    return {
+        "waiting_for_help": sessions.filter(WAITS_FOR_A_PERSON).count(),
+        "with_colleague": sessions.filter(with_a_colleague(user)).count(),
+    }
 
 
 def _counts_by_status(job: CloseJob) -> dict[str, int]:

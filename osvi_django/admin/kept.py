@@ -21,25 +21,29 @@ KEPT_SECONDS: Final = 15 * 60
 _PAGES_KEPT: Final = 5
 _CHARACTERS_KEPT: Final = 50_000
 _TOKENS_KEPT: Final = 50
+_ANSWERS_KEPT: Final = 50
+
+# What a page gets in place of a question: its form was sent after a logout, so it was not read.
+LOGGED_OUT: Final = "logged_out"
 
 _KEPT: Final = "osvi_django_kept"
 _SENT: Final = "osvi_django_sent"
+_CONFIRMED: Final = "osvi_django_confirmed"
 
 _Form = TypeVar("_Form", bound=forms.Form)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """The typed values, by field name, and the errors; ``repeats`` names a field."""
+    """The typed values, by field name, and the errors.
+
+    ``repeats``: the question to ask; ``is_answer``: whether the page answers a form.
+    """
 
     typed: Mapping[str, str] = field(default_factory=dict, repr=False)
     errors: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     repeats: str = ""
-
-    @property
-    def is_filled(self) -> bool:
-        """Return whether there is anything to show."""
-        return bool(self.errors) or any(self.typed.values())
+    is_answer: bool = False
 
     def fill(self, form: _Form) -> _Form:
         """Return the form with all of this in it."""
@@ -63,12 +67,20 @@ def keep(request: HttpRequest, page: str, form: forms.Form, *, repeats: str = ""
         name: HiddenText(str(form.data.get(name, ""))[:_CHARACTERS_KEPT]) for name in form.fields
     }
     errors = {name: [str(error) for error in errors] for name, errors in form.errors.items()}
-    _store(request, page, typed=typed, errors=errors, repeats=repeats)
+    _store(request, page, typed=typed, errors=errors, repeats=repeats, is_answer=True)
 
 
-def keep_words(request: HttpRequest, page: str, words: Mapping[str, str]) -> None:
-    """Store texts that are valid and not sent yet."""
-    _store(request, page, typed=dict(words), errors={}, repeats="")
+def keep_words(
+    request: HttpRequest, page: str, words: Mapping[str, str], *, is_answer: bool = False
+) -> None:
+    """Store texts that are valid and not sent yet; ``is_answer``: after a form was sent."""
+    _store(request, page, typed=dict(words), errors={}, repeats="", is_answer=is_answer)
+
+
+def note_logged_out(request: HttpRequest, page: str) -> None:
+    """Store that the form of this page was not read, so that the browser fills it again."""
+    typed = take(request, page).typed
+    _store(request, page, typed=typed, errors={}, repeats=LOGGED_OUT, is_answer=True)
 
 
 def take(request: HttpRequest, page: str) -> Kept:
@@ -76,9 +88,14 @@ def take(request: HttpRequest, page: str) -> Kept:
     found = _pages(request).get(page)
     if found is None:
         return Kept()
-    if found["errors"]:
+    if found["errors"] or found["is_answer"]:
         _store(request, page, typed=found["typed"], errors={}, repeats="")
-    return Kept(typed=found["typed"], errors=found["errors"], repeats=found["repeats"])
+    return Kept(
+        typed=found["typed"],
+        errors=found["errors"],
+        repeats=found["repeats"],
+        is_answer=found["is_answer"],
+    )
 
 
 def drop(request: HttpRequest, page: str) -> None:
@@ -113,7 +130,22 @@ def note_sent(request: HttpRequest) -> None:
         request.session[_SENT] = [*request.session.get(_SENT, ()), token][-_TOKENS_KEPT:]
 
 
-def _store(request: HttpRequest, page: str, **kept: Any) -> None:
+def is_confirmed(request: HttpRequest, page: str, about: str) -> bool:
+    """Return whether the user has confirmed this about a page before."""
+    answers: dict[str, str] = request.session.get(_CONFIRMED, {})
+    return answers.get(page) == about
+
+
+def note_confirmed(request: HttpRequest, page: str, about: str) -> None:
+    """Store that the user has confirmed this about a page, in place of what was before."""
+    answers = {**request.session.get(_CONFIRMED, {})}
+    answers.pop(page, None)  # so that the newest is last
+    newest = [*answers.items(), (page, about)]
+    request.session[_CONFIRMED] = dict(newest[-_ANSWERS_KEPT:])
+
+
+def _store(request: HttpRequest, page: str, *, is_answer: bool = False, **kept: Any) -> None:
+    kept["is_answer"] = is_answer
     pages = _pages(request)
     pages.pop(page, None)  # so that the newest is last
     newest = [*pages.items(), (page, {**kept, "until": time.time() + KEPT_SECONDS})]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from django.contrib import messages
 from django.utils.translation import gettext as _
@@ -18,9 +18,10 @@ from osvi_django.exceptions import (
     OSVINoAnswer,
     OSVINotConfigured,
 )
+from osvi_django.models import ChatSession
 from osvi_django.redaction import HiddenText
 from osvi_django.services import CloseResult
-from osvi_django.services.attempts.types import SummaryStatus
+from osvi_django.services.attempts.types import Status, SummaryStatus
 from osvi_django.services.recovery import RecoveryResult, Settled
 
 _NOT_FINAL: Final = (CloseInProgress, OSVINoAnswer)
@@ -38,6 +39,15 @@ UNKNOWN: Final = {
 TRY_AGAIN: Final = _lazy("Press “Try again”: it checks first and cannot close twice.")
 JUDGE: Final = _lazy("Or press “Review OSVI's answer” to read it and choose the right text.")
 
+# By the status of a chat: what is known in place of an earlier reason that no longer holds.
+SINCE: Final[Mapping[str, Any]] = {
+    Status.CLOSED: _lazy("Settled since: the chat is closed."),
+    Status.ACTIVE: _lazy("Checked since: OSVI has not closed the chat, so it is open again."),
+    Status.DORMANT: _lazy("Checked since: OSVI has not closed the chat, so it is open again."),
+    Status.CLOSING: _lazy("The chat is being closed again."),
+    Status.UNCONFIRMED: _lazy("Closed again since, and OSVI did not answer."),
+}
+
 _FOUND: Final = {
     Settled.STORED: _lazy("OSVI had closed this chat. Its summary is stored now."),
     Settled.NOT_PROVIDED: _lazy("OSVI had closed this chat and sent no summary."),
@@ -52,6 +62,7 @@ _COUNTED: Final = {
     Settled.REOPENED: _lazy("open again"),
     Settled.NOT_PROVIDED: _lazy("closed without summary"),
     Settled.LOST: _lazy("closed, summary lost"),
+    Settled.ALREADY_SETTLED: _lazy("already settled"),
 }
 
 
@@ -94,10 +105,21 @@ def message_for_review() -> StaffMessage:
 
 def message_for_recovery(found: RecoveryResult) -> StaffMessage:
     """Return the message for a session that was checked."""
+    if found.settled is Settled.ALREADY_SETTLED:
+        sentence = f"{found.detail} {_status_now(found.session)}"
+        return StaffMessage(messages.WARNING, sentence, tried=False)
     if found.settled is Settled.UNCHANGED:
         return StaffMessage(messages.WARNING, found.detail, tried=False)
     sentence = str(_FOUND[found.settled])
     return StaffMessage(messages.SUCCESS, sentence, tried=True, settled=found.settled)
+
+
+def _status_now(session: ChatSession) -> str:
+    """Return what is known about a session that needs no check."""
+    if session.is_open:
+        return _("It is open.")
+    names = {"summary": session.get_summary_status_display()}
+    return _("It is closed. Summary: %(summary)s.") % names
 
 
 def message_for_selection(settled: Mapping[Settled, int]) -> str:

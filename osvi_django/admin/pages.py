@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
 
 from django.apps import apps
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest, HttpResponseBase
-from django.template.response import TemplateResponse
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
 from osvi_django.admin.bounded import BoundedAdmin
-from osvi_django.admin.deletion import options_of
+from osvi_django.admin.deletion import POSTED, options_of, redirect_to_itself
+from osvi_django.admin.kept import LOGGED_OUT, Kept, note_logged_out
 from osvi_django.models import ChatSession
+
+_LOGGED_OUT: Final = _(
+    "Nothing was done: you were logged out. If your browser has kept what you typed, it is in the "
+    "form below."
+)
 
 _Admin = TypeVar("_Admin", bound="admin.ModelAdmin[Any]")
 
@@ -52,23 +58,18 @@ class OwnPages(BoundedAdmin):
         """Return the URL of the admin site's index page."""
         return reverse("admin:index", current_app=self.admin_site.name)
 
-    def _page(self, request: HttpRequest, template: str, **context: Any) -> TemplateResponse:
-        """Return the response for a page of our own with this template."""
-        shared = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "media": self.media,
-            "has_view_permission": self.has_view_permission(request),
-        }
-        request.current_app = self.admin_site.name
-        return TemplateResponse(request, f"admin/osvi_django/{template}", {**shared, **context})
+    def _return_after_login(self, request: HttpRequest, page: str) -> HttpResponseRedirect:
+        """Report that a form was not read: the login page leads here in place of its answer."""
+        self.message_user(request, _LOGGED_OUT, messages.WARNING)
+        note_logged_out(request, page)
+        return redirect_to_itself(request)
 
     def _path(self, route: str, view: Callable[..., HttpResponseBase]) -> URLPattern:
         """Return the pattern of a view whose URL ends with its name."""
         name = f"{self.opts.app_label}_{self.opts.model_name}_{route.rpartition('/')[2]}"
         # Posted texts may be personal: Django's error reports must not show them.
         hiding = sensitive_post_parameters()(self.admin_site.admin_view(view))
-        return path(f"{route}/", hiding, name=name)
+        return path(f"{route}/", self._refusing(hiding, name), name=name)
 
 
 class WaysFilter(admin.SimpleListFilter):
@@ -116,3 +117,21 @@ def admin_of_sessions(
 def _proxies_of(model: type[Model]) -> list[type[Model]]:
     models = (each for each in apps.get_models() if issubclass(each, model))
     return [each for each in models if options_of(each).proxy]
+
+
+def is_after_login(request: HttpRequest) -> bool:
+    """Return whether the login page has led here from a form that was sent after a logout."""
+    return request.method == "GET" and POSTED in request.GET
+
+
+def posted_context(request: HttpRequest, kept: Kept) -> dict[str, Any]:
+    """Return the context of a form that outlives a logout: ``posted_form.html`` has the rest."""
+    return {
+        "posted_url": with_query(request.get_full_path(), **{POSTED: "yes"}),
+        "is_restored": kept.repeats == LOGGED_OUT,
+    }
+
+
+def with_query(url: str, **values: Any) -> str:
+    """Return a URL with these values added to its query string."""
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(values)}"

@@ -13,4 +13,5 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
 
     @cached_property
     def count(self) -> int:
-        return self.object_list[: self.cap].count()  # type: ignore[attr-defined, no-any-return]
+        rows = self.object_list.order_by()  # type: ignore[attr-defined]  # no row is sorted
+        return rows[: self.cap].count()  # type: ignore[no-any-return]

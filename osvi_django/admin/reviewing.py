@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
-from django.contrib import admin, messages
+from django.contrib import messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern
-from django.utils.html import format_html
 from django.utils.text import Truncator
 from django.utils.translation import gettext_lazy as _
 
@@ -21,7 +20,7 @@ from osvi_django.admin.deletion import redirect_to_itself
 from osvi_django.admin.forms import ReviewForm
 from osvi_django.admin.kept import drop, keep, keep_words, posted, take
 from osvi_django.admin.messages import StaffMessage, message_for_review
-from osvi_django.admin.pages import Way, admin_of
+from osvi_django.admin.pages import Way, is_after_login, posted_context
 from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services import selectors
 from osvi_django.services.recovery.reviewing import (
@@ -61,6 +60,8 @@ class ReviewViews(CloseViews):
             return HttpResponseRedirect(self._page_after(request, session))
         attempt.session = session
         page = self._key_of(f"review-{attempt.pk}", session)
+        if is_after_login(request):
+            return self._return_after_login(request, page)
         if request.method != "POST":
             return self._review(request, attempt, page)
         return self._take_summary(request, attempt, page)
@@ -68,7 +69,8 @@ class ReviewViews(CloseViews):
     def _review(self, request: HttpRequest, attempt: CloseAttempt, page: str) -> TemplateResponse:
         review = review_of(attempt)
         session = attempt.session
-        form = take(request, page).fill(ReviewForm(initial={"text": review.summary}))
+        kept = take(request, page)
+        form = kept.fill(ReviewForm(initial={"text": review.summary}))
         return self._page(
             request,
             "chatsession/review.html",
@@ -80,6 +82,7 @@ class ReviewViews(CloseViews):
             original=session,
             is_unconfirmed=session.status != ChatSession.Status.CLOSED,
             back=self._page_after(request, session),
+            **posted_context(request, kept),
         )
 
     def _take_summary(
@@ -93,7 +96,7 @@ class ReviewViews(CloseViews):
         words = {"text": form.cleaned_data["text"], "note": form.cleaned_data["note"]}
         act = partial(self._take_text, attempt, words["text"])
         message = self._do(request, session, words["note"], act)
-        self.message_user(request, message.sentence, message.level)
+        self._say_of(request, session, message.sentence, message.level)
         if message.level == messages.ERROR:
             keep_words(request, page, words)
         else:
@@ -115,26 +118,10 @@ class ReviewViews(CloseViews):
             yield Way(label=LABEL, url=url)
 
 
-class AnswerLinked:
-    """A column for attempts: the link to an answer to review."""
-
-    admin_site: admin.AdminSite
-
-    @admin.display(description=_("answer"), empty_value="-")
-    def answer_linked(self, attempt: CloseAttempt) -> Any:
-        """Return the link, and whether the answer is complete."""
-        sessions = admin_of(self.admin_site, ChatSession, ReviewViews)
-        if sessions is None or not is_reviewable(attempt):
-            return "-"  # Django does not show empty_value in a column of an inline
-        label = _("Incomplete answer") if attempt.answer_incomplete else _("Answer")
-        url = sessions.url_to("review", attempt.session_id, attempt.pk)
-        return format_html('<a href="{}" class="osvi-review">{}</a>', url, label)
-
-
 _SOURCES: Final[Mapping[str, Any]] = {
     SessionSummary.Source.HOST: _("Written by this site, because OSVI sent no summary."),
     SessionSummary.Source.REVIEWED: _(
-        "Taken by a colleague from an unreliable answer of OSVI. The attempts below show who did "
+        "Taken by a colleague from an unreliable answer of OSVI. The history below shows who did "
         "it."
     ),
 }

@@ -48,7 +48,8 @@ class ViaFilter(ConditionFilter):
     parameter_name = "via"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        newest = model_admin.model.objects.order_by("-pk").values_list("via", flat=True)
+        seen = model_admin.get_queryset(request)
+        newest = seen.select_related(None).order_by("-pk").values_list("via", flat=True)
         found = sorted(set(newest[:_ROWS_READ]))
         return [(via, label_of(via)) for via in found]
 

@@ -108,18 +108,25 @@ class OSVIClient:
 
     @classmethod
     def for_account(
-        cls, alias: str = DEFAULT_ACCOUNT, *, before_call: Callable[[], object] | None = None
+        cls,
+        alias: str = DEFAULT_ACCOUNT,
+        *,
+        before_call: Callable[[], object] | None = None,
+        patience: float = float("inf"),
     ) -> OSVIClient:
-        """Return the client of ``settings.OSVI[alias]``. Raises ``OSVINotConfigured``."""
+        """Return the client of ``settings.OSVI[alias]``. Raises ``OSVINotConfigured``.
+
+        ``patience``: the most seconds for a call, if the settings allow more.
+        """
         account = Account(alias)
         with configured():
             return cls(
                 token=lambda: account.api_token,
                 base_url=account.base_url,
                 close_with=account.close_with,
-                connect_timeout=account.connect_timeout,
-                read_timeout=account.read_timeout,
-                deadline=account.deadline,
+                connect_timeout=min(account.connect_timeout, patience),
+                read_timeout=min(account.read_timeout, patience),
+                deadline=min(account.deadline, patience),
                 idle_timeout=account.idle_timeout,
                 before_call=before_call,
             )

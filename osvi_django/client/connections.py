@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 
 import requests
 from requests.adapters import HTTPAdapter
-from requests.utils import select_proxy
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 from urllib3 import (
     HTTPConnectionPool,
     HTTPSConnectionPool,
@@ -185,8 +185,8 @@ class ThreadState(threading.local):
 
         Only a real connection checks this: a mock reaches no host.
         """
-        _require_allowed(self.host)
-        _require_allowed(through)
+        require_allowed(self.host)
+        require_allowed(through)
 
     def remaining(self) -> float:
         """Return the seconds until the deadline. Raises ``TimeoutError`` if it is over."""
@@ -217,7 +217,14 @@ class ThreadState(threading.local):
         return self._session
 
 
-def _require_allowed(host: str) -> None:
+def trusted_certificates() -> str:
+    """Return where the certificates are that requests trusts."""
+    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    return named or DEFAULT_CA_BUNDLE_PATH
+
+
+def require_allowed(host: str) -> None:
+    """Raise ``NetworkRefused`` if this process may not call a host."""
     how_to_allow = network.how_to_allow()
     # A name that ends in .invalid leads nowhere, by RFC 6761: tests of an outage use it.
     if how_to_allow is None or is_loopback(host) or host.endswith(".invalid"):

@@ -29,6 +29,7 @@ from osvi_django.exceptions import (
     OSVIRejected,
     OSVIThrottled,
     OSVIUnauthorized,
+    OSVIUnknown,
 )
 from osvi_django.redaction import HiddenText
 from osvi_django.validation import storable
@@ -69,7 +70,7 @@ class Answer:
     ``incomplete``: the message did not arrive whole, its encoding is not the declared one, or it
     names no session and may be the rest of an earlier call on its connection, and ``body`` is what
     could be read; ``retry_after``: seconds, from the header of that name; ``charset``: the one that
-    ``Content-Type`` declares, or "".
+    ``Content-Type`` declares, or ""; ``seconds``: how long OSVI took, None if that is not known.
     """
 
     status: int
@@ -78,6 +79,7 @@ class Answer:
     incomplete: bool = False
     retry_after: float | None = None
     charset: str = ""
+    seconds: float | None = None
 
     @cached_property
     def text(self) -> str:
@@ -125,10 +127,17 @@ class StartedSession:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What the agent says to a message; None if a human has taken over, or it says nothing."""
+    """What the agent says to a message; None if a human has taken over, or it says nothing.
+
+    ``state``, ``mode`` and ``help_requested``: what Chat v1 also says about the session; None is
+    what it does not say.
+    """
 
     session_id: str
     text: str | None = field(default=None, repr=False)
+    state: str | None = None
+    mode: str | None = None
+    help_requested: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,13 +364,21 @@ def read_reply(answer: Answer, session_id: str = "", *, may_differ: bool = True)
     fields = _Fields(data, answer.status)
     text = fields.optional_text("reply") or fields.optional_text("response")
     named = next(_ids_in([data]), None)
-    if named is None and answer.incomplete:
+    is_ours = bool(session_id) and named is not None and is_same_id(named, session_id)
+    # An incomplete one may be the rest of an earlier call, about another session.
+    if answer.incomplete and (named is None or (session_id and not is_ours)):
         raise OSVINoAnswer(status=answer.status)
-    if named is None or (session_id and is_same_id(named, session_id)):
+    if named is None or is_ours:
         named = session_id
     if not isinstance(named, str) or not named or storable(named) != named:
         raise _lacks("session_id", answer.status)
-    return Reply(session_id=str(named), text=text or None)
+    return Reply(
+        session_id=str(named),
+        text=text or None,
+        state=fields.optional_text("state") or None,
+        mode=fields.optional_text("mode") or None,
+        help_requested=fields.optional_flag("help_requested"),
+    )
 
 
 def read_support(answer: Answer, session_id: str) -> SupportAnswer:
@@ -435,7 +452,12 @@ class _Fields:
 
     def flag(self, name: str) -> bool:
         """Return true or false; false if there is no value."""
-        return bool(self._typed(name, bool))
+        return bool(self.optional_flag(name))
+
+    def optional_flag(self, name: str) -> bool | None:
+        """Return true or false; None if there is no value."""
+        value: bool | None = self._typed(name, bool)
+        return value
 
     def moment(self, name: str) -> datetime | None:
         """Return a time; the legacy calls omit the time zone, and mean UTC."""
@@ -593,7 +615,8 @@ def _refusal_4xx(status: int, reason: str, fields: JSONObject) -> OSVIError:
     if _says(fields.get("success")) is None:
         message = OSVIGatewayRefused.answered % {"status": status}
         return OSVIGatewayRefused(message, status=status)
-    return OSVIRejected(status=status, reason=reason or f"HTTP {status}")
+    refusal = OSVIUnknown if status == 404 else OSVIRejected
+    return refusal(status=status, reason=reason or f"HTTP {status}")
 
 
 def _said_no(levels: Sequence[JSONObject]) -> bool:

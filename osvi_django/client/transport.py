@@ -116,10 +116,11 @@ class Transport:
         else:
             outcome = str(answer.status)
         # The query contains the customer.
-        call = (method, path.partition("?")[0], outcome, clock.monotonic() - started)
+        seconds = clock.monotonic() - started
+        call = (method, path.partition("?")[0], outcome, seconds)
         logger.info("%s %s: %s in %.2f s", *call)
         if error is None:
-            return answer
+            return replace(answer, seconds=seconds)
         # Raised outside the except block, so that requests' error, which has the token, is not
         # chained.
         raise error
@@ -150,7 +151,7 @@ class Transport:
             body=HiddenBytes(auth.scrub(body.data)[:MAX_BODY]),
             truncated=body.truncated,
             incomplete=body.incomplete,
-            retry_after=_retry_after(response.headers.get("Retry-After")),
+            retry_after=retry_after_of(response.headers.get("Retry-After")),
             charset=_charset(response.headers.get("Content-Type")),
         )
 
@@ -305,7 +306,7 @@ def _charset(content_type: str | None) -> str:
     return found[1].lower() if found else ""
 
 
-def _retry_after(header: str | None) -> float | None:
+def retry_after_of(header: str | None) -> float | None:
     """Return the seconds to wait, from a ``Retry-After`` in seconds or as a date, or None."""
     if header is None:
         return None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
+from osvi_django import conf
 from osvi_django.exceptions import (
     InvalidInput,
 )
@@ -14,6 +15,7 @@ from osvi_django.exceptions import translate as _
 from osvi_django.validation import require_id, storable
 
 MAX_DEPTH: Final = 20  # levels of what is sent along with a start
+CONTEXT_KEPT: Final = conf.CONTEXT_KEPT
 
 
 def start_payload(

@@ -14,6 +14,7 @@ from django.db import Error, close_old_connections
 from django.utils.translation import gettext as _
 
 from osvi_django.conf import MAX_SECONDS
+from osvi_django.database import is_without_tables, safe_error_name
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 # The exit code that shells report for a program ended by Ctrl-C.
@@ -59,10 +60,28 @@ def _work_patiently(
     try:
         work(stopped)
     except Error as error:
+        if is_without_tables(error):
+            raise
         # The database may become available again.
         command.stderr.write(
-            _("The database is unavailable: %(kind)s") % {"kind": type(error).__name__}
+            _("The database is unavailable: %(kind)s") % {"kind": safe_error_name(error)}
         )
+
+
+@contextmanager
+def interrupt_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise ``KeyboardInterrupt``, as Ctrl-C does, so that temporary files are removed.
+
+    In a thread that is not the main one, no signal can be caught.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 from typing import Any, Final, TextIO, cast
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import Error
 
+from osvi_django.database import is_without_tables
 from osvi_django.display import plain
+from osvi_django.management.tables import require_tables
 from osvi_django.redaction import hidden
 
 _STREAMS: Final = ("stdout", "stderr")
 # Options that hold personal texts or ids.
-_PERSONAL: Final = ("customer", "customer_id", "note")
+_PERSONAL: Final = ("customer", "customer_id", "note", "search")
 
 
 class Stream(io.TextIOBase):
@@ -38,6 +42,21 @@ class Stream(io.TextIOBase):
         shown = text.encode(encoding, "backslashreplace").decode(encoding)
         self._attempt("write", shown)
         return len(text)
+
+    def write_bytes(self, content: bytes) -> None:
+        """Write bytes as they are, or raise ``OSError``; a stream of texts gets them as UTF-8."""
+        if self._stream is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        binary = getattr(self._stream, "buffer", None)
+        if binary is None:
+            self._stream.write(content.decode())
+            return
+        try:
+            binary.write(content)
+            binary.flush()
+        except BrokenPipeError:
+            _discard(self._stream)
+            raise
 
     def flush(self) -> None:
         """Write what is buffered."""
@@ -69,6 +88,7 @@ class OSVICommand(BaseCommand):
 
     # Whether there is no point in running if nothing can be written.
     is_output_required = False
+    requires_migrations_checks = True
 
     def __init__(self, stdout: Any = None, stderr: Any = None, **options: Any) -> None:
         out, err = self._safe(stdout or sys.stdout), self._safe(stderr or sys.stderr)
@@ -81,12 +101,20 @@ class OSVICommand(BaseCommand):
         options |= {name: hidden(options[name]) for name in _PERSONAL if name in options}
         try:
             return super().execute(*args, **options)
+        except Error as error:
+            if is_without_tables(error):  # they were there when it started
+                self.check_migrations()
+            raise
         except CommandError as error:
             if type(error) is CommandError:  # the message of a failed check has lines and colours
                 error.args = (plain(str(error)),)
             raise
         finally:
             self.stdout.flush()
+
+    def check_migrations(self) -> None:
+        """Raise ``CommandError`` if the tables of this app are not those of this version."""
+        require_tables()
 
     def say(self, line: str) -> None:
         """Write a line and flush it, so that a pipe passes it on at once."""

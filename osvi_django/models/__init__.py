@@ -5,7 +5,11 @@ our own keys, and no token is stored.
 """
 
 from osvi_django.models.attempts import CloseAttempt, Requested, SupportAction
+from osvi_django.models.events import WebhookDelivery, WebhookReceiver
+from osvi_django.models.exports import DataExport
+from osvi_django.models.idempotency import IdempotentRequest
 from osvi_django.models.jobs import CloseJob, CloseJobItem
+from osvi_django.models.privacy import DailyCount, Erasure
 from osvi_django.models.sessions import ChatAgent, ChatSession, SessionSummary, StartLock
 
 __all__ = [
@@ -14,8 +18,14 @@ __all__ = [
     "CloseAttempt",
     "CloseJob",
     "CloseJobItem",
+    "DailyCount",
+    "DataExport",
+    "Erasure",
+    "IdempotentRequest",
     "Requested",
     "SessionSummary",
     "StartLock",
     "SupportAction",
+    "WebhookDelivery",
+    "WebhookReceiver",
 ]

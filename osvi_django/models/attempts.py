@@ -9,9 +9,11 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from osvi_django.models.labels import needs_loaded
 from osvi_django.models.sessions import ChatSession
 from osvi_django.validation import (
     CHARSET_MAX_LENGTH,
+    CLOSE_REASON_MAX_LENGTH,
     NOTE_MAX_LENGTH,
     VIA_MAX_LENGTH,
 )
@@ -103,6 +105,7 @@ class CloseAttempt(JournalEntry):
         REJECTED = "rejected", _("refused by OSVI")
         BAD_ANSWER = "bad_answer", _("unreadable answer")
         NO_ANSWER = "no_answer", _("no answer")
+        REOPENED = "reopened", _("open again")
 
     class Kind(models.TextChoices):
         """What the attempt did."""
@@ -112,6 +115,7 @@ class CloseAttempt(JournalEntry):
         MARK = "mark", _("mark as closed")
         MIRRORED = "mirrored", _("closed by OSVI")
         REVIEW = "review", _("use an answer as the summary")
+        REOPENED = "reopened", _("open at OSVI")
 
     class Reason(models.TextChoices):
         """Why OSVI has closed a session without being asked to."""
@@ -139,6 +143,9 @@ class CloseAttempt(JournalEntry):
     )
     kind = models.CharField(_("kind"), max_length=16, choices=Kind.choices, default=Kind.CLOSE)
     note = models.CharField(_("note"), max_length=NOTE_MAX_LENGTH, blank=True)
+    close_reason = models.CharField(
+        _("reason for closing"), max_length=CLOSE_REASON_MAX_LENGTH, blank=True
+    )
     reason = models.CharField(
         _("why OSVI closed it"), max_length=16, choices=Reason.choices, blank=True
     )
@@ -167,6 +174,13 @@ class CloseAttempt(JournalEntry):
         ),
     )
     answered_at = models.DateTimeField(_("answered"), null=True, blank=True)
+    osvi_seconds = models.FloatField(
+        _("seconds at OSVI"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("How long OSVI took to answer, without the time before the request was sent."),
+    )
 
     class Meta:
         verbose_name = _("close attempt")
@@ -178,8 +192,10 @@ class CloseAttempt(JournalEntry):
         )
         indexes = (
             models.Index(fields=("session", "-started_at", "-id"), name="osvi_attempt_newest"),
+            models.Index(fields=("started_at",), name="osvi_attempt_started"),
         )
 
+    @needs_loaded("session", "outcome")
     def __str__(self) -> str:
         return f"{self.session}: {self.get_outcome_display()}"
 
@@ -188,7 +204,7 @@ class SupportAction(JournalEntry):
     """An action in a session through this site: a message, an instruction, a takeover and so on.
 
     Written before anything is sent, except for a start, before which there is no session. Its texts
-    are a person's words, and are kept only as long as the setting ``TEXT_RETENTION_DAYS`` says.
+    are a person's words, and are kept only as long as the setting ``RETENTION`` says.
     """
 
     class Kind(models.TextChoices):
@@ -249,5 +265,6 @@ class SupportAction(JournalEntry):
             models.Index(fields=("redacted_at", "started_at"), name="osvi_action_forget"),
         )
 
+    @needs_loaded("session", "kind")
     def __str__(self) -> str:
         return f"{self.session}: {self.get_kind_display()}"

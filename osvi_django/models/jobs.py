@@ -10,8 +10,10 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from osvi_django.models.attempts import CloseAttempt, Requested
+from osvi_django.models.labels import needs_loaded
 from osvi_django.models.sessions import ChatSession
 from osvi_django.validation import (
+    CLOSE_REASON_MAX_LENGTH,
     ID_MAX_LENGTH,
     NOTE_MAX_LENGTH,
 )
@@ -52,6 +54,20 @@ class CloseJob(Requested):
         help_text=_("The user's permission is checked again when the job runs."),
     )
     note = models.CharField(_("note"), max_length=NOTE_MAX_LENGTH, blank=True)
+    close_reason = models.CharField(
+        _("reason for closing"), max_length=CLOSE_REASON_MAX_LENGTH, blank=True
+    )
+    goodbye = models.TextField(
+        _("goodbye"),
+        blank=True,
+        help_text=_("What each customer is sent before the chat is closed."),
+    )
+    selection = models.CharField(
+        _("selection"),
+        max_length=500,
+        blank=True,
+        help_text=_("How the sessions were chosen, in words."),
+    )
     retry_of = models.ForeignKey(
         "self",
         on_delete=models.SET_NULL,
@@ -68,7 +84,7 @@ class CloseJob(Requested):
     left_out = models.PositiveIntegerField(
         _("left out"),
         default=0,
-        help_text=_("Sessions that no longer matched the filter when their turn came."),
+        help_text=_("Sessions that no longer matched the filter, or that are spared."),
     )
     session_filter = models.JSONField(
         _("filter"),
@@ -131,16 +147,27 @@ class CloseJobItem(models.Model):
         NOT_FOUND = "not_found", _("not found on this site")
         NOT_ALLOWED = "not_allowed", _("not allowed")
         NO_LONGER_MATCHES = "no_longer_matches", _("no longer matches the filter")
+        HELP_REQUESTED = "help_requested", _("left out, waits for a person")
+        TAKEN_OVER = "taken_over", _("left out, a colleague has it")
         CANCELLED = "cancelled", _("not closed, job stopped")
 
+    class Goodbye(models.TextChoices):
+        """What became of what the customer is sent before the close."""
+
+        SENT = "sent", _("goodbye sent")
+        NOT_SENT = "not_sent", _("goodbye not sent")
+        UNKNOWN = "unknown", _("goodbye sent, or not: OSVI did not answer")
+
     SUCCEEDED: ClassVar = (Outcome.CLOSED, Outcome.ALREADY_CLOSED)
+    LEFT_OUT: ClassVar = (Outcome.NO_LONGER_MATCHES, Outcome.HELP_REQUESTED, Outcome.TAKEN_OVER)
     FAILED: ClassVar = (
         Outcome.NOT_SENT,
         Outcome.REJECTED,
         Outcome.NOT_FOUND,
         Outcome.NOT_ALLOWED,
     )
-    NOT_CLOSED: ClassVar = (*FAILED, Outcome.NO_LONGER_MATCHES, Outcome.CANCELLED)
+    NOT_CLOSED: ClassVar = (*FAILED, *LEFT_OUT, Outcome.CANCELLED)
+    TROUBLED: ClassVar = (*FAILED, Outcome.UNCONFIRMED)
 
     job = models.ForeignKey(
         CloseJob,
@@ -168,6 +195,7 @@ class CloseJobItem(models.Model):
     )
     error_code = models.CharField(_("error code"), max_length=32, blank=True)
     error_reason = models.CharField(_("reason"), max_length=300, blank=True)
+    goodbye = models.CharField(_("goodbye"), max_length=16, choices=Goodbye.choices, blank=True)
     attempt = models.ForeignKey(
         CloseAttempt,
         on_delete=models.SET_NULL,
@@ -194,5 +222,6 @@ class CloseJobItem(models.Model):
             models.Index(fields=("job", "id"), name="osvi_item_page"),
         )
 
+    @needs_loaded("requested_session_id")
     def __str__(self) -> str:
         return self.requested_session_id

@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Collection, Iterable
+from datetime import UTC, datetime
 from typing import Any, Final
 
+from django.http import QueryDict
 from django.utils.timezone import get_default_timezone, is_naive, make_aware
 from django.utils.translation import gettext_lazy as _
-from rest_framework import serializers
+from rest_framework import ISO_8601, serializers
 
 from osvi_django.conf import bulk_limit, configured
+from osvi_django.models import ChatSession
 from osvi_django.services.support import COMMANDS, TEXT_MAX_LENGTH
 from osvi_django.validation import (
+    CLOSE_REASON_MAX_LENGTH,
     NOTE_MAX_LENGTH,
     id_problem,
 )
 
 # Maximum nesting; copying deeper JSON overflows the stack.
 _DEEPEST: Final = 20
+# A number with more digits is no key of a row.
+ID_DIGITS: Final = 18
 # The command of ``support/`` that closes a session, as ``close/`` does.
 CLOSE: Final = "close"
 # The support commands by OSVI's names; without one, the message goes to the customer.
 SUPPORT_COMMANDS: Final = {each.word: each for each in COMMANDS.values() if not each.own_call}
 FIELDS_OF_COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     **{word: command.rest_fields for word, command in SUPPORT_COMMANDS.items()},
-    CLOSE: ("note", "agent_uuid", "account"),
+    CLOSE: ("note", "close_reason", "goodbye", "agent_uuid", "account"),
 }
+# The commands that need a message.
+WITH_MESSAGE: Final = {word for word, each in SUPPORT_COMMANDS.items() if each.needs_text}
 
 
 class StoredDateTimeField(serializers.DateTimeField):
-    """A time of a row, always with its offset from UTC, as clients are in other time zones."""
+    """A time of a row, in UTC, in one format whatever the host's settings say."""
 
-    def to_representation(self, value: Any) -> Any:
-        """Return its text; without ``USE_TZ`` in the site's own time zone."""
-        # Not left to Django REST framework: it fails for the hour that comes twice a year.
+    def to_representation(self, value: datetime) -> str:
+        """Return its text, such as ``2026-01-31T12:00:00.123456Z``."""
+        # Without USE_TZ it is in the site's own time zone.
         aware = make_aware(value, get_default_timezone()) if is_naive(value) else value
-        return super().to_representation(aware)
-
-    def default_timezone(self) -> Any:
-        """Return the time zone in which times are shown."""
-        return super().default_timezone() or get_default_timezone()
+        return aware.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 class IdField(serializers.Field[str, str, str, Any]):
@@ -75,6 +78,14 @@ class TextField(serializers.CharField):
         return super().to_internal_value(data)
 
 
+class SearchField(serializers.Field[str, str, str, Any]):
+    """What to search for: any text, as a search that cannot find anything is no error."""
+
+    def to_internal_value(self, data: str) -> str:
+        """Return the text as it was sent."""
+        return data
+
+
 class MessageField(TextField):
     """A message of a person."""
 
@@ -87,6 +98,19 @@ class NoteField(TextField):
 
     def __init__(self) -> None:
         super().__init__(required=False, allow_blank=True, max_length=NOTE_MAX_LENGTH)
+
+
+class CloseReasonField(TextField):
+    """A reason for closing; the service checks whether the account allows it."""
+
+    def __init__(self) -> None:
+        super().__init__(required=False, allow_blank=True, max_length=CLOSE_REASON_MAX_LENGTH)
+
+
+class AgentListField(serializers.ListField):
+    """A list of OSVI's ids of agents; the service limits how many."""
+
+    child = IdField()
 
 
 class IdListField(serializers.ListField):
@@ -108,13 +132,70 @@ class IdListField(serializers.ListField):
 class StatusField(serializers.ChoiceField):
     """A status. An invalid value is not repeated in the error: it may not be encodable."""
 
-    default_error_messages = {"unknown": _("This is not a status: use one of {statuses}.")}
+    default_error_messages = {"unknown": _("This is not a status: use one of {known}.")}
 
     def to_internal_value(self, data: Any) -> Any:
         """Return the status, or raise an error."""
         if not isinstance(data, str) or data not in self.choices:
-            self.fail("unknown", statuses=", ".join(map(str, self.choices)))
+            self.fail("unknown", known=", ".join(map(str, self.choices)))
         return data
+
+
+class StatusListField(serializers.Field[list[str], Any, list[str], Any]):
+    """One or several statuses: a list in JSON; in a query string with commas, or repeated."""
+
+    is_repeatable = True
+
+    def get_value(self, dictionary: Any) -> Any:
+        """Return what was given, also if a query string has it more than once."""
+        name = str(self.field_name)
+        if isinstance(dictionary, QueryDict) and name in dictionary:
+            return ",".join(dictionary.getlist(name))
+        return super().get_value(dictionary)
+
+    def to_internal_value(self, data: Any) -> list[str]:
+        """Return the statuses, each once, or raise an error."""
+        named = data.split(",") if isinstance(data, str) else data
+        if not isinstance(named, list) or not named:
+            named = [None]
+        one = StatusField(choices=ChatSession.Status.choices)
+        return list(dict.fromkeys(one.to_internal_value(each) for each in named))
+
+
+class NamesField(serializers.Field[list[str], str, list[str], Any]):
+    """Names with commas between them, each of which must be known."""
+
+    default_error_messages = {"unknown": _("{name} is unknown: use {known}.")}
+
+    def __init__(self, *, names: Collection[str], **options: Any) -> None:
+        self.names = names
+        super().__init__(**options)
+
+    def to_internal_value(self, data: str) -> list[str]:
+        """Return the names, or raise an error."""
+        named = data.split(",")
+        for name in named:
+            if name not in self.names:
+                self.fail("unknown", name=repr(name), known=", ".join(self.names))
+        return named
+
+
+class OrderingField(StatusField):
+    """The order of a list."""
+
+    default_error_messages = {"unknown": _("This is not an order: use one of {known}.")}
+
+
+class ModeField(StatusField):
+    """Who answers the customer."""
+
+    default_error_messages = {"unknown": _("This is not a mode: use one of {known}.")}
+
+
+class FormatField(StatusField):
+    """The format of a file."""
+
+    default_error_messages = {"unknown": _("This is not a format: use one of {known}.")}
 
 
 class AwareDateTimeField(serializers.DateTimeField):
@@ -131,6 +212,13 @@ class AwareDateTimeField(serializers.DateTimeField):
         return super().enforce_timezone(value)
 
 
+class MomentField(AwareDateTimeField):
+    """A time by which sessions are chosen."""
+
+    def __init__(self) -> None:
+        super().__init__(required=False, input_formats=[ISO_8601], default_timezone=UTC)
+
+
 class StrictBooleanField(serializers.BooleanField):
     """True or false; other types are not converted."""
 
@@ -142,6 +230,34 @@ class StrictBooleanField(serializers.BooleanField):
         if not isinstance(data, bool):
             self.fail("invalid", input=data)
         return data
+
+
+class JobField(serializers.Field[int, int | str, int, Any]):
+    """The id of a close job; the service checks whether the caller may see it."""
+
+    default_error_messages = {"invalid": _("This is not the id of a close job.")}
+
+    def to_internal_value(self, data: int | str) -> int:
+        """Return the id, or raise an error."""
+        is_text = isinstance(data, str) and data.isascii() and data.isdigit()
+        is_number = isinstance(data, int) and not isinstance(data, bool)
+        if not (is_text or is_number) or not 0 <= len(str(data)) <= ID_DIGITS or int(data) < 0:
+            self.fail("invalid")
+        return int(data)
+
+
+class FlagField(serializers.Field[bool, bool | str, bool, Any]):
+    """True or false, in JSON or, as ``true`` or ``false``, in a query string."""
+
+    default_error_messages = {"unknown": _("This is not a flag: use true or false.")}
+
+    def to_internal_value(self, data: bool | str) -> bool:
+        """Return the value, or raise an error."""
+        if isinstance(data, bool):
+            return data
+        if data not in {"true", "false"}:
+            self.fail("unknown")
+        return data == "true"
 
 
 class CommandField(serializers.Field[str, str, str, Any]):

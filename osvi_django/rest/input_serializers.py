@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC
 from functools import cache
 from typing import Any, Final
@@ -14,36 +15,64 @@ from rest_framework import ISO_8601, serializers
 from rest_framework.settings import api_settings
 from rest_framework.versioning import QueryParameterVersioning
 
-from osvi_django.models import ChatSession, CloseJobItem
+from osvi_django.models import ChatSession, CloseJobItem, DataExport
 from osvi_django.rest.fields import (
     FIELDS_OF_COMMANDS,
+    WITH_MESSAGE,
+    AgentListField,
     AwareDateTimeField,
+    CloseReasonField,
     CommandField,
     CustomerField,
+    FlagField,
+    FormatField,
     IdField,
     IdListField,
+    JobField,
     JSONObjectField,
     MessageField,
+    ModeField,
+    MomentField,
+    NamesField,
     NoteField,
+    OrderingField,
+    SearchField,
     StatusField,
+    StatusListField,
     StrictBooleanField,
+    TextField,
 )
-from osvi_django.rest.pagination import KeysetPagination
+from osvi_django.rest.output_serializers import SESSION_FIELDS
+from osvi_django.rest.pagination import KeysetPagination, SessionPagination
+from osvi_django.services.statistics import MAX_TOP
 from osvi_django.services.support import SupportCommand
+from osvi_django.validation import CLOSE_REASON_MAX_LENGTH
 
+# A phone number or an offset from UTC whose plus was decoded as a space.
+_LOST_PLUS: Final = re.compile(r"^ \d|\d \d\d:?\d\d$")
 # How many unknown keys an error names.
 _MAX_NAMED: Final = 5
 
 
 class StrictSerializer(serializers.Serializer[Any]):
-    """Refuse unknown fields: a misspelt one would be ignored silently."""
+    """Refuse unknown fields: a misspelt one would be ignored silently.
+
+    Null for an optional field means that it is not given.
+    """
 
     def to_internal_value(self, data: Any) -> Any:
         """Return the values, or raise errors."""
+        data = self.given(data)
         if isinstance(data, dict) and (unknown := [key for key in data if not self._knows(key)]):
             problem = _not_known(unknown, self)
             raise serializers.ValidationError({api_settings.NON_FIELD_ERRORS_KEY: [problem]})
         return super().to_internal_value(data)
+
+    def given(self, data: Any) -> Any:
+        """Return the body without the optional fields that are null."""
+        if not isinstance(data, dict) or None not in data.values():
+            return data
+        return {key: value for key, value in data.items() if not self._is_left_out(key, value)}
 
     def known_keys(self) -> list[str]:
         """Return the keys to name to a caller who uses another."""
@@ -51,6 +80,10 @@ class StrictSerializer(serializers.Serializer[Any]):
 
     def _knows(self, key: object) -> bool:
         return key in self.known_keys()
+
+    def _is_left_out(self, key: object, value: object) -> bool:
+        field = self.fields.get(key) if value is None and isinstance(key, str) else None
+        return field is not None and not field.required and not field.allow_null
 
 
 class EmptySerializer(StrictSerializer):
@@ -63,6 +96,8 @@ class CloseSerializer(StrictSerializer):
     agent_uuid = IdField(required=False)
     account = IdField(required=False)
     note = NoteField()
+    close_reason = CloseReasonField()
+    goodbye = MessageField(required=False, allow_blank=True)
 
 
 class QuerySerializer(StrictSerializer):
@@ -74,12 +109,15 @@ class QuerySerializer(StrictSerializer):
 
     def to_internal_value(self, data: QueryDict) -> Any:
         """Return the values, or raise errors."""
-        if problems := dict(_invalid_keys(data)):
+        if problems := dict(_invalid_keys(data, repeatable=self._repeatable())):
             raise serializers.ValidationError(problems)
         return super().to_internal_value(data)
 
     def _knows(self, key: object) -> bool:
         return super()._knows(key) or key in _framework_keys()
+
+    def _repeatable(self) -> set[str]:
+        return {name for name, field in self.fields.items() if hasattr(field, "is_repeatable")}
 
 
 class PageSerializer(QuerySerializer):
@@ -102,38 +140,81 @@ def _framework_keys() -> set[str]:
     return {key for key in taken if key}
 
 
-def _invalid_keys(query: QueryDict) -> Iterator[tuple[str, list[Any]]]:
+def _invalid_keys(
+    query: QueryDict, *, repeatable: Collection[str]
+) -> Iterator[tuple[str, list[Any]]]:
     for key, values in query.lists():
-        if len(values) > 1:
+        if len(values) > 1 and key not in repeatable:
             yield key, [_("Give this parameter once.")]
-        elif not values[0].strip():
+        elif not all(value.strip() for value in values):
             yield key, [_("This parameter has no value: give one or leave it out.")]
+        elif key != "search" and _LOST_PLUS.search(values[0]):
+            yield key, [_("A + in a URL means a space: send it as %2B.")]
 
 
 class SessionFields(StrictSerializer):
     """The fields of ``SessionFilter``, by which sessions are chosen."""
 
-    status = StatusField(choices=ChatSession.Status.choices, required=False)
+    status = StatusListField(required=False)
     agent_uuid = IdField(required=False)
     customer_id = CustomerField(required=False)
-    started_before = AwareDateTimeField(
-        required=False, input_formats=[ISO_8601], default_timezone=UTC
-    )
-    idle_since = AwareDateTimeField(required=False, input_formats=[ISO_8601], default_timezone=UTC)
+    open = FlagField(required=False)
+    account = IdField(required=False)
+    started_after = MomentField()
+    started_before = MomentField()
+    closed_after = MomentField()
+    closed_before = MomentField()
+    idle_since = MomentField()
+    mode = ModeField(choices=ChatSession.Mode.choices, required=False)
+    help_requested = FlagField(required=False)
+    close_reason = TextField(required=False, max_length=CLOSE_REASON_MAX_LENGTH)
+    summary_status = StatusField(choices=ChatSession.SummaryStatus.choices, required=False)
+    closed_by = IdField(required=False)
+    close_job = JobField(required=False)
 
 
-class SessionFilterSerializer(SessionFields, PageSerializer):
-    """The filters of a list of sessions."""
+class ListedFields(SessionFields):
+    """The filters of a list of sessions, and a text to search for."""
+
+    # Not for a close, which changes what these look at before it asks once more.
+    updated_after = MomentField()
+    updated_before = MomentField()
+    search = SearchField(required=False)
+
+
+class SessionFilterSerializer(ListedFields, PageSerializer):
+    """The filters of a list of sessions, and what is shown in which order."""
+
+    ordering = OrderingField(choices=list(SessionPagination.orderings), required=False)
+    # REST framework removes fields from the class, so this does not hide a property.
+    fields = NamesField(names=SESSION_FIELDS, required=False)  # type: ignore[assignment]
+
+
+class ExportSerializer(ListedFields, QuerySerializer):
+    """The format of a file, and the filters of a list."""
+
+    format = FormatField(choices=DataExport.Format.choices)
 
 
 class ResultFilterSerializer(PageSerializer):
     """The filters of the results of a job."""
 
     outcome = serializers.ChoiceField(choices=CloseJobItem.Outcome.choices, required=False)
+    expand = serializers.ChoiceField(choices=["summary"], required=False)
+
+
+class FiguresQuerySerializer(QuerySerializer):
+    """The days of the figures, and how many of each kind are named."""
+
+    first = serializers.DateField(required=False, input_formats=[ISO_8601])
+    last = serializers.DateField(required=False, input_formats=[ISO_8601])
+    top = serializers.IntegerField(required=False, min_value=1, max_value=MAX_TOP)
 
 
 class BulkFilterSerializer(SessionFields):
     """A filter for the sessions to close, with at least one key."""
+
+    exclude_agents = AgentListField(required=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Check that there is at least one key: an empty filter must not mean all."""
@@ -141,13 +222,19 @@ class BulkFilterSerializer(SessionFields):
             raise serializers.ValidationError(_none_of(self))
         return attrs
 
+    def _is_left_out(self, key: object, value: object) -> bool:
+        # A program's missing value must not turn one customer's sessions into all sessions.
+        return False
+
 
 class BulkCloseSerializer(StrictSerializer):
-    """The sessions to close, by ids or by a filter, and a note."""
+    """The sessions to close, by ids or by a filter, and why."""
 
     session_ids = IdListField(allow_empty=False, required=False)
     filter = BulkFilterSerializer(required=False)
     note = NoteField()
+    close_reason = CloseReasonField()
+    goodbye = MessageField(required=False, allow_blank=True)
 
     def to_internal_value(self, data: Any) -> Any:
         """Return the values, or raise errors; if both are given, only that one."""
@@ -162,6 +249,16 @@ class BulkCloseSerializer(StrictSerializer):
             raise serializers.ValidationError(_("Give either session_ids or filter."))
         return attrs
 
+    def _is_left_out(self, key: object, value: object) -> bool:
+        # Which sessions are meant must be said.
+        return key not in {"session_ids", "filter"} and super()._is_left_out(key, value)
+
+
+class RetrySerializer(StrictSerializer):
+    """Whether to close also what was not started when the job was cancelled."""
+
+    include_cancelled = StrictBooleanField()
+
 
 class StartSerializer(StrictSerializer):
     """The agent and customer of a new session, and what the agent should know."""
@@ -173,6 +270,8 @@ class StartSerializer(StrictSerializer):
     context = serializers.ListField(child=MessageField(), required=False)  # type: ignore[assignment]
     account = IdField(required=False)
     replace = StrictBooleanField()
+    note = NoteField()
+    close_reason = CloseReasonField()
 
 
 class SyncSerializer(StrictSerializer):
@@ -182,15 +281,26 @@ class SyncSerializer(StrictSerializer):
     account = IdField(required=False)
 
 
+class EraseSerializer(SyncSerializer):
+    """The customer to erase."""
+
+    dry_run = StrictBooleanField(required=False)
+
+
 class SupportSerializer(StrictSerializer):
     """A command with its fields, or a message for the customer."""
 
     command = CommandField(required=False)
     message = MessageField(required=False, allow_blank=True)
     note = NoteField()
+    close_reason = CloseReasonField()
+    goodbye = MessageField(required=False, allow_blank=True)
     agent_uuid = IdField(required=False)
     account = IdField(required=False)
     resend = StrictBooleanField()
+    taken_over_at = AwareDateTimeField(
+        required=False, allow_null=True, input_formats=[ISO_8601], default_timezone=UTC
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Check that every field fits the command, and that a message is there if needed."""
@@ -199,7 +309,7 @@ class SupportSerializer(StrictSerializer):
             if value and name not in taken:
                 problem = _("This field cannot be used with this command: leave it out.")
                 raise serializers.ValidationError({name: [problem]})
-        if "message" in taken and not attrs.get("message"):
+        if attrs.get("command", "") in WITH_MESSAGE and not attrs.get("message"):
             problem = _("This field is required.")
             raise serializers.ValidationError({"message": [problem]})
         return {name: value for name, value in attrs.items() if name in taken}

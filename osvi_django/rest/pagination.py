@@ -6,7 +6,7 @@ any number of rows may have been started at the same moment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from django.core.signing import BadSignature, Signer
@@ -141,7 +141,27 @@ class OldestStartedFirst(KeysetPagination):
     ordering = ("started_at", "id")
 
 
-class NewestStartedFirst(OldestStartedFirst):
-    """By start time, newest first."""
+class SessionPagination(KeysetPagination):
+    """Sessions in an order that the query string names; newest first by default.
 
-    ordering = ("-started_at", "-id")
+    What was asked to be newer than a change is in the order of the changes.
+    """
+
+    orderings: Final = {
+        f"{sign}{name}": (f"{sign}{name}", f"{sign}id")
+        for name in ("started_at", "updated_at", "closed_at", "last_activity_at")
+        for sign in ("-", "")
+    }
+
+    def paginate_queryset(
+        self, queryset: Any, request: Request, view: APIView | None = None
+    ) -> list[Any]:
+        """Return the page that the query string asks for, or raise ``ValidationError``."""
+        self.ordering = self.orderings[order_of(request.query_params)]
+        return super().paginate_queryset(queryset, request, view)
+
+
+def order_of(query: Mapping[str, Any]) -> str:
+    """Return the order that a valid query string asks for."""
+    usual = "updated_at" if "updated_after" in query else "-started_at"
+    return str(query.get("ordering", usual))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.request import parse_http_list
 
 from django.core.exceptions import RequestDataTooBig
 from django.http import UnreadablePostError
@@ -25,10 +24,10 @@ from rest_framework.request import Request
 from rest_framework.serializers import Serializer
 
 from osvi_django.redaction import hidden
+from osvi_django.services.permissions import visible_jobs
 from osvi_django.services.support import COMMANDS
 from osvi_django.validation import account_problem
 
-RESPOND_ASYNC: Final = "respond-async"
 _JSON: Final = "application/json"
 # A number with more digits is not a length.
 _LENGTH_DIGITS: Final = 18
@@ -95,7 +94,7 @@ def _read_body(request: Request) -> bytes:
 
 
 _PERSONAL: Final = frozenset(
-    {"context", "customer_id", "input_fields", "note", "text"}
+    {"context", "customer_id", "goodbye", "input_fields", "note", "search", "text"}
     | {command.field for command in COMMANDS.values()}
 )
 
@@ -132,16 +131,10 @@ def _with_hidden_texts(values: Mapping[str, Any]) -> dict[str, Any]:
     } | {name: _with_hidden_texts(value) for name, value in values.items() if name == "filter"}
 
 
-def prefers_async(request: Request) -> bool:
-    """Return whether the caller prefers not to wait (RFC 7240)."""
-    preferences = parse_http_list(request.headers.get("Prefer", ""))
-    return any(_name_of(each) == RESPOND_ASYNC for each in preferences)
-
-
-def _name_of(preference: str) -> str:
-    """Return the name in lower case; "" if it has a value, which ours must not have."""
-    name, _equals, value = preference.partition(";")[0].partition("=")
-    return "" if value.strip() not in {"", '""'} else name.strip().lower()
+def require_visible_job(user: Any, key: int | None) -> None:
+    """Raise a 400 if a job is named that this user may not see."""
+    if key is not None and not visible_jobs(user).filter(pk=key).exists():
+        raise ValidationError({"close_job": [_("This site has no such close job.")]})
 
 
 def require_account(account: str | None) -> None:

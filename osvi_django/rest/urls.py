@@ -14,6 +14,9 @@ from rest_framework.views import APIView
 
 from osvi_django.rest.views.base import NotFoundView
 from osvi_django.rest.views.closing import SessionCloseView, SessionRecoverView
+from osvi_django.rest.views.customers import CustomerEraseView, CustomerExportView
+from osvi_django.rest.views.exports import SessionExportView
+from osvi_django.rest.views.figures import StatsView
 from osvi_django.rest.views.jobs import (
     BulkCloseView,
     JobCancelView,
@@ -25,6 +28,7 @@ from osvi_django.rest.views.jobs import (
 from osvi_django.rest.views.sessions import AttemptView, SessionDetailView, SessionListView
 from osvi_django.rest.views.support import (
     ActionListView,
+    ActionView,
     ContextView,
     MessagesView,
     SupportView,
@@ -65,13 +69,18 @@ urlpatterns = [
     *_endpoint("close-jobs/<str:pk>/results", JobResultsView, "close-job-results"),
     *_endpoint("close-jobs/<str:pk>/cancel", JobCancelView, "close-job-cancel"),
     *_endpoint("close-jobs/<str:pk>/retry", JobRetryView, "close-job-retry"),
+    *_endpoint("customers/erase", CustomerEraseView, "customer-erase"),
+    *_endpoint("customers/export", CustomerExportView, "customer-export"),
+    *_endpoint("stats", StatsView, "stats"),
     *_endpoint("sessions", SessionListView, "session-list"),
     # Before the routes that accept any text as an id.
     *_endpoint("sessions/close", BulkCloseView, "session-bulk-close"),
+    *_endpoint("sessions/export", SessionExportView, "session-export"),
     *_endpoint("sessions/sync", SyncView, "session-sync"),
     *_endpoint(f"{_SESSION}/close", SessionCloseView, "session-close"),
     *_endpoint(f"{_SESSION}/recover", SessionRecoverView, "session-recover"),
     *_endpoint(f"{_SESSION}/attempts/<int:pk>", AttemptView, "session-attempt"),
+    *_endpoint(f"{_SESSION}/actions/<int:pk>", ActionView, "session-action"),
     *_endpoint(f"{_SESSION}/support", SupportView, "session-support"),
     *_endpoint(f"{_SESSION}/context", ContextView, "session-context"),
     *_endpoint(f"{_SESSION}/messages", MessagesView, "session-messages"),
@@ -82,6 +91,6 @@ urlpatterns = [
         "session-detail",
         bare="sessions/<osvi_id_up_to_slash:session_id>",
     ),
-    # Only below our own two names: other URLs with the same beginning may be the host's.
-    re_path(r"^(?:sessions|close-jobs)/", NotFoundView.as_view()),
+    # Only below our own names: other URLs with the same beginning may be the host's.
+    re_path(r"^(?:sessions|close-jobs|customers|stats)/", NotFoundView.as_view()),
 ]

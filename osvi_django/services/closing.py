@@ -6,7 +6,9 @@ stored in the committed steps of the package ``attempts``.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Final
 
@@ -34,6 +36,7 @@ from osvi_django.services.attempts import (
     settlement,
     types,
 )
+from osvi_django.services.attempts.close_rules import require_close_rules
 from osvi_django.services.attempts.error_policy import may_be_sent_later
 from osvi_django.services.attempts.interpret import NeedsCheck, interpret, interpret_check
 from osvi_django.services.attempts.remote_state import is_closed_already
@@ -49,6 +52,7 @@ from osvi_django.services.permissions import require_close
 from osvi_django.services.recovery.service import recover_session
 from osvi_django.services.recovery.unread import RecoveryResult, Settled
 from osvi_django.services.summaries import with_own_summary
+from osvi_django.services.support.goodbye import Goodbye, checked_goodbye
 
 # When to check a close in progress again: the AI writes for some seconds.
 LOOK_AGAIN_AFTER: Final = 5  # seconds
@@ -56,18 +60,25 @@ LOOK_AGAIN_AFTER: Final = 5  # seconds
 Remove = Callable[[ChatSession, CloseAttempt], bool]
 
 
-@hides("note")
+@hides("note", "goodbye")
 def close_session(
     session: ChatSession,
     *,
     requested_by: User | None = None,
     via: str = "code",
     note: str = "",
+    close_reason: str = "",
+    goodbye: str = "",
 ) -> CloseResult:
     """Close ``session`` at OSVI and store its summary; a closed one is returned as it is.
 
     ``requested_by`` must have the permission ``osvi_django.close_chatsession``; None is the host's
     own code, which may do anything. ``session`` is reloaded from the database, before and after.
+    The settings of its account may limit ``close_reason`` to a list, and require a ``note``.
+
+    ``goodbye`` is sent to the customer of an open session first: the chat is taken over for it,
+    which requires the permission to operate. The same goodbye is sent once in a session, and if it
+    cannot be sent, the session is closed without it; the result says so.
 
     If the session is unconfirmed, or its closer has died, OSVI is asked first whether it is still
     open: a close is never sent a second time blindly. ``changed`` is also true if OSVI says that it
@@ -83,39 +94,51 @@ def close_session(
         raise TypeError(
             "close_session needs a ChatSession. To close by id, use close_session_by_id."
         )
-    return close(session, requested_by=requested_by, via=via, note=note)
+    request = RequestOrigin(
+        requested_by=requested_by, via=via, note=note, close_reason=close_reason
+    )
+    text = checked_goodbye(goodbye, requested_by)
+    return close(session, request, goodbye=Goodbye(text) if text else None)
 
 
 # Kept as a separate name for code about a session whose first close was not answered.
 close_again = close_session
 
 
-@hides("note")
 def close(
     session: ChatSession,
+    request: RequestOrigin,
     *,
-    requested_by: User | None,
-    via: str,
-    note: str,
     remove: Remove | None = None,
     writes_summary: bool = True,
+    is_asked_now: bool = True,
+    goodbye: Goodbye | None = None,
+    token: uuid.UUID | None = None,
 ) -> CloseResult:
     """Do what ``close_session`` does, with options that only this package may use.
 
     ``remove``: removes an unverified session that was not closed, with the claim on it, instead of
     storing that it was not closed; it returns whether it was removed. ``writes_summary``: whether
-    this site's own summary is written now, or by the caller later.
+    this site's own summary is written now, or by the caller later. ``is_asked_now``: whether the
+    account's rules hold for the request, or were checked when its job was made. ``token``: the
+    claim on an open session, if the caller needs to know it.
     """
     refuse_inside_transaction(selectors.using(session))
-    require_close(requested_by, session)
-    request = RequestOrigin(requested_by=requested_by, via=via, note=note)
+    require_close(request.requested_by, session)
     selectors.reload(session)
     if session.status == Status.CLOSED:
         return types.closed_result(session)
-    if session.is_open:
-        result = _close_open(session, request, remove)
-    else:
+    if is_asked_now:
+        require_close_rules(request, session.agent.account)
+    if not session.is_open:
+        if goodbye is not None:  # it may be closed, so nothing is written to it now
+            goodbye.recall(session)
         result = _verify_and_close(session, request)
+    else:
+        with goodbye.before(session, request) if goodbye else nullcontext():
+            result = _close_open(session, request, remove, token)
+    if goodbye is not None:
+        result = replace(result, goodbye=goodbye.outcome)
     return with_own_summary(result) if writes_summary and result.changed else result
 
 
@@ -134,7 +157,7 @@ def _verify_and_close(session: ChatSession, request: RequestOrigin) -> CloseResu
         if found.settled is Settled.UNCHANGED and session.status == Status.UNCONFIRMED:
             raise _still_unconfirmed(found)
         if session.status != Status.CLOSED:
-            return _close_open(session, request, None)
+            return _close_open(session, request, None, None)
     is_found_closed = found.settled in {Settled.STORED, Settled.NOT_PROVIDED, Settled.LOST}
     return replace(types.closed_result(session), changed=is_found_closed)
 
@@ -146,10 +169,12 @@ def _still_unconfirmed(found: RecoveryResult) -> OSVIError | OSVINotConfigured:
     return OSVINoAnswer(found.detail, attempt=selectors.last_attempt(found.session))
 
 
-def _close_open(session: ChatSession, request: RequestOrigin, remove: Remove | None) -> CloseResult:
+def _close_open(
+    session: ChatSession, request: RequestOrigin, remove: Remove | None, token: uuid.UUID | None
+) -> CloseResult:
     client, lease = claims.prepare(session.agent.account)
     with waiting_slot(request.via), throttling(client, session.agent.account) as throttle:
-        attempt = claims.claim(session, request, lease=lease)
+        attempt = claims.claim(session, request, lease=lease, token=token)
         if attempt is None:
             claims.expire_lease(session)
             selectors.reload(session)

@@ -65,7 +65,7 @@ def start_lock(
 
     ``terms``: those of its lease, so that the lock of a process that died is free soon.
     """
-    row = _row_of(sha256("\0".join((account, agent_uuid, customer_id)).encode()).hexdigest())
+    row = _row_of(key_of(account, agent_uuid, customer_id))
     with leases.renewing(row):
         lock = StartLockHolder(row)
         # The row is removed when a start ends: if it is gone, the customer has a chat now.
@@ -75,6 +75,11 @@ def start_lock(
             yield lock
         finally:
             lock.release()
+
+
+def key_of(account: str, agent_uuid: str, customer_id: str) -> str:
+    """Return what names the lock of a customer and an agent."""
+    return sha256("\0".join((account, agent_uuid, customer_id)).encode()).hexdigest()
 
 
 def _row_of(key: str) -> ClaimedRow:

@@ -29,6 +29,7 @@ from osvi_django.models import (
 )
 from osvi_django.redaction import hides
 from osvi_django.services import selectors
+from osvi_django.services.access import Purpose, is_inside
 from osvi_django.services.attempts import claims
 from osvi_django.services.attempts.sync_limit import waiting_slot
 from osvi_django.services.attempts.throttling import throttling
@@ -48,13 +49,14 @@ from osvi_django.services.mirroring.sessions import (
     refuse_form_sent_before,
 )
 from osvi_django.services.permissions import requester_fields, require_operate
+from osvi_django.services.sharing import earlier_summaries, number_to_share
 from osvi_django.services.start_locks import start_lock
 from osvi_django.validation import require_id, storable, uuid_or_none
 
 ActionKind = SupportAction.Kind
 
 
-@hides("customer_id", "input_fields", "context")
+@hides("customer_id", "input_fields", "context", "note")
 def start_session(
     *,
     agent_uuid: str,
@@ -63,6 +65,8 @@ def start_session(
     context: Sequence[str] | None = None,
     account: str | None = None,
     replace: bool = False,
+    note: str = "",
+    close_reason: str = "",
     requested_by: User | None = None,
     via: str = "code",
     form_key: uuid.UUID | None = None,
@@ -71,11 +75,15 @@ def start_session(
 
     A start ends what the customer has open with this agent, so OSVI is asked about that first:
     raises ``AlreadyOpen`` if there is such a chat. With ``replace`` it is closed before the start,
-    as by ``close_session``, which keeps its summary and requires the permission to close; if that
-    close fails, its error is raised and nothing is started.
+    as by ``close_session`` with this ``note`` and ``close_reason``, which keeps its summary and
+    requires the permission to close; if that close fails, its error is raised and nothing is
+    started.
 
     Of all calls with the same ``form_key``, a UUID of the form or the task that asks, one starts a
     session, so that a second one does not replace it: the others raise ``SentBefore``.
+
+    If the setting ``SHARE_SUMMARIES`` says so, the customer's latest summaries are given to OSVI
+    before ``context``, as far as ``requested_by`` may read them.
 
     If ``account`` is not named it is the one that knows the agent, else ``"default"``. Raises
     ``NotAllowed``, ``InvalidInput``, ``InsideTransaction``, ``Busy`` and what the client raises.
@@ -87,10 +95,11 @@ def start_session(
         form_key = uuid_or_none("form_key", form_key)
         require_id("agent_uuid", agent_uuid)
         require_id("customer_id", customer_id)
-        account = account_of(agent_uuid, account)
+        account = account_of(agent_uuid, account, by=requested_by)
         client, terms = claims.prepare(account)
         given: dict[str, Any] = {"input_fields": input_fields, "context": context or ()}
         start_payload(agent_uuid=agent_uuid, customer_id=customer_id, **given)
+        shared = number_to_share(account, own=len(given["context"]))
     start = _Start(client=client, account=account, agent_uuid=agent_uuid, customer_id=customer_id)
     with (
         waiting_slot(via),
@@ -101,20 +110,28 @@ def start_session(
         began = timezone.now()
         if old := _open_session(start, by):
             if not replace:
-                raise _already_open(old)
+                raise _already_open(old, requested_by)
             lock.renew()
-            close_session(old, requested_by=requested_by, via=via)
+            if not is_inside(old, requested_by, Purpose.CLOSE):
+                raise _already_open(old, requested_by)
+            why = {"note": note, "close_reason": close_reason}
+            close_session(old, requested_by=requested_by, via=via, **why)
             lock.renew()
             _require_no_other(old, start, by)
         lock.renew()
         _settle_unlisted(start, by, began)
         lock.renew()
+        # The chat that was closed above is one of those whose summaries are shared.
+        known = earlier_summaries(
+            customer_id, account=account, number=shared, requested_by=requested_by
+        )
+        given["context"] = [*known, *given["context"]]
         sent_at = clock.monotonic()
         with generic_messages():
             remote = client.create_session(agent_uuid=agent_uuid, customer_id=customer_id, **given)
         throttle.record_success(sent_at)
         session = mirror_remote(remote, account=account, agent_uuid=agent_uuid, by=by)
-        _write_start(session, context or (), by, began, form_key)
+        _write_start(session, given["context"], by, began, form_key)
     _close_all_but_the_last(session, by, began)
     return session
 
@@ -134,11 +151,18 @@ def _open_session(start: _Start, by: RequestOrigin) -> ChatSession | None:
 
     Raises what the client raises for a call that changes nothing.
     """
+    asked_at = timezone.now()
     with _before_a_start():
         remote = start.client.active_session(start.customer_id, agent_uuid=start.agent_uuid)
         if remote is None:
             return None
-        return mirror_remote(remote, account=start.account, agent_uuid=start.agent_uuid, by=by)
+        return mirror_remote(
+            remote,
+            account=start.account,
+            agent_uuid=start.agent_uuid,
+            by=by,
+            asked_at=asked_at,
+        )
 
 
 def _require_no_other(old: ChatSession, start: _Start, by: RequestOrigin) -> None:
@@ -146,7 +170,7 @@ def _require_no_other(old: ChatSession, start: _Start, by: RequestOrigin) -> Non
     another = _open_session(start, by)
     # A session that is closed here cannot be closed again, whatever OSVI still lists.
     if another is not None and another.pk != old.pk:
-        raise _already_open(another)
+        raise _already_open(another, by.requested_by)
 
 
 def _settle_unlisted(start: _Start, by: RequestOrigin, asked_at: datetime) -> None:
@@ -163,7 +187,10 @@ def _settle_unlisted(start: _Start, by: RequestOrigin, asked_at: datetime) -> No
         store_probed(sessions_to_probe.filter(pk__in=list(probed)), probed, by)
 
 
-def _already_open(session: ChatSession) -> AlreadyOpen:
+def _already_open(session: ChatSession, user: User | None) -> AlreadyOpen:
+    """Return the error, which names the session if it is inside the access of the user."""
+    if not is_inside(session, user, Purpose.OPERATE):
+        return AlreadyOpen()
     error = AlreadyOpen(AlreadyOpen.named % {"session": session.session_id})
     error.session = session
     return error

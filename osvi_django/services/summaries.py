@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from django.db import Error, router
+from django.db import Error
 from django.db.models import Q
 from django.utils import timezone
 
@@ -30,7 +30,10 @@ from osvi_django.models import ChatSession, SessionSummary
 from osvi_django.redaction import hides
 from osvi_django.services import selectors
 from osvi_django.services.attempts import types
+from osvi_django.services.attempts.notifications import notify_summarized
 from osvi_django.services.attempts.types import CloseResult, Status, SummaryStatus
+from osvi_django.services.events import outbox
+from osvi_django.services.events.outbox import Event, fact_of
 from osvi_django.validation import storable
 
 logger = logging.getLogger(__name__)
@@ -56,7 +59,7 @@ def summarize(session: ChatSession) -> Summarized | None:
     """
     with generic_messages():
         refuse_inside_transaction(selectors.using(session))
-    if session.status != Status.CLOSED or session.summary_status == SummaryStatus.STORED:
+    if session.status != Status.CLOSED or not may_be_written(session):
         return None
     try:
         write = Account(session.agent.account).summarizer
@@ -65,9 +68,14 @@ def summarize(session: ChatSession) -> Summarized | None:
         return _failed(session, error)
 
 
+def may_be_written(session: ChatSession) -> bool:
+    """Return whether a session has had no summary, and its customer is not erased."""
+    return session.summary_status not in ChatSession.HAD_SUMMARY and session.erased_at is None
+
+
 def summarize_by_key(key: int) -> None:
     """Summarize the session with this key, in a thread whose result is not awaited."""
-    sessions = ChatSession.objects.using(router.db_for_write(ChatSession))
+    sessions = selectors.all_sessions()
     for session in sessions.select_related("agent").filter(pk=key):
         summarize(session)
 
@@ -92,8 +100,10 @@ def summarize_missing(*, again: bool = False) -> Iterator[Summarized]:
     May be stopped and started again. Sessions whose summarizer failed are tried again; with
     ``again``, so are those for which it returned nothing.
     """
-    sessions = ChatSession.objects.using(router.db_for_write(ChatSession)).select_related("agent")
-    missing = Q(status=Status.CLOSED) & ~Q(summary_status=SummaryStatus.STORED)
+    sessions = selectors.all_sessions().select_related("agent")
+    missing = Q(status=Status.CLOSED, erased_at=None) & ~Q(
+        summary_status__in=ChatSession.HAD_SUMMARY
+    )
     if not again:
         missing &= Q(summarized_at=None)
     wanted = sessions.filter(missing, agent__account__in=_accounts()).order_by("pk")
@@ -131,19 +141,21 @@ def _store(session: ChatSession, text: str) -> Summarized:
     """Store a text if there still is none: OSVI's own may have been stored since."""
     alias = selectors.using(session)
 
-    def work() -> None:
+    def work() -> bool:
         status = {"summary_status": SummaryStatus.STORED} if text else {}
         # The UPDATE comes first, and locks the session's row.
         now = timezone.now()
-        selectors.rows(session).update(
-            summarizer_error="", summarized_at=now, updated_at=now, **status
-        )
+        selectors.rows(session).update(summarizer_error="", summarized_at=now, **status)
         summaries = SessionSummary.objects.using(alias)
-        if text and not summaries.filter(session=session).exists():
-            source = SessionSummary.Source.HOST
-            summaries.create(session=session, text=text, source=source)
+        if not text or summaries.filter(session=session).exists():
+            return False
+        source = SessionSummary.Source.HOST
+        summaries.create(session=session, text=text, source=source)
+        outbox.write([fact_of(Event.SUMMARIZED, session)], using=alias)
+        return True
 
-    persist(work, using=alias, patience=database.PATIENCE_BEFORE)
+    if persist(work, using=alias, patience=database.PATIENCE_BEFORE):
+        notify_summarized(session)
     return Summarized(session=session, summary=types.closed_result(session).summary)
 
 
@@ -154,5 +166,5 @@ def _failed(session: ChatSession, error: Exception) -> Summarized:
     failed = {"summarizer_error": kind, "summarized_at": None}
     session.summarizer_error, session.summarized_at = kind, None
     with suppress(Error):
-        selectors.rows(session).update(**failed, updated_at=timezone.now())
+        selectors.rows(session).update(**failed)
     return Summarized(session=session, error=kind)

@@ -63,6 +63,10 @@ class Account:
         """Whether legacy answers carry a second ``success`` inside ``data``, as older ones did."""
         self.switched_off: set[tuple[str, str]] = set()
         """Pairs of agent UUID and support command that the dashboard switched off."""
+        self.knows_every_id = False
+        """Whether a session that is asked for exists: it is added, with the agent that is named."""
+        self.takeover_ends_help = True
+        """Whether a takeover also clears ``help_requested``, which OSVI does not document."""
         self.voice_agents: list[dict[str, Any]] = []
         """What ``GET /v1/active_agents`` answers."""
         self.sessions: dict[str, SandboxSession] = {}
@@ -70,6 +74,7 @@ class Account:
         """Every request that arrived, oldest first."""
         self._answered: dict[str, str] = {}
         self._faults: defaultdict[str | None, deque[Fault]] = defaultdict(deque)
+        self._inbound: defaultdict[str, deque[dict[str, Any]]] = defaultdict(deque)
         self._closes: Counter[str] = Counter()
         self._close_requests: Counter[str] = Counter()
         self._numbers = count()
@@ -152,6 +157,34 @@ class Account:
         """
         with self.lock:
             self._faults[session_id].extend(faults)
+
+    def request_help(self, session_id: str) -> SandboxSession:
+        """Flag the session: its customer asks for a person."""
+        with self.lock:
+            session = self.sessions[session_id]
+            session.change(help_requested=True)
+        return session
+
+    def customer_writes(self, session_id: str, text: str) -> SandboxSession:
+        """Add what the customer wrote elsewhere, such as by text message; the agent is silent."""
+        with self.lock:
+            session = self.sessions[session_id]
+            session.say("customer", text)
+        return session
+
+    def script_inbound(self, session_id: str, /, **fields: Any) -> None:
+        """Say what the answer to the next message to this session has in these fields.
+
+        Another ``session_id`` of this sandbox gets the message and answers it; ``mode`` and
+        ``help_requested`` are set in the session that answers; ``MISSING`` leaves a field out.
+        """
+        with self.lock:
+            self._inbound[session_id].append(fields)
+
+    def next_inbound(self, session_id: str) -> dict[str, Any]:
+        """Return what ``script_inbound`` said about the next message, and forget it."""
+        scripted = self._inbound.get(session_id)
+        return scripted.popleft() if scripted else {}
 
     def closes(self, session_id: str) -> int:
         """Return how many times the session moved to closed by a request."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -11,12 +11,13 @@ from urllib.parse import unquote
 
 from osvi_django.testing.account import Account, ReceivedRequest
 from osvi_django.testing.answers import Answer, failure, success
+from osvi_django.testing.faults import MISSING
 from osvi_django.testing.sessions import SandboxSession
 
 Fields = Mapping[str, Any]
 
 REPLY = "Thank you, I have noted that. Is there anything else I can do for you?"
-KINDS: dict[type, str] = {str: "a string", dict: "an object", list: "a list"}
+KINDS: dict[type, str] = {str: "a string", dict: "an object", list: "a list", int: "a number"}
 
 
 class RefusedError(Exception):
@@ -53,20 +54,30 @@ class Route:
 
 def respond(account: Account, request: ReceivedRequest) -> Answer:
     """Carry out one request and return its answer; the caller holds the account's lock."""
+    return answer_by(ROUTES, account, request, lambda: read_fields(request))
+
+
+def answer_by(
+    routes: Iterable[Route],
+    account: Account,
+    request: ReceivedRequest,
+    read: Callable[[], dict[str, Any]],
+) -> Answer:
+    """Return the answer of one of these calls; ``read`` returns what its path does not name."""
     if request.headers.get("API-Token") != account.token:
         return failure(HTTPStatus.UNAUTHORIZED, error="Invalid API token")
     try:
-        route, path_fields = find_route(request.method, request.path)
-        fields = {**read_fields(request), **path_fields}
+        route, path_fields = find_route(routes, request.method, request.path)
+        fields = {**read(), **path_fields}
         route.check(fields)
         return route.answer(account, fields)
     except RefusedError as refused:
         return refused.answer
 
 
-def find_route(method: str, path: str) -> tuple[Route, dict[str, str]]:
+def find_route(routes: Iterable[Route], method: str, path: str) -> tuple[Route, dict[str, str]]:
     """Return the call and what its path names."""
-    for route in ROUTES:
+    for route in routes:
         match = route.path.fullmatch(path)
         if match and route.method == method:
             return route, {name: unquote(value) for name, value in match.groupdict().items()}
@@ -103,6 +114,8 @@ def find_session(
 ) -> SandboxSession:
     """Return the session; refuse with 404 if it is unknown or another agent's."""
     session = account.sessions.get(session_id)
+    if session is None and account.knows_every_id:
+        session = account.add_session(session_id, agent_uuid or "agent_demo")
     if session is None or agent_uuid not in (None, session.agent_uuid):
         raise RefusedError(HTTPStatus.NOT_FOUND, "Session not found")
     return session
@@ -214,9 +227,19 @@ def v1_active(account: Account, fields: Fields) -> Answer:
 
 def v1_inbound(account: Account, fields: Fields) -> Answer:
     """``POST /v1/chat/inbound``."""
-    session = addressed(account, fields)
-    reply = turn(session, "customer", fields["content"])
-    return success({"session_id": session.id, "reply": reply})
+    scripted = account.next_inbound(fields.get("session_id") or "")
+    session = account.sessions.get(scripted.get("session_id", "")) or addressed(account, fields)
+    facts = {name: scripted[name] for name in ("mode", "help_requested") if name in scripted}
+    session.change(**{name: value for name, value in facts.items() if value is not MISSING})
+    data = {
+        "session_id": session.id,
+        "reply": turn(session, "customer", fields["content"]),
+        "state": "default",
+        "mode": session.mode,
+        "help_requested": session.help_requested,
+        **scripted,
+    }
+    return success({name: value for name, value in data.items() if value is not MISSING})
 
 
 def addressed(account: Account, fields: Fields) -> SandboxSession:
@@ -245,6 +268,8 @@ def v1_support(account: Account, fields: Fields) -> Answer:
         raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, f"command {command} is switched off")
     if command == "close":
         return close(account, session, support_data(session, command), tells=account.v1_summary)
+    if command == "takeover" and account.takeover_ends_help:
+        session.help_requested = False
     more = COMMANDS[command](find_open(account, session.id), fields.get("message") or "")
     return success({**support_data(session, command), **more})
 
@@ -255,7 +280,9 @@ def support_data(session: SandboxSession, command: str | None) -> dict[str, Any]
 
 
 def takeover(session: SandboxSession, message: str) -> dict[str, Any]:
-    """Let a human answer."""
+    """Let a human answer; a message is context for it."""
+    if message:
+        session.messages.append(("guidance", message))
     session.change(mode="support", active_human="Support operator")
     return {"active_human": session.active_human}
 

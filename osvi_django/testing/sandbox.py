@@ -28,6 +28,7 @@ from osvi_django.display import plain
 from osvi_django.testing.account import Account, Latency, ReceivedRequest
 from osvi_django.testing.answers import Answer
 from osvi_django.testing.calls import is_close, named_session, respond
+from osvi_django.testing.controls import control, is_control
 from osvi_django.testing.sessions import now
 
 logger = logging.getLogger("osvi_django.sandbox")
@@ -161,6 +162,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Read one request and answer it, or play the fault that is queued for it."""
         self.request_seen = request = self._receive()
+        if is_control(request.path):
+            with self.server.sandbox.lock:
+                answer = control(self.server.sandbox, request)
+            self.send(answer)
+            return
         closing = is_close(request.path, request.body)
         fault = self.server.sandbox.record_request(request, is_close=closing)
         if fault is None:

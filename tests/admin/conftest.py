@@ -11,6 +11,8 @@ from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
 from tests.helpers.callers import RevokingBackend
 from tests.helpers.datetimes import db_datetime
 
+# The status of the session of an item right after its job.
+AFTER_JOB = {"closed": "closed", "already_closed": "closed", "unconfirmed": "unconfirmed"}
 FICKLE = f"{RevokingBackend.__module__}.{RevokingBackend.__name__}"
 
 
@@ -95,7 +97,8 @@ def make_job(staff):
         )
         agent = ChatAgentFactory()
         for outcome, number in outcomes.items():
-            for session in ChatSessionFactory.create_batch(number, agent=agent):
+            status = AFTER_JOB.get(outcome, "active")
+            for session in ChatSessionFactory.create_batch(number, agent=agent, status=status):
                 CloseJobItem.objects.create(
                     job=job,
                     requested_session_id=session.session_id,

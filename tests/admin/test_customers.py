@@ -101,13 +101,32 @@ class TestAccess:
         assert client.post(url, data).status_code == 403
         assert osvi_sandbox.requests == []
 
-    def test_pages_without_view_permission_do_not_link_to_list(self, log_in):
+    def test_pages_without_view_permission_link_to_page_without_sessions(self, log_in, mirrored):
+        mirrored()
         client = log_in("operate_chatsession")
         for url in (LOOKUP, START):
-            assert f'href="{LIST}"' not in client.get(url).text
+            assert f'href="{LIST}"' in client.get(url).text
+        assert "result_list" not in client.get(LIST).text
 
 
 class TestLookUp:
+    def test_look_up_unknown_way_to_write_number_offers_known_customers(self, look_up):
+        for number in ("+8880000004", "+18880000004", "+18880000005"):
+            ChatSessionFactory(agent__account="default", customer_id=number)
+        ChatSessionFactory(agent__account="other", customer_id="8880000004")
+        ChatSessionFactory.create_batch(2, agent__account="default", customer_id="888-000-0004")
+        response = look_up("(888) 000-0004")
+        assert "Known here with these digits:" in response.text
+        known = {name for name, _link in response.context["alike"]}
+        assert known == {"+8880000004", "+18880000004", "888-000-0004"}
+        assert len(response.context["alike"]) == 3
+        _name, link = response.context["alike"][0]
+        assert response.client.get(link).context["rows"]
+
+    def test_look_up_unknown_id_offers_nothing(self, look_up):
+        ChatSessionFactory(agent__account="default", customer_id="+8880000004")
+        assert "Known here" not in look_up("somebody").text
+
     def test_look_up_shows_open_and_closed_sessions(self, look_up, messages_of, osvi_sandbox):
         closed = ClosedSessionFactory(customer_id=CUSTOMER)
         another = ChatSessionFactory(customer_id="another")
@@ -121,7 +140,7 @@ class TestLookUp:
         assert f'<a href="{session_url(closed)}">' in html
         assert another.session_id not in html
         assert CUSTOMER not in html
-        assert "Chat sessions of +1555&lt;b&gt;&amp;" in html
+        assert "Chat sessions of <bdi>+1555&lt;b&gt;&amp;" in html
 
     def test_look_up_explains_pause_and_changes_nothing_else(
         self, operator, look_up, osvi_sandbox, mirrored
@@ -172,7 +191,7 @@ class TestLookUp:
         osvi_sandbox.sessions[session.session_id].change(status="closed")
         look_up()
         html = operator.get(session_url(session)).text
-        assert "closed by OSVI" in html
+        assert "found that OSVI has closed the chat" in html
         assert "OSVI no longer lists it as active" in html
         attempt = CloseAttempt.objects.get()
         assert (str(attempt.requested_by), attempt.via) == ("jo", "admin")
@@ -282,13 +301,13 @@ class TestStart:
             "If the customer already has an open chat with this agent, no new chat is started"
             in html
         )
-        assert "Close the open chat first" not in html  # it requires the permission to close
+        assert "Close it first and start" not in html  # it requires the permission to close
         assert f'<option value="{known.pk}">&lt;Maya&gt;</option>' in html
         assert "Nameless" not in html
         assert osvi_sandbox.requests == []
 
     def test_start_with_new_agent_starts_session(self, start, messages_of, osvi_sandbox):
-        response = start(input_fields='{"first_name": "Al<ex>"}', context=" One \r\n\r\n Two \r\n")
+        response = start(name_0="first_name", value_0="Al<ex>", context=" One \r\n\r\n Two \r\n")
         session = ChatSession.objects.get()
         assert response.redirect_chain == [(session_url(session), 302)]
         assert messages_of(response) == [("success", "The chat session was started.")]
@@ -320,7 +339,8 @@ class TestStart:
         assert response.redirect_chain == [(START, 302)]
         html = response.text
         assert f"The customer already has the chat {session} open with this agent" in html
-        assert f'This chat is open: <a href="{session_url(session)}">{session}</a>' in html
+        assert f'<a href="{session_url(session)}">Open the existing chat <bdi>{session}' in html
+        assert "Close it first and start" not in html  # this user may not close
         assert "Keep &lt;me&gt;</textarea>" in html
         assert not osvi_sandbox.sessions[session.session_id].is_closed
 
@@ -341,7 +361,7 @@ class TestStart:
         start_as_closer()
         first = ChatSession.objects.get()
         offered = start_as_closer()
-        assert "Close the open chat first" in offered.text
+        assert "Close it first and start" in offered.text
         start_as_closer(replace="on")
         assert ChatSession.objects.count() == 2
         attempt = CloseAttempt.objects.get()
@@ -373,14 +393,14 @@ class TestStart:
     def test_start_shows_user_in_thread(self, operator, start):
         start()
         html = operator.get(session_url(ChatSession.objects.get())).text
-        assert "<strong>jo</strong> started the chat" in html
+        assert '<strong dir="auto">jo</strong> started the chat' in html
         action = ChatSession.objects.get().actions.get()
         assert (str(action.requested_by), action.via) == ("jo", "admin")
 
     @pytest.mark.parametrize("is_chosen", [True, False])
     def test_start_with_both_or_no_agent_shows_error(self, start, osvi_sandbox, is_chosen):
         chosen = {"agent": ChatAgentFactory().pk} if is_chosen else {"agent_uuid": ""}
-        response = start(**chosen, input_fields='{"a": 1}', context="Keep <me>")
+        response = start(**chosen, name_0="a", value_0="1", context="Keep <me>")
         assert response.context["form"].errors["agent"] == [
             "Choose an agent from the list, or enter the UUID of another agent."
         ]
@@ -388,14 +408,53 @@ class TestStart:
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize(
-        "text",
-        ["{", "[]", "null", '"x"', "[" * 9_000, "1" * 9_000, '{"a": NaN}', "{“first_name”: “Al”}"],
-        ids=lambda text: text[:12],
+        ("rows", "field", "problem"),
+        [
+            ({"value_1": "Alex"}, "name_1", "Enter a name for this value."),
+            (
+                {"name_0": "a", "value_0": "1", "name_4": "a", "value_4": "2"},
+                "name_4",
+                "There is another row with this name.",
+            ),
+        ],
     )
-    def test_start_with_invalid_input_fields_shows_error(self, start, osvi_sandbox, text):
-        response = start(input_fields=text)
-        assert response.context["form"].errors["input_fields"]
+    def test_start_with_invalid_rows_shows_error(self, start, osvi_sandbox, rows, field, problem):
+        response = start(**rows)
+        assert response.context["form"].errors[field] == [problem]
         assert osvi_sandbox.requests == []
+
+    def test_start_with_more_rows_keeps_what_was_typed(self, operator, start, osvi_sandbox):
+        html = start(name_4="tier", value_4="Gold", add_row="yes").text
+        assert 'name="name_9"' in html
+        assert 'value="Gold"' in html
+        assert "errorlist" not in html
+        start(rows="10", name_9="tier", value_9="Gold")
+        assert osvi_sandbox.sessions[ChatSession.objects.get().session_id].input_fields == {
+            "tier": "Gold"
+        }
+
+    def test_start_offers_a_limited_number_of_rows(self, start):
+        html = start(rows="999", add_row="yes").text
+        assert ('name="name_49"' in html, 'name="name_50"' in html) == (True, False)
+
+    def test_start_asks_whether_to_close_the_open_chat_first(
+        self, start_as_closer, osvi_sandbox, settings
+    ):
+        rules = {"CLOSE_REASONS": ["Answered"], "NOTE_REQUIRED": True}
+        settings.OSVI["default"] |= rules
+        start_as_closer()
+        first = ChatSession.objects.get()
+        html = start_as_closer().text
+        assert "Close it first and start" in html
+        assert '<option value="Answered">' in html
+        asked = {"replace": "on", "open_chat": str(first.pk)}
+        html = start_as_closer(**asked).text
+        assert "note is required" in html
+        assert "Close it first and start" in html
+        start_as_closer(**asked, note="New topic", close_reason="Answered")
+        first.refresh_from_db()
+        assert (first.status, first.close_reason) == ("closed", "Answered")
+        assert ChatSession.objects.count() == 2
 
     def test_start_with_invalid_agent_uuid_shows_error(self, start, osvi_sandbox):
         assert start(agent_uuid="..").context["form"].errors["agent_uuid"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html as markup
+import re
 from datetime import timedelta
 
 import pytest
@@ -34,15 +36,28 @@ def commands(osvi):
     ]
 
 
+def chosen_in(html):
+    """Return who is chosen on a page to read the text."""
+    return re.findall(r'name="to" value="(\w+)"[^>]*checked', html)
+
+
 @pytest.fixture
 def act(operator):
     """Submit a form of the desk, and follow the redirect."""
 
     def _act(session, name, text="", **more):
-        data = {"command": name, name: text, **more}
+        data = {"command": name, "text": text, **more}
+        if name in WORDS:
+            data = {"command": "send", "to": name, "text": text, **more}
         return operator.post(desk_url(session), data, follow=True)
 
     return _act
+
+
+@pytest.fixture
+def jo(operator):
+    """Return the user who operates."""
+    return get_user_model().objects.get(username="jo")
 
 
 @pytest.fixture
@@ -57,6 +72,38 @@ def add_action():
 
 
 class TestActions:
+    def test_take_over_offers_to_write_to_customer(self, act, mirrored):
+        for text, chosen in (("", "message"), ("They are new.", "tell")):
+            html = act(mirrored(), "takeover", text, to="tell").text
+            assert chosen_in(html) == [chosen]
+
+    @pytest.mark.parametrize(("text", "chosen"), [("", ["tell"]), ("Your order is late.", [])])
+    def test_hand_back_never_gives_text_for_customer_to_agent(
+        self, act, mirrored, osvi_sandbox, text, chosen
+    ):
+        session = mirrored()
+        act(session, "takeover")
+        html = act(session, "end", text, to="message").text
+        assert chosen_in(html) == chosen
+        assert ('role="alert" class="osvi-unchosen"' in html) == bool(text)
+        assert f"{text}</textarea>" in html
+        html = act(session, "send", text or "Hello", to="").text
+        assert "Choose who gets this text" in html
+        assert [name for name, _body in commands(osvi_sandbox)] == ["takeover", "end"]
+
+    def test_form_of_chat_opened_from_list_keeps_its_filters(self, operator, mirrored):
+        session = mirrored()
+        page = f"{session_url(session)}?_changelist_filters=status%3Dopen"
+        [url] = set(re.findall(r'action="([^"]*/desk/[^"]*)"', operator.get(page).text))
+        url = markup.unescape(url)
+        assert url.count("?") == 1
+        operator.logout()
+        assert operator.post(url, {"command": "send", "to": "tell", "text": "x"}).status_code == 302
+        operator.force_login(get_user_model().objects.get(username="jo"))
+        response = operator.get(url, follow=True)
+        assert "Nothing was sent: you were logged out" in response.text
+        assert response.redirect_chain[-1][0].startswith(page)
+
     def test_take_over_and_hand_back_change_mode(self, act, mirrored, messages_of, osvi_sandbox):
         session = mirrored()
         response = act(session, "takeover")
@@ -64,16 +111,15 @@ class TestActions:
         assert messages_of(response) == [
             (
                 "success",
-                "You have taken over. The AI agent does not reply until someone hands back.",
+                "You have taken over. The AI agent does not reply on its own until you hand back.",
             )
         ]
         html = response.text
-        assert "<strong>Support operator</strong> has taken over (since " in html
+        assert "You took over less than a minute ago." in html
         assert "Hand back" in html
-        assert 'value="takeover"' not in html
         response = act(session, "end")
         assert messages_of(response)[0][1].startswith("You have handed back")
-        assert "replies to the customer." in response.text
+        assert "The AI agent answers the customer." in response.text
         assert [name for name, _body in commands(osvi_sandbox)] == ["takeover", "end"]
 
     @pytest.mark.parametrize(
@@ -86,9 +132,9 @@ class TestActions:
         ],
     )
     def test_action_with_text_sends_and_stores_it(
-        self, act, mirrored, messages_of, osvi_sandbox, name, sentence
+        self, act, mirrored, messages_of, osvi_sandbox, jo, name, sentence
     ):
-        session = mirrored(mode="support")
+        session = mirrored(mode="support", taken_over_by=jo)
         osvi_sandbox.sessions[session.session_id].mode = "support"
         response = act(session, name, f"  {WORDS[name]}\r\nSo.  ")
         assert response.redirect_chain == [(session_url(session), 302)]
@@ -110,8 +156,8 @@ class TestActions:
         [(_level, sentence)] = messages_of(act(session, "tell", "Say hello."))
         assert sentence == "The agent received your instruction, but OSVI did not return its reply."
 
-    def test_take_over_keeps_texts_of_other_fields(self, act, mirrored, messages_of):
-        response = act(mirrored(), "takeover", message="Half a <sentence")
+    def test_take_over_keeps_typed_text(self, act, mirrored, messages_of):
+        response = act(mirrored(), "takeover", text="Half a <sentence")
         assert messages_of(response)[0][0] == "success"
         assert "Half a &lt;sentence</textarea>" in response.text
         assert ChatSession.objects.get().mode == "support"
@@ -142,8 +188,8 @@ class TestRefusals:
         session = mirrored()
         osvi_sandbox.script(session.session_id, fault)
         response = act(session, name, WORDS[name])
-        assert response.redirect_chain == [(desk_url(session), 302)]
-        [error] = response.context["desk"].errors[name]
+        assert response.redirect_chain == [(session_url(session), 302)]
+        [error] = response.context["desk"].errors["text"]
         html = response.text
         assert words in html
         assert error
@@ -153,7 +199,7 @@ class TestRefusals:
     def test_take_over_refused_by_osvi_shows_error_above_form(self, act, mirrored, osvi_sandbox):
         session = mirrored()
         osvi_sandbox.switched_off.add((session.agent.uuid, "takeover"))
-        response = act(session, "takeover", whisper="Wait")
+        response = act(session, "takeover", text="Wait")
         [error] = response.context["desk"].non_field_errors()
         assert error == (
             "OSVI refused the request. Nothing has changed. OSVI said: “command takeover is "
@@ -166,7 +212,21 @@ class TestRefusals:
         assert "you can write to the customer only after you take over." in html
         assert "Hello</textarea>" in html
         assert "Take over to write to the customer yourself." in html
-        assert "Send to the customer" not in html
+        assert chosen_in(html) == []
+        assert osvi_sandbox.requests == []
+
+    @pytest.mark.parametrize("to", [None, "", "close"])
+    def test_text_without_readers_is_refused_and_none_are_chosen(
+        self, operator, mirrored, osvi_sandbox, to
+    ):
+        session = mirrored()
+        data = {"command": "send", "text": "Say hello.", **({} if to is None else {"to": to})}
+        response = operator.post(desk_url(session), data, follow=True)
+        [error] = response.context["desk"].errors["to"]
+        assert error.startswith("Choose who gets this text:")
+        assert "Say hello.</textarea>" in response.text
+        assert chosen_in(response.text) == []
+        assert chosen_in(operator.get(session_url(session)).text) == []
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize(
@@ -185,14 +245,14 @@ class TestRefusals:
         assert reason in html
         assert "Say hello.</textarea>" in html
         assert "so nothing can be sent now" in html
-        for offered in ("Take over", "Send instruction", "The AI agent", "replies to the customer"):
+        for offered in ("Take over", "Send instruction", "The AI agent", 'name="to"'):
             assert offered not in html
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize("text", ["", "  \r\n ", None])
     def test_action_without_text_shows_error(self, act, mirrored, osvi_sandbox, text):
         response = act(mirrored(), "tell", **({} if text is None else {"text": text}))
-        assert response.context["desk"].errors == {"tell": ["Enter a text first."]}
+        assert response.context["desk"].errors == {"text": ["Enter a text first."]}
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize(
@@ -200,7 +260,7 @@ class TestRefusals:
     )
     def test_action_with_invalid_text_shows_error(self, act, mirrored, osvi_sandbox, text, words):
         response = act(mirrored(), "whisper", text)
-        [error] = response.context["desk"].errors["whisper"]
+        [error] = response.context["desk"].errors["text"]
         assert words in error
         assert osvi_sandbox.requests == []
 
@@ -219,7 +279,7 @@ class TestRefusals:
     def test_unknown_action_does_nothing_and_says_so(
         self, act, mirrored, messages_of, osvi_sandbox, name
     ):
-        response = act(mirrored(), name, whisper="Wait")
+        response = act(mirrored(), name, text="Wait")
         [(level, sentence)] = messages_of(response)
         assert (level, sentence.partition(":")[0]) == ("warning", "Nothing was done")
         assert "Wait</textarea>" in response.text
@@ -245,6 +305,61 @@ class TestUnanswered:
         assert "Say hello.</blockquote>" in html
         assert "Say hello.</textarea>" not in html
 
+    def test_unanswered_text_can_be_copied_back_and_is_sent_again_on_purpose(
+        self, act, unanswered, osvi_sandbox
+    ):
+        html = self.response.text
+        assert "Your last text may have arrived, or not. Look at the chat" in html
+        assert 'name="command" value="copy">Copy it back</button>' in html
+        response = act(unanswered, "copy")
+        html = response.text
+        [error] = response.context["desk"].errors["text"]
+        assert error.startswith("This text may have arrived. Look at the chat in OSVI's dashboard")
+        assert "Say hello.</textarea>" in html
+        assert re.search(r'value="tell"[^>]* checked>', html)
+        assert 'value="copy"' not in html
+        assert 'value="resend"' in html
+        assert "Send again anyway" in html
+        assert len(osvi_sandbox.requests) == 1
+        html = act(unanswered, "resend", "Say hello.", to="tell").text
+        assert len(osvi_sandbox.requests) == 2
+        assert 'value="copy"' not in html
+
+    def test_unanswered_text_is_not_copied_over_another_text(self, act, unanswered):
+        html = act(unanswered, "copy", "Half a sentence").text
+        assert "Nothing was copied, because the text below is not sent yet." in html
+        assert "Half a sentence</textarea>" in html
+        assert 'value="copy"' in html
+
+    def test_copy_without_unanswered_text_changes_nothing(self, act, mirrored, osvi_sandbox):
+        session = mirrored()
+        act(session, "tell", "Say hello.")
+        html = act(session, "copy", "Half a sentence").text
+        assert "Half a sentence</textarea>" in html
+        assert 'value="copy"' not in html
+        assert len(osvi_sandbox.requests) == 1
+
+    @pytest.mark.parametrize(
+        "fields",
+        [{"requested_by": None}, {"outcome": "rejected"}, {"outcome": "started"}, {"text": ""}],
+    )
+    def test_text_that_is_not_an_own_unanswered_one_is_not_offered(
+        self, operator, add_action, jo, fields
+    ):
+        session = ChatSessionFactory()
+        fields = {"outcome": "no_answer", "requested_by": jo, "text": "Hello.", **fields}
+        add_action(session, "tell", **fields)
+        assert 'value="copy"' not in operator.get(session_url(session)).text
+
+    @pytest.mark.parametrize(("later", "offered"), [("whisper", False), ("takeover", True)])
+    def test_unanswered_text_is_offered_until_a_later_text(
+        self, operator, add_action, jo, later, offered
+    ):
+        session = ChatSessionFactory()
+        add_action(session, "tell", outcome="no_answer", requested_by=jo, text="Hello.")
+        add_action(session, later, requested_by=jo, text="Later.")
+        assert ('value="copy"' in operator.get(session_url(session)).text) == offered
+
     def test_unreadable_answer_shows_warning(self, act, mirrored, osvi_sandbox, messages_of):
         session = mirrored()
         osvi_sandbox.script(session.session_id, Junk())
@@ -263,7 +378,7 @@ class TestUnanswered:
     def test_same_text_with_confirmation_is_sent(
         self, operator, unanswered, osvi_sandbox, messages_of
     ):
-        data = {"resend": "tell", "tell": "Say hello."}
+        data = {"command": "resend", "to": "tell", "text": "Say hello."}
         response = operator.post(desk_url(unanswered), data, follow=True)
         assert messages_of(response)[0][0] == "success"
         assert len(osvi_sandbox.requests) == 2
@@ -275,15 +390,15 @@ class TestUnanswered:
 
     @pytest.mark.parametrize("name", WORDS)
     def test_same_text_in_progress_elsewhere_asks_for_confirmation(
-        self, act, mirrored, add_action, osvi_sandbox, name
+        self, act, mirrored, add_action, osvi_sandbox, jo, name
     ):
-        session = mirrored(mode="support")
+        session = mirrored(mode="support", taken_over_by=jo)
         hour = timezone.now() - timedelta(hours=1)
         add_action(session, name, text="Hello.", outcome="started", via="rest", started_at=hour)
         response = act(session, name, "Hello.")
-        [error] = response.context["desk"].errors[name]
+        [error] = response.context["desk"].errors["text"]
         assert error.startswith("You already sent this text")
-        assert f'name="resend" value="{name}"' in response.text
+        assert 'name="command" value="resend"' in response.text
         assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize(("seconds", "requests"), [(5, 0), (60, 1)])
@@ -304,7 +419,7 @@ class TestUnanswered:
     ):
         session = mirrored()
         add_action(session, "whisper", text="They are new.")
-        act(session, "", whisper="They are new.", resend="whisper")
+        act(session, "resend", to="whisper", text="They are new.")
         assert len(osvi_sandbox.requests) == 1
 
 
@@ -332,7 +447,7 @@ class TestPermissions:
         client = log_in("operate_chatsession")
         session = mirrored()
         response = client.post(
-            desk_url(session), {"command": "whisper", "whisper": "Wait"}, follow=True
+            desk_url(session), {"command": "send", "to": "whisper", "text": "Wait"}, follow=True
         )
         assert response.redirect_chain == [(desk_url(session), 302)]
         assert messages_of(response)[0][0] == "success"
@@ -381,12 +496,12 @@ class TestThread:
         places = [
             html.index(words)
             for words in (
-                "<strong>The customer</strong> wrote",
+                '<strong dir="auto">The customer</strong> wrote',
                 "Help &lt;me&gt;!",
                 "The agent replied:",
                 "How?",
-                "<strong>jo</strong> took over",
-                "<strong>This site</strong> handed back",
+                '<strong dir="auto">jo</strong> took over',
+                '<strong dir="auto">This site</strong> handed back',
             )
         ]
         assert places == sorted(places)
@@ -441,12 +556,12 @@ class TestThread:
         assert ("You do not have permission to read the texts." in html) != reads
         assert "instructed the agent" in html
 
-    @pytest.mark.parametrize(("number", "is_cut"), [(50, False), (51, True)])
+    @pytest.mark.parametrize(("number", "is_cut"), [(49, False), (50, True)])
     def test_thread_beyond_limit_says_older_are_not_shown(
         self, operator, add_action, number, is_cut
     ):
-        session = ChatSessionFactory()
         now = timezone.now()
+        session = ChatSessionFactory(started_at=now - timedelta(days=1))
         for age in range(number):
             add_action(session, text=f"Number {age}.", started_at=now - timedelta(minutes=age))
         html = operator.get(session_url(session)).text
@@ -456,7 +571,6 @@ class TestThread:
 
     def test_closed_session_shows_thread_and_no_desk(self, operator, add_action):
         session = ChatSessionFactory(status="closed")
-        assert "osvi-thread" not in operator.get(session_url(session)).text
         add_action(session, text="Goodbye.")
         for url in (session_url(session), desk_url(session)):
             html = operator.get(url).text
@@ -478,18 +592,18 @@ class TestThread:
 
 
 class TestPage:
-    def test_page_before_take_over_offers_no_message(self, operator):
+    def test_page_before_take_over_offers_no_message_to_customer(self, operator):
         html = operator.get(session_url(ChatSessionFactory(help_requested=True))).text
         assert "Take over to write to the customer yourself." in html
-        assert 'name="message"' not in html
-        assert html.count("The customer needs a person.") == 2
+        assert re.search(r'value="message"[^>]* disabled>', html)
+        assert re.search(r'value="tell"[^>]* checked>', html)
+        assert html.count("The customer needs a person.") == 1
 
-    def test_page_after_take_over_offers_message(self, operator):
+    def test_page_after_take_over_offers_message_to_customer(self, operator):
         session = ChatSessionFactory(mode="support", active_human="<Kim>")
         html = operator.get(session_url(session)).text
-        assert 'name="message"' in html
-        assert "<strong>&lt;Kim&gt;</strong> has taken over. " in html
-        assert "support staff (&lt;Kim&gt;)" in html
+        assert re.search(r'value="message"[^>]* checked>', html)
+        assert "&lt;Kim&gt; has taken over. The AI agent does not reply on its own." in html
 
     def test_page_taken_over_without_name_says_colleague(self, operator):
         html = operator.get(session_url(ChatSessionFactory(mode="support"))).text
@@ -498,14 +612,22 @@ class TestPage:
     def test_page_fields_have_labels_and_help_texts(self, operator):
         html = operator.get(session_url(ChatSessionFactory(mode="support"))).text
         for name in WORDS:
-            assert f'<label for="id_{name}">' in html
-            assert f'id="id_{name}_helptext"' in html
-            assert f'aria-describedby="id_{name}_helptext"' in html
+            assert f'<label for="osvi-to-{name}">' in html
+            assert f'aria-describedby="osvi-to-{name}-help"' in html
+            assert f'id="osvi-to-{name}-help"' in html
+        assert '<label for="id_text"' in html
 
     @pytest.mark.parametrize("status", ["closing", "unconfirmed", "closed"])
     def test_page_of_session_not_open_has_no_desk(self, operator, status):
         session = ChatSessionFactory(status=status)
-        assert "osvi-desk" not in operator.get(session_url(session)).text
+        html = operator.get(session_url(session)).text
+        assert "osvi-desk" not in html
+        assert 'id="osvi-draft"' in html  # which is hidden without a text that was not sent
+
+    def test_page_of_session_not_open_without_operate_permission_has_no_draft(self, log_in):
+        session = ChatSessionFactory(status="closed")
+        html = log_in("view_chatsession").get(session_url(session)).text
+        assert "osvi-draft" not in html
 
     def test_page_links_to_look_up_of_customer(self, operator):
         session = ChatSessionFactory(customer_id="+1&a=b")

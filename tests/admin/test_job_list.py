@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from django.contrib.admin import site
 from django.utils import timezone
 
 from osvi_django.admin import CloseJobAdmin
-from osvi_django.models import CloseJob
+from osvi_django.models import ChatSession, CloseJob
 
 pytestmark = pytest.mark.django_db
 
@@ -28,14 +29,43 @@ class TestList:
         for expected in (
             f"Close job {old.pk}",
             "osvi-job-completed_with_errors",
-            "finished, some need attention",
+            "finished, 3 need attention",
             "sam",
             "7 of 7",
-            "2 of 5",
-            '<td class="field-failed">2</td>',
-            '<td class="field-unconfirmed">1</td>',
+            "1 of 5",
+            '<td class="field-outcome_shown">1 not closed</td>',
+            '<td class="field-outcome_shown">2 failed, 1 unconfirmed</td>',
         ):
             assert expected in response.text
+
+    def test_list_job_whose_chats_were_settled_since_says_so(self, staff_client, make_job):
+        job = make_job("completed_with_errors", closed=1, rejected=2, unconfirmed=1)
+        refused = job.items.filter(outcome="rejected").first().session
+        ChatSession.objects.exclude(pk=refused.pk).update(status="closed")
+        html = staff_client.get(LIST).text
+        assert ">finished, 1 needs attention</span>" in html
+        # The record of the job stays what it was.
+        assert '<td class="field-outcome_shown">2 failed, 1 unconfirmed</td>' in html
+        assert "Outcome in the job" in html
+        assert "osvi-job-completed_with_errors" in html
+        ChatSession.objects.update(status="closed")
+        settled = '<span class="osvi-status osvi-job-completed">finished, all settled since</span>'
+        assert settled in staff_client.get(LIST).text
+
+    def test_status_of_one_job_counts_what_needs_attention_now(self, make_job):
+        job = make_job("completed_with_errors", rejected=2)
+        jobs = site.get_model_admin(CloseJob)
+        assert "finished, 2 need attention" in jobs.status_shown(job)
+
+    def test_list_with_many_troubled_jobs_costs_same_queries(
+        self, staff_client, make_job, django_assert_num_queries
+    ):
+        # As below, and one for what needs attention in all of them.
+        for _ in range(2):
+            for _number in range(3):
+                make_job("completed_with_errors", rejected=1, unconfirmed=1)
+            with django_assert_num_queries(8):
+                staff_client.get(LIST)
 
     def test_list_unfinished_job_shows_who_requested_it(self, admin_client, make_job):
         make_job(waiting=1)

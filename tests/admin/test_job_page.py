@@ -15,7 +15,7 @@ from osvi_django.admin.job_progress import OUTCOMES, duration_text
 from osvi_django.database import DatabaseNow
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
 from osvi_django.services.jobs import create_close_job, run_close_job
-from osvi_django.testing import Status
+from osvi_django.testing import Drop, Status
 from osvi_django.testing.factories import ChatSessionFactory
 from tests.helpers.datetimes import db_datetime
 
@@ -56,11 +56,11 @@ class TestFacts:
         began = date_format(db_datetime("2026-01-01T10:00Z"), "DATETIME_FORMAT")
         for expected in (
             f"Close job {job.pk}",
-            "<dt>Requested by</dt><dd>sam</dd>",
-            "<dt>Where</dt><dd>admin</dd>",
-            "<dt>Note</dt><dd>&lt;b&gt;Tidy&lt;/b&gt;</dd>",
-            f"<dt>Started</dt><dd>{began}</dd>",
-            f"<dt>Finished</dt><dd>{began}, after 42 seconds</dd>",
+            '<dt>Requested by</dt><dd dir="auto">sam</dd>',
+            '<dt>Where</dt><dd dir="auto">admin</dd>',
+            '<dt>Note</dt><dd dir="auto">&lt;b&gt;Tidy&lt;/b&gt;</dd>',
+            f'<dt>Started</dt><dd dir="auto">{began}</dd>',
+            f'<dt>Finished</dt><dd dir="auto">{began}, after 42 seconds</dd>',
         ):
             assert expected in html
 
@@ -127,13 +127,18 @@ class TestProgress:
 
     def test_progress_running_job_returns_all_page_data(self, progress_of, make_job):
         job = make_job(closed=2, unconfirmed=1, waiting=5)
-        since = timezone.now() - timezone.timedelta(seconds=2)
-        CloseJob.objects.update(running_since=since, started_at=since)
+        # An hour, so that the seconds that this test takes change neither number.
+        since = timezone.now() - timezone.timedelta(hours=1)
+        CloseJob.objects.update(
+            running_since=since, started_at=since, succeeded=7_199, total=79_200
+        )
         data = progress_of(job)
         texts = data.pop("texts")
-        assert re.fullmatch(r"1\.\d a second, about [45] seconds left", texts.pop("speed"))
+        assert texts.pop("speed") == "2.0 a second, about 10 hours left"
         assert "Need attention: 1</h2>" in data.pop("failures")
+        assert 'value="Check with OSVI (1)"' in data.pop("actions")
         assert data == {
+            "attention": 1,
             "status": "running",
             "is_finished": False,
             "done": 3,
@@ -147,12 +152,15 @@ class TestProgress:
                 "not_allowed": 0,
                 "unconfirmed": 1,
                 "no_longer_matches": 0,
+                "help_requested": 0,
+                "taken_over": 0,
                 "cancelled": 0,
                 "closing": 0,
                 "waiting": 5,
             },
         }
         assert texts == {
+            "title": f"37 % · Close job {job.pk}",
             "status": "running",
             "trouble": "",
             "resumes": "",
@@ -253,9 +261,8 @@ class TestProgress:
         # The user and their permissions (4), the job, its resume, its counts and failures.
         for number in (3, 60):
             job = make_job(closed=number, rejected=number, waiting=number)
-            with django_assert_num_queries(8):
+            with django_assert_num_queries(9):
                 staff_client.get(job_url("progress", job))
-            # Also whether there is a retry.
             with django_assert_num_queries(9):
                 staff_client.get(job_url("change", job))
 
@@ -293,7 +300,7 @@ class TestFailures:
         assert "<i>" not in html
         for item in job.items.filter(outcome__in=("rejected", "unconfirmed")):
             url = f"/admin/osvi_django/chatsession/{item.session_id}/change/"
-            assert f'<a href="{url}">{item.requested_session_id}</a>' in html
+            assert f'<a href="{url}"><bdi>{item.requested_session_id}</bdi></a>' in html
 
     def test_failures_with_unknown_ids_are_escaped(self, page, staff):
         job = create_close_job(["<script>alert(1)</script>"], requested_by=staff)
@@ -320,7 +327,7 @@ class TestFailures:
     ):
         client = log_in("close_chatsession")
         job = make_job(**WITH_FAILURES, requested_by=django_user_model.objects.get(username="jo"))
-        assert "/chatsession/" not in client.get(job_url("change", job)).text
+        assert not re.search(r"/chatsession/\d", client.get(job_url("change", job)).text)
 
     def test_failures_without_session_admin_have_no_session_links(self, page, make_job):
         job = make_job(**WITH_FAILURES)
@@ -351,9 +358,107 @@ class TestUnconfirmed:
         html = page(job)
         assert self.NOTE in html
         assert '<th scope="col">Status now</th>' in html
-        for status, label in (("closed", "closed"), ("unconfirmed", "unconfirmed")):
-            mark = f'<span class="osvi-status osvi-status-{status}">{label}</span>'
-            assert html.count(mark) == 1
+        assert html.count('<span class="osvi-status osvi-status-unconfirmed">') == 1
+        assert "osvi-status-closed" not in html
+
+    def test_page_counts_what_needs_attention_now_and_says_what_is_settled(
+        self, page, job, staff_client, job_url
+    ):
+        html = page(job)
+        assert "finished, 1 needs attention" in html
+        assert "Need attention: 1</h2>" in html
+        link = f'<a href="{job_url("sessions", job)}?outcome=settled">'
+        assert f"{link}1 chat that needed attention is closed by now.</a>" in html
+        assert "Check with OSVI (1)" in html
+        ChatSession.objects.update(status="closed")
+        html = page(job)
+        assert "finished, all settled since" in html
+        assert 'class="osvi-status osvi-job-completed"' in html
+        assert f"{link}All that needed attention is settled: these chats are closed by" in html
+        assert "are checked with OSVI automatically" not in html
+        for absent in ("Need attention", "needs attention", "Check with OSVI"):
+            assert absent not in html
+        assert self.NOTE in html
+
+    def test_page_after_check_with_osvi_says_all_is_settled(
+        self, staff_client, unconfirmed, job_url, staff, osvi_sandbox
+    ):
+        session = unconfirmed(Drop(after_closing=True))
+        job = create_close_job([session], requested_by=staff, start=False)
+        job.items.update(outcome="unconfirmed", error_code="unconfirmed")
+        CloseJob.objects.update(
+            status="completed_with_errors", unconfirmed=1, finished_at=timezone.now()
+        )
+        assert (
+            "OSVI may have closed this chat session"
+            in staff_client.get(job_url("change", job)).text
+        )
+        html = staff_client.post(job_url("check", job), follow=True).text
+        assert "Checked 1 chat: 1 closed with summary." in html
+        assert "finished, all settled since" in html
+        assert "may have closed" not in html
+
+    def test_page_stopped_job_counts_what_needs_attention_now(self, page, make_job):
+        job = make_job("cancelled", closed=1, rejected=2, cancelled=3)
+        CloseJob.objects.update(finished_at=timezone.now())
+        assert "Stopped: 1 closed, 2 need attention, 3 not closed" in page(job)
+        ChatSession.objects.update(status="closed")
+        html = page(job)
+        assert "Stopped: 1 closed, 0 need attention, 3 not closed" in html
+        assert "Close the rest" not in html
+
+    def test_page_job_stopped_a_moment_ago_counts_only_what_is_done(self, page, make_job):
+        job = make_job("cancelled", closed=1, closing=1, cancelled=3)
+        assert "1 of 5 done (20 %)" in page(job)
+
+    def test_chats_that_are_open_again_are_closed_again(self, staff_client, make_job, job_url):
+        job = make_job("completed_with_errors", unconfirmed=2)
+        one = ChatSession.objects.filter(pk=job.items.first().session_id)
+        ChatSession.objects.exclude(pk=one.get().pk).update(status="unconfirmed")
+        one.update(status="active")
+        assert 'value="Close again (1)"' in staff_client.get(job_url("change", job)).text
+        staff_client.post(job_url("retry", job))
+        assert CloseJob.objects.get(retry_of=job).total == 1
+        ChatSession.objects.update(status="active")
+        html = staff_client.get(job_url("change", job)).text
+        assert "Close again (1)</button>" in html
+        staff_client.post(job_url("retry", job), {"rest": "yes"})
+        assert CloseJob.objects.get(retry_of=job, status="draft").total == 1
+
+    def test_retry_leaves_out_what_was_closed_since(self, staff_client, make_job, job_url):
+        job = make_job("completed_with_errors", rejected=3)
+        ChatSession.objects.filter(pk=job.items.first().session_id).update(status="closed")
+        assert 'value="Retry failed (2)"' in staff_client.get(job_url("change", job)).text
+        staff_client.post(job_url("retry", job))
+        assert CloseJob.objects.get(retry_of=job).total == 2
+
+    @pytest.mark.parametrize(
+        ("outcome", "status", "words"),
+        [
+            ("unconfirmed", "closed", "Settled since: the chat is closed."),
+            ("unconfirmed", "active", "Checked since: OSVI has not closed the chat"),
+            ("unconfirmed", "dormant", "Checked since: OSVI has not closed the chat"),
+            ("unconfirmed", "closing", "The chat is being closed again."),
+            ("unconfirmed", "unconfirmed", "OSVI may have closed this chat session"),
+            ("rejected", "closed", "Settled since: the chat is closed."),
+            ("rejected", "closing", "The chat is being closed again."),
+            ("rejected", "unconfirmed", "Closed again since, and OSVI did not answer."),
+            ("rejected", "dormant", "OSVI did not close this chat session."),
+            ("rejected", "a new one", "OSVI did not close this chat session."),
+        ],
+    )
+    def test_sessions_show_reason_only_while_it_holds(
+        self, staff_client, make_job, job_url, outcome, status, words
+    ):
+        code = "unconfirmed" if outcome == "unconfirmed" else "rejected"
+        job = make_job("completed_with_errors", code=code, **{outcome: 1})
+        ChatSession.objects.update(status=status)
+        html = staff_client.get(job_url("sessions", job)).text
+        assert words in html
+        assert html.count("OSVI may have") + html.count("OSVI did not close") <= 1
+        if status == "closed":
+            assert "OSVI may have" not in html
+            assert "OSVI did not close" not in html
 
     @pytest.mark.parametrize(
         ("status", "outcomes"),
@@ -388,7 +493,7 @@ class TestCancel:
     def test_cancel_with_closing_items_waits_for_them(self, staff_client, make_job, job_url):
         job = make_job(closing=1, waiting=1)
         html = staff_client.post(job_url("cancel", job), follow=True).text
-        assert "1 of 2 done" in html
+        assert "0 of 2 done" in html
         assert "data-progress" in html
         assert job_url("cancel", job) not in html
 
@@ -401,12 +506,6 @@ class TestCancel:
         assert not LogEntry.objects.exists()
         job.refresh_from_db()
         assert job.status == WITH_FAILURES["status"]
-
-    def test_cancel_by_get_changes_nothing(self, staff_client, make_job, job_url):
-        job = make_job(closing=1, waiting=1)
-        assert staff_client.get(job_url("cancel", job))["Location"] == job_url("change", job)
-        job.refresh_from_db()
-        assert job.status == "running"
 
 
 class TestRetry:
@@ -442,6 +541,7 @@ class TestRetry:
         self, staff_client, make_job, job_url, messages_of
     ):
         job = make_job("completed_with_errors", closed=1, unconfirmed=1)
+        ChatSession.objects.update(status="unconfirmed")
         assert job_url("retry", job) not in staff_client.get(job_url("change", job)).text
         response = staff_client.post(job_url("retry", job), follow=True)
         [(level, sentence)] = messages_of(response)
@@ -489,13 +589,16 @@ class TestSessions:
         assert len(self.outcomes_listed(response)) == 5
         assert "OSVI said: “&lt;i&gt;No.&lt;/i&gt;”" in response.text
         assert f"Chat sessions of close job {job.pk}" in response.text
-        assert f'<a href="{job_url("change", job)}">Close job {job.pk}</a>' in response.text
+        assert (
+            f'<a href="{job_url("change", job)}"><bdi>Close job {job.pk}</bdi></a>' in response.text
+        )
 
     @pytest.mark.parametrize(
         ("wanted", "outcomes"),
         [
             ("rejected", ["rejected"] * 2),
             ("failures", ["rejected", "rejected", "unconfirmed"]),
+            ("settled", []),
             ("nothing", []),
         ],
     )
@@ -506,6 +609,13 @@ class TestSessions:
             job_url("sessions", make_job(**WITH_FAILURES)), {"outcome": wanted}
         )
         assert self.outcomes_listed(response) == outcomes
+
+    def test_sessions_page_filters_what_was_settled_since(self, staff_client, make_job, job_url):
+        job = make_job(**WITH_FAILURES)
+        ChatSession.objects.filter(status="unconfirmed").update(status="closed")
+        for wanted, outcomes in (("failures", ["rejected"] * 2), ("settled", ["unconfirmed"])):
+            response = staff_client.get(job_url("sessions", job), {"outcome": wanted})
+            assert self.outcomes_listed(response) == outcomes
 
     def test_sessions_page_search_matches_start_of_id(self, staff_client, make_job, job_url):
         job = make_job(**WITH_FAILURES)

@@ -55,6 +55,11 @@ def show_list(staff_client, session):
     staff_client.get(admin_url("chatsession_changelist"), {"q": session.session_id})
 
 
+def look_at(staff_client, session):
+    for name in ("change", "live"):
+        staff_client.get(admin_url(f"chatsession_{name}", session.pk))
+
+
 def close(staff_client, session):
     url = admin_url("chatsession_close", session.pk)
     staff_client.get(url)
@@ -85,7 +90,7 @@ def review(staff_client, session):
 
 def act(name):
     def _act(staff_client, session):
-        form = {"command": name, name: f"{MESSAGE} {session.pk}", "whisper": MESSAGE}
+        form = {"command": "send", "to": name, "text": f"{MESSAGE} {session.pk}"}
         assert staff_client.post(admin_url("chatsession_desk", session.pk), form).status_code == 302
         staff_client.get(admin_url("chatsession_desk", session.pk))
 
@@ -95,7 +100,7 @@ def act(name):
 def keep(staff_client, session):
     """Send an unknown action, so that the texts are kept and shown again."""
     url = admin_url("chatsession_desk", session.pk)
-    staff_client.post(url, {"command": "nothing", "message": MESSAGE})
+    staff_client.post(url, {"command": "nothing", "text": MESSAGE})
     staff_client.get(url)
 
 
@@ -108,7 +113,8 @@ def start(staff_client, session):
     form = {
         "agent": session.agent.pk,
         "customer_id": f"{session.customer_id}-new",
-        "input_fields": f'{{"name": "{MESSAGE}"}}',
+        "name_0": "name",
+        "value_0": MESSAGE,
         "context": MESSAGE,
     }
     staff_client.post(admin_url("chatsession_start"), {**form, "agent": ""})
@@ -135,6 +141,7 @@ PAGES = {
     for each in (
         show,
         show_list,
+        look_at,
         close,
         mark,
         review,
@@ -158,7 +165,7 @@ def test_report_of_interrupted_page_contains_no_texts(staff_client, chat, page):
 
 def test_mailed_report_of_form_contains_no_texts(staff_client, chat):
     staff_client.raise_request_exception = False
-    form = {"command": "message", "message": MESSAGE, "whisper": MESSAGE}
+    form = {"command": "send", "to": "message", "text": MESSAGE}
     handler, log = RecordingEmailHandler(include_html=True), logging.getLogger("django.request")
     log.addHandler(handler)
     try:
@@ -169,7 +176,7 @@ def test_mailed_report_of_form_contains_no_texts(staff_client, chat):
             assert staff_client.post(url, form).status_code == 500
     finally:
         log.removeHandler(handler)
-    assert "whisper = '********************'" in handler.sent[0]
+    assert "text = '********************'" in handler.sent[0]
     for each in handler.sent:
         assert "desk_view" in each
         assert CANARY not in each

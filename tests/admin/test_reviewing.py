@@ -48,6 +48,17 @@ def incomplete(session):
 
 
 class TestReviewPage:
+    @pytest.mark.parametrize("status", [500, 404, 302])
+    def test_page_of_an_error_of_osvi_is_not_offered_for_review(
+        self, staff_client, session, incomplete, status
+    ):
+        CloseAttempt.objects.update(http_status=status)
+        ChatSession.objects.update(status="closed", summary_status="lost")
+        page = staff_client.get(session_url(session)).text
+        assert review_url(incomplete) not in page
+        response = staff_client.get(review_url(incomplete), follow=True)
+        assert "This attempt has no answer to review." in response.text
+
     def test_session_page_with_incomplete_answer_links_to_review(
         self, staff_client, session, incomplete
     ):

@@ -70,8 +70,7 @@ class TestFacts:
         session = mirrored()
         close_session(session)
         html = staff_client.get(session_url(session)).text
-        assert "Requested by" in html
-        assert re.search(r'<td class="field-requested_by_shown">\s*<p>-</p>', html)
+        assert re.search(r"<strong[^>]*>This site</strong> closed the chat", html)
         assert not re.search(r">\s*None\s*<", html)
 
     def test_page_lists_attempts_without_raw_answer(self, staff_client, staff):
@@ -141,7 +140,7 @@ class TestFacts:
         CloseAttemptFactory(session=session, outcome="bad_answer", error_code="bad_answer")
         html = staff_client.get(session_url(session)).text
         assert "answer was unreadable, so we do not know whether this chat is closed." in html
-        assert "Press “Try again”: it checks first and cannot close twice." in html
+        assert "automatically. To check it now, press “Try again”, which cannot close it" in html
         assert "did not answer" not in html
         assert "press “Review" not in html
 
@@ -160,12 +159,9 @@ class TestFacts:
         )
         assert ">Review OSVI&#x27;s answer<" in html
 
-    def test_page_before_close_says_no_summary_yet(self, staff_client):
-        for status in ("active", "unconfirmed"):
-            assert (
-                "no summary yet"
-                in staff_client.get(session_url(ChatSessionFactory(status=status))).text
-            )
+    def test_page_before_close_is_confirmed_says_no_summary_yet(self, staff_client):
+        html = staff_client.get(session_url(ChatSessionFactory(status="unconfirmed"))).text
+        assert "no summary yet" in html
 
     def test_page_without_summary_permission_hides_summary(self, log_in):
         client = log_in("view_chatsession")
@@ -314,7 +310,7 @@ class TestClose:
         session = mirrored()
         close_session(session, via=via)
         html = staff_client.get(session_url(session)).text
-        assert f"<p>{label}</p>" in html
+        assert f'<span class="osvi-via">{label}</span>' in html
 
     def test_close_is_logged_in_history(self, staff_client, mirrored, staff):
         session = mirrored()
@@ -475,3 +471,11 @@ def test_close_with_atomic_requests_succeeds(staff_client, mirrored, messages_of
     response = staff_client.post(close_url(session), {"post": "yes"}, follow=True)
     assert messages_of(response)[0][0] == "success"
     assert ChatSession.objects.get().summary.text == SUMMARY
+
+
+@pytest.mark.parametrize("mode", ["ai", "support"])
+def test_close_page_warns_if_somebody_waits_or_has_the_chat(staff_client, mode):
+    session = ChatSessionFactory(help_requested=True, mode=mode, active_human="Kim")
+    html = staff_client.get(session_url(session, "close")).text
+    assert "The customer waits for a person." in html
+    assert ("Kim has taken over." in html) == (mode == "support")

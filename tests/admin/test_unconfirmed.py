@@ -28,7 +28,7 @@ class TestPages:
         html = staff_client.get(session_url(closed_at_osvi, "change")).text
         assert "osvi-status-unconfirmed" in html
         assert "We do not know whether this chat is closed: OSVI did not answer." in html
-        assert "Press “Try again”: it checks first and cannot close twice." in html
+        assert "automatically. To check it now, press “Try again”, which cannot close it" in html
 
     def test_list_with_unconfirmed_filter_shows_session(self, staff_client, closed_at_osvi):
         ChatSessionFactory()
@@ -128,8 +128,8 @@ class TestMark:
         osvi_sandbox.when_closed = 422
         staff_client.post(session_url(session, "close"), {"post": "yes"})
         html = staff_client.get(page).text
-        assert f'href="{mark}"' in html
-        assert f'href="{session_url(session, "close")}"' in html
+        assert f'href="{mark}?_osvi_place=' in html
+        assert f'href="{session_url(session, "close")}?_osvi_place=' in html
         assert "OSVI would not close this chat (reason: “" in html
         assert "the summary will be lost" in staff_client.get(mark).text
         response = staff_client.post(mark, {"post": "yes", "note": "Seen."}, follow=True)
@@ -174,7 +174,8 @@ class TestRecoverSelected:
         chosen = self.select(lost, never, active, post="yes")
         left, counted = messages_of(staff_client.post(LIST, chosen, follow=True))
         assert left[0] == "warning"
-        assert left[1].startswith(f"{active}: Nothing to check: this chat's status is known.")
+        about = f"Chat of {active.customer_id}: "
+        assert left[1].startswith(f"{about}Nothing to check: this chat's status is known.")
         assert counted == ("success", "Checked 2 chats: 1 closed with summary, 1 open again.")
         states = ChatSession.objects.in_bulk()
         assert (states[lost.pk].status, states[never.pk].status) == ("closed", "active")
@@ -214,16 +215,27 @@ class TestRecoverSelected:
         self, staff_client, closed_at_osvi, messages_of
     ):
         url = f"{LIST}?status__exact=active"
-        response = staff_client.post(url, self.select(closed_at_osvi, post="yes"), follow=True)
+        response = staff_client.post(url, self.select(closed_at_osvi, index=0), follow=True)
         [(level, sentence)] = messages_of(response)
         assert (level, sentence.startswith("None of the chat sessions")) == ("warning", True)
+
+    def test_recover_selected_confirmed_twice_shows_what_was_found(
+        self, staff_client, closed_at_osvi, messages_of, osvi_sandbox
+    ):
+        url, data = f"{LIST}?attention=unconfirmed", self.select(closed_at_osvi, post="yes")
+        staff_client.post(url, data)
+        number = len(osvi_sandbox.requests)
+        first, second = messages_of(staff_client.post(url, data, follow=True))
+        assert first == ("success", "Checked 1 chat: 1 closed with summary.")
+        assert second[1].endswith("It is closed. Summary: stored.")
+        assert len(osvi_sandbox.requests) == number
 
     def test_recover_selected_confirmation_costs_few_queries(
         self, staff_client, django_assert_max_num_queries
     ):
         chosen = ChatSessionFactory.create_batch(20)
-        # The user and their permissions (4), the selection, and the login session.
-        with django_assert_max_num_queries(11):
+        # The user and their permissions (4), the list (4), the selection, the login session (3).
+        with django_assert_max_num_queries(12):
             response = staff_client.post(LIST, self.select(*chosen, index=0))
         with django_assert_max_num_queries(8):
             staff_client.get(response["Location"])

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
@@ -40,6 +41,32 @@ def follow(driver, selector):
 def text_of(driver, selector):
     """Return the visible text of an element."""
     return driver.find_element(By.CSS_SELECTOR, selector).text
+
+
+def is_absent(driver, selector):
+    """Return whether a page has no such element, without waiting for one."""
+    driver.implicitly_wait(0)
+    try:
+        return driver.find_elements(By.CSS_SELECTOR, selector) == []
+    finally:
+        driver.implicitly_wait(10)
+
+
+def type_into(driver, selector, *words):
+    """Click a field of this page and type into it; keys are typed too."""
+    field = driver.find_element(By.CSS_SELECTOR, selector)
+    field.click()
+    field.send_keys(*words)
+
+
+def focused(driver):
+    """Return the element that has the focus."""
+    return driver.switch_to.active_element
+
+
+def press(driver, *keys):
+    """Press keys, wherever the focus is."""
+    ActionChains(driver).send_keys(*keys).perform()
 
 
 def css_property(driver, selector, name):

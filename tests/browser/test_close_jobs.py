@@ -26,6 +26,7 @@ pytestmark = IN_A_BROWSER
 STATUS = "#osvi-job [data-osvi=status]"
 DONE = "#osvi-job [data-osvi=done]"
 STALE = "#osvi-job-stale"
+CHECK = "#osvi-job-actions input[value^='Check with OSVI']"
 
 
 @pytest.fixture
@@ -117,6 +118,38 @@ def test_job_page_with_javascript_updates_and_reloads_at_end(browse, page, job):
     assert driver.execute_script("return document.body.dataset.mark") is None
 
 
+def test_running_job_page_brings_check_button_without_reload(browse, page, job, osvi_sandbox):
+    driver = browse(scripts=True)
+    driver.get(page)
+    driver.execute_script("document.body.dataset.mark = 'the same page'")
+    assert not driver.find_elements(By.CSS_SELECTOR, CHECK)
+    lost = mirror(osvi_sandbox, status="unconfirmed")
+    job.items.filter(pk=job.items.first().pk).update(
+        session=lost, requested_session_id=lost.session_id
+    )
+    settle(job, "unconfirmed", 1, error_code="unconfirmed")
+    wait_for(driver, ".osvi-failures", "OSVI may have closed this chat session")
+    button = driver.find_element(By.CSS_SELECTOR, CHECK)
+    assert button.get_property("value") == "Check with OSVI (1)"
+    assert driver.execute_script("return document.body.dataset.mark") == "the same page"
+    # The button stays in place while nothing changes, so that it can be pressed.
+    driver.execute_script("arguments[0].focus()", button)
+    settle(job, "closed", 1)
+    wait_for(driver, DONE, "2 of 4 done (50 %)")
+    assert driver.switch_to.active_element == button
+    follow(driver, CHECK)
+    assert "Checked 1 chat: 1 open again." in text_of(driver, ".messagelist")
+
+
+def test_running_job_page_without_javascript_brings_check_button_by_reload(browse, page, job):
+    driver = browse()
+    driver.get(page)
+    ChatSession.objects.update(status="unconfirmed")
+    settle(job, "unconfirmed", 1, error_code="unconfirmed")
+    wait_for(driver, ".osvi-failures", "OSVI may have closed this chat session")
+    assert driver.find_elements(By.CSS_SELECTOR, CHECK)
+
+
 def test_job_page_after_logout_marks_numbers_as_old(browse, page, job):
     driver = browse(scripts=True)
     driver.get(page)
@@ -137,6 +170,20 @@ def test_job_page_without_javascript_reloads(browse, page, job):
     settle(job, "closed", 4)
     wait_for(driver, STATUS, "finished")
     assert text_of(driver, DONE) == "4 of 4 done (100 %)"
+
+
+def test_checkboxes_of_confirmation_stand_beside_their_labels(browse, live_server, staff):
+    sessions = ChatSessionFactory.create_batch(2, help_requested=True, agent=ChatAgentFactory())
+    draft = create_close_job(sessions, requested_by=staff, draft=True)
+    for width in (1280, 400):
+        driver = browse(width)
+        driver.get(f"{live_server.url}/admin/osvi_django/closejob/{draft.pk}/confirm/")
+        box, label = (
+            driver.find_element(By.CSS_SELECTOR, f".osvi-check {each}").rect
+            for each in ("input", "label")
+        )
+        assert label["y"] < box["y"] + box["height"]
+        assert box["y"] < label["y"] + label["height"]
 
 
 @pytest.mark.parametrize("name", ["change/", "sessions/"])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import ssl
-import subprocess
 import time
 import traceback
 from contextlib import contextmanager
@@ -15,6 +13,8 @@ from django.views.debug import ExceptionReporter
 
 from osvi_django.client import OSVIClient
 from osvi_django.testing import OSVISandbox
+from tests.helpers.certificates import make_certificate
+from tests.helpers.own_files import is_of_package
 
 TOKEN = "sandbox-token-16"
 
@@ -57,15 +57,7 @@ def close(make_client):
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
     """Create a self-signed certificate for 127.0.0.1; return the paths of certificate and key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl to make a certificate")
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    command = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout {key}"
-    names = ["-out", str(certificate), "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
-    subprocess.run([openssl, *command.split(), *names], check=True, capture_output=True)
-    return certificate, key
+    return make_certificate(tmp_path_factory.mktemp("tls"), "IP:127.0.0.1,DNS:localhost")
 
 
 @pytest.fixture
@@ -110,7 +102,7 @@ def everything_shown(caplog):
 
 def _inner(trace):
     """Skip the frames of the tests, which hold the token."""
-    while trace and "/osvi_django/" not in trace.tb_frame.f_code.co_filename:
+    while trace and not is_of_package(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     return trace
 

@@ -246,7 +246,7 @@ def test_client_without_django_settings_closes_session(osvi, chat):
     assert shell.stderr == ""
     summary, refused, invalid, not_configured = shell.stdout.strip().splitlines()
     assert summary == "Wanted a refund."
-    assert refused.startswith("OSVI did not close this chat session")
+    assert refused.startswith("OSVI does not know this chat session")
     assert refused.endswith("OSVI said: “Session not found”")
     assert invalid.startswith("session_id: This is not a valid id: use ")
     assert not_configured.startswith("OSVI is not set up on this site")

@@ -8,6 +8,7 @@ import sys
 import pytest
 from sentry_sdk.utils import event_from_exception
 
+from tests.helpers.own_files import is_of_tests
 from tests.helpers.raw_server import RawServer, close_response, http_response
 
 SECRET = "tok-0123-456789a"
@@ -29,7 +30,7 @@ def shown_while_receiving(make_client):
     def look(frame, event, argument):
         if event == "c_call" and getattr(argument, "__name__", "") in {"recv_into", "sendall"}:
             for each in stack(frame):
-                if "/tests/" in each.f_code.co_filename:
+                if is_of_tests(each.f_code.co_filename):
                     break
                 found.append(repr(each.f_locals))
 
@@ -83,7 +84,7 @@ def test_sentry_event_of_interrupted_call_contains_no_personal_data(make_client)
     event, _hint = event_from_exception(caught.value)
     frames = event["exception"]["values"][-1]["stacktrace"]["frames"]
     # The frame of the test itself contains everything.
-    ours = [frame for frame in frames if "/tests/" not in frame["abs_path"]]
+    ours = [frame for frame in frames if not is_of_tests(frame["abs_path"])]
     variables = repr([frame["vars"] for frame in ours])
     assert "[hidden]" in variables
     for secret in (SECRET, WORDS, CUSTOMER):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
 
 from osvi_django.exceptions import AlreadyOpen, CloseInProgress
-from osvi_django.models import ChatSession, CloseAttempt, CloseJob, StartLock
+from osvi_django.models import ChatSession, CloseAttempt, CloseJob, CloseJobItem, StartLock
 from osvi_django.services import close_again
 from osvi_django.services.closing import require_closable
 from osvi_django.services.jobs import create_close_job, run_close_job
 from osvi_django.services.recovery import recover_session
 from osvi_django.services.starting import start_session
+from osvi_django.testing import Fault
 from tests.helpers.sandbox import SUMMARY, CallThenAnswer
 from tests.helpers.waiting import wait_until
 
@@ -53,6 +55,18 @@ run_close_job(CloseJob.objects.get().pk)
 def short_leases(settings, osvi_sandbox):
     """Use the same settings here as in the other processes."""
     settings.OSVI["default"] |= SETTINGS
+
+
+@dataclass(frozen=True)
+class ActThenHang(Fault):
+    """Do what is asked for, and do not answer until the caller is dead."""
+
+    is_dead: threading.Event
+
+    def play(self, exchange):
+        exchange.carry_out()
+        self.is_dead.wait(20)
+        exchange.hang_up()
 
 
 def is_closable(session):
@@ -99,6 +113,33 @@ def test_job_of_killed_process_is_finished_by_another(manage, chats, osvi_sandbo
     job = run_close_job(job.pk)
     assert (job.status, job.done, job.failed) == ("completed", 30, 0)
     assert ChatSession.objects.filter(status="closed").count() == 30
+
+
+BYE = "Goodbye!"
+
+
+@pytest.mark.parametrize("step", ["takeover", "message", "close"])
+def test_job_killed_at_any_step_of_its_goodbyes_repeats_none(manage, chats, osvi_sandbox, step):
+    """OSVI has acted, and the process dies before it learns of that."""
+    (session,) = chats(1, customer_id="+1555")
+    job = create_close_job(ChatSession.objects.all(), goodbye=BYE)
+    killed, as_usual = threading.Event(), CallThenAnswer(lambda: None)
+    faults = {"takeover": 0, "message": 1, "close": 2}[step] * [as_usual]
+    osvi_sandbox.script(session.session_id, *faults, ActThenHang(killed))
+    with manage("shell", "-c", WORK) as process:
+        wait_until(lambda: len(osvi_sandbox.requests) > len(faults))
+        wait_past_first_lease(CloseJobItem.objects)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    killed.set()
+    CloseJob.objects.update(heartbeat_at=None)  # as if it had been silent for half a minute
+    job = run_close_job(job.pk)
+    assert (job.status, job.succeeded) == ("completed", 1)
+    messages = [each for each in osvi_sandbox.requests if each.body == {"message": BYE}]
+    assert len(messages) == 1
+    assert osvi_sandbox.closes(session.session_id) == 1
+    expected = {"takeover": "sent", "message": "unknown", "close": "sent"}
+    assert job.items.get().goodbye == expected[step]
 
 
 def test_start_lock_of_killed_process_expires(manage, osvi_sandbox):

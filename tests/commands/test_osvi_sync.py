@@ -7,17 +7,21 @@ import re
 import signal
 import threading
 import time
+from io import StringIO
 
 import pytest
-from django.db import InterfaceError, OperationalError, connection
+from django.core.management import call_command
+from django.db import DataError, InterfaceError, OperationalError, connection
 
 from osvi_django.client import throttle
 from osvi_django.models import ChatSession
 from osvi_django.testing import Status
 from osvi_django.testing.factories import ChatSessionFactory
 from tests.commands.conftest import Terminal, run_command
-from tests.helpers.database import raise_on_queries
+from tests.helpers.database import raise_on_queries, wrap_queries_in_threads
+from tests.helpers.processes import TerminatingOutput
 from tests.helpers.sandbox import CallThenAnswer
+from tests.helpers.waiting import wait_until
 
 
 @pytest.mark.django_db(transaction=True)
@@ -127,6 +131,11 @@ class TestSync:
             ["--open", "--older-than=-2h"],
             ["--open", "--older-than", "999999999w"],
             ["--open", "--older-than", "999999999d"],
+            ["--customer", "+1", "--watch", "5"],
+            ["--open", "--older-than", "2h", "--watch", "5"],
+            ["--open", "--watch", "0"],
+            ["--open", "--watch", "-1"],
+            ["--open", "--watch", "nan"],
         ],
     )
     def test_wrong_arguments_exit_with_2(self, osvi_sandbox, args):
@@ -176,3 +185,61 @@ class TestProgress:
 def short_pauses(monkeypatch):
     """Shorten the pauses of the throttle."""
     monkeypatch.setattr(throttle, "PAUSES", (0.05, 0.1, 0.15))
+
+
+@pytest.mark.django_db(transaction=True)
+class TestWatch:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_watch_in_own_process_stores_flag_and_ends_with_0(
+        self, mirrored, osvi_sandbox, manage, number
+    ):
+        sessions = [mirrored() for _number in range(20)]
+        with manage("osvi_sync", "--open", "--watch", "1") as process:
+            first = process.stdout.readline()
+            assert first == "Looking up all open chat sessions, until stopped.\n"
+            wait_until(lambda: ChatSession.objects.filter(synced_at=None).count() == 0)
+            for each in sessions[::2]:
+                osvi_sandbox.request_help(each.session_id)
+            wait_until(lambda: ChatSession.objects.filter(help_requested=True).count() == 10)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+        assert (out, process.returncode) == ("Stopped.\n", 0)
+        assert err == "Stopping after the requests in progress. Press Ctrl-C again to quit now.\n"
+
+    @pytest.mark.parametrize(
+        ("fault", "said"),
+        [
+            ("token", "default: OSVI refuses this site's API token. Ask your administrator"),
+            ("database", "The database is unavailable: OperationalError. It is tried again"),
+            ("bug", "default: an error of this site. See the log. It is tried again"),
+        ],
+    )
+    def test_trouble_is_said_once_and_when_it_is_over(self, mirrored, osvi_sandbox, fault, said):
+        mirrored()
+        left = [] if fault == "token" else [True]
+
+        def fail_once(execute, sql, params, many, context):
+            if left and sql.startswith("SELECT") and "synced_at" in sql:
+                left.pop()
+                raise OperationalError("x") if fault == "database" else DataError("x")
+            return execute(sql, params, many, context)
+
+        token = osvi_sandbox.token
+        if fault == "token":
+            osvi_sandbox.token = "another-token-16"
+        err = StringIO()
+        out = TerminatingOutput("available again")
+
+        def repair():
+            wait_until(lambda: said in err.getvalue())
+            osvi_sandbox.token = token
+
+        repairing = threading.Thread(target=repair)
+        repairing.start()
+        with wrap_queries_in_threads("osvi-watch-default", fail_once):
+            call_command("osvi_sync", "--open", "--watch", stdout=out, stderr=err)
+        repairing.join()
+        assert err.getvalue().count(said) == 1
+        name = "The database" if fault == "database" else "default"
+        lines = out.getvalue().splitlines()
+        assert lines[1:] == [f"{name}: available again.", "Stopped."]

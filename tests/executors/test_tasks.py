@@ -12,10 +12,13 @@ from django.utils import timezone
 import osvi_django
 from osvi_django import executors, tasks
 from osvi_django.models import CloseJob
+from osvi_django.services import close_session
 from osvi_django.services.jobs import create_close_job
 from tests.executors.conftest import SECRET
 from tests.executors.queues import PACKAGE, backend
 from tests.helpers.database import raise_on_queries
+from tests.helpers.raw_server import http_response
+from tests.helpers.webhooks import WebhookServer
 
 
 def queue():
@@ -144,3 +147,47 @@ def test_tasks_without_django_tasks_use_backport(monkeypatch, settings):
         importlib.import_module("osvi_django.tasks").close_sessions.enqueue(1)
     [result] = backport.task_backends["default"].results
     assert (result.task.name, result.args) == ("close_sessions", [1])
+
+
+@pytest.mark.django_db(transaction=True)
+class TestEvents:
+    @pytest.fixture(autouse=True)
+    def queued(self, settings):
+        settings.OSVI_EXECUTOR = "osvi_django.executors.django_tasks"
+
+    @pytest.fixture
+    def send_to(self, settings):
+        """Set a server of this machine as the receiver, and close a session."""
+
+        def _send_to(server, session):
+            secret = "whsec_" + 32 * "a"
+            receiver = {"URL": server.url, "SECRETS": [secret], "ALLOW_PRIVATE": True}
+            settings.OSVI_WEBHOOKS = [receiver]
+            close_session(session)
+
+        return _send_to
+
+    def test_event_is_delivered_by_a_task(self, dummy_queue, mirrored, send_to):
+        with WebhookServer() as server:
+            send_to(server, mirrored())
+            assert server.calls == []
+            assert run_queued_tasks() == 1
+            assert len(server.calls) == 1
+        assert run_queued_tasks() == 0
+
+    def test_next_try_is_a_task_for_later(self, dummy_queue, mirrored, send_to):
+        with WebhookServer(http_response(status=400)) as server:
+            send_to(server, mirrored())
+            run_queued_tasks()
+            (later,) = queue().results
+            assert later.task.run_after > timezone.now()
+            assert run_queued_tasks() == 1
+            assert len(server.calls) == 1
+        assert run_queued_tasks() == 0  # it has found nothing to do
+
+    def test_queue_without_times_leaves_the_next_try_to_the_worker(
+        self, immediate, mirrored, send_to
+    ):
+        with WebhookServer(http_response(status=400)) as server:
+            send_to(server, mirrored())
+            assert len(server.calls) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from django.conf import settings
 from django.utils.timezone import get_default_timezone
@@ -16,7 +16,6 @@ def db_datetime(text):
 
 
 def rest_datetime(moment):
-    """Return a stored datetime as REST shows it: with its offset, in the site's time zone."""
-    zone = get_default_timezone()
-    aware = moment.astimezone(zone) if settings.USE_TZ else moment.replace(tzinfo=zone)
-    return aware.isoformat().replace("+00:00", "Z")
+    """Return a stored datetime as REST shows it: in UTC."""
+    aware = moment if settings.USE_TZ else moment.replace(tzinfo=get_default_timezone())
+    return aware.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -16,12 +16,16 @@ from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.serializer import serialize
 from sentry_sdk.utils import event_from_exception
 
+from tests.helpers.own_files import PACKAGE, is_of_package
+
 # Personal data in any field: a summary, a message, a note, or a customer's id.
 CANARY = "CANARY-"
 SUMMARY, MESSAGE, NOTE, CUSTOMER = (CANARY + kind for kind in ("summary", "words", "note", "+1555"))
 
 # Tables that are read and written while local variables hold personal data.
 _TABLES = ("osvi_django_", "django_admin_log")
+# Its sandbox is no part of a site.
+_TESTING = f"{PACKAGE}/testing/"
 # Threads whose local variables hold personal data.
 _THREADS = (threading.current_thread().name, "osvi-rescuer", "osvi-writer")
 
@@ -110,7 +114,7 @@ def _own_frames_of(traceback):
     found = None
     for frame in reversed([*_frames_of(traceback)]):
         path = frame.tb_frame.f_code.co_filename
-        if "/osvi_django/" in path and "/osvi_django/testing/" not in path:
+        if is_of_package(path) and not path.startswith(_TESTING):
             found = TracebackType(found, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
     return found
 
@@ -145,7 +149,7 @@ def find_leaks(error):
     for report in (sentry_frames, email_frames):
         for where, variables in report(keep_own_frames(error)):
             shown = [name for name, value in variables.items() if CANARY in str(value)]
-            found |= {f"{where.rpartition('/osvi_django/')[2]}: {name}" for name in shown}
+            found |= {f"{where.removeprefix(f'{PACKAGE}/')}: {name}" for name in shown}
     return found
 
 

@@ -33,7 +33,7 @@ class TestSelection:
         self, agent, django_assert_max_num_queries
     ):
         sessions = ChatSessionFactory.create_batch(3, agent=agent)
-        with django_assert_max_num_queries(12):
+        with django_assert_max_num_queries(13):
             job = create_close_job(ChatSession.objects.order_by("-session_id"))
         assert requested_ids(job) == [session.session_id for session in sessions]
         assert list(job.items.values_list("session", flat=True)) == [s.pk for s in sessions]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -235,3 +236,76 @@ def test_job_page_shows_what_was_left_out(quiet, admin_client):
     state = admin_client.get(f"{base}/progress/").json()
     assert (state["done"], state["total"]) == (3, 3)
     assert state["counts"]["no_longer_matches"] == 3
+
+
+class TestWhoAnswers:
+    def test_mode_selects_who_answers_the_customer(self, chats, outcomes):
+        (mine,), _others = chats(1, mode="support"), chats(1)
+        job = run_close_job(create_close_job(SessionFilter(mode="support"), start=False).pk)
+        assert outcomes(job) == {mine.session_id: "closed"}
+
+    def test_excluded_agents_are_left_out(self, chats, outcomes):
+        (one,), (two,), (kept,) = chats(1, agent=ChatAgentFactory()), chats(1), chats(1)
+        ChatSession.objects.filter(pk=two.pk).update(agent=(other := ChatAgentFactory(uuid=None)))
+        excluded = [one.agent.uuid, "nonesuch"]
+        job = create_close_job(SessionFilter(exclude_agents=excluded), start=False)
+        assert set(outcomes(job)) == {two.session_id, kept.session_id}
+        assert SessionFilter.from_json(job.session_filter).exclude_agents == tuple(excluded)
+        ChatSession.objects.filter(pk=kept.pk).update(agent=one.agent)
+        ChatSession.objects.filter(pk=two.pk).update(agent=kept.agent)
+        assert other.uuid is None
+        assert run_close_job(job.pk).left_out == 1
+
+    @pytest.mark.parametrize(
+        ("wanted", "field"),
+        [
+            ({"mode": "human"}, "mode"),
+            ({"help_requested": "yes"}, "help_requested"),
+            ({"exclude_agents": ["x"] * 2 + [str(number) for number in range(100)]}, None),
+            ({"exclude_agents": [""]}, "exclude_agents"),
+            ({"close_reason": "x" * 101}, "close_reason"),
+        ],
+    )
+    def test_invalid_value_names_its_field(self, wanted, field):
+        with pytest.raises(InvalidInput) as caught:
+            SessionFilter(**wanted)
+        assert caught.value.field == (field or "exclude_agents")
+
+    def test_one_agent_can_be_excluded_by_its_id(self):
+        assert SessionFilter(exclude_agents="a").exclude_agents == ("a",)
+
+    @pytest.mark.parametrize("none", [[], (), set()])
+    def test_filter_that_excludes_no_agent_is_one_without_that_condition(self, none):
+        chosen = SessionFilter(exclude_agents=none)
+        assert chosen == SessionFilter()
+        assert "exclude_agents" not in chosen.as_json()
+
+    def test_filter_stored_by_an_earlier_version_still_loads(self):
+        assert SessionFilter.from_json({"status": ["active"]}) == SessionFilter(status="active")
+
+
+class TestWaitingForAPerson:
+    def test_idle_close_leaves_out_who_waits_for_a_person(self, quiet, outcomes):
+        (waits, *others), chosen = quiet
+        ChatSession.objects.filter(pk=waits.pk).update(help_requested=True)
+        job = create_close_job(chosen, start=False)
+        assert set(outcomes(job)) == {each.session_id for each in others}
+
+    def test_idle_close_leaves_out_who_asks_for_a_person_later(self, quiet, outcomes):
+        (waits, *_others), chosen = quiet
+        job = create_close_job(chosen, start=False)
+        ChatSession.objects.filter(pk=waits.pk).update(help_requested=True)
+        job = run_close_job(job.pk)
+        assert (job.succeeded, job.left_out) == (2, 1)
+        assert outcomes(job)[waits.session_id] == "no_longer_matches"
+
+    def test_idle_close_that_asks_for_them_closes_them(self, quiet, outcomes):
+        (waits, *_others), chosen = quiet
+        ChatSession.objects.filter(pk=waits.pk).update(help_requested=True)
+        chosen = replace(chosen, help_requested=True)
+        job = run_close_job(create_close_job(chosen, start=False).pk)
+        assert outcomes(job) == {waits.session_id: "closed"}
+
+    def test_close_by_other_conditions_includes_them(self, chats, outcomes):
+        (waits,) = chats(1, help_requested=True)
+        assert set(outcomes(create_close_job(SessionFilter(), start=False))) == {waits.session_id}

@@ -96,14 +96,14 @@ class TestThrottledAccount:
         stop = threading.Event()
 
         def stop_when_stored():
-            wait_until(CloseAttempt.objects.filter(error_code="throttled").exists)
+            wait_until(CloseAttempt.objects.filter(error_code="busy_at_osvi").exists)
             stop.set()
 
         thread = threading.Thread(target=in_own_connection, args=[stop_when_stored])
         thread.start()
         job = run_close_job(job.pk, stop=stop)
         thread.join()
-        assert (job.status, job.paused_by) == ("paused", "throttled")
+        assert (job.status, job.paused_by) == ("paused", "busy_at_osvi")
         assert 0 < (job.resume_at - timezone.now()).total_seconds() < 50
 
     def test_throttled_close_is_stored_as_rejected_attempt(
@@ -113,7 +113,7 @@ class TestThrottledAccount:
         osvi_sandbox.script(session.session_id, Status(429, retry_after=1))
         close_all()
         newest, oldest = CloseAttempt.objects.all()
-        assert (oldest.outcome, oldest.error_code) == ("rejected", "throttled")
+        assert (oldest.outcome, oldest.error_code) == ("rejected", "busy_at_osvi")
         assert newest.outcome == "closed"
 
     def test_long_retry_after_pauses_job_and_next_job(
@@ -122,12 +122,12 @@ class TestThrottledAccount:
         (session,) = chats(1)
         osvi_sandbox.script(session.session_id, Status(429, retry_after=600))
         job = close_all()
-        assert (job.status, job.paused_by, job.done) == ("paused", "throttled", 0)
+        assert (job.status, job.paused_by, job.done) == ("paused", "busy_at_osvi", 0)
         wait = (job.resume_at - timezone.now()).total_seconds()
         assert 590 < wait <= 600
         # The throttle holds for the other jobs of this process, too.
         other = close_all(chats(1))
-        assert (other.status, other.paused_by) == ("paused", "throttled")
+        assert (other.status, other.paused_by) == ("paused", "busy_at_osvi")
         assert len(osvi_sandbox.requests) == 1
 
 

@@ -101,7 +101,7 @@ class TestCancel:
         osvi_sandbox.script(session.session_id, Status(429, retry_after=10, close=False))
 
         def cancel():
-            wait_until(CloseAttempt.objects.filter(error_code="throttled").exists)
+            wait_until(CloseAttempt.objects.filter(error_code="busy_at_osvi").exists)
             in_own_connection(cancel_close_job, job)
 
         thread = threading.Thread(target=cancel)
@@ -174,17 +174,25 @@ class TestRetry:
         assert CloseJob.objects.count() == 2
 
     @pytest.mark.django_db(transaction=True)
-    def test_retry_from_several_threads_makes_one_job(self, refused_job):
+    def test_retry_from_several_threads_makes_one_job(self, refused_job, started):
         job = refused_job
         with ThreadPoolExecutor(4) as pool:
             made = list(pool.map(partial(in_own_connection, retry_close_job), [job] * 4))
         assert len(set(made)) == 1
         assert CloseJob.objects.count() == 2
+        assert started
 
     def test_retry_after_cancelled_retry_makes_new_job(self, refused_job):
         cancel_close_job(retry_close_job(refused_job))
         again = retry_close_job(refused_job)
         assert run_close_job(again.pk).succeeded == 1
+
+    def test_retry_of_cancelled_job_again_returns_same_job(self, chats):
+        chats(2)
+        job = cancel_close_job(create_close_job(ChatSession.objects.all(), start=False))
+        made = retry_close_job(job, include_cancelled=True)
+        assert retry_close_job(job, include_cancelled=True) == made
+        assert (made.total, CloseJob.objects.count()) == (2, 2)
 
     def test_retry_of_unfinished_job_raises_invalid_input(self, chats):
         chats(1)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.core.management import call_command
 from django.utils import timezone
+from django.utils.timezone import get_default_timezone
 
 from osvi_django.database import DatabaseNow, to_db_datetime
 from osvi_django.exceptions import CloseInProgress
@@ -187,8 +188,8 @@ class TestTimesInRest:
         ChatSession.objects.update(started_at=moment)
         shown = api.get(f"/api/osvi/sessions/{session.session_id}/").json()["started_at"]
         answer = datetime.fromisoformat(shown)
-        assert answer.tzinfo
-        assert answer.replace(tzinfo=None) == moment
+        assert answer.tzinfo == UTC
+        assert answer.astimezone(get_default_timezone()).replace(tzinfo=None) == moment
 
 
 @pytest.mark.django_db(transaction=True)

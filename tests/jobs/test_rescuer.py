@@ -85,7 +85,7 @@ def test_rescue_when_closes_are_throttled_pauses_job(
     for each in sessions:
         osvi_sandbox.script(each.session_id, Status(429, retry_after=600))
     job = close_all()
-    assert (job.status, job.paused_by) == ("paused", "throttled")
+    assert (job.status, job.paused_by) == ("paused", "busy_at_osvi")
     assert set(outcomes(job).values()) == {"waiting", "closing"}
     assert len(osvi_sandbox.requests) < 30
 
@@ -139,7 +139,7 @@ def test_rescue_when_questions_are_throttled_leaves_items_waiting(
     make_unconfirmed(2)
     osvi_sandbox.script(None, *[Status(429, retry_after=600)] * 2)
     job = close_all()
-    assert (job.status, job.paused_by, job.unconfirmed) == ("paused", "throttled", 0)
+    assert (job.status, job.paused_by, job.unconfirmed) == ("paused", "busy_at_osvi", 0)
     assert set(outcomes(job).values()) == {"waiting"}
 
 

@@ -121,7 +121,7 @@ class TestSummaryThreads:
         (last,) = chats(1)
         osvi_sandbox.script(last.session_id, *[Status(429, retry_after=600)] * 13)
         job = close_all()
-        assert (job.status, job.paused_by) == ("paused", "throttled")
+        assert (job.status, job.paused_by) == ("paused", "busy_at_osvi")
         assert count_written() < 40
         assert "summaries wait for manage.py osvi_summarize" in caplog.text
 

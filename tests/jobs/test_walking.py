@@ -224,6 +224,7 @@ class TestOtherDatabase:
         there = {**connections["default"].settings_dict, "NAME": name, "OPTIONS": {}}
         connections["other"] = DatabaseWrapper(there, alias="other")
         with connections["other"].schema_editor() as editor:
+            editor.create_model(get_user_model())
             editor.create_model(ChatAgent)
             editor.create_model(ChatSession)
         yield

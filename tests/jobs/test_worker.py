@@ -188,9 +188,12 @@ class TestItemOutcome:
         assert (session.status, session.summary_status) == ("closed", "not_provided")
         assert CloseAttempt.objects.get().outcome == "rejected"
 
-    @pytest.mark.parametrize("status", [400, 403, 404, 422])
+    @pytest.mark.parametrize(
+        ("status", "code"),
+        [(400, "rejected"), (403, "rejected"), (404, "unknown_at_osvi"), (422, "rejected")],
+    )
     def test_session_that_osvi_refuses_is_rejected_and_stays_open(
-        self, chats, close_all, osvi_sandbox, notified, status
+        self, chats, close_all, osvi_sandbox, notified, status, code
     ):
         session, _other = chats(2)
         osvi_sandbox.script(session.session_id, Status(status, errors=("Not today",)))
@@ -199,13 +202,13 @@ class TestItemOutcome:
         item = job.items.get(session=session)
         assert (item.outcome, item.error_code, item.error_reason) == (
             "rejected",
-            "rejected",
+            code,
             "Not today",
         )
         assert "“Not today”" in message_for_code(item.error_code, item.error_reason)
         session.refresh_from_db()
         assert (session.status, session.claim) == ("active", None)
-        assert (session.session_id, "rejected", item.attempt_id) in notified
+        assert (session.session_id, code, item.attempt_id) in notified
 
     @pytest.mark.parametrize(
         ("fault", "code"),
@@ -245,11 +248,13 @@ class TestItemOutcome:
         assert (item.outcome, item.error_code) == ("not_sent", "invalid")
         assert job.succeeded == 1
 
+    @pytest.mark.parametrize("code", [403, 404, 409, 422])
     def test_dormant_session_that_osvi_refuses_stays_dormant(
-        self, chats, close_all, outcomes, osvi_sandbox
+        self, chats, close_all, outcomes, osvi_sandbox, code
     ):
         (session,) = chats(1, status="dormant")
-        osvi_sandbox.script(session.session_id, Status(422))
+        osvi_sandbox.sessions[session.session_id].status = "dormant"
+        osvi_sandbox.script(session.session_id, Status(code))
         assert outcomes(close_all()) == {session.session_id: "rejected"}
         session.refresh_from_db()
         assert session.status == "dormant"

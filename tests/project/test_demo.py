@@ -220,3 +220,12 @@ def test_free_port_returns_preferred_port_if_it_is_free():
         port = holder.getsockname()[1]
         assert free_port(port) != port
     assert free_port(port) == port
+
+
+def test_demo_asked_for_help_prints_it_and_starts_nothing(monkeypatch):
+    with running(monkeypatch, "-m", "example_project.demo", "--help") as demo:
+        out, err = demo.process.communicate(timeout=60)
+        assert (demo.process.returncode, err) == (0, "")
+    assert "usage: python -m example_project.demo" in out
+    assert "closes three chats" in out
+    assert "Password" not in out

@@ -14,6 +14,7 @@ LINT_IMPORTS = Path(sysconfig.get_path("scripts")) / "lint-imports"
 LAYERS = "A module imports only from layers below its own"
 REQUESTS = "Only the transport imports requests"
 MODULES = (
+    "templatetags",
     "urls",
     *("admin", "rest", "management", "executors", "tasks"),
     "environment_checks",
@@ -28,8 +29,22 @@ PACKAGES = {
         *("throttle", "threads", "bodies"),
     ),
     "services": (
-        *("by_id", "jobs", "starting", "recovery", "closing", "support", "mirroring", "summaries"),
-        *("start_locks", "attempts", "permissions", "selectors"),
+        *(
+            "privacy",
+            "asynchronous",
+            "by_id",
+            "jobs",
+            "starting",
+            "recovery",
+            "closing",
+            "support",
+            "mirroring",
+            "summaries",
+            "statistics",
+        ),
+        *("start_locks", "search", "sharing", "attention", "attempts", "events"),
+        *("access", "permissions", "idempotency", "selectors"),
+        *("export",),
     ),
 }
 SERVICES = "A service imports only from services below its own"

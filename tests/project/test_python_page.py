@@ -17,7 +17,12 @@ from osvi_django import services
 PAGE = (Path(__file__).resolve().parents[2] / "docs/python.md").read_text(encoding="utf-8")
 PYTHON = re.compile(r"^( *)```python\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 PUBLIC = {name: getattr(services, name) for name in services.__all__}
-FUNCTIONS = [name for name, each in PUBLIC.items() if inspect.isfunction(each)]
+FUNCTIONS = [
+    name
+    for name, each in PUBLIC.items()
+    if inspect.isfunction(each) and not inspect.iscoroutinefunction(each)
+]
+TWINS = [name for name, each in PUBLIC.items() if inspect.iscoroutinefunction(each)]
 RESULTS = [name for name, each in PUBLIC.items() if dataclasses.is_dataclass(each)]
 
 
@@ -70,6 +75,12 @@ def test_documented_signature_is_that_of_the_function(name):
 
 def test_documented_signatures_are_of_public_functions():
     assert {*documented_signatures()} <= {*services.__all__}
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_documented_twins_are_all_of_the_package(name):
+    section = PAGE.partition("## Asynchronous code")[2].partition("\n## ")[0]
+    assert f"`{name}`" in section
 
 
 @pytest.mark.parametrize("name", RESULTS)

@@ -40,12 +40,13 @@ def desk_command(request):
 
 
 @pytest.fixture
-def open_session(osvi_sandbox, db):
-    """Create a session here and at OSVI, in the mode in which this command can be used."""
+def open_session(osvi_sandbox, staff):
+    """Create a session here and at OSVI, in the mode in which staff can use this command."""
 
     def _open_session(command):
         mode = Mode.AI if command.sets_mode == Mode.SUPPORT else Mode.SUPPORT
-        session = mirror(osvi_sandbox, mode=mode, customer_id="+15551112222")
+        taker = staff if mode == Mode.SUPPORT else None
+        session = mirror(osvi_sandbox, mode=mode, customer_id="+15551112222", taken_over_by=taker)
         osvi_sandbox.sessions[session.session_id].change(mode=mode.value)
         return session
 
@@ -70,7 +71,8 @@ def test_command_over_rest_is_done(command, open_session, operator):
     url = f"/api/osvi/sessions/{session.session_id}/{ENDPOINTS.get(command.kind, 'support')}/"
     response = operator.post(url, body, content_type="application/json")
     assert response.status_code == 200, response.json()
-    action = SupportAction.objects.get(pk=response.json()["action"])
+    action = SupportAction.objects.get()
+    assert response.json()["action"].endswith(f"/actions/{action.pk}/")
     text = TEXT if command.field else ""
     assert (action.kind, action.outcome, action.text) == (command.kind, "done", text)
 
@@ -80,9 +82,11 @@ def test_command_on_desk_is_offered_and_done(desk_command, open_session, operato
     page = operator.get(reverse("admin:osvi_django_chatsession_change", args=[session.pk])).text
     for shown in (desk_command.button, desk_command.label, desk_command.help_text):
         assert escape(str(shown)) in page
-    assert f'name="command" value="{name}"' in page
+    is_text = bool(desk_command.label)
+    assert f'name="{"to" if is_text else "command"}" value="{name}"' in page
     url = reverse("admin:osvi_django_chatsession_desk", args=[session.pk])
-    response = operator.post(url, {"command": name, name: TEXT}, follow=True)
+    posted = {"command": "send", "to": name, "text": TEXT} if is_text else {"command": name}
+    response = operator.post(url, posted, follow=True)
     [message] = response.context["messages"]
     assert (message.level_tag, message.message) == ("success", desk_command.done)
     assert SupportAction.objects.get().kind == name
@@ -99,8 +103,9 @@ def test_command_is_in_glossary(command):
     assert f"`{command.kind.value}` ({command.kind.label})" in read_page("glossary.md")
 
 
-def test_button_of_desk_is_in_admin_page(desk_command):
-    assert f"| *{desk_command.button}* |" in read_page("admin.md")
+def test_choice_or_button_of_desk_is_in_admin_page(desk_command):
+    shown = f"| *{desk_command.label}* |" if desk_command.label else f"*{desk_command.button}*"
+    assert shown in read_page("admin.md")
 
 
 def test_each_command_has_public_function_in_python_page():

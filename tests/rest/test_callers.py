@@ -65,7 +65,7 @@ def test_token_caller_sees_own_job_and_no_other_caller_does(mirrored, number):
     run_close_job(CloseJob.objects.get().pk)
     job = client.get(made["Location"]).json()
     assert (job["status"], job["succeeded"]) == ("completed", 2)
-    assert job["created_by"].startswith("TokenUser ")
+    assert job["requested_by"].startswith("TokenUser ")
     results = client.get(job["results"]).json()["results"]
     assert [each["outcome"] for each in results] == ["closed", "closed"]
     assert len(client.get("/api/osvi/close-jobs/").json()["results"]) == 1

@@ -12,6 +12,7 @@ from rest_framework.test import APIClient
 
 from osvi_django.database import DatabaseNow
 from osvi_django.models import CloseJob, CloseJobItem
+from osvi_django.rest.output_serializers import JobSerializer
 from osvi_django.services.jobs import create_close_job
 from osvi_django.testing import Drop, Status
 from osvi_django.testing.factories import ChatSessionFactory
@@ -50,9 +51,9 @@ class TestJob:
     def test_job_queued_shows_counts_and_retry_after(self, api, job):
         response = api.get(url_of(job))
         body = response.json()
-        assert (response.status_code, response["Retry-After"]) == (200, "5")
+        assert (response.status_code, response["Retry-After"]) == (200, "1")
         assert (body["id"], body["status"], body["note"]) == (job.pk, "queued", "Goodbye")
-        assert (body["total"], body["done"], body["created_by"]) == (3, 0, "sam")
+        assert (body["total"], body["done"], body["requested_by"]) == (3, 0, "sam")
 
     def test_job_finished_shows_counts_and_times(self, api, job, run):
         run(job)
@@ -71,6 +72,11 @@ class TestJob:
         counts = [body[name] for name in ("done", "succeeded", "failed", "unconfirmed")]
         assert (body["status"], counts) == ("completed_with_errors", [3, 1, 1, 1])
 
+    def test_job_counters_say_in_schema_that_they_are_its_record(self):
+        fields = JobSerializer().fields
+        for name in ("succeeded", "failed", "unconfirmed", "left_out", "cancelled"):
+            assert "does not change when one is settled later" in fields[name].help_text
+
     def test_job_paused_shows_reason_and_resume_time(self, api, job, run, osvi_sandbox):
         osvi_sandbox.token = "another"
         run(job)
@@ -86,11 +92,11 @@ class TestJob:
             resume_at=timezone.now() - timedelta(hours=1),
             heartbeat_at=DatabaseNow(),
         )
-        assert api.get(url_of(job))["Retry-After"] == "5"
+        assert api.get(url_of(job))["Retry-After"] == "1"
 
     def test_job_of_host_code_has_no_name(self, client_with):
         job = create_close_job([ChatSessionFactory()])
-        assert client_with("view_closejob").get(url_of(job)).json()["created_by"] is None
+        assert client_with("view_closejob").get(url_of(job)).json()["requested_by"] is None
 
     @pytest.mark.parametrize(
         "odd", ["0", "999", "-1", "x", "1.0", "1_0", "9" * 30, "9" * 5_000, "%00", "%FF", "a%2Fb"]
@@ -170,27 +176,42 @@ class TestResults:
         assert {each["outcome"] for each in results_of(api, job)} == {"waiting"}
         run(job)
         results = {each.pop("session_id"): each for each in results_of(api, job)}
+
+        def links(item):
+            item.refresh_from_db()
+            url = f"http://testserver/api/osvi/sessions/{item.requested_session_id}/"
+            return {"session": url, "attempt": f"{url}attempts/{item.attempt_id}/"}
+
         assert results == {
             refused.requested_session_id: {
+                **links(refused),
                 "outcome": "rejected",
                 "session_status": "active",
-                "code": "rejected",
+                "error_code": "rejected",
+                "error_reason": "Not yours.",
                 "detail": (
                     "OSVI did not close this chat session. It is still open. OSVI said: “Not "
                     "yours.”"
                 ),
+                "goodbye": None,
             },
             lost.requested_session_id: {
+                **links(lost),
                 "outcome": "unconfirmed",
                 "session_status": "unconfirmed",
-                "code": "unconfirmed",
+                "error_code": "unconfirmed",
+                "error_reason": None,
                 "detail": results[lost.requested_session_id]["detail"],
+                "goodbye": None,
             },
             closed.requested_session_id: {
+                **links(closed),
                 "outcome": "closed",
                 "session_status": "closed",
-                "code": "",
-                "detail": "",
+                "error_code": None,
+                "error_reason": None,
+                "detail": None,
+                "goodbye": None,
             },
         }
         assert results[lost.requested_session_id]["detail"].startswith(
@@ -213,11 +234,12 @@ class TestResults:
     def test_results_of_unknown_session_have_no_status(self, api, staff):
         (result,) = results_of(api, create_close_job(["x"], requested_by=staff))
         assert (result["outcome"], result["session_status"]) == ("not_found", None)
+        assert (result["session"], result["attempt"]) == (None, None)
 
     def test_results_without_close_permission_say_not_allowed(self, api, job, run, staff):
         staff.user_permissions.clear()
         run(job)
-        assert {(each["outcome"], each["code"]) for each in results_of(api, job)} == {
+        assert {(each["outcome"], each["error_code"]) for each in results_of(api, job)} == {
             ("not_allowed", "permission_denied")
         }
 
@@ -389,8 +411,8 @@ class TestRetry:
         body = response.json()
         url = f"http://testserver{LIST}{body['id']}/"
         assert (response.status_code, response["Location"]) == (202, url)
-        assert response["Retry-After"] == "5"
-        assert (body["total"], body["note"], body["created_by"]) == (1, "Goodbye", "sam")
+        assert response["Retry-After"] == "1"
+        assert (body["total"], body["note"], body["requested_by"]) == (1, "Goodbye", "sam")
         new = CloseJob.objects.get(pk=body["id"])
         assert (new.retry_of, new.via) == (job, "rest")
         run(body)
@@ -419,7 +441,7 @@ class TestRetry:
         run(job)
         client = client_with("view_closejob", "close_chatsession")
         made = client.post(url_of(job, "retry/"))
-        assert made.json()["created_by"] == "jo"
+        assert made.json()["requested_by"] == "jo"
         assert api.post(url_of(job, "retry/"))["Location"] == made["Location"]
         assert api.get(made["Location"]).json() == made.json()
         assert api.post(f"{made['Location']}cancel/").status_code == 403

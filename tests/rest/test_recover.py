@@ -36,7 +36,7 @@ class TestRecover:
         response = recover(api, lost)
         body = response.json()
         assert response.status_code == 200
-        assert (body["settled"], body["detail"]) == ("stored", "")
+        assert (body["settled"], body["detail"]) == ("stored", None)
         assert (body["status"], body["summary"]) == ("closed", "All is well.")
         fetch = ChatSession.objects.get().attempts.first()
         assert (fetch.requested_by, fetch.via) == (staff, "rest")
@@ -46,9 +46,15 @@ class TestRecover:
         body = recover(api, lost).json()
         assert (body["settled"], body["status"]) == ("unchanged", "unconfirmed")
         assert body["detail"].startswith("OSVI did not answer, so it is still not known")
+        assert body["error_code"] == "unconfirmed"
+        assert body["error_reason"] == "Internal Server Error"
+        assert body["next"] == f"http://testserver{BASE}{lost.session_id}/recover/"
 
-    def test_recover_closed_session_returns_unchanged(self, api, osvi_sandbox):
-        assert recover(api, ClosedSessionFactory()).json()["settled"] == "unchanged"
+    def test_recover_closed_session_returns_already_settled(self, api, osvi_sandbox):
+        body = recover(api, ClosedSessionFactory()).json()
+        assert (body["settled"], body["next"]) == ("already_settled", None)
+        assert body["detail"] == "Nothing to check: this chat's status is known."
+        assert osvi_sandbox.requests == []
 
     def test_recover_with_unknown_field_returns_400(self, api, lost, osvi_sandbox):
         asked = len(osvi_sandbox.requests)
@@ -65,7 +71,10 @@ class TestRecover:
             "summary": None,
             "summary_status": "stored",
             "settled": "stored",
-            "detail": "",
+            "detail": None,
+            "error_code": None,
+            "error_reason": None,
+            "next": None,
         }
 
     def test_recover_in_progress_returns_409(self, api, lost):

@@ -77,7 +77,7 @@ class TestList:
         [
             (
                 {"agentuuid": "x"},
-                "customer_id, started_before, idle_since, page_size, cursor.",
+                "ordering, fields, page_size, cursor.",
             ),
             ({"agent": "x"}, "'agent' is unknown: use status, agent_uuid, "),
             ({"csrfmiddlewaretoken": "x"}, "'csrfmiddlewaretoken' is unknown: "),
@@ -88,6 +88,47 @@ class TestList:
         response = api.get(LIST, query)
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert detail in response.json()["detail"]
+
+    @pytest.mark.parametrize("text", ["(555) 111-2222", "6513270e…", "EXPENSIVE invoice"])
+    def test_list_with_search_shows_matches(self, api, text):
+        wanted = ClosedSessionFactory(
+            session_id="6513270e-b2a1-4f3c-9d8e-77aa10c0ffee",
+            customer_id="+15551112222",
+            summary__text="The invoice was too expensive.",
+        )
+        ClosedSessionFactory.create_batch(2)
+        response = api.get(LIST, {"search": text})
+        assert ids(response) == [wanted.session_id]
+        assert (response.json()["search"]["is_capped"], response.json()["search"]["notice"]) == (
+            False,
+            None,
+        )
+        assert ids(api.get(LIST, {"search": text, "status": "active"})) == []
+
+    def test_list_with_search_says_what_was_searched(self, api, client_with):
+        ClosedSessionFactory(summary__text="The invoice was too expensive.")
+        searched = api.get(LIST, {"search": "2222"}).json()["search"]["searched"]
+        assert searched == ["phone", "customer", "session", "summary", "note"]
+        response = client_with("view_chatsession").get(LIST, {"search": "invoice"})
+        assert ids(response) == []
+        assert response.json()["search"]["searched"] == ["customer", "session", "note"]
+        assert "search" not in api.get(LIST).json()
+
+    @pytest.mark.parametrize("text", ["x" * 500, "a\x00", "%_", "👋", "'\"&|!:*()<>\\"])
+    def test_list_with_text_that_cannot_be_searched_is_empty_and_explained(self, api, text):
+        ChatSessionFactory()
+        response = api.get(LIST, {"search": text})
+        assert (response.status_code, ids(response)) == (200, [])
+        assert response.json()["search"]["searched"] == []
+        assert response.json()["search"]["notice"].endswith(".")
+
+    def test_list_with_search_is_paginated(self, api):
+        ChatSessionFactory.create_batch(3, customer_id="+15551112222")
+        ChatSessionFactory()
+        first = api.get(LIST, {"search": "2222", "page_size": 2})
+        second = api.get(first.json()["next"])
+        assert (len(ids(first)), len(ids(second))) == (2, 1)
+        assert second.json()["search"]["searched"][0] == "phone"
 
     def test_list_without_format_override_rejects_format(self, api, settings):
         settings.REST_FRAMEWORK = {"URL_FORMAT_OVERRIDE": None}

@@ -20,8 +20,12 @@ PATHS = {
     "close-job-results": "/close-jobs/5/results/",
     "close-job-cancel": "/close-jobs/5/cancel/",
     "close-job-retry": "/close-jobs/5/retry/",
+    "customer-erase": "/customers/erase/",
+    "customer-export": "/customers/export/",
+    "stats": "/stats/",
     "session-list": "/sessions/",
     "session-bulk-close": "/sessions/close/",
+    "session-export": "/sessions/export/",
     "session-sync": "/sessions/sync/",
     "session-close": "/sessions/s-1/close/",
     "session-recover": "/sessions/s-1/recover/",
@@ -30,6 +34,7 @@ PATHS = {
     "session-context": "/sessions/s-1/context/",
     "session-messages": "/sessions/s-1/messages/",
     "session-actions": "/sessions/s-1/actions/",
+    "session-action": "/sessions/s-1/actions/5/",
     "session-detail": "/sessions/s-1/",
 }
 # Ids that look like parts of a URL.
@@ -69,11 +74,20 @@ def test_options_describe_url_in_plain_english(operator, path):
 def test_unknown_path_returns_404_as_json(client, method, path):
     response = getattr(client, method)(f"{BASE}/{path}")
     assert response.status_code == 404
-    assert response.json() == {
-        "detail": "This URL does not exist.",
-        "code": "not_found",
-        "retryable": False,
-    }
+    body = response.json()
+    assert (body["code"], body["retryable"]) == ("not_found", False)
+    assert body["detail"].startswith("This URL does not exist. There are: sessions/, ")
+    assert body["detail"].endswith("close-jobs/{id}/retry/.")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("method", ["get", "post", "put", "delete", "options"])
+@pytest.mark.parametrize("path", ["sessions/s-1/clsoe/", "sessions/s-1/clsoe", "sessions/x/y/z/"])
+def test_unknown_path_below_session_returns_404_that_names_others(operator, method, path):
+    ChatSessionFactory(session_id="s-1")
+    response = getattr(operator, method)(f"{BASE}/{path}")
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
+    assert "sessions/{session_id}/close/" in response.json()["detail"]
 
 
 def test_unknown_path_of_host_is_not_resolved():
@@ -112,10 +126,10 @@ class TestQueryStrings:
         job = CloseJob.objects.create(requested_by=staff)
         return {"id": attempt.session.session_id, "attempt": attempt.pk, "job": job.pk}
 
-    def test_unknown_parameter_returns_400_at_every_url(self, api, ids, osvi_sandbox):
+    def test_unknown_parameter_returns_400_at_every_url(self, operator, ids, osvi_sandbox):
         for method, path in self.CALLS:
             address = f"{BASE}/{path.format(**ids)}?x=1"
-            response = getattr(api, method)(address)
+            response = getattr(operator, method)(address)
             assert response.status_code == 400, address
             assert "'x' is unknown" in response.json()["detail"]
         assert osvi_sandbox.requests == []

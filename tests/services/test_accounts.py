@@ -267,12 +267,18 @@ class TestAccountOfKnownAgent:
                 "account is not the account",
             )
 
-    @pytest.mark.parametrize("account", ["default", "third"])
-    def test_close_by_id_with_agent_in_two_accounts_requires_account(self, chat, account):
-        ChatAgentFactory(account=account, uuid="agent_b")
-        names = "”, “".join(sorted([account, "other"]))
+    @pytest.mark.parametrize("removed", [[], ["third"]])
+    def test_close_by_id_with_agent_in_two_accounts_requires_account(self, chat, removed):
+        for account in ("default", *removed):
+            ChatAgentFactory(account=account, uuid="agent_b")
+        names = "in account: “default”, “other”[.]$"
         self.assert_refused(lambda: close_session_by_id(chat.id, agent_uuid="agent_b"), names)
         assert close_session_by_id(chat.id, agent_uuid="agent_b", account="other").changed
+        assert_summaries_match_accounts()
+
+    def test_close_by_id_with_agent_that_a_removed_account_had_uses_the_other_account(self, chat):
+        ChatAgentFactory(account="third", uuid="agent_b")
+        assert close_session_by_id(chat.id, agent_uuid="agent_b").changed
         assert_summaries_match_accounts()
 
     def test_agent_created_in_wrong_account_does_not_make_account_ambiguous(self, chat):

@@ -202,8 +202,8 @@ class TestCloseFailure:
             (Status(401, error="Invalid API token"), OSVIUnauthorized, "unauthorized"),
             (Status(403, errors=["Not allowed"]), OSVIRejected, "rejected"),
             (Status(422, errors=["agent_uuid is invalid"]), OSVIRejected, "rejected"),
-            (Status(429, retry_after=7), OSVIThrottled, "throttled"),
-            (Status(503, retry_after=7, body=b""), OSVIThrottled, "throttled"),
+            (Status(429, retry_after=7), OSVIThrottled, "busy_at_osvi"),
+            (Status(503, retry_after=7, body=b""), OSVIThrottled, "busy_at_osvi"),
         ],
     )
     def test_close_session_when_refused_keeps_status_and_can_be_repeated(

@@ -20,6 +20,7 @@ from osvi_django.services import close_again, close_session
 from osvi_django.services.recovery import Settled, recover_all, recover_session
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import CloseAttemptFactory
+from tests.helpers.database import raise_on_queries
 from tests.helpers.processes import TerminatingOutput
 from tests.helpers.sandbox import SUMMARY
 from tests.helpers.waiting import TIMEOUT
@@ -276,15 +277,9 @@ class TestLongOutage:
         assert osvi_sandbox.close_requests(session.session_id) == 2
 
     def test_recover_command_with_watch_continues_after_outage(self, mirrored):
-        rename_table(SESSIONS, f"{SESSIONS}_away")
-        try:
-            call_command(
-                "osvi_recover",
-                watch=0.1,
-                stderr=TerminatingOutput("The database is unavailable", times=2),
-            )
-        finally:
-            rename_table(f"{SESSIONS}_away", SESSIONS)
+        stderr = TerminatingOutput("The database is unavailable", times=2)
+        with raise_on_queries(lambda _sql, _params: True, OperationalError("gone")):
+            call_command("osvi_recover", watch=0.1, stderr=stderr)
 
     def test_close_when_refused_without_database_raises_rejected(
         self, mirrored, osvi_sandbox, lose_table, restore_tables

@@ -160,7 +160,9 @@ class TestSyncLimit:
         with waiting_call(lambda slow: take_over(slow, via="rest")):
             answers = [
                 client.post(close, {"post": "yes", "note": ""}, follow=True),
-                client.post(desk, {"command": "whisper", "whisper": "Be kind"}, follow=True),
+                client.post(
+                    desk, {"command": "send", "to": "whisper", "text": "Be kind"}, follow=True
+                ),
             ]
         for answer in answers:
             assert answer.status_code == 200
@@ -204,7 +206,7 @@ class TestRetryAfter:
         with pytest.raises(OSVIThrottled):
             close_session(first)
         response = api.post(f"/api/osvi/sessions/{second.session_id}/close/")
-        assert (response.status_code, response.json()["code"]) == (503, "throttled")
+        assert (response.status_code, response.json()["code"]) == (503, "busy_at_osvi")
         assert 25 <= int(response["Retry-After"]) <= 30
         assert osvi_sandbox.close_requests(second.session_id) == 0
         assert not CloseAttempt.objects.filter(session=second).exists()
@@ -221,13 +223,13 @@ class TestRetryAfter:
             for path, body in every_call(second, in_doubt)
         ]
         codes = {(each.status_code, each.json()["code"]) for each in answers}
-        assert codes == {(503, "throttled")}
+        assert codes == {(503, "busy_at_osvi")}
         assert all(25 <= int(each["Retry-After"]) <= 30 for each in answers)
         assert recovered.json()["settled"] == "unchanged"
         assert "asked this site to wait" in recovered.json()["detail"]
         assert len(osvi_sandbox.requests) == sent
         assert not second.actions.exists()
-        assert first.actions.get().error_code == "throttled"
+        assert first.actions.get().error_code == "busy_at_osvi"
 
     @pytest.mark.parametrize(
         "call",
@@ -258,7 +260,7 @@ class TestRetryAfter:
         session = unconfirmed(Drop(after_closing=True))
         osvi_sandbox.script(session.session_id, Status(429, retry_after=1))
         refused = recover_session(session)
-        assert (refused.settled, refused.error.code) == (Settled.UNCHANGED, "throttled")
+        assert (refused.settled, refused.error.code) == (Settled.UNCHANGED, "busy_at_osvi")
         sent = len(osvi_sandbox.requests)
         assert recover_session(session).settled is Settled.UNCHANGED
         assert len(osvi_sandbox.requests) == sent

@@ -35,7 +35,6 @@ ACTS = {
     "whisper": lambda session: whisper(session, "x"),
     "message": lambda session: send_message(session, "x"),
     "context": lambda session: inject_context(session, "x"),
-    "inbound": lambda session: receive_message(session, "x"),
 }
 NAMES = ["session_id", "chat_session_id", "id"]
 

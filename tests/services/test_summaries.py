@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.db import OperationalError, connection, transaction
+from django.utils import timezone
 
 from osvi_django import database
 from osvi_django.conf import Account, InvalidSetting
@@ -308,17 +309,12 @@ def test_summarizer_setting_that_is_not_callable_is_invalid(settings, source):
     assert caught.value.key == "SUMMARIZER"
 
 
-@pytest.mark.parametrize("days", [-1, "90", True, float("nan"), float("inf"), 10**9])
-def test_text_retention_days_setting_that_is_no_number_is_invalid(settings, days):
-    settings.OSVI = {"default": {"TEXT_RETENTION_DAYS": days}}
-    with pytest.raises(InvalidSetting) as caught:
-        _found = Account().text_retention_days
-    assert caught.value.key == "TEXT_RETENTION_DAYS"
-
-
-@pytest.mark.parametrize("days", [None, 0, 0.5, 90, 36_500])
-def test_text_retention_days_setting_returns_days(settings, days):
-    settings.OSVI = {"default": {"TEXT_RETENTION_DAYS": days}}
-    assert Account().text_retention_days == days
-    settings.OSVI = {"default": {}}
-    assert Account().text_retention_days == 90
+@pytest.mark.django_db
+class TestRemovedSummary:
+    def test_summarizer_is_not_called_for_what_was_removed(self, use_summarizer, summarized):
+        use_summarizer("Ours.")
+        removed = ClosedSessionFactory(summary=None, summary_status="removed")
+        erased = session_without_summary(erased_at=timezone.now())
+        assert list(summarize_missing(again=True)) == []
+        assert [summarize(removed), summarize(erased)] == [None, None]
+        assert summarized == []

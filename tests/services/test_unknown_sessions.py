@@ -81,8 +81,8 @@ FOR_GOOD = {
 }
 FOR_NOW = {
     "401": (answering(Status(401)), "unauthorized"),
-    "429": (answering(Status(429, retry_after=90)), "throttled"),
-    "503": (answering(Status(503, retry_after=90)), "throttled"),
+    "429": (answering(Status(429, retry_after=90)), "busy_at_osvi"),
+    "503": (answering(Status(503, retry_after=90)), "busy_at_osvi"),
     "unreachable": (unreachable, "unreachable"),
     "no token": (no_token, "not_configured"),
     "failing token": (failing_token, "not_configured"),
@@ -150,7 +150,7 @@ class TestCloseById:
         break_osvi(fault)
         with pytest.raises((OSVIError, OSVINotConfigured)) as caught:
             close()
-        assert caught.value.code == ("rejected" if code == "not_found" else code)
+        assert caught.value.code == ("unknown_at_osvi" if code == "not_found" else code)
         assert ChatSession.objects.get().status == "active"
 
     @pytest.mark.parametrize("fault", IN_DOUBT.values(), ids=IN_DOUBT)
@@ -260,7 +260,7 @@ def close_in_job():
     ("is_known", "code", "message"),
     [
         (False, "not_found", "OSVI does not know this chat session either, so nothing was closed."),
-        (True, "rejected", "OSVI does not know a chat session with this id and agent, so nothing "),
+        (True, "unknown_at_osvi", "OSVI does not know a chat session with this id and agent, so "),
     ],
 )
 def test_close_failed_signal_of_session_unknown_to_osvi_says_that(

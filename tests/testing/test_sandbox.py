@@ -19,7 +19,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from osvi_django import testing
-from osvi_django.testing import Fault, Hang, OSVISandbox, Status
+from osvi_django.testing import MISSING, Fault, Hang, OSVISandbox, Status
 from osvi_django.testing.conversations import CONVERSATIONS
 from tests.helpers.waiting import wait_until
 
@@ -99,6 +99,12 @@ class TestLegacyClose:
     def test_close_of_unknown_session_answers_404(self, client):
         answer = client.post("/chat_sessions/nobody/close_session", agent_uuid="agent_demo")
         assert_refused(answer, 404, "Session not found")
+
+    def test_close_of_any_session_closes_it_if_every_id_is_known(self, osvi, client):
+        osvi.knows_every_id = True
+        answer = client.post("/chat_sessions/any/close_session", agent_uuid="agent_demo")
+        assert data_of(answer)["session_id"] == "any"
+        assert osvi.sessions["any"].status == "closed"
 
     def test_close_with_other_agent_answers_404(self, client, chat):
         answer = client.post(f"/chat_sessions/{chat.id}/close_session", agent_uuid="agent_other")
@@ -321,6 +327,32 @@ class TestV1Conversation:
         chat = osvi.add_session(mode="support")
         assert data_of(self.inbound(client, chat))["reply"] is None
 
+    def test_inbound_answers_state_mode_and_help(self, osvi, client, chat):
+        osvi.request_help(chat.id)
+        data = data_of(self.inbound(client, chat))
+        assert set(data) == {"session_id", "reply", "state", "mode", "help_requested"}
+        assert (data["state"], data["mode"], data["help_requested"]) == ("default", "ai", True)
+
+    def test_scripted_inbound_sets_facts_once(self, osvi, client, chat):
+        osvi.script_inbound(chat.id, help_requested=True, mode=MISSING)
+        first = data_of(self.inbound(client, chat, session_id=chat.id))
+        second = data_of(self.inbound(client, chat, session_id=chat.id))
+        assert (first["help_requested"], "mode" in first, chat.mode) == (True, False, "ai")
+        assert (second["help_requested"], second["mode"]) == (True, "ai")
+
+    def test_scripted_inbound_goes_to_other_session(self, osvi, client, chat):
+        other = osvi.add_session(customer_id=chat.customer_id)
+        osvi.script_inbound(chat.id, session_id=other.id, help_requested=True)
+        data = data_of(self.inbound(client, chat, session_id=chat.id))
+        assert (data["session_id"], data["help_requested"]) == (other.id, True)
+        assert (chat.messages, other.messages[0]) == ([], ("customer", "Hi"))
+        assert (chat.help_requested, other.help_requested) == (False, True)
+
+    def test_customer_writes_adds_line_and_wakes_session(self, osvi):
+        chat = osvi.add_session(status="dormant")
+        osvi.customer_writes(chat.id, "Still there?")
+        assert (chat.messages, chat.status) == ([("customer", "Still there?")], "active")
+
     def test_inject_context_keeps_last_five_texts(self, osvi, client):
         chat = osvi.add_session(context=list("abcde"))
         data = data_of(client.post(f"/v1/chat/session/{chat.id}/inject_context", context="f"))
@@ -351,6 +383,18 @@ class TestV1Support:
 
         assert "active_human" not in data_of(client.support(chat, command="end"))
         assert (chat.mode, chat.active_human) == ("ai", None)
+
+    def test_takeover_keeps_message_and_ends_help(self, osvi, client, chat):
+        osvi.request_help(chat.id)
+        client.support(chat, command="takeover", message="Sam takes care of this.")
+        assert chat.messages == [("guidance", "Sam takes care of this.")]
+        assert chat.help_requested is False
+
+    def test_takeover_without_end_of_help_keeps_flag(self, osvi, client, chat):
+        osvi.takeover_ends_help = False
+        osvi.request_help(chat.id)
+        client.support(chat, command="takeover")
+        assert (chat.mode, chat.help_requested) == ("support", True)
 
     def test_tell_returns_reply_of_agent(self, client, chat):
         data = data_of(client.support(chat, command="tell", message="Offer 10 %."))

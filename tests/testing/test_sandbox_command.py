@@ -60,13 +60,28 @@ def test_command_prints_address_and_sessions_and_serves_until_interrupt():
         requests.get(address(output), timeout=5)
 
 
-@pytest.mark.parametrize(
-    ("sessions", "lines"), [({}, 24), ({"sessions": 0}, 0), ({"sessions": -1}, 0)]
-)
+@pytest.mark.parametrize(("sessions", "lines"), [({}, 24), ({"sessions": 0}, 0)])
 def test_command_with_sessions_option_prints_that_many_sessions(sessions, lines):
     output = run(lambda output: None, **sessions)
     assert len(re.findall(r"^\S{36}  ", output, re.MULTILINE)) == lines
     assert "sandbox-token-16" in output
+
+
+@pytest.mark.parametrize(
+    ("option", "limit"),
+    [
+        ({"sessions": -3}, "--sessions must be a number from 0 to 1000000"),
+        ({"sessions": 10**9}, "--sessions must be a number from 0 to 1000000"),
+        ({"latency": -1.0}, "--latency must be a number from 0 to 86400"),
+        ({"latency": float("inf")}, "--latency must be a number from 0 to 86400"),
+        ({"latency": float("nan")}, "--latency must be a number from 0 to 86400"),
+    ],
+)
+def test_command_with_number_that_cannot_be_used_names_the_limits(option, limit):
+    out = StringIO()
+    with pytest.raises(CommandError, match=f"^{limit}[.]$"):
+        call_command("osvi_sandbox", port=0, stdout=out, **option)
+    assert out.getvalue() == ""
 
 
 def test_command_with_closed_output_stops_server():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from html import unescape
-from urllib.parse import urljoin, urlsplit
 
 import pytest
+from django.conf import settings
 from django.core import checks
 from django.urls import reverse
 
@@ -14,7 +14,12 @@ from osvi_django.models import ChatSession, CloseJob
 from osvi_django.services.jobs import run_close_job
 from osvi_django.testing import Status
 from osvi_django.testing.factories import CloseAttemptFactory, ClosedSessionFactory
+from tests.browser.conftest import browse, started_browsers
+from tests.browser.steps import IN_A_BROWSER
+from tests.helpers.admin_pages import fill_site, links_of, pages_of
 from tests.themes.urls import SITES
+
+__all__ = ("browse", "started_browsers")  # fixtures
 
 pytestmark = pytest.mark.django_db
 
@@ -24,15 +29,54 @@ SORTED = re.compile(r"[?&]o=|/auth/|/password_change/|_facets")
 OURS = ("osvi_django_chatsession", "osvi_django_closejob")
 
 
-def links_of(response):
-    """Return the URLs that a page links to, without those of other hosts and of the logout."""
-    found = re.findall(r'<a\b[^>]*?\bhref="([^"#]+)"', response.text)
-    here = response.wsgi_request.get_full_path()
-    absolute = {urljoin(here, unescape(link)) for link in found}
-    return {link for link in absolute if not urlsplit(link).netloc and "logout" not in link}
+# What cannot be read or clicked of ours: cut, covered, pale or tiny, or a link like any other text.
+FAULTS = """
+const light = (colour) => {
+    const [red, green, blue] = colour.match(/[\\d.]+/g).map(Number).map((each) => each / 255).map(
+        (each) => (each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4)
+    );
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+};
+const faultsOfButton = (button) => {
+    const style = getComputedStyle(button);
+    const [dark, bright] = [light(style.color), light(style.backgroundColor)].sort((a, b) => a - b);
+    button.scrollIntoView({block: "center", behavior: "instant"});
+    const box = button.getBoundingClientRect();
+    const there = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+    return [
+        button.scrollWidth > button.clientWidth + 1 && "cut",
+        !button.contains(there) && "covered",
+        style.backgroundImage === "none" && (bright + 0.05) / (dark + 0.05) < 4.5 && "pale",
+    ];
+};
+const faultsOfText = (text) => [parseFloat(getComputedStyle(text).fontSize) < 10 && "tiny"];
+const faultsOfLink = (link) => {
+    const [style, around] = [link, link.parentElement].map((each) => getComputedStyle(each));
+    const isUnderlined = style.textDecorationLine.includes("underline");
+    return [!isUnderlined && style.color === around.color && "no link"];
+};
+const ours = ":is(.osvi-page, .osvi-session, .osvi-back)";
+const buttons = `.osvi-button, ${ours} :is(.closelink, [type=submit]:not([name]))`;
+const links = `${ours} a:not([role=button], .osvi-action, .object-tools a, h2 a)`;
+const check = (selector, faultsOf) => [...document.querySelectorAll(selector)]
+    .filter((each) => each.checkVisibility() && each.textContent + (each.value || ""))
+    .flatMap((each) => faultsOf(each).filter(Boolean).map(
+        (fault) => `${fault}: ${each.outerHTML.slice(0, 200)}`
+    ));
+return [
+    ...check(buttons, faultsOfButton),
+    ...check(`${ours} *`, faultsOfText),
+    ...check(links, faultsOfLink),
+];
+"""
+# These themes change the look of the admin.
+LOOKS = ("plain", "unfold", "jazzmin", "grappelli", "admin_interface")
+
+# How a site is put together has nothing to do with its theme, unless templates or classes meet.
+EXAMINED = SITES if settings.THEME == "plain" else ("own", "foreign")
 
 
-@pytest.fixture(params=SITES)
+@pytest.fixture(params=EXAMINED)
 def site(request):
     """Return the name of each admin site."""
     return request.param
@@ -89,8 +133,19 @@ def test_pages_have_no_dead_links(site, url_to, open_page, mirrored, has_jobs, a
     session = ChatSession.objects.first()
     if site != "foreign":
         assert {url_to("session_lookup"), url_to("session_start")} <= seen
-    for name in ("change", "close", "desk", "history"):
+    # A host's own template of the page has a link to the desk, and ours the desk itself.
+    for name in ("change", "close", "history", *(("desk",) if site == "foreign" else ())):
         assert url_to(f"session_{name}", session.pk) in seen
+
+
+def test_every_page_is_shown_in_frame_of_theme(site, open_page, osvi_sandbox, admin_user):
+    filled = fill_site(osvi_sandbox, admin_user)
+    names = pages_of(SITES[site], filled)
+    assert len(names) > 12
+    for url in names.values():
+        response = open_page(url)
+        assert response.redirect_chain == [], url
+        assert "/password_change/" in response.text, url  # the theme's own frame
 
 
 def test_session_page_operates_and_closes_session(
@@ -98,11 +153,11 @@ def test_session_page_operates_and_closes_session(
 ):
     session = mirrored(customer_id="c")
     page = open_page(url_to("session_change", session.pk))
-    for name in ("close", "desk"):
-        assert url_to(f"session_{name}", session.pk) in links_of(page)
-    desk = open_page(url_to("session_desk", session.pk))
-    assert f'action="{url_to("session_desk", session.pk)}"' in desk.text
-    data = {"command": "takeover", "whisper": "Half a sentence"}
+    assert url_to("session_close", session.pk) in links_of(page)
+    form = f'action="{url_to("session_desk", session.pk)}'
+    assert form in page.text or url_to("session_desk", session.pk) in links_of(page)
+    assert form in open_page(url_to("session_desk", session.pk)).text
+    data = {"command": "takeover", "text": "Half a sentence"}
     response = admin_client.post(url_to("session_desk", session.pk), data, follow=True)
     assert response.status_code == 200
     assert "You have taken over" in response.text
@@ -112,7 +167,7 @@ def test_session_page_operates_and_closes_session(
     response = admin_client.post(url_to("session_close", session.pk), data, follow=True)
     assert "its summary is stored" in response.text
     assert "The customer asked for a refund." in response.text
-    assert "They left." in response.text
+    assert "They left." in open_page(url_to("session_thread", session.pk)).text
     assert url_to("session_close", session.pk) not in links_of(response)
 
 
@@ -162,7 +217,7 @@ def test_close_selected_creates_job_that_closes_and_is_retried(
     assert url_to("session_changelist") in links_of(response)
     response = admin_client.post(url_to("job_confirm", job.pk), {"note": "Tidy."}, follow=True)
     assert "0 of 2 done" in response.text
-    assert f'formaction="{url_to("job_cancel", job.pk)}"' in response.text
+    assert f'action="{url_to("job_cancel", job.pk)}"' in response.text
     osvi_sandbox.script(sessions[0].session_id, *[Status(422, errors=["No."])] * 3)
     run_close_job(job.pk)
     assert f"/{job.pk}/sessions/?outcome=failures" not in response.text
@@ -180,3 +235,25 @@ def test_close_selected_creates_job_that_closes_and_is_retried(
     response = admin_client.post(url_to("job_cancel", CloseJob.objects.first().pk), follow=True)
     assert "cancelled" in response.text
     assert url_to("job_change", job.pk) in links_of(open_page(url_to("job_changelist")))
+
+
+@pytest.mark.skipif(settings.THEME not in LOOKS, reason="it looks like another one")
+@pytest.mark.parametrize("site", ["own"], indirect=True)
+class TestLook:
+    pytestmark = IN_A_BROWSER
+
+    @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+    def test_pages_of_ours_can_be_read(
+        self, site, dark, browse, live_server, admin_user, osvi_sandbox
+    ):
+        pages = pages_of(SITES[site], fill_site(osvi_sandbox, admin_user))
+        driver = browse(scripts=True, dark=dark, user=admin_user)
+        found = {}
+        for name, page in pages.items():
+            driver.get(f"{live_server.url}{page}")
+            faults = driver.execute_script(FAULTS)
+            written = [entry["message"] for entry in driver.get_log("browser")]
+            faults += [each for each in written if "Uncaught" in each]
+            if faults:
+                found[name] = faults
+        assert found == {}, json.dumps(found, indent=1)

@@ -8,7 +8,17 @@ import sys
 
 import pytest
 
-THEMES = ("plain", "unfold", "unfold_mixed", "jazzmin", "object_actions", "guardian")
+THEMES = (
+    "plain",
+    "unfold",
+    "unfold_mixed",
+    "unfold_below",
+    "jazzmin",
+    "grappelli",
+    "admin_interface",
+    "object_actions",
+    "guardian",
+)
 
 
 @pytest.mark.parametrize("theme", THEMES)
@@ -30,6 +40,6 @@ def test_pages_with_theme_work(theme):
         env={**os.environ, "OSVI_TEST_THEME": theme},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,  # of seconds; a browser is slow on a busy machine
     )
     assert ran.returncode == 0, ran.stdout[-20_000:] + ran.stderr[-2_000:]

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from django.conf import settings
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
 
 from osvi_django.admin import ChatAgentAdmin, ChatSessionAdmin, CloseJobAdmin
 from osvi_django.models import ChatAgent, ChatSession, CloseJob
@@ -14,6 +14,7 @@ from tests.themes.models import Bot, Conversation, Sweep
 
 _MIXINS = {
     "unfold_mixed": ("unfold.admin", "ModelAdmin"),
+    "unfold_below": ("unfold.admin", "ModelAdmin"),
     "object_actions": ("django_object_actions", "DjangoObjectActions"),
     "guardian": ("guardian.admin", "GuardedModelAdminMixin"),
 }
@@ -42,16 +43,15 @@ class Foreign:
     change_list_template = "hosts/list.html"
 
 
-class SessionAdmin(Mixin, ChatSessionAdmin):
-    pass
+def _mixed(name, ours):
+    """Return our admin with the theme's class before it, or behind it where a host has it so."""
+    bases = (ours, Mixin) if settings.THEME == "unfold_below" else (Mixin, ours)
+    return type(name, bases, {"__module__": __name__})
 
 
-class AgentAdmin(Mixin, ChatAgentAdmin):
-    pass
-
-
-class JobAdmin(Mixin, CloseJobAdmin):
-    pass
+SessionAdmin = _mixed("SessionAdmin", ChatSessionAdmin)
+AgentAdmin = _mixed("AgentAdmin", ChatAgentAdmin)
+JobAdmin = _mixed("JobAdmin", CloseJobAdmin)
 
 
 def _site(name, **admins):
@@ -79,3 +79,5 @@ SITES = {
 }
 
 urlpatterns = [path(f"{name}/", site.urls) for name, site in SITES.items()]
+if settings.THEME == "grappelli":
+    urlpatterns.append(path("grappelli/", include("grappelli.urls")))

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import threading
-from argparse import ArgumentParser
+from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from django.core.management.base import CommandError
 from django.db import InterfaceError, OperationalError, router
 from django.utils import timezone
-from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
 
-from osvi_django.database import refuse_inside_transaction
+from osvi_django.database import is_without_tables, refuse_inside_transaction, safe_error_name
 from osvi_django.exceptions import InvalidInput
-from osvi_django.management.durations import read_period
+from osvi_django.management.durations import read_moment, read_period
 from osvi_django.management.loop import STOPPED, stop_on_signals
 from osvi_django.management.output import OSVICommand
 from osvi_django.management.progress import job_progress, line_of, summary_of
 from osvi_django.models import ChatSession, CloseJob
+from osvi_django.services.attempts.close_rules import require_rules_of_any_account
+from osvi_django.services.attempts.types import RequestOrigin
 from osvi_django.services.jobs import create_close_job, pause_reason, run_close_job
 from osvi_django.services.selectors import SessionFilter, find_session, select_matching
 from osvi_django.validation import require_id
@@ -31,7 +32,16 @@ LATER: Final = 75  # EX_TEMPFAIL of sysexits.h
 # How many sessions a dry run lists.
 MAX_SHOWN: Final = 10
 
-_FILTERS: Final = ("status", "agent_uuid", "customer_id", "idle_for", "started_before")
+_FILTERS: Final = (
+    "status",
+    "agent_uuid",
+    "customer_id",
+    "idle_for",
+    "started_before",
+    "mode",
+    "help_requested",
+    "exclude_agents",
+)
 
 Chosen = list[str] | SessionFilter
 
@@ -59,6 +69,19 @@ class Command(OSVICommand):
         )
         parser.add_argument(
             "--note", default="", help=_("Why you close them. Only your colleagues see this.")
+        )
+        parser.add_argument(
+            "--reason",
+            default="",
+            metavar="REASON",
+            help=_("The reason for closing, one of CLOSE_REASONS if that setting has any."),
+        )
+
+        parser.add_argument(
+            "--goodbye",
+            default="",
+            metavar="TEXT",
+            help=_("Take over each chat first, and send this text to the customer."),
         )
 
     def _add_filters(self, parser: ArgumentParser) -> None:
@@ -93,32 +116,56 @@ class Command(OSVICommand):
             ),
         )
 
+        parser.add_argument(
+            "--mode",
+            choices=ChatSession.Mode.values,
+            help=_("Close sessions that the AI agent (ai) or support staff (support) answers."),
+        )
+        parser.add_argument(
+            "--help-requested",
+            action=BooleanOptionalAction,
+            help=_(
+                "Close sessions whose customers wait for a person, or with --no-help-requested "
+                "others. --idle-for leaves them out unless you ask for them."
+            ),
+        )
+        parser.add_argument(
+            "--exclude-agent",
+            action="append",
+            dest="exclude_agents",
+            metavar="UUID",
+            help=_("Do not close sessions of this agent. Can be given several times."),
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         """Choose the sessions, and close or list them."""
         chosen = _chosen(options)
         if options["dry_run"]:
             self._show(chosen)
-        elif isinstance(chosen, SessionFilter) and not select_matching(chosen).exists():
+            return
+        why = {"note": options["note"], "close_reason": options["reason"]}
+        _require_rules(**why)
+        if isinstance(chosen, SessionFilter) and not select_matching(chosen).exists():
             self.say(_("No chat session is selected."))
         else:
-            self._close(chosen, options["note"])
+            self._close(chosen, **why, goodbye=options["goodbye"])
 
     def _show(self, chosen: Chosen) -> None:
         self.say(_counted(chosen))
         for line in _first(chosen):
             self.say(line)
 
-    def _close(self, chosen: Chosen, note: str) -> None:
+    def _close(self, chosen: Chosen, **options: Any) -> None:
         refuse_inside_transaction(router.db_for_write(CloseJob))
         with stop_on_signals(self.stderr) as stopped:
-            job = self._run(self._make(chosen, note), stopped)
+            job = self._run(self._make(chosen, **options), stopped)
         for line in summary_of(job):
             self.say(line)
         _fail_unless_closed(job, is_stopped=stopped.is_set())
 
-    def _make(self, chosen: Chosen, note: str) -> CloseJob:
+    def _make(self, chosen: Chosen, **options: Any) -> CloseJob:
         try:
-            job = create_close_job(chosen, via="command", note=note, start=False)
+            job = create_close_job(chosen, via="command", start=False, **options)
         except InvalidInput as error:
             raise _wrong(str(error)) from None
         if not job.is_finished:  # its summary begins with the same line
@@ -130,10 +177,12 @@ class Command(OSVICommand):
             with job_progress(job, self.stderr) as report:
                 return run_close_job(job.pk, stop=stopped, on_progress=report)
         except (OperationalError, InterfaceError) as error:
+            if is_without_tables(error):
+                raise
             problem = _(
                 "The database is unavailable (%(kind)s). osvi_worker continues close job %(id)s."
             )
-            values = {"kind": type(error).__name__, "id": job.pk}
+            values = {"kind": safe_error_name(error), "id": job.pk}
             raise CommandError(problem % values, returncode=LATER) from error
 
 
@@ -157,14 +206,17 @@ def _selected(
     customer_id: str | None = None,
     idle_for: str | None = None,
     started_before: str | None = None,
+    **others: Any,
 ) -> SessionFilter:
-    return SessionFilter(
+    chosen = SessionFilter(
         status=status or ChatSession.OPEN,
         agent_uuid=agent_uuid,
         customer_id=customer_id,
         idle_since=None if idle_for is None else _time_before_now(idle_for),
         started_before=None if started_before is None else _moment(started_before),
+        **others,
     )
+    return chosen.for_closing()
 
 
 def _time_before_now(period: str) -> datetime:
@@ -178,15 +230,18 @@ def _time_before_now(period: str) -> datetime:
 
 
 def _moment(text: str) -> datetime:
-    """Return the time, in this site's time zone if it names none."""
-    try:
-        moment = parse_datetime(text)
-        if moment is not None:
-            aware = timezone.make_aware(moment) if timezone.is_naive(moment) else moment
-            return aware.astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
+    if found := read_moment(text):
+        return found
     raise _wrong(_("--started-before needs a time such as 2026-01-31 or 2026-01-31T12:00+01:00."))
+
+
+def _require_rules(**why: str) -> None:
+    """Refuse what no account allows, whether or not a session is selected today."""
+    try:
+        request = RequestOrigin(requested_by=None, via="command", **why)
+        require_rules_of_any_account(request)
+    except InvalidInput as error:
+        raise _wrong(str(error)) from None
 
 
 def _counted(chosen: Chosen) -> str:

@@ -6,14 +6,18 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, Final
 
 from django.core.management.base import CommandError, CommandParser
 from django.utils.translation import gettext as _
 
+from osvi_django.conf import MAX_SECONDS
 from osvi_django.management.output import OSVICommand
 from osvi_django.testing.sandbox import OSVISandbox
 from osvi_django.testing.sessions import SandboxSession
+
+# All are in the memory of the sandbox.
+MAX_SESSIONS: Final = 1_000_000
 
 
 class Command(OSVICommand):
@@ -22,6 +26,7 @@ class Command(OSVICommand):
     help = _("Run a sandbox OSVI on this machine until you press Ctrl-C.")
     # It needs neither a database nor a valid OSVI setting: it is used to try these out.
     requires_system_checks: list[str] = []
+    requires_migrations_checks = False
     is_output_required = True
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -46,8 +51,10 @@ class Command(OSVICommand):
     def handle(self, **options: Any) -> None:
         """Start the server, print its address, and wait."""
         check_host(options["host"])
+        check_number("--sessions", options["sessions"], MAX_SESSIONS)
+        check_number("--latency", options["latency"], MAX_SECONDS)
         osvi = OSVISandbox(**{name: options[name] for name in ("host", "port", "token", "latency")})
-        sessions = osvi.seed(max(options["sessions"], 0))
+        sessions = osvi.seed(options["sessions"])
         self._start(osvi)
         try:
             # Ctrl-C may come as soon as the first line is printed.
@@ -79,6 +86,13 @@ def wait() -> None:
     """Wait until Ctrl-C raises ``KeyboardInterrupt``."""
     while True:
         time.sleep(3600)
+
+
+def check_number(option: str, value: float, limit: int) -> None:
+    """Refuse a number below 0 or above its limit, and NaN."""
+    if not 0 <= value <= limit:
+        message = _("%(option)s must be a number from 0 to %(limit)d.")
+        raise CommandError(message % {"option": option, "limit": limit})
 
 
 def check_host(host: str) -> None:

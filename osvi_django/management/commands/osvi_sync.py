@@ -1,4 +1,4 @@
-"""``manage.py osvi_sync (--customer ID ... | --open)``: look up open sessions at OSVI."""
+"""``manage.py osvi_sync (--customer ID ... | --open [--watch])``: look up open sessions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from argparse import ArgumentParser
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 from django.core.management.base import CommandError
@@ -13,29 +14,47 @@ from django.db import InterfaceError, OperationalError
 from django.utils.translation import gettext as _
 
 from osvi_django.conf import DEFAULT_ACCOUNT
-from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, message_for_code
+from osvi_django.database import is_without_tables, safe_error_name
+from osvi_django.exceptions import (
+    InvalidInput,
+    OSVIError,
+    OSVINotConfigured,
+    account_message_for_code,
+    message_for_code,
+)
 from osvi_django.management.durations import read_period
 from osvi_django.management.loop import STOPPED, stop_on_signals
 from osvi_django.management.output import OSVICommand
 from osvi_django.management.progress import progress
 from osvi_django.services.mirroring import look_up_customer
 from osvi_django.services.mirroring.sync import SyncProgress, sync_open
+from osvi_django.services.mirroring.watching import (
+    DATABASE,
+    UNEXPECTED,
+    WatchTrouble,
+    watch_open,
+)
 from osvi_django.validation import account_problem, id_problem
 
 SOME_FAILED: Final = 1
 WRONG_ARGUMENTS: Final = 2
+_PERIOD: Final = 30  # seconds
 
 
 class Command(OSVICommand):
-    """Look up sessions, from cron with ``--open``: OSVI does not notify us of changes."""
+    """Look up sessions, from cron with ``--open``: OSVI does not notify us of changes.
+
+    With ``--watch`` as a service, so that a customer who asks for a person is seen soon.
+    """
 
     help = _("Look up at OSVI which chat sessions are open, and store them here.")
+    _problem: CommandError | None = None
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the arguments for whom to look up."""
         parser.epilog = _(
             "Exit codes: 0, all were looked up. 1, some could not be looked up. 2, the arguments "
-            "are wrong. 130, stopped by Ctrl-C or SIGTERM."
+            "are wrong. 130, stopped by Ctrl-C or SIGTERM; with --watch, which ends only then, 0."
         )
         parser.add_argument(
             "--customer",
@@ -61,15 +80,32 @@ class Command(OSVICommand):
             ),
         )
 
+        parser.add_argument(
+            "--watch",
+            type=float,
+            nargs="?",
+            const=_PERIOD,
+            metavar="SECONDS",
+            help=_(
+                "With --open: until stopped, look up each again after this many seconds at the "
+                "latest (default: %(seconds)g), and more often if it has moved lately."
+            )
+            % {"seconds": _PERIOD},
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         """Look up the sessions, and fail if some could not be looked up."""
         if bool(options["customer"]) == options["open"]:
             raise _wrong(_("Give either customers or --open. See --help."))
         if options["older_than"] is not None and not options["open"]:
             raise _wrong(_("--older-than can be used only with --open."))
+        if options["watch"] is not None and (not options["open"] or options["older_than"]):
+            raise _wrong(_("--watch can be used only with --open, and without --older-than."))
         if options["account"] is not None and options["open"]:
             raise _wrong(_("--account can be used only with --customer."))
-        if options["open"]:
+        if options["watch"] is not None:
+            self._watch(options["watch"])
+        elif options["open"]:
             self._sync_open(options["older_than"])
         else:
             self._sync_customers(options["customer"], options["account"] or DEFAULT_ACCOUNT)
@@ -104,6 +140,43 @@ class Command(OSVICommand):
             self.complain(f"{account}: {message_for_code(code, is_close=False)}")
         _fail_unless_done(done, is_stopped=stopped.is_set())
 
+    def _watch(self, seconds: float) -> None:
+        self.say(_("Looking up all open chat sessions, until stopped."))
+        try:
+            with stop_on_signals(self.stderr) as stopped:
+                report = partial(self._report_or_stop, stopped)
+                watch_open(seconds=seconds, stop=stopped, on_trouble=report, via="command")
+        except InvalidInput as error:
+            raise _wrong(f"--watch: {error}") from None
+        if self._problem is not None:
+            raise self._problem
+        self.say(_("Stopped."))
+
+    def _report_or_stop(self, stopped: threading.Event, trouble: WatchTrouble) -> None:
+        """Report what may pass; stop if the tables are gone, which does not."""
+        try:
+            if trouble.code in {DATABASE, UNEXPECTED}:
+                self.check_migrations()
+            self._report(trouble)
+        except CommandError as problem:  # this may be any thread
+            self._problem = problem
+            stopped.set()
+
+    def _report(self, trouble: WatchTrouble) -> None:
+        """Say once that something keeps sessions from being looked up, or that this is over."""
+        if not trouble.code:
+            name = trouble.account or _("The database")
+            self.say(_("%(name)s: available again.") % {"name": name})
+            return
+        if trouble.code == DATABASE:
+            problem = _("The database is unavailable: %(kind)s.") % {"kind": trouble.detail}
+        elif trouble.code == UNEXPECTED:
+            problem = _("%(account)s: an error of this site. See the log.")
+            problem %= {"account": trouble.account}
+        else:
+            problem = f"{trouble.account}: {account_message_for_code(trouble.code)}"
+        self.complain(_("%(problem)s It is tried again until it works.") % {"problem": problem})
+
     def _run(self, period: timedelta | None, stopped: threading.Event) -> SyncProgress:
         begun, unit = SyncProgress(), _("customers")
         try:
@@ -112,7 +185,9 @@ class Command(OSVICommand):
         except InvalidInput as error:
             raise _wrong(str(error)) from None
         except (OperationalError, InterfaceError) as error:
-            problem = _("The database is unavailable: %(kind)s") % {"kind": type(error).__name__}
+            if is_without_tables(error):
+                raise
+            problem = _("The database is unavailable: %(kind)s") % {"kind": safe_error_name(error)}
             raise CommandError(problem, returncode=SOME_FAILED) from error
 
 

@@ -1,4 +1,4 @@
-"""``manage.py osvi_worker [--watch [SECONDS]] [--join]``: run waiting close jobs."""
+"""``manage.py osvi_worker [--watch [SECONDS]] [--join]``: run close jobs, deliver events."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from osvi_django.management.loop import STOPPED, add_watch_argument, stop_on_sig
 from osvi_django.management.output import OSVICommand
 from osvi_django.management.progress import line_of
 from osvi_django.models import CloseJob
+from osvi_django.services.events.background import delivering
+from osvi_django.services.events.delivery import deliver_events, tidy
 from osvi_django.services.jobs import due_jobs, pause_reason, run_close_job
 from osvi_django.services.jobs.lifecycle import jobs_with_heartbeat
 from osvi_django.services.jobs.progress import seconds_until_stalled
@@ -31,7 +33,10 @@ _EVERY: Final = 5  # seconds
 class Command(OSVICommand):
     """Run close jobs: from cron without ``--watch``, as a service with it; any number may run."""
 
-    help = _("Run the close jobs that are waiting, that have stalled, or whose pause is over.")
+    help = _(
+        "Run the close jobs that are waiting, that have stalled, or whose pause is over, and "
+        "deliver events to the receivers of OSVI_WEBHOOKS."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_watch_argument(parser, _EVERY)
@@ -47,11 +52,15 @@ class Command(OSVICommand):
         if options["watch"] is None:
             self._work_once(work)
         else:
-            watch(self, options["watch"], work, notices=self.stderr)
+            # A job may take hours, and events are due in seconds.
+            with delivering():
+                watch(self, options["watch"], work, notices=self.stderr)
 
     def _work_once(self, work: Callable[[threading.Event], int]) -> None:
         with stop_on_signals(self.stderr) as stopped:
             failed = work(stopped)
+            deliver_events(stopped)
+            tidy()
         if stopped.is_set():
             raise CommandError(_("Stopped. The next run continues."), returncode=STOPPED)
         if failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.db import router
@@ -14,19 +15,30 @@ from rest_framework.generics import get_object_or_404
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from osvi_django.models import CloseJob, CloseJobItem
+from osvi_django.models import ChatSession, CloseJob, CloseJobItem
 from osvi_django.rest.fields import current_limit
 from osvi_django.rest.input_serializers import (
     BulkCloseSerializer,
     EmptySerializer,
     PageSerializer,
     ResultFilterSerializer,
+    RetrySerializer,
 )
-from osvi_django.rest.output_serializers import JobSerializer, ResultSerializer
+from osvi_django.rest.output_serializers import (
+    JobSerializer,
+    ResultSerializer,
+    ResultWithSummarySerializer,
+)
 from osvi_django.rest.pagination import KeysetPagination, NewestFirst
-from osvi_django.rest.parsing import validated_body, validated_query
-from osvi_django.rest.responses import accepted, job_body, seconds_to_next_look
-from osvi_django.rest.views.base import OSVIAPIView, OSVIListView
+from osvi_django.rest.parsing import require_visible_job, validated_body, validated_query
+from osvi_django.rest.preferences import preferences_of
+from osvi_django.rest.responses import accepted, finished_after, job_body, seconds_to_next_look
+from osvi_django.rest.views.base import (
+    JOB_SCOPE,
+    OSVIAPIView,
+    OSVIListView,
+    SummariesListView,
+)
 from osvi_django.services.jobs import (
     cancel_close_job,
     create_close_job,
@@ -34,7 +46,7 @@ from osvi_django.services.jobs import (
     retry_close_job,
     store,
 )
-from osvi_django.services.permissions import visible_jobs
+from osvi_django.services.permissions import require_close, visible_items, visible_jobs
 from osvi_django.services.selectors import SessionFilter, select_matching
 
 
@@ -44,17 +56,30 @@ class BulkCloseView(OSVIAPIView):
     description = _lazy(
         "Create a job that closes many chat sessions, named by their ids or chosen by a filter."
     )
+    post_scope = JOB_SCOPE
 
     def post(self, request: Request, **kwargs: Any) -> Response:
         """Create the job: 202, the job, and its URL."""
-        wanted = validated_body(BulkCloseSerializer, request)
-        ids, note = wanted.get("session_ids"), wanted.get("note", "")
-        sessions = ids or self._selected(request, **wanted["filter"])
-        job = create_close_job(sessions, requested_by=request.user, via="rest", note=note)
-        return accepted(job, request)
+        wanted = self._wanted(request)
+        ids, chosen = wanted.pop("session_ids", None), wanted.pop("filter", None)
+        sessions = ids or self._selected(request, **chosen)
+        job = create_close_job(sessions, requested_by=request.user, via="rest", **wanted)
+        preferred = preferences_of(request)
+        if preferred.wait and finished_after(job, preferred.wait):
+            return preferred.note_applied(Response(job_body(job, request)))
+        return preferred.note_applied(accepted(job, request))
+
+    def _wanted(self, request: Request) -> dict[str, Any]:
+        try:
+            return validated_body(BulkCloseSerializer, request)
+        except ValidationError:
+            # Without a usable body there is no session for which they may have been allowed it.
+            require_close(request.user)
+            raise
 
     def _selected(self, request: Request, **wanted: Any) -> SessionFilter:
-        chosen, limit = SessionFilter(**wanted), current_limit()
+        require_visible_job(request.user, wanted.get("close_job"))
+        chosen, limit = SessionFilter(**wanted).for_closing(), current_limit()
         sessions = select_matching(chosen, requested_by=request.user)
         if sessions.order_by()[: limit + 1].count() > limit:
             problem = _(
@@ -92,7 +117,7 @@ class JobView(OSVIAPIView):
         return response
 
 
-class JobResultsView(OSVIListView[CloseJobItem]):
+class JobResultsView(SummariesListView[CloseJobItem]):
     """``GET close-jobs/{id}/results/``: its sessions, filtered by ``outcome``."""
 
     description = _lazy("List the chat sessions of a close job, with the outcome of each.")
@@ -103,14 +128,29 @@ class JobResultsView(OSVIListView[CloseJobItem]):
     def get_queryset(self) -> QuerySet[CloseJobItem]:
         """Return the sessions that match the query string."""
         wanted = validated_query(ResultFilterSerializer, self.request)
-        items = store.items_with_sessions(_job_for(self.request, self.kwargs["pk"]))
+        job = _job_for(self.request, self.kwargs["pk"])
+        items = visible_items(store.items_with_sessions(job), self.request.user)
+        if wanted.pop("expand", None):
+            items = items.select_related("session__summary")
         return items.filter(pk__range=_ends(items), **wanted)
+
+    def sessions_on(self, page: Sequence[Any]) -> Sequence[ChatSession]:
+        """Return the sessions whose summaries a page shows, if the caller asks for them."""
+        if self.get_serializer_class() is ResultSerializer:
+            return ()
+        return [each.session for each in page if each.session is not None]
+
+    def get_serializer_class(self) -> type[ResultSerializer]:
+        """Return the serializer of the results, with summaries if the caller asks for them."""
+        is_expanded = "expand" in self.request.query_params
+        return ResultWithSummarySerializer if is_expanded else ResultSerializer
 
 
 class JobCancelView(OSVIAPIView):
     """``POST close-jobs/{id}/cancel/``."""
 
     description = _lazy("Cancel a close job: no more chat sessions are started.")
+    post_scope = JOB_SCOPE
 
     def post(self, request: Request, pk: str, **kwargs: Any) -> Response:
         """Cancel the job: 200 and the job, which may already have been finished."""
@@ -123,12 +163,14 @@ class JobRetryView(OSVIAPIView):
     """``POST close-jobs/{id}/retry/``."""
 
     description = _lazy("Create a close job for the chat sessions that can safely be tried again.")
+    post_scope = JOB_SCOPE
 
     def post(self, request: Request, pk: str, **kwargs: Any) -> Response:
         """Create a job of the failed sessions: 202 and the new job."""
-        validated_body(EmptySerializer, request)
-        job = retry_close_job(_job_for(request, pk), requested_by=request.user, via="rest")
-        return accepted(job, request)
+        wanted = validated_body(RetrySerializer, request)
+        job = _job_for(request, pk)
+        retry = retry_close_job(job, requested_by=request.user, via="rest", **wanted)
+        return accepted(retry, request)
 
 
 def _jobs_for(request: Request) -> QuerySet[CloseJob]:

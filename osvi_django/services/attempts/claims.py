@@ -47,9 +47,18 @@ def prepare(account: str) -> tuple[OSVIClient, Terms]:
         return client, leases.terms_of(Account(account), router.db_for_write(ChatSession))
 
 
-def claim(session: ChatSession, request: RequestOrigin, *, lease: Terms) -> CloseAttempt | None:
-    """Claim an open session and write the attempt; return None if another caller was faster."""
-    token = uuid.uuid4()
+def claim(
+    session: ChatSession,
+    request: RequestOrigin,
+    *,
+    lease: Terms,
+    token: uuid.UUID | None = None,
+) -> CloseAttempt | None:
+    """Claim an open session and write the attempt; return None if another caller was faster.
+
+    ``token``: the claim, if the caller needs to know it before.
+    """
+    token = token or uuid.uuid4()
 
     def work() -> list[CloseAttempt]:
         return claim_all([session], request, token, lease=lease)
@@ -96,7 +105,7 @@ def acquire_lease(
     """Claim sessions in one of ``statuses`` for ``lease`` seconds; return how many were claimed."""
     lease_until = DatabaseNow() + timedelta(seconds=lease)
     changes |= {"status": Status.CLOSING, "claim": token, "lease_until": lease_until}
-    return sessions.filter(status__in=statuses).update(**changes, updated_at=timezone.now())
+    return sessions.filter(status__in=statuses).update(**changes)
 
 
 def write_attempts(
@@ -118,6 +127,7 @@ def _add_attempts(
         **requester_fields(request.requested_by),
         "via": request.via,
         "note": storable(request.note),
+        "close_reason": storable(request.close_reason),
     }
     fresh = [CloseAttempt(session=each, **facts) for each in sessions]
     return CloseAttempt.objects.using(using(sessions[0])).bulk_create(fresh) if fresh else []
@@ -163,7 +173,7 @@ def expire_lease(session: ChatSession) -> None:
 
 def release(sessions: QuerySet[ChatSession], **changes: Any) -> int:
     """Change sessions and release their claims; return how many were changed."""
-    return sessions.update(claim=None, lease_until=None, updated_at=timezone.now(), **changes)
+    return sessions.update(claim=None, lease_until=None, **changes)
 
 
 def update_attempts(attempts: Collection[CloseAttempt], **changes: Any) -> None:

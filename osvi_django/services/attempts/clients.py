@@ -10,6 +10,9 @@ from osvi_django.client import OSVIClient
 from osvi_django.database import release_connections
 
 
-def client_of(account: str) -> OSVIClient:
-    """Return the client of an account. Raises ``OSVINotConfigured``."""
-    return OSVIClient.for_account(account, before_call=release_connections)
+def client_of(account: str, *, patience: float = float("inf")) -> OSVIClient:
+    """Return the client of an account. Raises ``OSVINotConfigured``.
+
+    ``patience``: the most seconds for a call, if the settings allow more.
+    """
+    return OSVIClient.for_account(account, before_call=release_connections, patience=patience)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
@@ -89,11 +89,15 @@ def _with_subclasses(kind: ErrorClass) -> Iterator[ErrorClass]:
 
 @dataclass(frozen=True, kw_only=True)
 class ItemResult:
-    """The result of an item; ``code`` and ``reason`` are those of an error, if there is one."""
+    """The result of an item; ``code`` and ``reason`` are those of an error, if there is one.
+
+    ``goodbye``: what became of what its customer was sent first, "" if nothing was asked for.
+    """
 
     outcome: ItemOutcome
     code: str = ""
     reason: str = ""
+    goodbye: str = ""
 
 
 def item_result(error: CallError) -> ItemResult:
@@ -108,7 +112,7 @@ def credit_own_attempt(item: CloseJobItem, result: ItemResult) -> ItemResult:
     """Return the result as this job's own if an earlier attempt of it closed the session."""
     tried = item.attempt is not None and item.attempt.outcome == CloseAttempt.Outcome.CLOSED
     if tried and result.outcome == ItemOutcome.ALREADY_CLOSED:
-        return ItemResult(outcome=ItemOutcome.CLOSED)
+        return replace(result, outcome=ItemOutcome.CLOSED)
     return result
 
 

@@ -103,7 +103,7 @@ def _interpret_error(
 def _interpret_second(
     error: CallError, session: ChatSession, attempt: CloseAttempt, claim_token: uuid.UUID | None
 ) -> Interpretation:
-    """Return what an error of the second close says: OSVI had closed the session before it."""
+    """Return what an error of the second close says: the summary is lost if OSVI had closed it."""
     if may_be_sent_later(error):
         return Failure(
             session=session,
@@ -118,6 +118,7 @@ def _interpret_second(
         text=None,
         summary_status_if_none=SummaryStatus.LOST,
         claim_token=claim_token,
+        needs_proof=True,
         attempt_fields=error_fields(error),
     )
 

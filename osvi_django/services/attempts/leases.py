@@ -27,7 +27,7 @@ from django.db.models import Q, QuerySet
 from osvi_django import clock
 from osvi_django.conf import Account
 from osvi_django.contexts import ThreadContext
-from osvi_django.database import DatabaseNow, safe_error_name
+from osvi_django.database import DatabaseNow, lease_expired, safe_error_name
 from osvi_django.models import ChatSession, CloseJobItem, StartLock
 
 logger = logging.getLogger(__name__)
@@ -88,11 +88,8 @@ class _Lease:
 
 
 def expired() -> Q:
-    """Return the condition for rows whose lease is over, by the database's clock.
-
-    It includes a lease without an end, which another program wrote: waiting for it would never end.
-    """
-    return Q(lease_until=None) | Q(lease_until__lt=DatabaseNow())
+    """Return the condition for rows whose lease is over; see ``database.lease_expired``."""
+    return lease_expired()
 
 
 def terms_of(account: Account, using: str) -> Terms:

@@ -1,4 +1,4 @@
-"""Signals about closes, sent after the commit."""
+"""Signals about sessions, sent after the commit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from django.db import Error
+from django.dispatch import Signal
 
 from osvi_django.database import (
     safe_error_name,
@@ -20,7 +21,13 @@ from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services.attempts.remote_state import error_about_removed
 from osvi_django.services.attempts.types import Failure, Settlement, closed_result
 from osvi_django.services.selectors import reload
-from osvi_django.signals import session_close_failed, session_closed
+from osvi_django.signals import (
+    help_requested,
+    session_close_failed,
+    session_closed,
+    session_summarized,
+    session_taken_over,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +67,35 @@ def notify_removed(
     error = error_about_removed(error)
     _log_failure(session, attempt, error)
     session_close_failed.send_robust(ChatSession, session=session, error=error, attempt=attempt)
+
+
+def notify_help_requested(session: ChatSession) -> None:
+    """Send the signal, after the commit, for a session whose customer asks for a person."""
+    logger.info("the customer of session %r asks for a person", session.session_id)
+    _send(help_requested, session)
+
+
+def notify_taken_over(session: ChatSession) -> None:
+    """Send the signal, after the commit, for a session in which people answer from now on."""
+    logger.info("session %r is taken over", session.session_id)
+    _send(session_taken_over, session)
+
+
+def notify_summarized(session: ChatSession) -> None:
+    """Send the signal, after the commit, for a closed session that has a summary now."""
+    logger.info("session %r has a summary", session.session_id)
+    if session_summarized.has_listeners(ChatSession):
+        with _skip_unreadable(session):
+            summary = closed_result(session).summary
+            session_summarized.send_robust(ChatSession, session=session, summary=summary)
+
+
+def _send(signal: Signal, session: ChatSession) -> None:
+    if not signal.has_listeners(ChatSession):
+        return
+    with _skip_unreadable(session):
+        reload(session)
+        signal.send_robust(ChatSession, session=session)
 
 
 def _log_failure(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from django.db import Error, InterfaceError, OperationalError
+from django.db.models import FloatField
 from django.db.models.expressions import RawSQL
+from django.db.models.functions import Cast
 from django.utils import timezone
 
 from osvi_django import spool
@@ -148,7 +150,7 @@ def _store_one(answered: tuple[CloseAttempt, Answer]) -> dict[int, OSVINoAnswer]
 def _write_answers(answered: Sequence[tuple[CloseAttempt, Answer]]) -> None:
     """Store these answers in one UPDATE per kind: bulk_update takes far more processor time."""
     for (status, incomplete), alike in grouped(answered, lambda each: _arrival_of(each[1])):
-        kept = [(attempt, _cut(answer.text)) for attempt, answer in alike]
+        kept = [((attempt, answer.seconds), _cut(answer.text)) for attempt, answer in alike]
         for packet in packets(kept):
             _write_texts(packet, http_status=status, answer_incomplete=incomplete)
     for attempt, answer in answered:
@@ -173,14 +175,25 @@ def _cut(text: str) -> str:
     return HiddenText(text.encode()[:ANSWER_MAX_BYTES].decode(errors="ignore"))
 
 
-def _write_texts(kept: Sequence[tuple[CloseAttempt, str]], **changes: Any) -> None:
-    values = [value for attempt, text in kept for value in (attempt.pk, text)]
-    # Nothing received from OSVI is in the SQL text: these are parameters.
-    texts = RawSQL(f"CASE id {'WHEN %s THEN %s ' * len(kept)}END", values)  # noqa: S611
+def _write_texts(
+    kept: Sequence[tuple[tuple[CloseAttempt, float | None], str]], **changes: Any
+) -> None:
+    texts = _by_attempt((attempt, text) for (attempt, _seconds), text in kept)
     changes |= {"outcome": AttemptOutcome.ANSWERED, "answered_at": timezone.now()}
-    update_attempts([attempt for attempt, _text in kept], **changes, answer=texts)
-    for attempt, text in kept:
-        attempt.answer = text
+    # A text would be the type of a column of nulls.
+    changes["osvi_seconds"] = Cast(_by_attempt(times for times, _text in kept), FloatField())
+    update_attempts([attempt for (attempt, _seconds), _text in kept], **changes, answer=texts)
+    for (attempt, seconds), text in kept:
+        attempt.answer, attempt.osvi_seconds = text, seconds
+
+
+def _by_attempt(values: Iterable[tuple[CloseAttempt, Any]]) -> RawSQL:
+    """Return the expression of a value for each attempt.
+
+    Nothing received from OSVI is in the SQL text: these are parameters.
+    """
+    given = [each for attempt, value in values for each in (attempt.pk, value)]
+    return RawSQL(f"CASE id {'WHEN %s THEN %s ' * (len(given) // 2)}END", given)  # noqa: S611
 
 
 def _not_stored(attempt: CloseAttempt, path: Path | None) -> OSVINoAnswer:
@@ -204,5 +217,6 @@ def _put_in_spool(attempt: CloseAttempt, answer: Answer) -> Path | None:
         truncated=answer.truncated,
         incomplete=answer.incomplete,
         charset=answer.charset,
+        seconds=answer.seconds,
     )
     return spool.put_anywhere(spool_dirs(session.agent.account), spooled)

@@ -13,9 +13,12 @@ from osvi_django.exceptions import (
     OSVIError,
     OSVINotConfigured,
     OSVIRejected,
+    OSVIUnknown,
     SessionNotFound,
 )
 from osvi_django.models import ChatSession
+from osvi_django.services.access import is_narrowed
+from osvi_django.services.attempts.types import User
 
 # What OSVI may answer if a session is closed; it does not document which.
 NOT_FOUND: Final = 404
@@ -43,30 +46,50 @@ def error_about(session: ChatSession, error: CallError) -> CallError:
     """Return the error of a close, which says more if OSVI does not know the session's ids."""
     if not is_not_found(error) or session.customer_id:
         return error
-    return OSVIRejected(_UNKNOWN, status=error.status, reason=error.reason)
+    return OSVIUnknown(_UNKNOWN, status=error.status, reason=error.reason)
 
 
 def error_about_removed(error: CallError) -> CallError:
     """Return the error of a close whose session is not kept here; OSVI may not know it either."""
     if not is_not_found(error):
         return error
-    return SessionNotFound(_UNKNOWN_EITHER, reason=error.reason)
+    return error_about_unknown(reason=error.reason)
+
+
+def error_about_unknown(*, reason: str = "") -> SessionNotFound:
+    """Return the error about a session that neither this site nor OSVI knows."""
+    return SessionNotFound(_UNKNOWN_EITHER, reason=reason)
+
+
+def reason_of_unknown(error: OSVIRejected, user: User | None) -> str:
+    """Return what OSVI said of an id that it does not know; "" if the user's access is narrowed.
+
+    Its words would tell that id from one of a session outside the access.
+    """
+    return "" if is_narrowed(user) else error.reason
 
 
 def may_be_closed_already(error: Exception, *, is_dormant: bool) -> TypeGuard[OSVIRejected]:
     """Return whether OSVI may have refused because there is nothing left to close."""
     if not isinstance(error, OSVIRejected) or error.status not in CLOSED_ALREADY:
         return False
-    # OSVI may not count a dormant session as active, and a 422 may mean anything.
+    # A 422 may mean anything, and the check of a dormant session may be refused for the same.
     return not is_dormant or error.status != VALIDATION_FAILED
 
 
 def is_closed_already(client: OSVIClient, session: ChatSession, error: OSVIRejected) -> bool:
-    """Return whether the session is closed already, by asking OSVI and not the database."""
+    """Return whether the session is closed already, by asking OSVI and not the database.
+
+    No refusal is documented to mean this, and OSVI lists only active sessions: one that it does not
+    list is closed only if OSVI knows it by these ids and does not pause it either.
+    """
     try:
-        gone = is_listed_open(client, session) is False
+        if is_listed_open(client, session) is not False:
+            return False
         # If the address is wrong, every answer is a 404.
-        return gone and (error.status != NOT_FOUND or is_absent_everywhere(client, session))
+        if error.status == NOT_FOUND and not is_absent_everywhere(client, session):
+            return False
+        return is_closed_by_id(client, session) is True
     except (OSVIError, OSVINotConfigured):
         return False
 

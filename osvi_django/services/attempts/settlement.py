@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from django.db import Error
-from django.db.models import F, QuerySet
+from django.db.models import Case, F, OuterRef, QuerySet, Subquery, Value, When
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -18,17 +18,17 @@ from osvi_django.database import (
     safe_error_name,
     seconds_to_retry,
 )
-from osvi_django.exceptions import (
-    AnswerNotStored,
-)
-from osvi_django.models import ChatSession, SessionSummary
+from osvi_django.exceptions import AnswerNotStored, OSVIRejected
+from osvi_django.models import ChatSession, CloseAttempt, SessionSummary, WebhookDelivery
 from osvi_django.services import selectors
 from osvi_django.services.attempts import kept_answers
 from osvi_django.services.attempts.claims import finish_attempts, release, stop_renewing
 from osvi_django.services.attempts.error_policy import error_fields
+from osvi_django.services.attempts.help_waits import help_waited
 from osvi_django.services.attempts.interpret import RemoteClose
 from osvi_django.services.attempts.notifications import notify_failed, send_closed
 from osvi_django.services.attempts.types import (
+    AttemptKind,
     AttemptOutcome,
     CloseResult,
     Failure,
@@ -38,9 +38,21 @@ from osvi_django.services.attempts.types import (
     claim_of,
     closed_result,
 )
+from osvi_django.services.events import outbox
+from osvi_django.services.events.outbox import Event, Fact, fact_of
 from osvi_django.services.selectors import reload, rows, using
 
 logger = logging.getLogger(__name__)
+# A closed session waits for no person, and no person has it.
+_CLEARED: Final[Mapping[str, Any]] = {
+    "help_requested": False,
+    "help_requested_at": None,
+    "mode": ChatSession.Mode.AI,
+    "taken_over_by": None,
+    "taken_over_at": None,
+    "active_human": "",
+    "is_close_refused": False,
+}
 
 
 def remote_close_of(session: ChatSession) -> RemoteClose:
@@ -82,8 +94,13 @@ def settle(settlement: Settlement) -> CloseResult:
     return result
 
 
-def write_closed(settlements: Sequence[Settlement]) -> list[Settlement]:
-    """Close sessions and store their summaries, in the caller's transaction; return those."""
+def write_closed(
+    settlements: Sequence[Settlement], *, event: WebhookDelivery.Event = Event.SESSION_CLOSED
+) -> list[Settlement]:
+    """Close sessions and store their summaries, in the caller's transaction; return those.
+
+    ``event``: what receivers are sent about each.
+    """
     stop_renewing(
         (each.session, each.claim_token or claim_of(each.attempt)) for each in settlements
     )
@@ -98,7 +115,14 @@ def write_closed(settlements: Sequence[Settlement]) -> list[Settlement]:
     finish_attempts(
         [(each.attempt, each.attempt_fields) for each in closed if each.attempt is not None]
     )
+    if closed:
+        facts = (_fact_of_closed(event, each) for each in closed)
+        outbox.write(facts, using=using(closed[0].session))
     return closed
+
+
+def _fact_of_closed(event: WebhookDelivery.Event, closed: Settlement) -> Fact:
+    return fact_of(event, closed.session, attempt_id=closed.attempt and closed.attempt.pk)
 
 
 def settle_failed(failure: Failure) -> None:
@@ -123,11 +147,26 @@ def settle_failed(failure: Failure) -> None:
 def write_failed(failures: Sequence[Failure]) -> None:
     """Release sessions that were not closed, in the caller's transaction."""
     stop_renewing((each.session, each.claim_token or each.attempt.claim) for each in failures)
-    for is_open, alike in grouped(failures, lambda each: each.is_open):
+    for (is_open, is_refused), alike in grouped(failures, _result_of):
         claims = {each.claim_token or each.attempt.claim for each in alike}
         claimed = rows(*(each.session for each in alike)).filter(claim__in=claims)
-        release(claimed, status=F("previous_status") if is_open else Status.UNCONFIRMED)
+        status = F("previous_status") if is_open else Status.UNCONFIRMED
+        release(claimed, status=status, is_close_refused=is_refused)
     finish_attempts([(each.attempt, error_fields(each.error)) for each in failures])
+    if failures:
+        facts = (_fact_of_failed(each) for each in failures)
+        outbox.write(facts, using=using(failures[0].session))
+
+
+def _fact_of_failed(failed: Failure) -> Fact:
+    about = {"attempt_id": failed.attempt.pk, "code": failed.error.code}
+    return fact_of(Event.CLOSE_FAILED, failed.session, **about)
+
+
+def _result_of(failure: Failure) -> tuple[bool, bool]:
+    """Return whether the session is open, and whether OSVI considered the close and refused it."""
+    is_refusal = isinstance(failure.error, OSVIRejected) and not failure.error.is_account_wide
+    return failure.is_open, failure.is_open and is_refusal
 
 
 def _close_sessions(settlements: Sequence[Settlement], **changes: Any) -> list[Settlement]:
@@ -136,18 +175,65 @@ def _close_sessions(settlements: Sequence[Settlement], **changes: Any) -> list[S
     Those that no longer exist, or that their claim no longer holds, are left out.
     """
     now = timezone.now()
-    changes |= {"status": Status.CLOSED, "closed_at": Coalesce("closed_at", now)}
-    changes["last_activity_at"] = now
+    changes |= {"closed_at": Coalesce("closed_at", now), "last_activity_at": now}
+    changes |= {"close_reason": _text_given("close_reason")}
+    # The order matters to MariaDB, which assigns from left to right.
+    changes |= {"help_waited_seconds": help_waited(now), **_CLEARED}
     without_claim = [
         each for each in settlements if each.claim_token is None and not each.allowed_statuses
     ]
-    if without_claim and release(_rows_of(without_claim), **changes) < len(without_claim):
+    closed = {**_closed_by(), **changes, "status": Status.CLOSED}
+    if without_claim and release(_rows_of(without_claim), **closed) < len(without_claim):
         there = set(_rows_of(without_claim).values_list("pk", flat=True))
         without_claim = [each for each in without_claim if each.session.pk in there]
     with_claim = [
         each for each in settlements if each.claim_token is not None or each.allowed_statuses
     ]
-    return without_claim + [each for each in with_claim if release(_matching_row(each), **changes)]
+    remote = {**changes, "status": Status.CLOSED}
+    return without_claim + [
+        each
+        for each in with_claim
+        if release(_matching_row(each), **(remote if _is_closed_by_osvi(each) else closed))
+    ]
+
+
+def _is_closed_by_osvi(settlement: Settlement) -> bool:
+    """Return whether no one asked for this close through this site."""
+    return settlement.attempt is None and settlement.claim_token is None
+
+
+def _closed_by() -> dict[str, Case]:
+    """Return who closed it, via what and how fast OSVI did it, unless it was closed before.
+
+    Read from the journal in the UPDATE itself: one statement closes all, for any requesters, and no
+    user who has been deleted meanwhile is written.
+    """
+    columns = {
+        "closed_by": _newest("requested_by"),
+        "closed_via": _text_given("via"),
+        "close_seconds": _newest("osvi_seconds"),
+    }
+    return {name: _unless_closed(name, value) for name, value in columns.items()}
+
+
+def _unless_closed(column: str, value: Any) -> Case:
+    # The key of a user may be of any type.
+    field: Any = ChatSession._meta.get_field(column)  # noqa: SLF001  # documented
+    return Case(When(status=Status.CLOSED, then=F(column)), default=value, output_field=field)
+
+
+def _text_given(column: str) -> Coalesce:
+    """Return a text given with the newest attempt that may have closed the session."""
+    return Coalesce(_newest(column), Value(""))
+
+
+def _newest(column: str) -> Subquery:
+    """Return a column of the newest attempt that may have closed the session."""
+    kinds = (AttemptKind.CLOSE, AttemptKind.MARK, AttemptKind.REOPENED)
+    unsent = (AttemptOutcome.NOT_SENT, AttemptOutcome.REJECTED)
+    asked = CloseAttempt.objects.filter(session=OuterRef("pk"), kind__in=kinds)
+    newest = asked.exclude(outcome__in=unsent).order_by("-started_at", "-id")
+    return Subquery(newest.values(column)[:1])
 
 
 def _matching_row(settlement: Settlement) -> QuerySet[ChatSession]:

@@ -18,6 +18,7 @@ from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 from osvi_django.services.permissions import Requester
 from osvi_django.services.selectors import load_relations, reload
 from osvi_django.validation import (
+    CLOSE_REASON_MAX_LENGTH,
     NOTE_MAX_LENGTH,
     VIA_MAX_LENGTH,
     stripped,
@@ -44,11 +45,14 @@ class RequestOrigin:
     requested_by: User | None
     via: str
     note: str = field(repr=False)
+    close_reason: str = ""
 
     def __post_init__(self) -> None:
         # The only way to set a field of a frozen dataclass.
         object.__setattr__(self, "via", stripped("via", self.via, VIA_MAX_LENGTH))
         object.__setattr__(self, "note", stripped("note", self.note, NOTE_MAX_LENGTH))
+        reason = stripped("close_reason", self.close_reason, CLOSE_REASON_MAX_LENGTH)
+        object.__setattr__(self, "close_reason", reason)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +60,15 @@ class CloseResult:
     """A session that is closed.
 
     ``summary`` is None if OSVI sent none; ``session.summary_status`` says why. ``changed`` is False
-    and ``attempt`` None if the session was closed already and OSVI was not asked.
+    and ``attempt`` None if the session was closed already and OSVI was not asked. ``goodbye`` is
+    ``"sent"``, ``"not_sent"`` or ``"unknown"`` if the customer was to be sent something first.
     """
 
     session: ChatSession
     summary: SessionSummary | None
     changed: bool
     attempt: CloseAttempt | None
+    goodbye: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +76,8 @@ class Settlement:
     """A session is closed at OSVI: what to store about it.
 
     ``summary_status_if_none``: what to store if there is no summary; ``claim_token``: the claim
-    that must still hold the session, unless OSVI itself said that it is closed;
+    that must still hold the session, unless OSVI itself said that it is closed; ``needs_proof``:
+    OSVI did not say so, and must be asked before this is stored;
     ``allowed_statuses``: those that it must be in if no claim was made; ``attempt_fields``: what to
     write to the attempt; ``source``: who wrote the summary.
     """
@@ -82,6 +89,7 @@ class Settlement:
     summary_status_if_none: SummaryStatus = SummaryStatus.NOT_PROVIDED
     claim_token: uuid.UUID | None = None
     allowed_statuses: tuple[Status, ...] = ()
+    needs_proof: bool = False
     attempt_fields: Mapping[str, str] = field(
         default_factory=lambda: {"outcome": AttemptOutcome.CLOSED}
     )

@@ -24,7 +24,6 @@ from osvi_django.exceptions import (
     OSVINoAnswer,
     OSVIRejected,
     SessionNotFound,
-    error_reason,
 )
 from osvi_django.models import CloseAttempt, CloseJobItem
 from osvi_django.services.attempts import claims, notifications, raw_answers, settlement
@@ -36,7 +35,11 @@ from osvi_django.services.attempts.error_policy import (
     item_result,
 )
 from osvi_django.services.attempts.interpret import NeedsCheck, interpret, interpret_check
-from osvi_django.services.attempts.remote_state import is_closed_already, is_not_found
+from osvi_django.services.attempts.remote_state import (
+    is_closed_already,
+    is_not_found,
+    reason_of_unknown,
+)
 from osvi_django.services.attempts.types import Failure, Settlement, Status
 from osvi_django.services.jobs import store
 from osvi_django.services.jobs.close_pool import ClosePool, CloseReply
@@ -84,8 +87,9 @@ class Completer:
             return self._result_of_gateways(self.running.pools[item.account], item, error)
         is_unverified = item.session is not None and item.session.is_unverified
         if is_unverified and is_not_found(error):
+            reason = reason_of_unknown(error, self.running.origin.requested_by)
             return ItemResult(
-                outcome=ItemOutcome.NOT_FOUND, code=SessionNotFound.code, reason=error_reason(error)
+                outcome=ItemOutcome.NOT_FOUND, code=SessionNotFound.code, reason=reason
             )
         return item_result(error)
 

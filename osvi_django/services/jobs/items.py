@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from typing import Final
 
 from django.db import router
+from django.db.models import F, Q
 
-from osvi_django.exceptions import (
-    NotAllowed,
-    SessionNotFound,
-)
+from osvi_django.exceptions import NotAllowed, SessionNotFound
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
-from osvi_django.services.attempts.types import User
+from osvi_django.services import selectors
+from osvi_django.services.access import Purpose, keys_inside
+from osvi_django.services.attempts.close_rules import close_refusal
+from osvi_django.services.attempts.types import RequestOrigin, User
 from osvi_django.services.jobs import store
 from osvi_django.services.jobs.walking import (
     Chosen,
     FoundSession,
     Wanted,
-    all_sessions,
     choose,
     chunks,
     walk,
 )
-from osvi_django.services.permissions import may_close
+from osvi_django.services.permissions import CLOSE, is_permitted, may_close, requester_fields
 from osvi_django.services.selectors import SessionFilter, select_matching
 
 ItemOutcome = CloseJobItem.Outcome
+
+_NOT_CLOSED: Final = ~Q(status=ChatSession.Status.CLOSED)
+# The sessions that a bulk close of staff leaves out unless it is asked for them.
+WAITS_FOR_A_PERSON: Final = _NOT_CLOSED & Q(help_requested=True)
 
 
 def chosen_sessions(sessions: Wanted | SessionFilter, user: User | None) -> Chosen:
@@ -39,7 +44,8 @@ def require_any_allowed(chosen: Chosen, user: User | None) -> None:
     """Raise ``NotAllowed`` if ``user`` may close none of these."""
     if user is None or may_close(user):
         return
-    if not any(_allowed(chunk, user) for chunk in chunks(walk(chosen))):
+    inside = (_inside(chunk, user) for chunk in chunks(walk(chosen)))
+    if not any(_allowed(keys, user) for keys in inside):
         raise NotAllowed
 
 
@@ -56,16 +62,51 @@ def insert_items(job: CloseJob, items: Iterable[CloseJobItem]) -> None:
     job.save(using=alias)
 
 
+def with_a_colleague(user: User | None) -> Q:
+    """Return the condition for sessions that someone other than this user has taken over."""
+    taken_over = _NOT_CLOSED & Q(mode=ChatSession.Mode.SUPPORT)
+    key = requester_fields(user)["requested_by"]
+    return taken_over if key is None else taken_over & ~Q(taken_over_by=key.pk)
+
+
+def leave_out(job: CloseJob, outcome: ItemOutcome, spared: Q) -> None:
+    """Settle the waiting items of sessions that are spared, in the caller's transaction."""
+    sessions = selectors.all_sessions().filter(spared).values("pk")
+    waiting = store.items(job).filter(outcome=ItemOutcome.WAITING, session__in=sessions)
+    if number := waiting.update(outcome=outcome):
+        store.rows(job).update(left_out=F("left_out") + number)
+
+
+def refuse_by_rules(job: CloseJob, request: RequestOrigin) -> None:
+    """Settle the waiting items of accounts whose rules refuse the request.
+
+    In the caller's transaction. Raises ``InvalidInput`` if no other items are left.
+    """
+    waiting = store.items(job).filter(outcome=ItemOutcome.WAITING)
+    accounts = sorted(waiting.order_by().values_list("account", flat=True).distinct())
+    refusals = {each: error for each in accounts if (error := close_refusal(request, each))}
+    if refusals and len(refusals) == len(accounts):
+        raise refusals[accounts[0]]
+    for account, error in refusals.items():
+        store.refuse_waiting(job, account, error)
+
+
 def new_items(job: CloseJob, chosen: Chosen, user: User | None) -> Iterator[CloseJobItem]:
     """Yield the items of a new job; some of them already have an outcome."""
     may_all = user is None or may_close(user)
     for chunk in chunks(walk(chosen)):
-        allowed = None if may_all else _allowed(chunk, user)
+        inside = _inside(chunk, user)
+        allowed = None if may_all else _allowed(inside, user)
         removed = _removed_since(chunk, job)
         for requested_session_id, found_key, account, _is_unverified in chunk:
-            key = None if found_key in removed else found_key
+            is_outside = found_key is not None and found_key not in inside
+            # What is outside the access of the user is like what this site does not have.
+            key = None if is_outside or found_key in removed else found_key
             item = CloseJobItem(
-                job=job, requested_session_id=requested_session_id, session_id=key, account=account
+                job=job,
+                requested_session_id=requested_session_id,
+                session_id=key,
+                account="" if is_outside else account,
             )
             if allowed is not None and key not in allowed:
                 item.outcome, item.error_code = ItemOutcome.NOT_ALLOWED, NotAllowed.code
@@ -87,8 +128,13 @@ def _removed_since(chunk: Iterable[FoundSession], job: CloseJob) -> set[int]:
     return keys - set(rows.values_list("pk", flat=True))
 
 
-def _allowed(chunk: Iterable[FoundSession], user: User | None) -> set[int | None]:
-    """Return the keys of the sessions that a user with object permissions may close."""
+def _inside(chunk: Iterable[FoundSession], user: User | None) -> set[int]:
+    """Return the keys of the sessions that are inside the access of a user."""
     keys = [key for _requested_id, key, _account, _is_unverified in chunk if key is not None]
-    sessions = all_sessions().select_related("agent").filter(pk__in=keys)
-    return {session.pk for session in sessions if may_close(user, session)}
+    return keys_inside(keys, user, Purpose.CLOSE)
+
+
+def _allowed(keys: Collection[int], user: User | None) -> set[int | None]:
+    """Return the keys of those sessions that a user with object permissions may close."""
+    sessions = selectors.all_sessions().select_related("agent").filter(pk__in=keys)
+    return {session.pk for session in sessions if is_permitted(user, CLOSE, session)}

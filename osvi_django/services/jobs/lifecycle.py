@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final
@@ -26,13 +27,19 @@ from osvi_django.exceptions import (
 )
 from osvi_django.models import CloseJob
 from osvi_django.redaction import hides
+from osvi_django.services.attempts.close_rules import require_rules_of_any_account
 from osvi_django.services.attempts.types import RequestOrigin, User
 from osvi_django.services.jobs import store
 from osvi_django.services.jobs.items import (
+    WAITS_FOR_A_PERSON,
+    ItemOutcome,
     chosen_sessions,
     insert_items,
+    leave_out,
     new_items,
+    refuse_by_rules,
     require_any_allowed,
+    with_a_colleague,
 )
 from osvi_django.services.jobs.walking import (
     CHUNK,
@@ -41,40 +48,61 @@ from osvi_django.services.jobs.walking import (
 from osvi_django.services.jobs.worker import remove_not_closed
 from osvi_django.services.permissions import requester_fields, require_job
 from osvi_django.services.selectors import SessionFilter
-from osvi_django.validation import storable
+from osvi_django.services.support.goodbye import checked_goodbye
+from osvi_django.validation import storable, stripped
 
 JobStatus = CloseJob.Status
 
 logger = logging.getLogger(__name__)
 
+SELECTION_MAX_LENGTH: Final = 500
 # How long an unconfirmed draft is kept.
 _DRAFT_LASTS: Final = timedelta(days=1)
 
 
-@hides("note")
+@hides("note", "goodbye")
 def create_close_job(
     sessions: Wanted | SessionFilter,
     *,
     requested_by: User | None = None,
     via: str = "code",
     note: str = "",
+    close_reason: str = "",
+    goodbye: str = "",
     start: bool = True,
     draft: bool = False,
     retry_of: CloseJob | None = None,
+    selection: str = "",
 ) -> CloseJob:
     """Create a job that closes ``sessions``: a queryset, a filter, or sessions and OSVI's ids.
 
     A filter is checked again when it is a session's turn, and a session that no longer matches is
-    skipped.
+    skipped. A filter by ``idle_since`` skips customers who wait for a person, unless its
+    ``help_requested`` asks for them.
 
     Each session is included once, in constant memory for a queryset. An unknown id, or a session
-    that ``requested_by`` may not close, is in the job with that outcome. If ``start``, the executor
-    is notified after the commit; a ``draft`` waits for ``confirm_close_job``.
+    that ``requested_by`` may not close, is in the job with that outcome; a session outside their
+    access as an unknown id, now or when it is its turn. If ``start``, the executor
+    is notified after the commit; a ``draft`` waits for ``confirm_close_job``. ``selection`` says
+    for staff how the sessions were chosen.
+
+    Sessions of an account whose rules ``note`` or ``close_reason`` breaks are not closed either,
+    and if that holds for all of them, this raises ``InvalidInput``; if the rules of all accounts of
+    this site refuse the request, also if no session is found. A draft is checked when it is
+    confirmed.
+
+    Each customer is sent the ``goodbye`` first, if there is one; see ``close_session``.
 
     May be called inside a transaction. Raises ``InvalidInput``, and ``NotAllowed`` if
     ``requested_by`` may close none of the sessions.
     """
-    request = RequestOrigin(requested_by=requested_by, via=via, note=note)
+    request = RequestOrigin(
+        requested_by=requested_by, via=via, note=note, close_reason=close_reason
+    )
+    if isinstance(sessions, SessionFilter):
+        sessions = sessions.for_closing()
+    if not draft:
+        require_rules_of_any_account(request)
     requester = requester_fields(requested_by)
     job = CloseJob(
         status=JobStatus.DRAFT if draft else JobStatus.QUEUED,
@@ -82,7 +110,10 @@ def create_close_job(
         has_requester=requester["requested_by"] is not None,
         via=via,
         note=storable(request.note),
+        close_reason=storable(request.close_reason),
+        goodbye=checked_goodbye(goodbye, requested_by),
         retry_of=retry_of,
+        selection=stripped("selection", selection, SELECTION_MAX_LENGTH),
         session_filter=_stored_filter(sessions, retry_of),
     )
     alias = router.db_for_write(CloseJob)
@@ -92,21 +123,50 @@ def create_close_job(
         job.save(using=alias)
         insert_items(job, new_items(job, chosen, requested_by))
         if not draft:
+            refuse_by_rules(job, request)
             _enqueue(job, start=start)
     return job
 
 
-@hides("note")
+@hides("note", "goodbye")
 def confirm_close_job(
-    job: CloseJob, *, requested_by: User | None = None, note: str = ""
+    job: CloseJob,
+    *,
+    requested_by: User | None = None,
+    note: str = "",
+    close_reason: str = "",
+    goodbye: str = "",
+    include_help_requested: bool = True,
+    include_taken_over: bool = True,
 ) -> CloseJob:
-    """Start a draft, with this note. Raises ``InvalidInput`` if it is no longer a draft."""
+    """Start a draft, with this note, reason and goodbye.
+
+    The two flags say whether to close the sessions whose customers wait for a person, also if they
+    ask for one later, and those that someone other than ``requested_by`` has taken over.
+
+    Raises ``InvalidInput`` if it is no longer a draft, or if the rules of all its accounts refuse
+    the note or the reason.
+    """
     require_job(requested_by, job)
-    request = RequestOrigin(requested_by=requested_by, via=job.via, note=note)
+    request = RequestOrigin(
+        requested_by=requested_by, via=job.via, note=note, close_reason=close_reason
+    )
+    require_rules_of_any_account(request)
     with transaction.atomic(using=router.db_for_write(CloseJob, instance=job)):
         drafts = store.rows(job).filter(status=JobStatus.DRAFT)
-        if not drafts.update(status=JobStatus.QUEUED, note=storable(request.note)):
+        texts = {
+            "note": storable(request.note),
+            "close_reason": storable(request.close_reason),
+            "goodbye": checked_goodbye(goodbye, requested_by),
+        }
+        if not drafts.update(status=JobStatus.QUEUED, **texts):
             raise InvalidInput(_("This close job has already started."), field="job")
+        if not include_help_requested:
+            leave_out(job, ItemOutcome.HELP_REQUESTED, WAITS_FOR_A_PERSON)
+            _spare_from_now_on(job)
+        if not include_taken_over:
+            leave_out(job, ItemOutcome.TAKEN_OVER, with_a_colleague(requested_by))
+        refuse_by_rules(job, request)
         _enqueue(job, start=True)
     return store.find(job.pk)
 
@@ -134,13 +194,23 @@ def cancel_close_job(job: CloseJob, *, requested_by: User | None = None) -> Clos
 
 
 def retry_close_job(
-    job: CloseJob, *, requested_by: User | None = None, via: str = "code"
+    job: CloseJob,
+    *,
+    requested_by: User | None = None,
+    via: str = "code",
+    include_cancelled: bool = False,
+    draft: bool = False,
 ) -> CloseJob:
     """Create a job from the items that failed safely: not closed, and not unconfirmed.
 
-    Items whose sessions are not known here are not among them: no retry can close these.
+    An unconfirmed item whose session was found to be open since is among them. A ``draft`` waits
+    for ``confirm_close_job``.
 
-    If the job was retried before, return that retry, unless it was cancelled. Raises
+    Items whose sessions are not known here are not among them: no retry can close these. With
+    ``include_cancelled`` it also has those that were not started when the job was cancelled.
+
+    If the job was retried before, return that retry, unless it was cancelled, or there are items
+    that it does not have and ``include_cancelled`` asks for them. Raises
     ``InvalidInput`` if no item can be retried or the job is not finished, and ``NotAllowed``.
     """
     require_job(requested_by, job)
@@ -150,21 +220,32 @@ def retry_close_job(
                 "This close job is not finished. You can retry the failed chats when it is."
             )
             raise InvalidInput(problem, field="job")
-        if made := retry_of(job):
+        made = retry_of(job)
+        if made and not include_cancelled:
             return made
-        failed = store.retryable_items(job)
+        failed = store.retryable_items(job, user=requested_by, include_cancelled=include_cancelled)
+        if made and not failed.exists():
+            return made
         if not failed.exists():
             problem = _("No chat of this close job can be retried.")
             raise InvalidInput(problem, field="job")
         ids = failed.values_list("requested_session_id", flat=True).iterator(CHUNK)
         return create_close_job(
-            ids, requested_by=requested_by, via=via, note=job.note, retry_of=job
+            ids,
+            requested_by=requested_by,
+            via=via,
+            note=job.note,
+            close_reason=job.close_reason,
+            goodbye=job.goodbye,
+            selection=job.selection,
+            retry_of=job,
+            draft=draft,
         )
 
 
 def retry_of(job: CloseJob) -> CloseJob | None:
     """Return the job that retries the failed items of this one, if there is one."""
-    retries = _jobs().filter(retry_of=job).exclude(status=JobStatus.CANCELLED)
+    retries = _jobs().filter(retry_of=job).exclude(status__in=store.NOT_A_RETRY)
     return retries.order_by("pk").first()
 
 
@@ -199,6 +280,14 @@ def delete_stale_drafts() -> None:
     """Delete drafts that were not confirmed in time."""
     oldest = timezone.now() - _DRAFT_LASTS
     _jobs().filter(status=JobStatus.DRAFT, created_at__lt=oldest).delete()
+
+
+def _spare_from_now_on(job: CloseJob) -> None:
+    """Leave out customers who ask for a person before it is their turn."""
+    kept = job.session_filter
+    chosen = SessionFilter.from_json(kept) if kept else SessionFilter(status=None)
+    spares = replace(chosen, help_requested=False).as_json()
+    store.rows(job).update(session_filter=spares)
 
 
 def _stored_filter(

@@ -1,13 +1,14 @@
-"""Rescue of sessions of a job that may be closed already: OSVI is asked first.
+"""Sessions of a job that take more than one call, each in a thread with its own connection.
 
-These are the sessions that were unconfirmed before, and those whose worker has died. Each takes
-several calls with commits in between, so each is settled in a thread with its own connection.
+These are the ones that may be closed already, because they were unconfirmed before or their worker
+has died: OSVI is asked first. In a job with a goodbye they are all of them.
 """
 
 from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, cast
@@ -42,11 +43,14 @@ from osvi_django.services.jobs.background import DatabaseThreads, ThreadSlots
 from osvi_django.services.jobs.close_pool import ClosePool
 from osvi_django.services.jobs.completer import Completer
 from osvi_django.services.jobs.running import RunningJob
+from osvi_django.services.support.goodbye import Goodbye
 
 logger = logging.getLogger(__name__)
 
 # The maximum of threads. Each has its own connection, but not while it waits for OSVI.
 MAX_THREADS: Final = 4
+# The same for a job with a goodbye, which has no other threads.
+GOODBYE_THREADS: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,9 @@ class Rescuer:
     """Settles the stalled items of one job."""
 
     def __init__(self, running: RunningJob, completer: Completer) -> None:
-        slots = running.slots or ThreadSlots(MAX_THREADS)
+        self._goodbye = running.job.goodbye
+        shared = running.slots or ThreadSlots(MAX_THREADS)
+        slots = ThreadSlots(GOODBYE_THREADS) if self._goodbye else shared
         self._threads: DatabaseThreads[RescueResult] = DatabaseThreads(
             "osvi-rescuer", running.using, running.signal, slots
         )
@@ -92,6 +98,24 @@ class Rescuer:
         """Lease as many stalled items as there are free threads; return how many were leased."""
         return sum(self._dispatch(pool) for pool in self._running.pools)
 
+    def dispatch_waiting(self, pool: ClosePool) -> None:
+        """Lease waiting items whose customers are said goodbye to, and close them."""
+        number = min(pool.free_slots - self.running, self._threads.slots.free)
+        if number <= 0:
+            return
+        chosen = store.fetch_waiting_ids(self._job, pool.account, number)
+        if not chosen:
+            self._running.pools.drained.add(pool.account)
+            return
+        token = uuid.uuid4()
+        # Taking over, writing and closing may each take as long as a close.
+        terms = replace(pool.lease, longest=3 * pool.lease.longest)
+        lease = partial(store.lease_items, self._job, chosen, token, terms)
+        with leases.claiming(token):
+            items = self._running.persist(lease)
+            matching = self._running.matching(items)
+        self._submit_all(pool, items, lambda _item: matching, is_new=True)
+
     def complete(self) -> bool:
         """Store the results; return False if no thread was running."""
         was_running = self.running > 0
@@ -111,18 +135,45 @@ class Rescuer:
                 )
             )
             matching = self._running.matching(items)
-        for item in items:
-            result = self._running.resolve_locally(item, None if _was_sent(item) else matching)
-            if result is None:
-                self._submit(pool, item)
-            else:
-                self._completer.settle_alone(item, credit_own_attempt(item, result))
+        self._submit_all(pool, items, lambda item: None if _was_sent(item) else matching)
         return len(items)
 
-    def _submit(self, pool: ClosePool, item: CloseJobItem) -> None:
-        session = cast("ChatSession", item.session)
-        item_row = store.claimed_row(self._job, item)
-        self._threads.submit(partial(_rescue, pool, item, session, self._running.origin, item_row))
+    def _submit_all(
+        self,
+        pool: ClosePool,
+        items: Sequence[CloseJobItem],
+        matching: Callable[[CloseJobItem], set[int] | None],
+        *,
+        is_new: bool = False,
+    ) -> None:
+        """Settle the items that need no close, and close the others.
+
+        ``is_new``: whether they are tried for the first time.
+        """
+        outside = self._running.outside(items)
+        results = {
+            item: self._running.resolve_locally(item, matching(item), outside) for item in items
+        }
+        to_close = [item for item, result in results.items() if result is None]
+        if self._goodbye and to_close:
+            self._running.persist(partial(store.note_goodbyes, self._job, to_close))
+        for item, result in results.items():
+            if result is None:
+                self._submit(pool, item, is_new=is_new)
+            else:
+                settled = replace(credit_own_attempt(item, result), goodbye=item.goodbye)
+                self._completer.settle_alone(item, settled)
+
+    def _submit(self, pool: ClosePool, item: CloseJobItem, *, is_new: bool) -> None:
+        task = _Task(
+            item=item,
+            session=cast("ChatSession", item.session),
+            origin=self._running.origin,
+            item_row=store.claimed_row(self._job, item),
+            goodbye=Goodbye(self._goodbye, can_wait=True) if self._goodbye else None,
+            token=item.claim if is_new else None,
+        )
+        self._threads.submit(partial(_rescue, pool, task))
 
     def _complete(self, rescued: RescueResult) -> None:
         item = rescued.item
@@ -140,23 +191,45 @@ class Rescuer:
     def _result_of(self, rescued: RescueResult, result: ItemResult) -> ItemResult:
         """Return the result, changed if a gateway refused or OSVI does not know the session."""
         if isinstance(rescued.error, OSVIRejected | OSVIGatewayRefused):
-            return self._completer.result_of_error(rescued.item, rescued.error)
+            changed = self._completer.result_of_error(rescued.item, rescued.error)
+            return replace(changed, goodbye=result.goodbye)
         return result
 
 
-def _rescue(
-    pool: ClosePool,
-    item: CloseJobItem,
-    session: ChatSession,
-    origin: RequestOrigin,
-    item_row: ClaimedRow,
-) -> RescueResult:
-    """Ask OSVI whether a session is open, and close it if so; ``item_row`` is the item's row."""
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """One session to close; ``item_row`` is the row of its item.
+
+    ``token``: the claim on the session, by which the attempt of a new item is found.
+    """
+
+    item: CloseJobItem
+    session: ChatSession
+    origin: RequestOrigin
+    item_row: ClaimedRow
+    goodbye: Goodbye | None
+    token: uuid.UUID | None
+
+
+def _rescue(pool: ClosePool, task: _Task) -> RescueResult:
+    """Close a session, and say what became of the goodbye, if there was one to say."""
+    rescued = _try_to_close(pool, task)
+    if rescued.result is None or task.goodbye is None:
+        return rescued
+    # Until something was sent, a waiting item must still match the filter.
+    is_over = rescued.result.outcome != ItemOutcome.WAITING or task.goodbye.has_begun
+    outcome = task.goodbye.outcome if is_over else ""
+    return replace(rescued, result=replace(rescued.result, goodbye=outcome))
+
+
+def _try_to_close(pool: ClosePool, task: _Task) -> RescueResult:
+    """Close a session; if it is not known whether it is open, OSVI is asked that first."""
+    session = task.session
     # However the thread ends, the lease of its item must not be renewed forever.
-    with leases.renewing(item_row), without_slot(), pool.throttle.slot:
-        rescued = RescueResult(item=item, result=None, sent_at=clock.monotonic())
+    with leases.renewing(task.item_row), without_slot(), pool.throttle.slot:
+        rescued = RescueResult(item=task.item, result=None, sent_at=clock.monotonic())
         try:
-            closed = _close(session, origin)
+            closed = _close(task)
         except CloseInProgress:
             return rescued
         except Error as error:  # any answer of OSVI is in the journal or the spool
@@ -181,15 +254,21 @@ def _rescued(
     return replace(rescued, result=result, needs_summary=needs_summary)
 
 
-def _close(session: ChatSession, origin: RequestOrigin) -> CloseResult | None:
+def _close(task: _Task) -> CloseResult | None:
     """Close the session; return None if a bug prevented it."""
-    requester, via, note = origin.requested_by, origin.via, origin.note
     try:
-        return close(session, requested_by=requester, via=via, note=note, writes_summary=False)
+        return close(
+            task.session,
+            task.origin,
+            writes_summary=False,
+            is_asked_now=False,
+            goodbye=task.goodbye,
+            token=task.token,
+        )
     except (OSVIError, OSVINotConfigured, Error):
         raise
     except Exception:  # a bug in one session must not stop the job
-        logger.exception("session %r could not be closed", session.session_id)
+        logger.exception("session %r could not be closed", task.session.session_id)
         return None
 
 

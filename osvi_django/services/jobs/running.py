@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -13,17 +13,23 @@ from django.db import Error, InterfaceError, OperationalError, router
 from osvi_django import clock
 from osvi_django.client.threads import Arrivals, Pools
 from osvi_django.database import persist, safe_error_name
-from osvi_django.exceptions import NotAllowed, SessionNotFound, UnknownStatus
+from osvi_django.exceptions import (
+    NotAllowed,
+    OSVINotConfigured,
+    SessionNotFound,
+    UnknownStatus,
+)
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
 from osvi_django.redaction import HiddenText
+from osvi_django.services.access import Purpose, keys_inside
 from osvi_django.services.attempts import claims
 from osvi_django.services.attempts.error_policy import ItemOutcome, ItemResult, item_result
 from osvi_django.services.attempts.types import RequestOrigin, Status
 from osvi_django.services.jobs import store
 from osvi_django.services.jobs.background import SummaryThreads, ThreadSlots
 from osvi_django.services.jobs.close_pool import ClosePools, CloseReply
-from osvi_django.services.jobs.filters import still_matching
-from osvi_django.services.permissions import may_close, requester_for
+from osvi_django.services.jobs.filters import still_matching, still_spared
+from osvi_django.services.permissions import CLOSE, is_permitted, requester_for
 
 _T = TypeVar("_T")
 
@@ -96,9 +102,11 @@ class RunningJob:
     def use_requester_of(self, job: CloseJob) -> None:
         """Close on behalf of the user of this job, with the user's current permissions."""
         self.origin = RequestOrigin(
-            requested_by=requester_for(job), via=job.via, note=HiddenText(job.note)
+            requested_by=requester_for(job),
+            via=job.via,
+            note=HiddenText(job.note),
+            close_reason=job.close_reason,
         )
-        self.may_close_all = not job.has_requester or may_close(job.requested_by)
         self.requester_read_at = clock.monotonic()
 
     def refresh_requester(self) -> None:
@@ -131,15 +139,41 @@ class RunningJob:
         kept = self.job.session_filter
         if kept is None:
             return None
-        sessions = [item.session for item in items if item.session]
-        return still_matching(kept, sessions) if sessions else set()
+        held = [(item, item.session) for item in items if item.session]
+        unchanged = [session for item, session in held if not item.goodbye]
+        written_to = [session for item, session in held if item.goodbye]
+        matching = still_matching(kept, unchanged) if unchanged else set()
+        if written_to:
+            matching |= {each.pk for each in written_to} - still_spared(kept, written_to)
+        return matching
 
-    def resolve_locally(self, item: CloseJobItem, matching: set[int] | None) -> ItemResult | None:
+    def outside(self, items: Iterable[CloseJobItem]) -> dict[int, ItemResult]:
+        """Return, by session, the results of items that the user of the job may no longer reach.
+
+        They are as if they did not exist. If the host's function fails, none is closed.
+        """
+        keys = [item.session_id for item in items if item.session_id is not None]
+        user = self.origin.requested_by
+        try:
+            inside = keys_inside(keys, user, Purpose.CLOSE)
+        except OSVINotConfigured as error:
+            return dict.fromkeys(keys, ItemResult(outcome=ItemOutcome.NOT_SENT, code=error.code))
+        return dict.fromkeys(set(keys) - inside, item_result(SessionNotFound()))
+
+    def resolve_locally(
+        self,
+        item: CloseJobItem,
+        matching: set[int] | None,
+        outside: Mapping[int, ItemResult],
+    ) -> ItemResult | None:
         """Return the result of an item that needs no close or may not have one; else None."""
         session = item.session
         if session is None:
             return item_result(SessionNotFound())
-        if not self.may_close_all and not may_close(self.origin.requested_by, session):
+        if session.pk in outside:
+            return outside[session.pk]
+        user = self.origin.requested_by
+        if self.job.has_requester and not is_permitted(user, CLOSE, session):
             return item_result(NotAllowed())
         if session.status == Status.CLOSED:
             return ItemResult(outcome=ItemOutcome.ALREADY_CLOSED)

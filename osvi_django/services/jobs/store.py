@@ -6,29 +6,38 @@ written, and counted in the job, in the transaction that settles its session.
 
 from __future__ import annotations
 
+import logging
 import random
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Final, cast
+from functools import partial
+from typing import Any, Final, cast
 
-from django.db import router
-from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery
+from django.db import router, transaction
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Coalesce, Lower
 from django.utils import timezone
+from django.utils.text import Truncator
 from django.utils.translation import gettext as _
 
 from osvi_django.database import DatabaseNow
 from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured
 from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, CloseJob, CloseJobItem
+from osvi_django.services.access import Purpose, condition_inside, sessions_inside
 from osvi_django.services.attempts import leases
 from osvi_django.services.attempts.error_policy import ItemResult
 from osvi_django.services.attempts.leases import ClaimedRow, Terms
+from osvi_django.services.events import outbox
+from osvi_django.services.events.outbox import job_completed
+from osvi_django.signals import close_job_completed
 
+logger = logging.getLogger(__name__)
 JobStatus = CloseJob.Status
+ERROR_REASON_MAX_LENGTH: Final = 300
 
 ItemOutcome = CloseJobItem.Outcome
 
@@ -41,9 +50,16 @@ COUNTERS: Final[Mapping[str, str]] = {
     **dict.fromkeys(CloseJobItem.FAILED, "failed"),
     ItemOutcome.UNCONFIRMED: "unconfirmed",
     ItemOutcome.CANCELLED: "cancelled",
-    ItemOutcome.NO_LONGER_MATCHES: "left_out",
+    **dict.fromkeys(CloseJobItem.LEFT_OUT, "left_out"),
 }
 UNFINISHED: Final = (ItemOutcome.WAITING, ItemOutcome.CLOSING)
+# Whatever became of an item in its job, a session that is closed by now is settled.
+SETTLED: Final = Q(session__status=ChatSession.Status.CLOSED)
+# What was found to be open since may be closed again.
+_REOPENED: Final = Q(outcome=ItemOutcome.UNCONFIRMED, session__status__in=ChatSession.OPEN)
+# A job that retries nothing, because it was stopped or is not confirmed yet.
+NOT_A_RETRY: Final = (JobStatus.CANCELLED, JobStatus.DRAFT)
+NEEDS_ATTENTION: Final = Q(outcome__in=CloseJobItem.TROUBLED) & ~SETTLED
 # How often a worker writes the heartbeat; a job without one for so long is stalled.
 HEARTBEAT_INTERVAL: Final = 5.0  # seconds
 STALLED_AFTER: Final = 6 * HEARTBEAT_INTERVAL  # seconds
@@ -112,12 +128,27 @@ def finish(job: CloseJob) -> bool:
     """Finish the job if nothing of it is left; return whether it is finished."""
     if items(job).filter(outcome__in=UNFINISHED).exists():
         return False
+    with transaction.atomic(using=_using(job), savepoint=False):
+        if _write_end(job):
+            outbox.write([job_completed(job)], using=_using(job))
+            transaction.on_commit(partial(_notify_completed, job), using=_using(job))
+    return True
+
+
+def _write_end(job: CloseJob) -> int:
+    """Write that nothing of the job is left; return 0 if that is known already."""
     unfinished = rows(job).filter(finished_at=None)
     ends = {"finished_at": timezone.now(), "resume_at": None, "paused_by": ""}
-    unfinished.filter(status=JobStatus.CANCELLED).update(**ends)
-    unfinished.filter(failed=0, unconfirmed=0).update(**ends, status=JobStatus.COMPLETED)
-    unfinished.update(**ends, status=JobStatus.COMPLETED_WITH_ERRORS)
-    return True
+    ended = unfinished.filter(status=JobStatus.CANCELLED).update(**ends)
+    ended += unfinished.filter(failed=0, unconfirmed=0).update(**ends, status=JobStatus.COMPLETED)
+    return ended + unfinished.update(**ends, status=JobStatus.COMPLETED_WITH_ERRORS)
+
+
+def _notify_completed(job: CloseJob) -> None:
+    """Send the signal, after the commit, for a job that is finished or stopped."""
+    logger.info("close job %s is finished", job.pk)
+    if close_job_completed.has_listeners(CloseJob):
+        close_job_completed.send_robust(CloseJob, job=find(job.pk))
 
 
 def lock_if_finished(job: CloseJob) -> bool:
@@ -134,6 +165,16 @@ def cancel_waiting(job: CloseJob) -> None:
     """Cancel what has not been started, in a transaction that has locked the job's row."""
     cancelled = items(job).filter(outcome=ItemOutcome.WAITING).update(outcome=ItemOutcome.CANCELLED)
     rows(job).update(cancelled=F("cancelled") + cancelled)
+
+
+def refuse_waiting(job: CloseJob, account: str, error: InvalidInput) -> None:
+    """Settle the waiting items of an account that are not closed for this reason."""
+    reason = Truncator(str(error)).chars(ERROR_REASON_MAX_LENGTH)
+    waiting = items(job).filter(outcome=ItemOutcome.WAITING, account=account)
+    number = waiting.update(
+        outcome=ItemOutcome.NOT_SENT, error_code=error.code, error_reason=reason
+    )
+    rows(job).update(failed=F("failed") + number)
 
 
 def accounts(job: CloseJob) -> list[str]:
@@ -179,6 +220,11 @@ def lease_items(
     return leased
 
 
+def note_goodbyes(job: CloseJob, leased: Sequence[CloseJobItem]) -> None:
+    """Note on these items that their customers are written to, whatever becomes of this process."""
+    _still_claimed(job, leased).filter(goodbye="").update(goodbye=CloseJobItem.Goodbye.UNKNOWN)
+
+
 def _share_agents(sessions: Sequence[ChatSession]) -> None:
     """Set the agents of sessions, which share a few of them."""
     rows = ChatAgent.objects.using(router.db_for_write(ChatAgent))
@@ -207,7 +253,7 @@ def lease_stalled_items(
     expired.filter(pk__in=chosen).update(**leased)
     # Includes rows leased by an earlier try, as in ``lease_items``.
     leased_items = items(job).filter(outcome=ItemOutcome.CLOSING, claim=token)
-    found = list(leased_items.select_related("session__agent", "attempt"))
+    found = list(leased_items.select_related("session__agent"))
     _stop_renewing_others(job, chosen, found, token)
     return found
 
@@ -250,6 +296,7 @@ def settle(job: CloseJob, results: Sequence[tuple[CloseJobItem, ItemResult]]) ->
             outcome=result.outcome,
             error_code=result.code,
             error_reason=result.reason,
+            goodbye=result.goodbye,
             attempt=_attempt_made(),
             lease_until=None,
         )
@@ -286,16 +333,69 @@ def items_with_sessions(job: CloseJob) -> QuerySet[CloseJobItem]:
 
     The outcome of an item is the record of the job; its session may have been settled since.
     """
-    return items(job).select_related("session").defer("session__metadata")
+    return items(job).select_related("session__agent", "attempt").defer("session__metadata")
 
 
-def retryable_items(job: CloseJob) -> QuerySet[CloseJobItem]:
-    """Return the items that failed safely, and whose sessions this site knows by now."""
+def items_needing_attention(job: CloseJob) -> QuerySet[CloseJobItem]:
+    """Return the items that failed or are unconfirmed, and whose sessions are still not closed."""
+    return items_with_sessions(job).filter(NEEDS_ATTENTION)
+
+
+def count_needing_attention(jobs: Sequence[CloseJob]) -> dict[int, int]:
+    """Return, by the keys of these jobs, how many items need attention now, in one query."""
+    keys = [job.pk for job in jobs if job.failed or job.unconfirmed]
+    if not keys:
+        return {}
+    troubled = CloseJobItem.objects.using(_using(jobs[0])).filter(NEEDS_ATTENTION, job__in=keys)
+    return dict(troubled.order_by().values_list("job").annotate(Count("pk")))
+
+
+def retryable_items(
+    job: CloseJob, *, user: Any, include_cancelled: bool = False
+) -> QuerySet[CloseJobItem]:
+    """Return the items that failed safely, and whose sessions this site knows by now.
+
+    Of those, ``user`` retries the sessions inside their own access; None all.
+    Those that are unconfirmed in the job, and whose sessions were found to be open, are among them.
+    With ``include_cancelled`` also those that were not started, without those in a later job.
+    """
     asked = OuterRef("requested_session_id")
     # UUIDs may be named in upper case; OSVI writes them in lower case.
-    known = ChatSession.objects.filter(session_id__in=(asked, Lower(asked)))
-    failed = items(job).filter(outcome__in=CloseJobItem.FAILED)
-    return failed.filter(Q(session__isnull=False) | Exists(known))
+    sessions = ChatSession.objects.using(_using(job))
+    seen = sessions_inside(sessions, user, Purpose.CLOSE)
+    known = seen.filter(session_id__in=(asked, Lower(asked)))
+    inside = condition_inside(user, Purpose.CLOSE, path="session", using=_using(job))
+    outcomes = (*CloseJobItem.FAILED, *((ItemOutcome.CANCELLED,) if include_cancelled else ()))
+    failed = items(job).filter(~SETTLED, Q(outcome__in=outcomes) | _REOPENED)
+    failed = failed.filter((Q(session__isnull=False) & inside) | Exists(known))
+    return failed.exclude(Exists(_retried(job))) if include_cancelled else failed
+
+
+def count_closed_since(job: CloseJob) -> int:
+    """Return how many items were not started when the job was stopped, and are closed by now."""
+    return items(job).filter(SETTLED, outcome=ItemOutcome.CANCELLED).count()
+
+
+def _retried(job: CloseJob) -> QuerySet[CloseJobItem]:
+    """Return the items of retries of a job that ask for the same session as an outer item."""
+    retries = CloseJob.objects.filter(retry_of=job).exclude(status__in=NOT_A_RETRY)
+    same = OuterRef("requested_session_id")
+    return CloseJobItem.objects.filter(job__in=retries, requested_session_id=same)
+
+
+def sessions_waiting(job: CloseJob) -> QuerySet[ChatSession]:
+    """Return the sessions of the items that are waiting."""
+    waiting = items(job).filter(outcome=ItemOutcome.WAITING).values("session")
+    return ChatSession.objects.using(_using(job)).filter(pk__in=waiting)
+
+
+def unconfirmed_sessions(job: CloseJob, *, after: int = 0) -> QuerySet[ChatSession]:
+    """Return the sessions of unconfirmed items that are still unconfirmed, by their keys."""
+    asked = items(job).filter(outcome=ItemOutcome.UNCONFIRMED).values("session")
+    sessions = ChatSession.objects.using(_using(job)).filter(pk__in=asked, pk__gt=after)
+    dead = Q(leases.expired(), status=ChatSession.Status.CLOSING)
+    unknown = sessions.filter(dead | Q(status=ChatSession.Status.UNCONFIRMED))
+    return unknown.select_related("agent").defer("metadata").order_by("pk")
 
 
 def _still_claimed(job: CloseJob, leased: Sequence[CloseJobItem]) -> QuerySet[CloseJobItem]:

@@ -18,6 +18,7 @@ from django.utils.translation import gettext as _
 from osvi_django.client.responses import spellings
 from osvi_django.exceptions import InvalidInput
 from osvi_django.models import ChatSession
+from osvi_django.services import selectors
 from osvi_django.validation import id_problem
 
 _T = TypeVar("_T")
@@ -57,7 +58,7 @@ def walk(chosen: Chosen) -> Iterator[FoundSession]:
     """Yield each session once, in the order of the keys or of the ids."""
     if isinstance(chosen, QuerySet):
         for keys in chunks(_keys_of(chosen)):
-            yield from _facts(all_sessions().filter(pk__in=keys).order_by("pk"))
+            yield from _facts(selectors.all_sessions().filter(pk__in=keys).order_by("pk"))
         return
     walked = set()
     for ids in chunks(chosen):
@@ -73,7 +74,9 @@ def _find_by_id(ids: list[str]) -> Iterator[FoundSession]:
     spelt = {each: (each, *spellings(each)) for each in ids}
     wanted = list(dict.fromkeys(chain.from_iterable(spelt.values())))
     # MariaDB ignores case; if an id is not a UUID, one in another case is another session.
-    known = {found[0]: found for found in _facts(all_sessions().filter(session_id__in=wanted))}
+    known = {
+        found[0]: found for found in _facts(selectors.all_sessions().filter(session_id__in=wanted))
+    }
     for asked, ways in spelt.items():
         found = next((known[each] for each in ways if each in known), ("", None, "", False))
         yield asked, *found[1:]
@@ -84,11 +87,6 @@ def chunks(wanted: Iterable[_T]) -> Iterator[list[_T]]:
     rest = iter(wanted)
     while chunk := list(islice(rest, CHUNK)):
         yield chunk
-
-
-def all_sessions() -> QuerySet[ChatSession]:
-    """Return all sessions, read from the database they are written to."""
-    return ChatSession.objects.using(router.db_for_write(ChatSession))
 
 
 def _choose_from(sessions: QuerySet[Any]) -> Chosen:

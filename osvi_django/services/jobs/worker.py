@@ -127,7 +127,7 @@ class JobWorker:
             return self._poll_summaries()
         self._heartbeat_and_check_cancelled()
         self._dispatch()
-        return self._interval if self.running.pools.running else self._look_for_more()
+        return self._interval if self._is_busy else self._look_for_more()
 
     def drain(self) -> float | None:
         """Start nothing more and store what comes back; return the same as ``step``."""
@@ -172,7 +172,7 @@ class JobWorker:
         # This reads the rest of the job, which may be large.
         self.running.pools.open(store.accounts(self.job))
         self._dispatch()
-        if self.running.pools.running:
+        if self._is_busy:
             return self._interval
         if self._rescue():
             return _POLL_INTERVAL
@@ -188,9 +188,17 @@ class JobWorker:
         dispatched = self.rescuer.dispatch()
         return self.rescuer.complete() or dispatched > 0
 
+    @property
+    def _is_busy(self) -> bool:
+        """Return whether calls are running, so that nothing else needs to be found to do."""
+        is_saying_goodbye = bool(self.job.goodbye) and self.rescuer.running > 0
+        return is_saying_goodbye or self.running.pools.running > 0
+
     def _dispatch(self) -> None:
         for pool in self.running.pools.with_waiting:
-            if (capacity := pool.capacity) and (attempts := self._claim(pool, capacity)):
+            if self.job.goodbye:
+                self.rescuer.dispatch_waiting(pool)
+            elif (capacity := pool.capacity) and (attempts := self._claim(pool, capacity)):
                 pool.close(attempts)
 
     def _claim(self, pool: ClosePool, capacity: int) -> list[CloseAttempt]:
@@ -214,7 +222,8 @@ class JobWorker:
         """Claim the chosen items that are still waiting, in the caller's transaction."""
         items = store.lease_items(self.job, chosen, token, lease)
         matching = self.running.matching(items)
-        results = {item: self.running.resolve_locally(item, matching) for item in items}
+        outside = self.running.outside(items)
+        results = {item: self.running.resolve_locally(item, matching, outside) for item in items}
         resolved = [(item, result) for item, result in results.items() if result]
         to_close = [item for item, result in results.items() if not result]
         attempts, not_claimed = self._claim_sessions(to_close, token, lease)

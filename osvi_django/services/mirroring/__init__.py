@@ -8,6 +8,7 @@ from osvi_django.services.mirroring.customers import (
     sessions_to_probe,
     sync_customer,
 )
+from osvi_django.services.mirroring.live import refresh_watched
 from osvi_django.services.mirroring.sessions import (
     context_in,
     mirror_by_id,
@@ -26,6 +27,7 @@ __all__ = [
     "mirror_session",
     "mirror_started",
     "move_to_agent",
+    "refresh_watched",
     "remove_unknown",
     "sessions_to_probe",
     "sync_customer",

@@ -20,7 +20,7 @@ from django.utils.translation import gettext as _
 from osvi_django.client.responses import (
     RemoteSession,
 )
-from osvi_django.conf import DEFAULT_ACCOUNT
+from osvi_django.conf import DEFAULT_ACCOUNT, account_aliases, configured
 from osvi_django.exceptions import (
     InvalidInput,
 )
@@ -28,8 +28,10 @@ from osvi_django.models import (
     ChatAgent,
     ChatSession,
 )
+from osvi_django.services.access import Purpose, agents_inside, require_agent
 from osvi_django.services.attempts.types import (
     Status,
+    User,
 )
 from osvi_django.services.selectors import find_session
 from osvi_django.validation import (
@@ -42,16 +44,24 @@ _Row = TypeVar("_Row", bound=Model)
 
 
 def account_of(
-    agent_uuid: str, account: str | None = None, *, otherwise: str = DEFAULT_ACCOUNT
+    agent_uuid: str,
+    account: str | None = None,
+    *,
+    otherwise: str = DEFAULT_ACCOUNT,
+    by: User | None = None,
+    purpose: Purpose = Purpose.OPERATE,
 ) -> str:
     """Return the account of an agent: the one named, or the one that knows the agent here.
 
     An agent that no account knows belongs to ``otherwise``. Two accounts may each have an agent of
-    the same UUID: raises ``InvalidInput`` if several have.
+    the same UUID: raises ``InvalidInput`` if several have that the setting ``OSVI`` still has. If
+    it has none of them, one is returned, and using it raises ``OSVINotConfigured``. Raises
+    ``InvalidInput`` also for an agent outside the access of ``by``.
     """
+    require_agent(agent_uuid, by, purpose, account=account)
     if account is not None:
         return account
-    known = _accounts_with(agent_uuid)
+    known = _usable(_accounts_with(agent_uuid, by, purpose))
     if len(known) > 1:
         raise _several(known)
     return known[0] if known else otherwise
@@ -60,7 +70,7 @@ def account_of(
 def move_to_agent(session: ChatSession, *, agent_uuid: str, account: str) -> None:
     """Mirror a session as another agent's. Raises ``InvalidInput`` if that agent is not valid."""
     session.agent = agent_for(agent_uuid, account)
-    session.save(update_fields=["agent", "updated_at"])
+    session.save(update_fields=["agent"])
 
 
 def agent_of(remote: RemoteSession, account: str, agent_uuid: str) -> ChatAgent:
@@ -98,7 +108,7 @@ def _store_number(agent: ChatAgent, number: int | None) -> ChatAgent:
     return agent
 
 
-def _accounts_with(agent_uuid: str) -> list[str]:
+def _accounts_with(agent_uuid: str, by: User | None, purpose: Purpose) -> list[str]:
     """Return accounts that know an agent; if none do, those that only a caller has named."""
     if not is_storable_id(agent_uuid):
         return []
@@ -107,13 +117,22 @@ def _accounts_with(agent_uuid: str) -> list[str]:
     is_only_named = Exists(sessions.filter(only_named)) & ~Exists(sessions.exclude(only_named))
     agents = ChatAgent.objects.using(router.db_for_write(ChatAgent)).filter(uuid=agent_uuid)
     # MariaDB compares without regard to case and accents.
-    same = [
-        each for each in agents.annotate(is_only_named=is_only_named) if each.uuid == agent_uuid
-    ]
+    inside = agents_inside(agents, by, purpose)
+    found: QuerySet[Any] = inside.annotate(is_only_named=is_only_named)
+    same = [each for each in found if each.uuid == agent_uuid]
     known = [
         each for each in same if each.number is not None or each.name or not each.is_only_named
     ]
     return sorted(each.account for each in known or same)
+
+
+def _usable(known: Sequence[str]) -> Sequence[str]:
+    """Return those of several accounts that are configured; the first of them if none is."""
+    if len(known) < 2:
+        return known
+    with configured():
+        aliases = account_aliases()
+    return [each for each in known if each in aliases] or known[:1]
 
 
 def _several(known: Sequence[str]) -> InvalidInput:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -27,6 +27,8 @@ from osvi_django.models import (
     ChatSession,
 )
 from osvi_django.redaction import hides
+from osvi_django.services import selectors
+from osvi_django.services.access import Purpose, is_narrowed, sessions_inside
 from osvi_django.services.attempts.clients import client_of
 from osvi_django.services.attempts.sync_limit import waiting_slot
 from osvi_django.services.attempts.throttling import throttling
@@ -39,6 +41,7 @@ from osvi_django.services.mirroring.probing import probe_sessions
 from osvi_django.services.mirroring.sessions import (
     CloseReason,
     ids_of,
+    is_as_stored,
     mirror_remote,
     record_remote_closes,
 )
@@ -85,6 +88,7 @@ def look_up_customer(
     An open session that OSVI does not list is closed here, without a summary, if OSVI lists a later
     one of the same agent or refuses to pause it. If it can be paused it is only dormant: it becomes
     dormant here too, and closing it returns its summary. If OSVI does not say, it stays as it is.
+    All of this is mirrored; returned and counted is what is inside the access of ``requested_by``.
 
     If ``account`` is not named it is ``"default"``: a customer may have sessions in each account.
     Raises the same as ``start_session``.
@@ -107,8 +111,13 @@ def look_up_customer(
     apply_active_sessions(
         customer_id, remotes, account=account, asked_at=asked_at, probed=probed, by=by
     )
-    sessions = of_customer(customer_id, account).filter(status__in=ChatSession.OPEN)
-    return _looked_up(list(sessions.order_by("-started_at", "-id")), remotes, probed)
+    seen = sessions_inside(of_customer(customer_id, account), requested_by, Purpose.OPERATE)
+    sessions = seen.filter(status__in=ChatSession.OPEN)
+    found = list(sessions.order_by("-started_at", "-id"))
+    listed = len(remotes)
+    if is_narrowed(requested_by):
+        listed = seen.filter(session_id__in=ids_of(remotes)).count()
+    return _looked_up(found, remotes, probed, listed=listed)
 
 
 def sessions_to_probe(
@@ -134,24 +143,53 @@ def apply_active_sessions(
     asked_at: datetime,
     probed: Mapping[int, bool],
     by: RequestOrigin,
+    left: Collection[int] = (),
 ) -> list[ChatSession]:
     """Mirror what OSVI listed for a customer, by agents' UUIDs, when asked at ``asked_at``.
 
-    ``probed``: for sessions that it did not list, by their keys, whether they are closed; ``by``:
-    who asked. Raises ``OSVIBadAnswer`` if something that it listed cannot be a session.
+    ``probed``: for sessions that it did not list, by their keys, whether they are closed; ``left``:
+    the keys of those that were left as they are on purpose; ``by``: who asked. Raises
+    ``OSVIBadAnswer`` if something that it listed cannot be a session.
     """
     found = [
-        mirror_remote(remote, account=account, agent_uuid=agent_uuid, by=by)
+        mirror_remote(remote, account=account, agent_uuid=agent_uuid, by=by, asked_at=asked_at)
         for agent_uuid, remote in remotes.items()
     ]
     unlisted = no_longer_listed(customer_id, remotes, account, asked_at)
     followed = unlisted.filter(status=Status.ACTIVE, agent__in={each.agent_id for each in found})
     record_remote_closes(list(followed), by, CloseReason.LATER_CHAT)
     store_probed(unlisted, probed, by)
-    unknown = unlisted.exclude(agent__uuid=None).exclude(pk__in=list(probed))
+    unknown = unlisted.exclude(agent__uuid=None).exclude(pk__in=[*probed, *left])
     sessions = of_customer(customer_id, account).exclude(status=Status.CLOSED)
     sessions.exclude(pk__in=list(unknown.values_list("pk", flat=True))).update(synced_at=asked_at)
     return found
+
+
+def open_sessions_of(customer_id: str, account: str) -> list[ChatSession]:
+    """Return what a customer has open here."""
+    sessions = of_customer(customer_id, account).filter(status__in=ChatSession.OPEN)
+    return list(sessions.select_related(None).select_related("agent"))
+
+
+def unlisted_if_unchanged(
+    sessions: Sequence[ChatSession], remotes: Mapping[str, RemoteSession]
+) -> list[ChatSession] | None:
+    """Return those of a customer's sessions that OSVI does not list, if they were dormant before.
+
+    None if anything has changed: then it must be stored.
+    """
+    of = {each.session_id: each for each in sessions}
+    listed = [(of.pop(remote.session_id, None), remote) for remote in remotes.values()]
+    is_same = all(session and is_as_stored(session, remote) for session, remote in listed)
+    unlisted = list(of.values())
+    is_same = is_same and all(each.status == Status.DORMANT for each in unlisted)
+    return unlisted if is_same else None
+
+
+def store_unchanged(keys: Collection[int], asked_at: datetime) -> None:
+    """Store when sessions of which nothing has changed were looked up."""
+    sessions = selectors.all_sessions()
+    sessions.filter(pk__in=keys).update(synced_at=asked_at)
 
 
 def store_probed(
@@ -164,7 +202,7 @@ def store_probed(
     dormant = unlisted.filter(
         Q(pk__in=probed.keys() - closed) | Q(agent__uuid=None), status=Status.ACTIVE
     )
-    dormant.update(status=Status.DORMANT, updated_at=timezone.now())
+    dormant.update(status=Status.DORMANT)
 
 
 def no_longer_listed(
@@ -180,9 +218,11 @@ def _looked_up(
     sessions: Sequence[ChatSession],
     remotes: Mapping[str, RemoteSession],
     probed: Mapping[int, bool],
+    *,
+    listed: int,
 ) -> LookedUp:
-    listed = ids_of(remotes)
-    others = [each for each in sessions if each.session_id not in listed]
+    ids = ids_of(remotes)
+    others = [each for each in sessions if each.session_id not in ids]
     dormant = [
         each
         for each in others
@@ -190,7 +230,7 @@ def _looked_up(
     ]
     return LookedUp(
         sessions=sessions,
-        listed=len(remotes),
+        listed=listed,
         dormant=len(dormant),
         unknown=len(others) - len(dormant),
     )
@@ -198,5 +238,5 @@ def _looked_up(
 
 def of_customer(customer_id: str, account: str) -> QuerySet[ChatSession]:
     alias = router.db_for_write(ChatSession)
-    sessions = ChatSession.objects.using(alias).select_related("agent", "summary")
+    sessions = ChatSession.objects.using(alias).select_related("agent", "summary", "taken_over_by")
     return sessions.filter(exact_match("customer_id", customer_id), agent__account=account)

@@ -16,10 +16,13 @@ from typing import Any, Final, TypeVar
 
 from django.db import Error, IntegrityError, OperationalError, router, transaction
 from django.db.models import (
+    Case,
+    F,
     ProtectedError,
     Q,
     RestrictedError,
     Value,
+    When,
 )
 from django.db.models.functions import Greatest
 from django.utils import timezone
@@ -49,7 +52,8 @@ from osvi_django.models import (
     CloseJobItem,
     SupportAction,
 )
-from osvi_django.redaction import HiddenText, hides
+from osvi_django.models.search_keys import customer_columns
+from osvi_django.redaction import hides
 from osvi_django.services import selectors
 from osvi_django.services.attempts import claims, notifications, settlement
 from osvi_django.services.attempts.types import (
@@ -58,7 +62,10 @@ from osvi_django.services.attempts.types import (
     RequestOrigin,
     Settlement,
     Status,
+    SummaryStatus,
 )
+from osvi_django.services.events import outbox
+from osvi_django.services.events.outbox import Event, fact_of
 from osvi_django.services.mirroring.agents import (
     account_of,
     agent_for,
@@ -66,6 +73,7 @@ from osvi_django.services.mirroring.agents import (
     get_or_insert,
     look_alike,
 )
+from osvi_django.services.mirroring.remote_facts import RemoteFacts, facts_of, write_facts
 from osvi_django.services.selectors import find_session
 from osvi_django.validation import (
     is_safe_id,
@@ -98,12 +106,19 @@ def mirror_by_id(session_id: str, *, agent_uuid: str, account: str, **first: Any
     """
     require_id("session_id", session_id)
     if not is_safe_id(session_id) and not find_session(session_id):
+        require_path_id(session_id)
+    return _mirror_by_id(session_id, agent_uuid, account, first)
+
+
+def require_path_id(session_id: str) -> None:
+    """Raise ``InvalidInput`` if an id that is not known here is not safe in a path."""
+    require_id("session_id", session_id)
+    if not is_safe_id(session_id):
         problem = _(
             "session_id is not known on this site and has a character that is not safe in a URL, "
             "so OSVI was not called. Use the id exactly as OSVI gave it."
         )
         raise InvalidInput(problem, field="session_id")
-    return _mirror_by_id(session_id, agent_uuid, account, first)
 
 
 def _mirror_by_id(
@@ -252,9 +267,12 @@ def _mirror_started_once(
     started: StartedSession, agent_uuid: str, account: str, first: Mapping[str, Any]
 ) -> ChatSession:
     session = _mirror_by_id(started.session_id, agent_uuid, account, first)
+    if started.started_at:  # it may have been stored by its id alone, with the time of that
+        only_seen = selectors.rows(session).filter(osvi_updated_at=None)
+        only_seen.update(started_at=first["started_at"])
     unknown = selectors.rows(session).filter(customer_id="")
     if customer_id := first["customer_id"]:
-        unknown.update(customer_id=customer_id, updated_at=timezone.now())
+        unknown.update(**customer_columns(customer_id))
     else:  # that it is more than an id, which OSVI may not know
         unknown.filter(synced_at=None).update(synced_at=timezone.now())
     nameless = ChatAgent.objects.using(selectors.using(session)).filter(
@@ -277,30 +295,48 @@ def ids_of(remotes: Mapping[str, RemoteSession]) -> set[str]:
     return {each for remote in remotes.values() for each in spellings(remote.session_id)}
 
 
-def _mirror(remote: RemoteSession, account: str, agent_uuid: str, by: RequestOrigin) -> ChatSession:
-    """Mirror a session object whose account is certain. Raises ``InvalidInput``."""
+def _mirror(
+    remote: RemoteSession,
+    account: str,
+    agent_uuid: str,
+    by: RequestOrigin,
+    asked_at: datetime | None = None,
+) -> ChatSession:
+    """Mirror a session object whose account is certain. Raises ``InvalidInput``.
+
+    ``asked_at``: when OSVI was asked for it, if that is known.
+    """
     try:
-        return _mirror_once(remote, account, agent_uuid, by)
+        return _mirror_once(remote, account, agent_uuid, by, asked_at)
     except (IntegrityError, OperationalError, SessionNotFound):
         # Another process has stored the UUID of an agent known only by number until now, or a
         # deadlock with it was resolved against us, or a refused close has removed the session.
-        return _mirror_once(remote, account, agent_uuid, by)
+        return _mirror_once(remote, account, agent_uuid, by, asked_at)
 
 
 def _mirror_once(
-    remote: RemoteSession, account: str, agent_uuid: str, by: RequestOrigin
+    remote: RemoteSession,
+    account: str,
+    agent_uuid: str,
+    by: RequestOrigin,
+    asked_at: datetime | None,
 ) -> ChatSession:
     agent = agent_of(remote, account, agent_uuid)
     session = _get_or_insert_session(remote.session_id, agent=agent, **_first_values(remote))
     if session is None:
         _require_exists(agent)
         raise look_alike("session_id")
-    _update_session(session, remote, agent, by)
+    _update_session(session, remote, agent, by, asked_at)
     return session
 
 
 def mirror_remote(
-    remote: RemoteSession, *, account: str, agent_uuid: str, by: RequestOrigin
+    remote: RemoteSession,
+    *,
+    account: str,
+    agent_uuid: str,
+    by: RequestOrigin,
+    asked_at: datetime | None = None,
 ) -> ChatSession:
     """Mirror what OSVI answered; if that fails, it is not reported as the caller's error.
 
@@ -308,7 +344,7 @@ def mirror_remote(
     """
     try:
         _require_ids(remote)
-        return _mirror(remote, account, agent_uuid, by)
+        return _mirror(remote, account, agent_uuid, by, asked_at)
     except InvalidInput as error:
         field = error.field
     raise OSVIBadAnswer(OSVIBadAnswer.missing_field_message % {"field": field})
@@ -334,30 +370,38 @@ def _first_values(remote: RemoteSession) -> dict[str, Any]:
 
 
 def _update_session(
-    session: ChatSession, remote: RemoteSession, agent: ChatAgent, by: RequestOrigin
+    session: ChatSession,
+    remote: RemoteSession,
+    agent: ChatAgent,
+    by: RequestOrigin,
+    asked_at: datetime | None,
 ) -> None:
     """Store what OSVI sent, unless something newer is stored."""
     alias = selectors.using(session)
-    moment = _moment_of(remote)
+    moment, facts = _moment_of(remote), facts_of(remote)
     not_newer = Q(osvi_updated_at__isnull=True) | Q(osvi_updated_at__lte=moment)
     changes = {
         "agent": agent,
-        "customer_id": remote.customer_id,
-        "mode": remote.mode if remote.mode in ChatSession.Mode else ChatSession.Mode.AI,
-        "help_requested": remote.help_requested,
-        "active_human": HiddenText(remote.active_human[:255]),
+        **customer_columns(remote.customer_id),
         "metadata": remote.payload,
         "osvi_updated_at": moment,
-        "updated_at": timezone.now(),
     }
     if remote.created_at:
         changes["started_at"] = to_db_datetime(remote.created_at)
-    if active_at := _active_at(session, remote, changes):
+    if active_at := _active_at(session, remote, facts):
         changes["last_activity_at"] = Greatest("last_activity_at", Value(active_at))
 
     with transaction.atomic(using=alias):
         rows = selectors.rows(session).filter(not_newer)
-        rows.exclude(status=Status.CLOSED).update(**changes)
+        if remote.status == Status.ACTIVE and session.status == Status.CLOSED:
+            _reopen_marked(session, asked_at or remote.updated_at, by)
+        # Of several that see a session for the first time, one writes that.
+        new = rows.filter(osvi_updated_at=None)
+        is_new = session.osvi_updated_at is None and write_facts(session, facts, new, **changes)
+        if not is_new:
+            write_facts(session, facts, rows, **changes)
+        elif remote.status in ChatSession.OPEN:
+            outbox.write([fact_of(Event.SESSION_STARTED, session)], using=alias)
         if remote.status in ChatSession.OPEN:
             # The status of a session that is closing or unconfirmed is not decided here.
             rows.filter(status__in=ChatSession.OPEN).update(status=remote.status)
@@ -367,30 +411,96 @@ def _update_session(
         selectors.reload(session)
 
 
-def _active_at(
-    session: ChatSession, remote: RemoteSession, changes: Mapping[str, Any]
-) -> datetime | None:
+def _reopen_marked(session: ChatSession, known_at: datetime | None, by: RequestOrigin) -> None:
+    """Open a session again that only a person has marked as closed, and that OSVI has open.
+
+    ``known_at``: when it was open at OSVI. In the caller's transaction.
+    """
+    if known_at is None:
+        return
+    moment = to_db_datetime(known_at)
+    closed = selectors.rows(session).filter(status=Status.CLOSED, closed_at__lt=moment)
+    # The UPDATE comes first: in SQLite, a transaction that has read cannot start to write.
+    if not closed.update(status=F("status")) or not _is_only_marked(session):
+        return
+    closed.update(
+        status=Status.ACTIVE,
+        closed_at=None,
+        closed_by=None,
+        closed_via="",
+        close_seconds=None,
+        close_reason="",
+        is_close_refused=False,
+        summary_status=Case(
+            When(summary_status=SummaryStatus.STORED, then=F("summary_status")),
+            default=Value(SummaryStatus.PENDING),
+        ),
+    )
+    (attempt,) = claims.write_attempts([session], by, uuid.uuid4(), AttemptKind.REOPENED)
+    claims.finish_attempts([(attempt, {"outcome": AttemptOutcome.REOPENED})])
+    logger.warning("session %r was marked as closed, and is open at OSVI", session.session_id)
+
+
+def _is_only_marked(session: ChatSession) -> bool:
+    """Return whether nothing but the statement of a person says that it is closed."""
+    tried = selectors.attempts(session)
+    last = tried.order_by("-started_at", "-id").first()
+    closes = tried.filter(outcome=AttemptOutcome.CLOSED).exclude(kind=AttemptKind.MARK)
+    is_marked = last is not None and last.kind == AttemptKind.MARK
+    return is_marked and not closes.exists()
+
+
+def is_as_stored(session: ChatSession, remote: RemoteSession) -> bool:
+    """Return whether mirroring what OSVI sent would change nothing."""
+    if remote.updated_at is None or remote.status != session.status:
+        return False
+    facts = facts_of(remote)
+    names = {"customer_id": remote.customer_id, **facts.changes()}
+    return (
+        to_db_datetime(remote.updated_at) == session.osvi_updated_at
+        and session.agent.number == remote.agent_number
+        and session.metadata == remote.payload
+        and session.active_human == names["active_human"]
+        and session.customer_id == names["customer_id"]
+        and not facts.differ_from(session)
+    )
+
+
+def _active_at(session: ChatSession, remote: RemoteSession, facts: RemoteFacts) -> datetime | None:
     """Return when what OSVI sent happened in a session; None if nothing in it is new."""
     now = timezone.now()
     said_at = to_db_datetime(remote.updated_at) if remote.updated_at else None
     if said_at and said_at < now + _MAX_CLOCK_SKEW and said_at != session.osvi_updated_at:
         return min(said_at, now)
-    return now if session.metadata and _is_changed(session, remote, changes) else None
+    return now if session.metadata and _is_changed(session, remote, facts) else None
 
 
-def _is_changed(session: ChatSession, remote: RemoteSession, changes: Mapping[str, Any]) -> bool:
+def _is_changed(session: ChatSession, remote: RemoteSession, facts: RemoteFacts) -> bool:
     """Return whether OSVI's values differ from ours; becoming dormant is not activity."""
     awoke = session.status == Status.DORMANT and remote.status == Status.ACTIVE
-    facts = ("mode", "help_requested", "active_human", "customer_id")
     added = set(context_in(remote.payload)) - set(context_in(session.metadata))
-    return awoke or bool(added) or any(getattr(session, each) != changes[each] for each in facts)
+    changes = {"customer_id": remote.customer_id, **facts.changes()}
+    names = ("active_human", "customer_id")
+    is_other = any(getattr(session, name) != changes[name] for name in names)
+    return awoke or bool(added) or is_other or facts.differ_from(session)
 
 
 def context_in(metadata: Any) -> list[str]:
     """Return the context in the metadata of a session object."""
-    inner = metadata.get("metadata") if isinstance(metadata, dict) else None
-    known = inner.get("context") if isinstance(inner, dict) else None
+    known = _inner(metadata).get("context")
     return [each for each in known if isinstance(each, str)] if isinstance(known, list) else []
+
+
+def input_fields_in(metadata: Any) -> dict[str, Any] | None:
+    """Return what the session was started with, as in its session object; None if unknown."""
+    known = _inner(metadata).get("input_fields")
+    return known if isinstance(known, dict) else None
+
+
+def _inner(metadata: Any) -> dict[str, Any]:
+    """Return the metadata that OSVI keeps within a session object."""
+    inner = metadata.get("metadata") if isinstance(metadata, dict) else None
+    return inner if isinstance(inner, dict) else {}
 
 
 def _moment_of(remote: RemoteSession) -> datetime:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,6 +23,7 @@ from django.utils.translation import gettext as _
 
 from osvi_django.client.pool import CallResult
 from osvi_django.client.responses import Answer, RemoteSession
+from osvi_django.client.threads import Pools
 from osvi_django.client.throttle import is_account_wide, is_ambiguous, named
 from osvi_django.database import persist, refuse_inside_transaction, safe_error_name
 from osvi_django.exceptions import (
@@ -33,8 +34,15 @@ from osvi_django.exceptions import (
     generic_messages,
 )
 from osvi_django.models import ChatAgent, ChatSession
+from osvi_django.services import selectors
 from osvi_django.services.attempts.types import RequestOrigin
-from osvi_django.services.mirroring.customers import apply_active_sessions, sessions_to_probe
+from osvi_django.services.mirroring.customers import (
+    apply_active_sessions,
+    open_sessions_of,
+    sessions_to_probe,
+    store_unchanged,
+    unlisted_if_unchanged,
+)
 from osvi_django.services.mirroring.probing import log_unknown
 from osvi_django.services.mirroring.sync_pool import (
     AnsweredLookUp,
@@ -80,6 +88,11 @@ class SyncProgress:
         return max(0, self.total - self.done)
 
 
+_NOTHING_DONE: Final = SyncProgress()
+# How many sessions of which nothing has changed are written in one statement.
+_WRITTEN_TOGETHER: Final = 100
+
+
 def sync_open(
     *,
     older_than: timedelta | None = None,
@@ -98,30 +111,55 @@ def sync_open(
         refuse_inside_transaction(router.db_for_write(ChatSession))
     by = RequestOrigin(requested_by=None, via=via, note="")
     report = on_progress or (lambda _progress: None)
-    return _Sync(_due(older_than), stop or threading.Event(), report, by).work()
+    choose = partial(_to_look_up, due=_due(older_than))
+    begun = SyncProgress(without_customer=open_sessions().filter(customer_id="").count())
+    run = SyncRun(choose, stop or threading.Event(), by, on_progress=report, progress=begun)
+    return run.work(accounts_here())
 
 
-class _Sync:
+class SyncRun:
+    """One run over the sessions that ``choose`` returns for each account.
+
+    ``may_probe``: whether OSVI is asked now about a session that it does not list; ``on_probe``:
+    called with those that it is asked about; ``on_failure``: called with a look-up that failed;
+    ``patience``: the most seconds for a call; ``is_repeated``: whether an earlier run has logged
+    that the account has errors; ``threads``: those of several runs, so that each need not connect.
+    """
+
     def __init__(
         self,
-        due: datetime,
+        choose: Callable[[str], QuerySet[ChatSession]],
         stop: threading.Event,
-        on_progress: Callable[[SyncProgress], None],
         by: RequestOrigin,
+        *,
+        on_progress: Callable[[SyncProgress], None] = lambda _progress: None,
+        progress: SyncProgress = _NOTHING_DONE,
+        may_probe: Callable[[ChatSession], bool] = lambda _session: True,
+        on_probe: Callable[[Sequence[ChatSession]], object] = lambda _sessions: None,
+        on_failure: Callable[[LookUp], object] = lambda _look_up: None,
+        patience: float = float("inf"),
+        is_repeated: bool = False,
+        threads: Pools | None = None,
     ) -> None:
         self.by = by
-        self.due = due
+        self.choose = choose
         self.stop = stop
         self.on_progress = on_progress
-        self.progress = SyncProgress(without_customer=_open().filter(customer_id="").count())
+        self.progress = progress
+        self.may_probe = may_probe
+        self.on_probe = on_probe
+        self.on_failure = on_failure
+        self.patience = patience
+        self.is_repeated = is_repeated
+        self.threads = threads
         self.arrived: SimpleQueue[CallResult[SyncCall]] = SimpleQueue()
         self.pools: dict[str, LookUpPool] = {}
         self.is_database_unavailable = False
+        self.unchanged: dict[int, datetime] = {}
 
-    def work(self) -> SyncProgress:
+    def work(self, accounts: Iterable[str]) -> SyncProgress:
         """Ask and store until nothing is left that can be asked."""
-        accounts = ChatAgent.objects.using(router.db_for_write(ChatAgent)).order_by("account")
-        for account in accounts.values_list("account", flat=True).distinct():
+        for account in accounts:
             self._open_pool(account)
         try:
             while not self.stop.is_set() and any(pool.has_work for pool in self.pools.values()):
@@ -136,13 +174,15 @@ class _Sync:
         return self.progress
 
     def _open_pool(self, account: str) -> None:
-        sessions = _to_look_up(account, self.due)
+        sessions = self.choose(account)
         number = sessions.order_by().values("customer_id").distinct().count()
         if not number:
             return
         self.progress = replace(self.progress, total=self.progress.total + number)
         try:
-            self.pools[account] = LookUpPool(account, self.arrived, self.stop, sessions)
+            self.pools[account] = LookUpPool(
+                account, self.arrived, self.stop, sessions, self.patience, self.threads
+            )
         except OSVINotConfigured as error:
             self._stop_account(account, error)
 
@@ -157,6 +197,7 @@ class _Sync:
             for pool in self.pools.values():
                 pool.shutdown()
         self._store_unfinished()
+        self._store_unchanged()
 
     def _collect(self, seconds: float) -> None:
         try:
@@ -186,6 +227,14 @@ class _Sync:
             self._handle_error(pool, look_up, reply.sent_at, error)
             return
         pool.throttle.record_success(reply.sent_at)
+        known = self._persist(
+            look_up, partial(open_sessions_of, look_up.customer_id, look_up.account)
+        )
+        if known is None:
+            return
+        if self._is_unchanged(known, remotes):
+            self._note_unchanged(known, look_up.asked_at)
+            return
         find = partial(
             sessions_to_probe,
             look_up.customer_id,
@@ -193,14 +242,37 @@ class _Sync:
             account=look_up.account,
             asked_at=look_up.asked_at,
         )
-        sessions = self._persist(look_up, find)
-        if sessions is None:
+        unlisted = self._persist(look_up, find)
+        if unlisted is None:
             return
-        answered = AnsweredLookUp(look_up=look_up, remotes=remotes)
+        sessions = [each for each in unlisted if self.may_probe(each)]
+        left = frozenset(each.pk for each in unlisted if each not in sessions)
+        answered = AnsweredLookUp(look_up=look_up, remotes=remotes, left=left)
         if sessions:
+            self.on_probe(sessions)
             pool.submit_probes(answered, *sessions)
         else:
             self._store(answered)
+
+    def _is_unchanged(
+        self, sessions: Sequence[ChatSession], remotes: Mapping[str, RemoteSession]
+    ) -> bool:
+        """Return whether nothing is to be stored or asked; most look-ups find that."""
+        unlisted = unlisted_if_unchanged(sessions, remotes)
+        return unlisted is not None and not any(self.may_probe(each) for each in unlisted)
+
+    def _note_unchanged(self, sessions: Sequence[ChatSession], asked_at: datetime) -> None:
+        self.unchanged |= {each.pk: asked_at for each in sessions}
+        if len(self.unchanged) >= _WRITTEN_TOGETHER:
+            self._store_unchanged()
+        self._report(looked_up=self.progress.looked_up + 1)
+
+    def _store_unchanged(self) -> None:
+        """Store that these were looked up, all at the time of the first."""
+        unchanged, self.unchanged = self.unchanged, {}
+        if unchanged and not self.is_database_unavailable:
+            work = partial(store_unchanged, list(unchanged), min(unchanged.values()))
+            persist(work, using=router.db_for_write(ChatSession), patience=_RETRY_SECONDS)
 
     def _complete_probe(self, pool: LookUpPool, probe: Probe, reply: CallResult[SyncCall]) -> None:
         """Record what OSVI said about a session that it did not list."""
@@ -235,10 +307,12 @@ class _Sync:
             asked_at=look_up.asked_at,
             probed=answered.probed,
             by=self.by,
+            left=answered.left,
         )
         if self._persist(look_up, store) is None:
             return
         if answered.is_failed:
+            self.on_failure(look_up)
             self._report(failed=self.progress.failed + 1)
         elif not answered.to_probe:
             self._report(looked_up=self.progress.looked_up + 1)
@@ -273,13 +347,15 @@ class _Sync:
             self._stop_account(pool.account, error)
 
     def _stop_account(self, account: str, error: CallError) -> None:
-        logger.error("account %r is looked up no more: %s", account, named(error))
+        level = logging.DEBUG if self.is_repeated else logging.ERROR
+        logger.log(level, "account %r is looked up no more: %s", account, named(error))
         troubles = {**self.progress.troubles, account: error.code}
         self._report(troubles=troubles)
 
     def _fail(self, look_up: LookUp, code: str) -> None:
         # Do not log the customer: it may be a telephone number.
         logger.warning("session %r could not be looked up: %s", look_up.session_id, code)
+        self.on_failure(look_up)
         self._report(failed=self.progress.failed + 1)
 
     def _report(self, **changes: Any) -> None:
@@ -307,12 +383,19 @@ def _due(older_than: timedelta | None) -> datetime:
     raise InvalidInput(problem, field="older_than")
 
 
-def _open() -> QuerySet[ChatSession]:
-    sessions = ChatSession.objects.using(router.db_for_write(ChatSession))
+def open_sessions() -> QuerySet[ChatSession]:
+    """Return the sessions that are believed open, from the database they are written to."""
+    sessions = selectors.all_sessions()
     return sessions.filter(status__in=ChatSession.OPEN)
 
 
-def _to_look_up(account: str, due: datetime) -> QuerySet[ChatSession]:
+def accounts_here() -> list[str]:
+    """Return the accounts that have agents here."""
+    agents = ChatAgent.objects.using(router.db_for_write(ChatAgent)).order_by("account")
+    return list(agents.values_list("account", flat=True).distinct())
+
+
+def _to_look_up(account: str, *, due: datetime) -> QuerySet[ChatSession]:
     old = Q(synced_at=None) | Q(synced_at__lt=due)
-    wanted = _open().filter(old, agent__account=account).exclude(customer_id="")
+    wanted = open_sessions().filter(old, agent__account=account).exclude(customer_id="")
     return wanted.order_by("pk").only("session_id", "customer_id")

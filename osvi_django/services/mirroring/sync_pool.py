@@ -16,7 +16,7 @@ from django.utils import timezone
 from osvi_django.client import OSVIClient
 from osvi_django.client.pool import CallPool, CallResult
 from osvi_django.client.responses import Answer, RemoteSession
-from osvi_django.client.threads import Arrived
+from osvi_django.client.threads import Arrived, Pools
 from osvi_django.exceptions import CallError
 from osvi_django.models import ChatSession
 from osvi_django.services.attempts.clients import client_of
@@ -45,11 +45,13 @@ class LookUp:
 class AnsweredLookUp:
     """A look-up whose unlisted sessions OSVI is asked about, one or more at a time.
 
-    ``probed``: by their keys, whether these are closed.
+    ``probed``: by their keys, whether these are closed; ``left``: the keys of those that are left
+    as they are on purpose.
     """
 
     look_up: LookUp
     remotes: Mapping[str, RemoteSession]
+    left: frozenset[int] = frozenset()
     to_probe: deque[ChatSession] = field(default_factory=deque)
     in_progress: int = 0
     probed: dict[int, bool] = field(default_factory=dict)
@@ -90,8 +92,10 @@ class LookUpPool(CallPool[SyncCall]):
         arrived: Arrived[CallResult[SyncCall]],
         stop: threading.Event,
         sessions: QuerySet[ChatSession],
+        patience: float,
+        pools: Pools | None = None,
     ) -> None:
-        super().__init__(account, client_of(account), arrived, stop)
+        super().__init__(account, client_of(account, patience=patience), arrived, stop, pools)
         self.retries: deque[LookUp] = deque()
         self.answered: deque[AnsweredLookUp] = deque()
         self.error: CallError | None = None

@@ -36,15 +36,17 @@ from osvi_django.services.attempts.types import (
     RequestOrigin,
     Settlement,
     Status,
-    SummaryStatus,
     User,
 )
+from osvi_django.services.events.outbox import Event
 from osvi_django.services.permissions import require_close
 from osvi_django.validation import ANSWER_MAX_BYTES, storable
 
 Source = SessionSummary.Source
 # These sessions are known to be closed, or a user must state so.
 _NOT_OPEN: Final = (Status.CLOSED, Status.UNCONFIRMED)
+# The HTTP statuses of answers that are not an error of OSVI's own.
+_NO_ERROR: Final = range(200, 300)
 # Longer than any that OSVI's answers can hold.
 SUMMARY_MAX_LENGTH: Final = ANSWER_MAX_BYTES
 
@@ -64,7 +66,7 @@ def without_summary() -> Iterator[ChatSession]:
     alias = router.db_for_write(ChatSession)
     answers = CloseAttempt.objects.using(alias).filter(session=OuterRef("pk")).exclude(answer="")
     missing = ChatSession.objects.using(alias).filter(status__in=_NOT_OPEN)
-    missing = missing.filter(~Q(summary_status=SummaryStatus.STORED), Exists(answers))
+    missing = missing.filter(~Q(summary_status__in=ChatSession.HAD_SUMMARY), Exists(answers))
     return by_key(missing.select_related("agent").defer("metadata"))
 
 
@@ -92,13 +94,19 @@ def store_summary(session: ChatSession) -> bool:
 
 
 def is_reviewable(attempt: CloseAttempt) -> bool:
-    """Return whether staff may read its answer: it is stored and could not be parsed."""
-    return attempt.outcome in UNREAD and attempt.http_status is not None
+    """Return whether staff may read its answer: it is stored and could not be parsed.
+
+    The page of an error of OSVI's own holds no summary.
+    """
+    status = attempt.http_status
+    return attempt.outcome in UNREAD and status is not None and status in _NO_ERROR
 
 
 def reviewable_attempts(session: ChatSession) -> QuerySet[CloseAttempt]:
     """Return attempts whose answer staff may read, newest first, without the answer."""
-    answered = selectors.attempts(session).filter(outcome__in=UNREAD, http_status__isnull=False)
+    answered = selectors.attempts(session).filter(
+        outcome__in=UNREAD, http_status__gte=_NO_ERROR.start, http_status__lt=_NO_ERROR.stop
+    )
     return answered.defer("answer", "answer_bytes")
 
 
@@ -191,19 +199,26 @@ def _store(
     def work() -> list[Settlement]:
         # The UPDATE comes first and locks the row, so no other process stores one before the
         # commit.
-        locked = _not_open(session).update(status=F("status"))
+        was_closed = _lock(session, Status.CLOSED)
+        locked = was_closed or _lock(session, Status.UNCONFIRMED)
         if not locked or stored.filter(source__in=unless_from).exists():
             return []
-        return settlement.write_closed([journal(result)])
+        event = Event.SUMMARIZED if was_closed else Event.SESSION_CLOSED
+        later.append(was_closed)
+        return settlement.write_closed([journal(result)], event=event)
 
+    later: list[bool] = []
     closed = persist(work, using=selectors.using(session), patience=database.PATIENCE_BEFORE)
     notifications.notify_closed(closed)
+    if closed and later[-1]:
+        notifications.notify_summarized(session)
     selectors.reload(session)
     return bool(closed)
 
 
-def _not_open(session: ChatSession) -> QuerySet[ChatSession]:
-    return selectors.rows(session).filter(status__in=_NOT_OPEN)
+def _lock(session: ChatSession, status: Status) -> bool:
+    """Lock the row of a session for the caller's transaction, if it has this status."""
+    return bool(selectors.rows(session).filter(status=status).update(status=F("status")))
 
 
 def _refusal(session: ChatSession) -> InvalidInput:

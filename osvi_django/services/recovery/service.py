@@ -5,10 +5,11 @@ A session is settled like this:
 1. An answer that arrived but was not read, in the journal or the spool, is read now. So is one that
 could not be read when it came, by the rules of this version. 2. Otherwise OSVI is asked whether it
 has the session open: if so, it is reopened here. If the customer is not known here, OSVI is asked
-to pause the session, which it refuses if the session is closed. 3. Otherwise the session is closed,
-so that one more close can do no harm, and may return the summary again. It is sent once: a summary
-is stored, and anything else means that it is lost. 4. If OSVI does not say, or not now, everything
-stays as it is, and the result says so.
+to pause the session, which it refuses if the session is closed. 3. Otherwise one
+more close can do no harm, and may return the summary again. It is sent once, and a summary is
+stored. If it is refused or not answered, OSVI is asked to pause the session, unless it was asked
+before: it lists no dormant sessions, and these are reopened. A closed one has lost its summary.
+4. If OSVI does not say, or not now, everything stays as it is, and the result says so.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import replace
 from typing import Final
 
 from django.db import router
-from django.db.models import F, OuterRef, Q, QuerySet, Subquery
+from django.db.models import F, Q, QuerySet
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
@@ -51,6 +52,7 @@ from osvi_django.services.attempts import (
     settlement,
     types,
 )
+from osvi_django.services.attempts.close_rules import require_close_rules
 from osvi_django.services.attempts.error_policy import codes_to_send_later
 from osvi_django.services.attempts.interpret import Interpretation, interpret
 from osvi_django.services.attempts.leases import Terms
@@ -77,7 +79,6 @@ from osvi_django.services.recovery.unread import (
     recover_spools,
     result_of,
     settle_by,
-    settle_closed,
 )
 from osvi_django.services.summaries import with_own_summary
 
@@ -86,6 +87,11 @@ _NOTHING_TO_ASK_BY: Final = _lazy(
     "OSVI cannot be asked about this chat session, because neither its customer nor its agent's "
     "UUID is known here. Add the UUID under Chat agents, or look the customer up. Or see in OSVI's "
     "dashboard whether it is closed, and mark it as closed here."
+)
+_NOT_LISTED: Final = _lazy(
+    "OSVI does not list this chat session as active. It cannot be asked whether the chat is closed "
+    "or only quiet, because the agent's UUID is not known here. Add it under Chat agents. Or see "
+    "in OSVI's dashboard whether the chat is closed, and mark it as closed here."
 )
 _STILL_OPEN: Final = _lazy("OSVI has not closed this chat session, so it is open here again.")
 _UNKNOWN_TO_OSVI: Final = _lazy(
@@ -141,7 +147,12 @@ def recover_session(
 
 @hides("note")
 def mark_closed(
-    session: ChatSession, *, requested_by: User | None = None, via: str = "code", note: str
+    session: ChatSession,
+    *,
+    requested_by: User | None = None,
+    via: str = "code",
+    note: str,
+    close_reason: str = "",
 ) -> CloseResult:
     """Mark a session as closed because a user states in ``note`` that it is closed at OSVI.
 
@@ -150,11 +161,14 @@ def mark_closed(
     """
     refuse_inside_transaction(selectors.using(session))
     require_close(requested_by, session)
-    request = RequestOrigin(requested_by=requested_by, via=via, note=note)
+    request = RequestOrigin(
+        requested_by=requested_by, via=via, note=note, close_reason=close_reason
+    )
     if not request.note:
         raise InvalidInput(
             _("note is required: say how you know that the chat is closed."), field="note"
         )
+    require_close_rules(request, session.agent.account)
     claims.expire_lease(session)
     token = uuid.uuid4()
     is_lost = _claim(session, token, _MARKING)
@@ -194,7 +208,7 @@ def _settle_by_statement(
 
 def is_refused(session: ChatSession) -> bool:
     """Return whether it is open, and OSVI refused the last attempt to close it."""
-    return session.is_open and _refused_of(selectors.rows(session)).exists()
+    return session.is_open and session.is_close_refused
 
 
 def recover_all(
@@ -254,9 +268,8 @@ def _claim(session: ChatSession, token: uuid.UUID, lease: Terms) -> bool:
 def _claim_refused(session: ChatSession, token: uuid.UUID) -> bool:
     def acquire(row: QuerySet[ChatSession], seconds: float) -> int:
         before = {"previous_status": F("status")}
-        return claims.acquire_lease(
-            _refused_of(row), ChatSession.OPEN, token, lease=seconds, **before
-        )
+        refused = row.filter(is_close_refused=True)
+        return claims.acquire_lease(refused, ChatSession.OPEN, token, lease=seconds, **before)
 
     return _persist_claim(session, token, _MARKING, acquire)
 
@@ -282,20 +295,13 @@ def _persist_claim(
     return is_claimed
 
 
-def _refused_of(sessions: QuerySet[ChatSession]) -> QuerySet[ChatSession]:
-    """Return the open ones of these sessions whose newest attempt OSVI considered and refused."""
-    newest = CloseAttempt.objects.filter(session=OuterRef("pk")).order_by("-started_at", "-id")
-    last_code = Subquery(newest.values("error_code")[:1])
-    open_ones = sessions.filter(status__in=ChatSession.OPEN)
-    return open_ones.annotate(last_code=last_code).filter(last_code=OSVIRejected.code)
-
-
 def _nothing_to_settle(session: ChatSession) -> RecoveryResult:
     selectors.reload(session)
     claims.require_known_status(session)
     if session.status in {Status.CLOSING, Status.UNCONFIRMED}:
         raise CloseInProgress(attempt=selectors.last_attempt(session))
-    return left_unchanged(session, _("Nothing to check: this chat's status is known."))
+    detail = _("Nothing to check: this chat's status is known.")
+    return RecoveryResult(session=session, settled=Settled.ALREADY_SETTLED, detail=detail)
 
 
 def _settle(
@@ -312,6 +318,8 @@ def _settle(
         return _settle_by_pausing(client, session, token, request)
     if is_open:
         return _reopen(session, token, Status.ACTIVE)
+    if not session.agent.uuid:
+        return left_unchanged(session, str(_NOT_LISTED))
     return _reclose(client, session, token, request)
 
 
@@ -321,7 +329,7 @@ def _settle_by_pausing(
     """Settle a session without a customer, so that OSVI cannot be asked for a list."""
     if _was_only_refused(session):
         # As if its closer had lived to store the refusal.
-        return _reopen(session, token, F("previous_status"))
+        return _reopen(session, token, F("previous_status"), is_close_refused=True)
     if not session.agent.uuid:
         return left_unchanged(session, str(_NOTHING_TO_ASK_BY))
     try:
@@ -332,7 +340,7 @@ def _settle_by_pausing(
     if is_closed is None:
         return left_unchanged(session, str(_UNKNOWN_TO_OSVI))
     if is_closed:
-        return _reclose(client, session, token, request)
+        return _reclose(client, session, token, request, is_proven=True)
     return _reopen(session, token, Status.DORMANT)
 
 
@@ -343,8 +351,11 @@ def _not_said(session: ChatSession, error: CallError) -> RecoveryResult:
     return replace(left_unchanged(session, str(error)), error=error)
 
 
-def _reopen(session: ChatSession, token: uuid.UUID, status: Status | F) -> RecoveryResult:
-    claims.release(selectors.rows(session).filter(claim=token), status=status)
+def _reopen(
+    session: ChatSession, token: uuid.UUID, status: Status | F, *, is_close_refused: bool = False
+) -> RecoveryResult:
+    claimed = selectors.rows(session).filter(claim=token)
+    claims.release(claimed, status=status, is_close_refused=is_close_refused)
     return RecoveryResult(session=session, settled=Settled.REOPENED, detail=str(_STILL_OPEN))
 
 
@@ -357,20 +368,50 @@ def _was_only_refused(session: ChatSession) -> bool:
 
 
 def _reclose(
-    client: OSVIClient, session: ChatSession, token: uuid.UUID, request: RequestOrigin
+    client: OSVIClient,
+    session: ChatSession,
+    token: uuid.UUID,
+    request: RequestOrigin,
+    *,
+    is_proven: bool = False,
 ) -> RecoveryResult:
-    """Close a closed session once more for its summary; never again, whatever the result."""
-    if _was_reclosed(session):
-        settlement.settle(
-            types.Settlement(
-                session=session,
-                attempt=None,
-                text=None,
-                summary_status_if_none=SummaryStatus.LOST,
-                claim_token=token,
-            )
+    """Close a session once more for its summary; never again, whatever the result.
+
+    ``is_proven``: OSVI has said that it is closed. It does not list dormant sessions either, so if
+    it refuses this close, or does not answer, it is asked.
+    """
+    if not _was_reclosed(session) and (found := _fetch_summary(client, session, token, request)):
+        return found
+    return _settle_lost(client, session, token, is_proven=is_proven)
+
+
+def _settle_lost(
+    client: OSVIClient, session: ChatSession, token: uuid.UUID, *, is_proven: bool
+) -> RecoveryResult:
+    """Settle a session whose summary cannot be fetched, if it is closed at OSVI."""
+    try:
+        with throttling(client, session.agent.account):
+            is_closed = is_proven or remote_state.is_closed(client, session)
+    except (OSVIError, OSVINotConfigured) as error:
+        return _not_said(session, error)
+    if not is_closed:
+        return _reopen(session, token, Status.DORMANT)
+    settlement.settle(
+        types.Settlement(
+            session=session,
+            attempt=None,
+            text=None,
+            summary_status_if_none=SummaryStatus.LOST,
+            claim_token=token,
         )
-        return result_of(session)
+    )
+    return result_of(session)
+
+
+def _fetch_summary(
+    client: OSVIClient, session: ChatSession, token: uuid.UUID, request: RequestOrigin
+) -> RecoveryResult | None:
+    """Close a session once more; return None if that was refused, or not answered."""
     interpreted = None
     try:
         with throttling(client, session.agent.account):
@@ -382,7 +423,7 @@ def _reclose(
     except (OSVIError, OSVINotConfigured) as error:
         found = settle_by(interpreted) if interpreted else None
         return found or replace(left_unchanged(session, str(error)), error=error)
-    return settle_closed(interpreted)
+    return settle_by(interpreted)
 
 
 def _send_reclose(

@@ -52,6 +52,7 @@ class Settled(StrEnum):
     NOT_PROVIDED = "not_provided"  # closed, and OSVI had no summary
     LOST = "lost"  # closed, its summary lost
     REOPENED = "reopened"  # OSVI still has it open
+    ALREADY_SETTLED = "already_settled"  # its status was known, so there was nothing to ask
     UNCHANGED = "unchanged"  # as it was: ``detail`` says why
     FAILED = "failed"  # an error of ours: see the log
 
@@ -138,13 +139,20 @@ def settle_as_closed(
 def settle_by(interpreted: Interpretation) -> RecoveryResult | None:
     """Store what a reply says about a session; return None if OSVI must be asked about it."""
     if isinstance(interpreted, types.Settlement):
-        return settle_closed(interpreted)
+        return None if _needs_proof(interpreted) else settle_closed(interpreted)
     if isinstance(interpreted, types.Failure) and interpreted.is_open:
         settlement.settle_failed(interpreted)
         detail = _("OSVI refused to close this chat session, so it is open here again.")
         return RecoveryResult(session=interpreted.session, settled=Settled.REOPENED, detail=detail)
     claims.finish_attempts([(interpreted.attempt, error_policy.error_fields(interpreted.error))])
     return None
+
+
+def _needs_proof(interpreted: types.Settlement) -> bool:
+    """Return whether OSVI must be asked before this is stored, and finish its attempt if so."""
+    if interpreted.needs_proof and interpreted.attempt is not None:
+        claims.finish_attempts([(interpreted.attempt, interpreted.attempt_fields)])
+    return interpreted.needs_proof
 
 
 def settle_closed(interpreted: types.Settlement) -> RecoveryResult:
@@ -244,6 +252,7 @@ def _store_spooled(
         truncated=spooled.truncated,
         incomplete=spooled.incomplete,
         charset=spooled.charset,
+        seconds=spooled.seconds,
     )
     raw_answers.store_answer(attempt, answer)
     found = _settle_by_answer(session, attempt, answer, token or attempt.claim)

@@ -12,7 +12,6 @@ from osvi_django.services.support.actions import (
 )
 from osvi_django.services.support.context import context_of
 from osvi_django.services.support.journal import action_of_form, actions_of
-from osvi_django.services.support.retention import forget_texts
 from osvi_django.services.support.sending import TEXT_MAX_LENGTH, run_command
 from osvi_django.services.support.service import (
     hand_back,
@@ -37,7 +36,6 @@ __all__ = [
     "action_of_form",
     "actions_of",
     "context_of",
-    "forget_texts",
     "hand_back",
     "inject_context",
     "receive_message",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
@@ -19,9 +19,9 @@ from osvi_django.client.responses import (
     read_reply,
     read_support,
 )
+from osvi_django.client.validation import CONTEXT_KEPT
 from osvi_django.models import ChatSession, SupportAction
-from osvi_django.services.attempts.types import Status
-from osvi_django.services.support.context import CONTEXT_KEPT
+from osvi_django.services.mirroring.remote_facts import RemoteFacts
 
 ActionKind = SupportAction.Kind
 ActionOutcome = SupportAction.Outcome
@@ -30,35 +30,48 @@ Mode = ChatSession.Mode
 
 @dataclass(frozen=True, kw_only=True)
 class StateChange:
-    """What an answer says: the agent's reply, the changes here, and the context kept from now."""
+    """What an answer says: the agent's reply, the facts, and the context kept from now.
 
+    ``session_id``: the session that the answer is about; ``is_report``: whether the facts are what
+    OSVI noticed, and not what this command did; ``is_awake``: whether a dormant session is active.
+    """
+
+    session_id: str
     reply: str | None = None
-    changes: dict[str, Any] = field(default_factory=dict)
+    facts: RemoteFacts = field(default_factory=RemoteFacts)
     context: list[str] | None = None
+    is_report: bool = False
+    is_awake: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActionResult:
-    """What was done in a session; ``reply`` is what the agent said to it, if anything."""
+    """What was done in a session; ``reply`` is what the agent said to it, if anything.
+
+    ``is_other_session``: OSVI put a customer's message into another session of this customer than
+    the one that was named: ``session`` is that one, and has the action.
+    """
 
     session: ChatSession
     action: SupportAction
     reply: str | None = None
+    is_other_session: bool = False
 
 
 def _read_reply(answer: Answer, session: ChatSession) -> StateChange:
-    return StateChange(reply=read_support(answer, session.session_id).reply)
+    reply = read_support(answer, session.session_id).reply
+    return StateChange(session_id=session.session_id, reply=reply)
 
 
 def _read_takeover(answer: Answer, session: ChatSession) -> StateChange:
-    name = read_support(answer, session.session_id).active_human[:255]
-    changes = {"mode": Mode.SUPPORT, "active_human": name, "help_requested": False}
-    return StateChange(changes=changes)
+    name = read_support(answer, session.session_id).active_human
+    facts = RemoteFacts(mode=Mode.SUPPORT, active_human=name, help_requested=False)
+    return StateChange(session_id=session.session_id, facts=facts)
 
 
 def _read_end(answer: Answer, session: ChatSession) -> StateChange:
     read_support(answer, session.session_id)
-    return StateChange(changes={"mode": Mode.AI, "active_human": ""})
+    return StateChange(session_id=session.session_id, facts=RemoteFacts(mode=Mode.AI))
 
 
 def _send_context(client: OSVIClient, session: ChatSession, text: str) -> Answer:
@@ -66,7 +79,8 @@ def _send_context(client: OSVIClient, session: ChatSession, text: str) -> Answer
 
 
 def _read_context(answer: Answer, session: ChatSession) -> StateChange:
-    return StateChange(context=list(read_context(answer, session.session_id))[-CONTEXT_KEPT:])
+    kept = list(read_context(answer, session.session_id))[-CONTEXT_KEPT:]
+    return StateChange(session_id=session.session_id, context=kept)
 
 
 def _send_inbound(client: OSVIClient, session: ChatSession, text: str) -> Answer:
@@ -79,11 +93,14 @@ def _send_inbound(client: OSVIClient, session: ChatSession, text: str) -> Answer
 
 
 def _read_inbound(answer: Answer, session: ChatSession) -> StateChange:
-    # OSVI may have put the message into another session, whose reply must not be stored here.
-    reply = read_reply(answer, session.session_id, may_differ=False)
-    # The customer's message has made it active.
-    changes = {"status": Status.ACTIVE} if session.status == Status.DORMANT else {}
-    return StateChange(reply=reply.text, changes=changes)
+    reply = read_reply(answer, session.session_id)
+    return StateChange(
+        session_id=reply.session_id,
+        reply=reply.text,
+        facts=RemoteFacts(mode=reply.mode, help_requested=reply.help_requested),
+        is_report=True,
+        is_awake=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +109,8 @@ class SupportCommand:
 
     ``word``: OSVI's name for it in the ``support`` call, "" for a message without a command;
     ``own_call``: sends it if OSVI has another call for it; ``field``: the name of its text in
-    bodies, OSVI's and ours, "" if it takes none; ``sets_mode``: who answers the customer after it.
+    bodies, OSVI's and ours, "" if it takes none; ``is_text_optional``: whether it may be left out;
+    ``sets_mode``: who answers the customer after it.
 
     ``button``: its button on the desk, "" if it is not offered there; ``label`` and ``help_text``:
     of the field for its text; ``done``: the message after success; ``done_without_reply``: the
@@ -104,6 +122,7 @@ class SupportCommand:
     own_call: Callable[[OSVIClient, ChatSession, str], Answer] | None = None
     read: Callable[[Answer, ChatSession], StateChange] = _read_reply
     field: str = ""
+    is_text_optional: bool = False
     sets_mode: Mode | None = None
     needs_support: bool = False
     needs_customer: bool = False
@@ -116,7 +135,13 @@ class SupportCommand:
     @property
     def rest_fields(self) -> tuple[str, ...]:
         """Return the fields of its body over REST, beside the command itself."""
-        return (self.field, "resend") if self.field else ()
+        own = (self.field, "resend") if self.field else ()
+        return (*own, "taken_over_at") if self.sets_mode == Mode.AI else own
+
+    @property
+    def needs_text(self) -> bool:
+        """Return whether it cannot be sent without a text."""
+        return bool(self.field) and not self.is_text_optional
 
     def send(self, client: OSVIClient, session: ChatSession, text: str) -> Answer:
         """Send it, and return OSVI's raw answer."""
@@ -133,16 +158,18 @@ TAKE_OVER: Final = SupportCommand(
     kind=ActionKind.TAKE_OVER,
     word="takeover",
     read=_read_takeover,
+    field="message",
+    is_text_optional=True,
     sets_mode=Mode.SUPPORT,
     button=_("Take over"),
-    done=_("You have taken over. The AI agent does not reply until someone hands back."),
+    done=_("You have taken over. The AI agent does not reply on its own until you hand back."),
 )
 MESSAGE: Final = SupportCommand(
     kind=ActionKind.MESSAGE,
     field="message",
     needs_support=True,
     button=_("Send to the customer"),
-    label=_("Write to the customer"),
+    label=_("To the customer"),
     help_text=_("The customer sees exactly this text."),
     done=_("Your message was sent to the customer."),
 )
@@ -151,10 +178,10 @@ TELL: Final = SupportCommand(
     word="tell",
     field="message",
     button=_("Send instruction, reply now"),
-    label=_("Instruct the agent"),
+    label=_("To the agent: answer now"),
     help_text=_(
-        "The agent replies to the customer now and follows your instruction. The customer sees "
-        "the reply, not your instruction."
+        "The agent answers the customer now, guided by your text. Write nothing that the customer "
+        "must not read."
     ),
     done=_("The agent has replied to the customer. See its reply below."),
     done_without_reply=_("The agent received your instruction, but OSVI did not return its reply."),
@@ -164,11 +191,8 @@ WHISPER: Final = SupportCommand(
     word="whisper",
     field="message",
     button=_("Save hint for the next reply"),
-    label=_("Give the agent a hint"),
-    help_text=_(
-        "Nothing is sent now. The agent uses the hint in its next reply. The customer does not "
-        "see it."
-    ),
+    label=_("To the agent: keep in mind"),
+    help_text=_("Only the agent reads this. It uses it in its next reply."),
     done=_("The agent will use this in its next reply."),
 )
 CONTEXT: Final = SupportCommand(
@@ -178,7 +202,7 @@ CONTEXT: Final = SupportCommand(
     field="context",
     button=_("Add context"),
     label=_("Add context"),
-    help_text=_("A fact the agent should know from now on."),
+    help_text=_("Only the agent reads this fact, for the rest of the chat."),
     done=_("The fact was added. The agent knows it from now on."),
 )
 HAND_BACK: Final = SupportCommand(

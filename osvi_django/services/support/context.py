@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
+from osvi_django.client.validation import CONTEXT_KEPT
 from osvi_django.models import ChatSession
 from osvi_django.redaction import hidden
 from osvi_django.services import selectors
 from osvi_django.services.mirroring.sessions import context_in
-
-# The number of facts that OSVI keeps.
-CONTEXT_KEPT: Final = 5
 
 
 def context_of(session: ChatSession) -> list[str]:

@@ -61,8 +61,13 @@ def lock_session(session: ChatSession) -> None:
 def store_answer(action: SupportAction, answer: Answer) -> None:
     """Store OSVI's answer before it is parsed, but nothing about another session."""
     is_anothers = names_another(answer, action.session.session_id)
-    text = "" if is_anothers else HiddenText(answer.text[:_ANSWER_MAX])
+    text = "" if is_anothers else stored_text(answer)
     change_action(action, http_status=answer.status, answer=text)
+
+
+def stored_text(answer: Answer) -> str:
+    """Return as much of an answer as is stored."""
+    return HiddenText(answer.text[:_ANSWER_MAX])
 
 
 def fail_action(action: SupportAction, error: OSVIError | OSVINotConfigured) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field
-from typing import Final, TypedDict
+from datetime import datetime
+from typing import Final, TypedDict, Unpack
 
 from django.db import IntegrityError
 from django.utils import timezone
@@ -12,13 +13,14 @@ from django.utils.translation import gettext as _
 
 from osvi_django import clock, database
 from osvi_django.client import OSVIClient
-from osvi_django.database import persist, refuse_inside_transaction
+from osvi_django.database import persist, refuse_inside_transaction, to_db_datetime
 from osvi_django.exceptions import (
     InvalidInput,
     OSVIError,
     OSVINotConfigured,
     SentBefore,
     SessionClosed,
+    TakeOverChanged,
     WrongMode,
     generic_messages,
 )
@@ -38,7 +40,12 @@ from osvi_django.services.support.actions import (
     SupportCommand,
 )
 from osvi_django.services.support.journal import change_action, fail_action, store_answer
-from osvi_django.services.support.mirroring import apply_change, settle_mode
+from osvi_django.services.support.mirroring import (
+    apply_change,
+    follow_answer,
+    is_contested,
+    mirror_from_osvi,
+)
 from osvi_django.services.support.repeats import (
     is_written,
     refuse_same_form,
@@ -62,6 +69,16 @@ class TextOptions(ActionOptions, total=False):
     """The keywords of those that take a text; ``resend``: also if it was sent before."""
 
     resend: bool
+
+
+class ExpectedState(TypedDict, total=False):
+    """What the caller expects; ``taken_over_at``: of the take-over that is known, or None."""
+
+    taken_over_at: datetime | None
+
+
+class HandBackOptions(ActionOptions, ExpectedState, total=False):
+    """The keywords of a hand back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +105,7 @@ def run_command(
     via: str = "code",
     resend: bool = False,
     form_key: uuid.UUID | None = None,
+    **expected: Unpack[ExpectedState],
 ) -> ActionResult:
     """Run a command in a session; ``service.py`` says what is raised."""
     request = ActionRequest(requested_by=requested_by, via=via, resend=resend, form_key=form_key)
@@ -97,6 +115,7 @@ def run_command(
     text = _checked_text(command, text)
     selectors.reload(session)
     _require_state(command, session)
+    _require_same_take_over(session, **expected)
     client = client_of(session.agent.account)
     with waiting_slot(request.via), throttling(client, session.agent.account) as throttle:
         action = _write_action(command, session, text, request)
@@ -106,16 +125,26 @@ def run_command(
         return result
 
 
+def _require_same_take_over(session: ChatSession, **expected: Unpack[ExpectedState]) -> None:
+    """Raise ``TakeOverChanged`` if the take-over is not the one that the caller knows."""
+    if "taken_over_at" not in expected:
+        return
+    known = expected["taken_over_at"]
+    if session.taken_over_at == (known and to_db_datetime(known)):
+        return
+    is_over = session.mode == Mode.AI
+    raise TakeOverChanged(TakeOverChanged.handed_back if is_over else "")
+
+
 @hides("text")
 def _checked_text(command: SupportCommand, text: str) -> str:
     text = HiddenText(text.strip() if isinstance(text, str) else "")
-    if command.field and not text:
+    if command.needs_text and not text:
         problem = _("%(field)s is required.")
         raise InvalidInput(problem % {"field": command.field}, field=command.field)
     if len(text) > TEXT_MAX_LENGTH:
-        problem = _("%(field)s is too long: use at most %(length)d characters.")
-        values = {"field": command.field, "length": TEXT_MAX_LENGTH}
-        raise InvalidInput(problem % values, field=command.field)
+        problem = _("The text is too long: use at most %(length)d characters.")
+        raise InvalidInput(problem % {"length": TEXT_MAX_LENGTH}, field=command.field)
     return storable(text)
 
 
@@ -176,6 +205,11 @@ def _insert(action: SupportAction, *, resend: bool) -> None:
     persist(work, using=alias, patience=database.PATIENCE_BEFORE)
 
 
+def _is_known_open(session: ChatSession) -> bool:
+    """Return whether more is known of a session than its ids, and that it is open."""
+    return session.is_open and session.osvi_updated_at is not None
+
+
 @hides("text")
 def _carry_out(
     command: SupportCommand, client: OSVIClient, action: SupportAction, text: str
@@ -186,12 +220,16 @@ def _carry_out(
             answer = command.send(client, session, text)
             store_answer(action, answer)
             change = command.read(answer, session)
+        is_other = follow_answer(action, change, answer)
     except (OSVIError, OSVINotConfigured) as error:
         fail_action(action, error)
         raise
-    apply_change(session, change, began)
+    is_unknown = is_other and not _is_known_open(action.session)
+    is_doubtful = apply_change(action, change, began) or is_unknown
     reply, now = change.reply or "", timezone.now()
     change_action(action, reply=reply, outcome=ActionOutcome.DONE, finished_at=now)
-    if command.sets_mode:
-        settle_mode(client, action)
-    return ActionResult(session=session, action=action, reply=change.reply)
+    if is_doubtful or (command.sets_mode and is_contested(action)):
+        mirror_from_osvi(client, action)
+    return ActionResult(
+        session=action.session, action=action, reply=change.reply, is_other_session=is_other
+    )

@@ -6,8 +6,8 @@ a customer must not receive a message twice.
 
 Each function takes the keywords of ``ActionOptions``, and each that takes a text also ``resend``.
 They raise ``InsideTransaction``, ``NotAllowed``, ``InvalidInput``, ``SessionClosed``,
-``UnknownStatus``, ``WrongMode``, ``SessionNotFound``, ``Busy`` and ``OSVINotConfigured`` before
-anything is sent, and then what the client raises.
+``UnknownStatus``, ``WrongMode``, ``TakeOverChanged``, ``SessionNotFound``, ``Busy`` and
+``OSVINotConfigured`` before anything is sent, and then what the client raises.
 
 Those that take a text also raise ``SentBefore`` if the same text was the last one sent in the same
 way and is still being sent, or it is unknown whether it arrived. ``resend`` sends it anyway; a text
@@ -36,16 +36,21 @@ from osvi_django.services.support.actions import (
     WHISPER,
     ActionResult,
 )
-from osvi_django.services.support.sending import ActionOptions, TextOptions, run_command
+from osvi_django.services.support.sending import HandBackOptions, TextOptions, run_command
 
 
-def take_over(session: ChatSession, **options: Unpack[ActionOptions]) -> ActionResult:
-    """Let people answer the customer; the agent stops answering."""
-    return run_command(TAKE_OVER, session, **options)
+@hides("text")
+def take_over(session: ChatSession, text: str = "", **options: Unpack[TextOptions]) -> ActionResult:
+    """Let people answer the customer; the agent stops answering. ``text``: context for it."""
+    return run_command(TAKE_OVER, session, text, **options)
 
 
-def hand_back(session: ChatSession, **options: Unpack[ActionOptions]) -> ActionResult:
-    """Let the agent answer again."""
+def hand_back(session: ChatSession, **options: Unpack[HandBackOptions]) -> ActionResult:
+    """Let the agent answer again.
+
+    ``taken_over_at``: that of the take-over to end, as the caller last read it from the session.
+    Raises ``TakeOverChanged``, before anything is sent, if it is another one by now.
+    """
     return run_command(HAND_BACK, session, **options)
 
 

@@ -6,6 +6,7 @@
     const job = document.getElementById("osvi-job");
     const stale = document.getElementById("osvi-job-stale");
     const failures = document.getElementById("osvi-job-failures");
+    const actions = document.getElementById("osvi-job-actions");
     const progress = document.getElementById("osvi-progress");
     const status = job.querySelector('[data-osvi="status"]');
 
@@ -16,7 +17,18 @@
         }
     };
 
-    let shown = null;
+    // A button that is pressed or has the focus stays where it is as long as nothing changes.
+    const replace = (part, html) => {
+        if (part.dataset.shown !== html) {
+            const hadFocus = part.contains(document.activeElement);
+            part.innerHTML = part.dataset.shown = html;
+            if (hadFocus) {
+                part.querySelector("input, button, a")?.focus();
+            }
+        }
+    };
+
+    let shownTitle = job.dataset.title;
 
     const show = (state) => {
         for (const place of job.querySelectorAll("[data-osvi]")) {
@@ -24,10 +36,11 @@
             write(place, text);
             place.closest("li")?.toggleAttribute("hidden", !text);
         }
+        document.title = document.title.replace(shownTitle, state.texts.title);
+        shownTitle = state.texts.title;
         status.className = `osvi-status osvi-job-${state.status}`;
-        if (shown !== state.failures) {
-            failures.innerHTML = shown = state.failures;
-        }
+        replace(failures, state.failures);
+        replace(actions, state.actions);
         progress.max = state.total;
         progress.value = state.done;
     };

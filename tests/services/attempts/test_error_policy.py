@@ -102,10 +102,11 @@ def test_error_classes_that_affect_throttle_are_these():
 def test_codes_to_send_later_are_these():
     assert error_policy.codes_to_send_later() == [
         "busy",
+        "busy_at_osvi",
         "close_in_progress",
+        "customer_busy",
         "gateway_refused",
         "not_configured",
-        "throttled",
         "unauthorized",
         "unreachable",
     ]

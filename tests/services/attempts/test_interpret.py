@@ -15,7 +15,7 @@ from osvi_django.exceptions import (
     OSVIError,
     OSVINoAnswer,
     OSVINotConfigured,
-    OSVIRejected,
+    OSVIUnknown,
     OSVIUnreachable,
 )
 from osvi_django.models import ChatSession, CloseAttempt
@@ -144,7 +144,7 @@ def test_interpret_failed_second_close_needs_claim(make_parts):
     assert (end.text, end.claim_token) == (None, TOKEN)
     assert end.attempt_fields == {
         "outcome": "rejected",
-        "error_code": "rejected",
+        "error_code": "unknown_at_osvi",
         "error_reason": "No",
     }
 
@@ -159,8 +159,8 @@ class TestInterpretCheck:
         end = interpret_check(check, None)
         assert isinstance(end, Failure)
         assert (end.is_open, end.claim_token) == (True, None)
-        assert (end.error.code, end.error.status) == ("rejected", check.error.status)
-        assert isinstance(end.error, OSVIRejected)
+        assert (end.error.code, end.error.status) == ("unknown_at_osvi", check.error.status)
+        assert isinstance(end.error, OSVIUnknown)
 
     @pytest.mark.parametrize(("text", "status"), [("Kept.", "lost"), (None, "not_provided")])
     def test_interpret_check_when_session_is_closed_settles_it(self, check, text, status):

@@ -246,7 +246,8 @@ class TestNoLease:
 
     @pytest.fixture(autouse=True)
     def long_lease(self, settings):
-        """Set a long lease."""
+        """Set a long lease, when those that other tests had are over."""
+        wait_until(lambda: not heartbeats())
         settings.OSVI["default"]["LEASE_TIMEOUT"] = 30
 
     @pytest.fixture
@@ -260,28 +261,28 @@ class TestNoLease:
             yield
 
     def test_recover_session_that_is_not_unconfirmed_starts_no_heartbeat(self, session):
-        assert recover_session(session).settled is Settled.UNCHANGED
-        wait_until(lambda: not heartbeats(), 5)
+        assert recover_session(session).settled is Settled.ALREADY_SETTLED
+        wait_until(lambda: not heartbeats())
 
     def test_recover_session_without_valid_sync_limit_starts_no_heartbeat(self, session, settings):
         ChatSession.objects.update(status="unconfirmed")
         settings.OSVI_MAX_SYNC_CALLS = 0
         with pytest.raises(OSVINotConfigured):
             recover_session(session, via="rest")
-        wait_until(lambda: not heartbeats(), 5)
+        wait_until(lambda: not heartbeats())
 
     @pytest.mark.usefixtures("failing_attempts")
     def test_close_session_when_attempt_cannot_be_stored_starts_no_heartbeat(self, session):
         with pytest.raises(DataError):
             close_session(session)
-        wait_until(lambda: not heartbeats(), 5)
+        wait_until(lambda: not heartbeats())
 
     @pytest.mark.usefixtures("failing_attempts")
     def test_close_job_when_attempts_cannot_be_stored_starts_no_heartbeat(self, session):
         job = create_close_job([session], start=False)
         with pytest.raises(DataError):
             run_close_job(job.pk)
-        wait_until(lambda: not heartbeats(), 5)
+        wait_until(lambda: not heartbeats())
 
     def test_close_job_when_other_worker_takes_items_starts_no_heartbeat(self, session):
         job = create_close_job([session], start=False)
@@ -302,7 +303,7 @@ class TestNoLease:
             run_close_job(job.pk, stop=stop)
         assert stop.is_set()
         assert CloseAttempt.objects.count() == 0
-        wait_until(lambda: not heartbeats(), 5)
+        wait_until(lambda: not heartbeats())
 
 
 @pytest.mark.django_db

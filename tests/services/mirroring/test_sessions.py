@@ -12,7 +12,12 @@ from osvi_django.client import OSVIClient
 from osvi_django.exceptions import InvalidInput, OSVINotConfigured
 from osvi_django.models import ChatAgent, ChatSession
 from osvi_django.services import close_session
-from osvi_django.services.mirroring import mirror_session, mirror_started, sync_customer
+from osvi_django.services.mirroring import (
+    mirror_by_id,
+    mirror_session,
+    mirror_started,
+    sync_customer,
+)
 from osvi_django.services.starting import start_session
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory, ClosedSessionFactory
 from tests.helpers.database import call_after_queries, skip_queries
@@ -54,6 +59,13 @@ class TestMirrorSession:
         assert stored_values() == ("dormant", "support", '{"id": 1}', True)
         assert session.agent.uuid == "agent_1"
         assert ChatSession.objects.count() == 1
+
+    @pytest.mark.parametrize("customer_id", ["+1 555 0001", "maya"])
+    def test_mirror_session_with_other_customer_updates_digits(self, customer_id):
+        mirror_session(session_object(), agent_uuid="agent_1")
+        session = mirror_session(session_object(customer_id=customer_id, updated_at=AFTER))
+        digits = {"+1 555 0001": "10005551", "maya": ""}[customer_id]
+        assert (session.customer_id, session.customer_digits) == (customer_id, digits)
 
     def test_mirror_session_with_older_object_changes_nothing(self):
         mirror_session(session_object(mode="support", updated_at=AFTER), agent_uuid="agent_1")
@@ -353,9 +365,11 @@ class TestMirrorStarted:
         assert session.customer_id == "+1555"
 
     def test_mirror_started_again_adds_missing_values_only(self):
-        mirror_started({"session_id": "s-1"}, agent_uuid="agent_1", customer_id=None)
+        session = mirror_started({"session_id": "s-1"}, agent_uuid="agent_1", customer_id=None)
+        assert (session.customer_id, session.customer_digits) == ("", "")
         session = mirror_started(STARTED, agent_uuid="agent_1", customer_id="+1555")
         assert (session.customer_id, session.agent.name) == ("+1555", "Maya")
+        assert session.customer_digits == "5551"
         told_late = STARTED | {"agent_name": "M."}
         session = mirror_started(told_late, agent_uuid="agent_1", customer_id="+1666")
         assert (session.customer_id, session.agent.name) == ("+1555", "Maya")
@@ -375,10 +389,35 @@ class TestMirrorStarted:
     def test_mirror_started_without_account_uses_account_of_agent(self):
         ChatAgentFactory(account="other", uuid="agent_1")
         assert mirror_started(STARTED, agent_uuid="agent_1").agent.account == "other"
-        ChatAgentFactory(account="third", uuid="agent_1")
-        with pytest.raises(InvalidInput, match="Give one of them in account: “other”") as caught:
+        ChatAgentFactory(account="removed", uuid="agent_1")
+        assert mirror_started(STARTED, agent_uuid="agent_1").agent.account == "other"
+        ChatAgentFactory(account="default", uuid="agent_1")
+        known = "Give one of them in account: “default”, “other”[.]"
+        with pytest.raises(InvalidInput, match=known) as caught:
             mirror_started(STARTED, agent_uuid="agent_1")
         assert caught.value.field == "account"
+
+    def test_mirror_started_with_agent_of_removed_accounts_names_what_is_missing(self):
+        for account in ("gone", "removed"):
+            ChatAgentFactory(account=account, uuid="agent_1")
+        with pytest.raises(OSVINotConfigured, match='no account "gone": use one of default, other'):
+            mirror_started(STARTED, agent_uuid="agent_1")
+
+    def test_mirror_started_of_session_known_by_id_stores_when_it_started(self):
+        by_id = mirror_by_id("s-1", agent_uuid="agent_1", account="default")
+        assert by_id.started_at > db_datetime(AFTER)
+        assert mirror_started({"session_id": "s-1"}, agent_uuid="agent_1").started_at == (
+            by_id.started_at
+        )
+        session = mirror_started(STARTED, agent_uuid="agent_1")
+        assert session.started_at == db_datetime(BEFORE)
+
+    def test_mirror_session_of_session_known_by_id_stores_when_it_started(self):
+        mirror_by_id("s-1", agent_uuid="agent_1", account="default")
+        session = mirror_session(session_object(created_at=BEFORE), agent_uuid="agent_1")
+        assert session.started_at == db_datetime(BEFORE)
+        later = STARTED | {"started_at": "2026-06-04T09:00:00"}
+        assert mirror_started(later, agent_uuid="agent_1").started_at == db_datetime(BEFORE)
 
     @pytest.mark.parametrize(
         ("payload", "named", "field"),

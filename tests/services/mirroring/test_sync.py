@@ -226,7 +226,7 @@ def test_sync_open_when_check_is_throttled_waits_and_repeats(make_unlisted_sessi
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "most"), [(401, "unauthorized", 8), (429, "throttled", 24)]
+    ("status", "code", "most"), [(401, "unauthorized", 8), (429, "busy_at_osvi", 24)]
 )
 def test_sync_open_when_checks_never_succeed_gives_up_and_stores_the_rest(
     make_sessions, make_unlisted_sessions, osvi_sandbox, settings, status, code, most
@@ -292,8 +292,8 @@ def test_sync_open_when_throttled_for_a_moment_waits(make_sessions, osvi_sandbox
     ("faults", "code", "most"),
     [
         ([Status(401)] * 99, "unauthorized", 16),
-        ([Status(429)] * 99, "throttled", 18),
-        ([Status(429, retry_after=3600)] * 99, "throttled", 16),
+        ([Status(429)] * 99, "busy_at_osvi", 18),
+        ([Status(429, retry_after=3600)] * 99, "busy_at_osvi", 16),
         ([Status(500)] * 99, "unconfirmed", 24),
     ],
 )
@@ -384,6 +384,38 @@ def test_sync_open_when_database_refuses_one_customer_counts_failure(
     assert (progress.looked_up, progress.failed) == (4, 1)
     assert "DataError" in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_sync_open_when_database_refuses_what_to_check_counts_failure(
+    make_unlisted_sessions, osvi_sandbox
+):
+    make_unlisted_sessions(1)
+    asked = []
+
+    def is_second(sql, _params):
+        is_read = osvi_sandbox.requests and sql.startswith("SELECT") and "chatsession" in sql
+        asked.extend([sql] if is_read else [])
+        return bool(is_read) and len(asked) == 2
+
+    with raise_on_queries(is_second, DataError("a secret")):
+        progress = sync_open()
+    assert (progress.looked_up, progress.failed) == (0, 1)
+
+
+def test_sync_open_with_many_unchanged_sessions_notes_each_look_up(make_sessions, osvi_sandbox):
+    make_sessions(101)
+    sync_open()  # it stores the session objects
+    began = timezone.now()
+    assert sync_open().looked_up == 101
+    assert not ChatSession.objects.filter(synced_at__lt=began).exists()
+
+
+def test_sync_open_wakes_dormant_session_that_is_listed(make_sessions, osvi_sandbox):
+    make_sessions(1)
+    sync_open()
+    ChatSession.objects.update(status="dormant")
+    sync_open()
+    assert ChatSession.objects.get().status == "active"
 
 
 @pytest.mark.parametrize("query", ["SELECT", "UPDATE"])

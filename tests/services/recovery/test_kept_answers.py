@@ -254,6 +254,12 @@ class TestRereadAll:
         assert list(reread_all()) == []
         assert SessionSummary.objects.get(session=session).text == "First."
 
+    def test_reread_all_does_not_bring_back_removed_summary(self):
+        session = ClosedSessionFactory(summary=None, summary_status="removed")
+        create_attempt_with_answer(session, answer_body(session), outcome="closed")
+        assert list(reread_all()) == []
+        assert not SessionSummary.objects.exists()
+
     def test_reread_all_with_failing_session_continues(self, caplog):
         first, second = (ChatSessionFactory(status="closed") for _number in range(2))
         for session in (first, second):

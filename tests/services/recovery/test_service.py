@@ -101,7 +101,7 @@ class TestRecoverSession:
     ):
         osvi_sandbox.script(closed_at_osvi.session_id, fault)
         assert recover_session(closed_at_osvi).settled is Settled.LOST
-        assert recover_session(closed_at_osvi).settled is Settled.UNCHANGED
+        assert recover_session(closed_at_osvi).settled is Settled.ALREADY_SETTLED
         assert osvi_sandbox.close_requests(closed_at_osvi.session_id) == 2
 
     def test_recover_with_v1_account_sends_second_close_in_legacy_dialect(
@@ -236,7 +236,7 @@ class TestRecoverSessionUnchanged:
     @pytest.mark.parametrize("status", ["active", "dormant", "closed"])
     def test_recover_when_not_unconfirmed_changes_nothing(self, osvi_sandbox, status):
         session = ChatSessionFactory(status=status)
-        assert recover_session(session).settled is Settled.UNCHANGED
+        assert recover_session(session).settled is Settled.ALREADY_SETTLED
         assert session.status == status
         assert osvi_sandbox.requests == []
 
@@ -374,6 +374,69 @@ class TestRecoverAfterCrash:
         assert set(rows.values_list("status", "claim")) == {("active", None), ("closed", None)}
 
 
+class TestDormantAtOSVI:
+    """OSVI lists active sessions only: one that it does not list need not be closed."""
+
+    @pytest.fixture
+    def dormant_at_osvi(self, unconfirmed, osvi_sandbox):
+        """Create an unconfirmed session that OSVI has not closed, and that is quiet by now."""
+        session = unconfirmed(Drop())
+        osvi_sandbox.sessions[session.session_id].status = "dormant"
+        return session
+
+    @pytest.mark.parametrize("code", [400, 403, 404, 409, 422])
+    def test_recover_when_second_close_is_refused_reopens_it(
+        self, dormant_at_osvi, osvi_sandbox, code
+    ):
+        osvi_sandbox.script(dormant_at_osvi.session_id, Status(code, errors=["Not now."]))
+        assert recover_session(dormant_at_osvi).settled is Settled.REOPENED
+        assert (dormant_at_osvi.status, dormant_at_osvi.summary_status) == ("dormant", "pending")
+        fetch = dormant_at_osvi.attempts.first()
+        assert (fetch.kind, fetch.outcome) == (Kind.RECLOSE, Outcome.REJECTED)
+        assert fetch.error_reason == "Not now."
+        assert close_session(dormant_at_osvi).summary.text == SUMMARY
+
+    @pytest.mark.parametrize("fault", [Drop(), Status(500), Junk(close=False)], ids=repr)
+    def test_recover_when_second_close_is_not_answered_reopens_it(
+        self, dormant_at_osvi, osvi_sandbox, fault
+    ):
+        osvi_sandbox.script(dormant_at_osvi.session_id, fault)
+        assert recover_session(dormant_at_osvi).settled is Settled.REOPENED
+        assert dormant_at_osvi.status == "dormant"
+
+    def test_recover_when_osvi_does_not_say_keeps_it_unconfirmed(
+        self, dormant_at_osvi, osvi_sandbox
+    ):
+        osvi_sandbox.script(dormant_at_osvi.session_id, Status(409), Status(500))
+        found = recover_session(dormant_at_osvi)
+        assert (found.settled, dormant_at_osvi.status) == (Settled.UNCHANGED, "unconfirmed")
+        assert "it is still not known whether this chat session is closed" in found.detail
+        # The close is not sent again: the next look only asks.
+        assert recover_session(dormant_at_osvi).settled is Settled.REOPENED
+        assert osvi_sandbox.close_requests(dormant_at_osvi.session_id) == 2
+
+    def test_recover_without_uuid_of_agent_keeps_it_unconfirmed(self, dormant_at_osvi):
+        ChatAgent.objects.update(uuid=None)
+        found = recover_session(dormant_at_osvi)
+        assert (found.settled, dormant_at_osvi.status) == (Settled.UNCHANGED, "unconfirmed")
+        assert "the agent's UUID is not known here" in found.detail
+        assert not dormant_at_osvi.attempts.filter(kind=Kind.RECLOSE).exists()
+
+    def test_recover_with_stored_refusal_of_second_close_asks_first(
+        self, dormant_at_osvi, osvi_sandbox
+    ):
+        token = uuid.uuid4()
+        answer = '{"success": false, "errors": ["No"]}'
+        refusal = {"outcome": Outcome.ANSWERED, "http_status": 409, "answer": answer}
+        CloseAttempt.objects.create(
+            session=dormant_at_osvi, kind=Kind.RECLOSE, claim=token, **refusal
+        )
+        assert recover_session(dormant_at_osvi).settled is Settled.REOPENED
+        fetch = dormant_at_osvi.attempts.get(kind=Kind.RECLOSE)
+        assert (fetch.outcome, fetch.finished_at is not None) == (Outcome.REJECTED, True)
+        assert osvi_sandbox.close_requests(dormant_at_osvi.session_id) == 1
+
+
 class TestClosedElsewhere:
     @pytest.fixture
     def closed_elsewhere(self, mirrored, osvi_sandbox):
@@ -435,6 +498,33 @@ class TestClosedElsewhere:
             close_session(session)
         assert session.status == "dormant"
         assert close_session(session).summary.text == SUMMARY
+
+    @pytest.mark.parametrize("status", ["active", "dormant"])
+    @pytest.mark.parametrize("code", [400, 403, 404, 405, 409, 410, 422, 423])
+    def test_close_of_session_dormant_at_osvi_when_refused_keeps_it_open(
+        self, make_refused_session, mirrored, osvi_sandbox, status, code
+    ):
+        # Whatever is known of it here, OSVI does not list it: that is no proof of a close.
+        session = mirrored(status=status)
+        osvi_sandbox.sessions[session.session_id].status = "dormant"
+        make_refused_session(Status(code, errors=["Not now."]), session)
+        assert (session.status, is_refused(session)) == (status, True)
+        attempt = session.attempts.get()
+        assert (attempt.outcome, attempt.error_reason) == (Outcome.REJECTED, "Not now.")
+        assert close_session(session).summary.text == SUMMARY
+
+    @pytest.mark.parametrize("status", ["active", "dormant"])
+    @pytest.mark.parametrize("code", [404, 409])
+    def test_close_when_refused_and_pause_finds_no_session_keeps_it_open(
+        self, make_refused_session, mirrored, osvi_sandbox, status, code
+    ):
+        # The ids may be wrong: "not found" does not say that it is closed.
+        session = mirrored(status=status)
+        osvi_sandbox.sessions[session.session_id].status = "dormant"
+        osvi_sandbox.script(session.session_id, Status(code), Status(404, errors=["No such id"]))
+        with pytest.raises(OSVIRejected):
+            close_session(session)
+        assert session.status == status
 
     def test_close_with_wrong_base_url_keeps_session_open(self, mirrored, osvi_sandbox, settings):
         session = mirrored()
@@ -686,7 +776,10 @@ class TestRecoverAll:
         call_command("osvi_recover")
         said = capsys.readouterr().out
         assert f"'{session.session_id}': stored" in said
-        assert "1 stored, 0 not_provided, 0 lost, 0 reopened, 0 unchanged, 0 failed" in said
+        assert (
+            "1 stored, 0 not_provided, 0 lost, 0 reopened, 0 already_settled, 0 unchanged, 0 failed"
+            in said
+        )
         assert SUMMARY not in said
 
     @pytest.mark.django_db(transaction=True)

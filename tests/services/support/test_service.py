@@ -23,6 +23,7 @@ from osvi_django.exceptions import (
     OSVIRejected,
     OSVIThrottled,
     OSVIUnauthorized,
+    OSVIUnknown,
     OSVIUnreachable,
     SentBefore,
     SessionClosed,
@@ -34,10 +35,10 @@ from osvi_django.exceptions import (
 from osvi_django.models import ChatSession, SupportAction
 from osvi_django.services import close_session
 from osvi_django.services.mirroring import mirror_session
+from osvi_django.services.privacy.texts import redact_texts
 from osvi_django.services.support import (
     TEXT_MAX_LENGTH,
     context_of,
-    forget_texts,
     hand_back,
     inject_context,
     receive_message,
@@ -191,9 +192,9 @@ class TestEachAction:
             (Status(401), OSVIUnauthorized, "rejected", "Nothing has changed"),
             (
                 Status(404),
-                OSVIRejected,
+                OSVIUnknown,
                 "rejected",
-                "OSVI refused the request. Nothing has changed",
+                "so nothing has changed. Check the ids in OSVI's dashboard",
             ),
             (Status(422, errors=["No such thing"]), OSVIRejected, "rejected", "No such thing"),
             (
@@ -354,9 +355,9 @@ class TestSentBefore:
     def test_same_text_after_retention_is_sent(
         self, session, osvi_sandbox, kind, make_lost_action, settings
     ):
-        settings.OSVI["default"]["TEXT_RETENTION_DAYS"] = 0
+        settings.OSVI["default"]["RETENTION"] = {"texts": 0}
         make_lost_action(kind)
-        assert forget_texts() == 1
+        assert sum(redact_texts()) == 1
         act(kind, session)
         assert len(osvi_sandbox.requests) == 1
 
@@ -654,7 +655,8 @@ class TestActionEffects:
         session = mirrored()
         take_over(session)
         assert close_session(session).summary is not None
-        assert str(SupportAction.objects.get()) == f"{session.session_id}: took over"
+        action = SupportAction.objects.select_related("session").get()
+        assert str(action) == f"{session.session_id}: took over"
 
 
 @pytest.mark.django_db(transaction=True)

@@ -1,0 +1,161 @@
+"""Erase a customer, hand out the data, and keep a chat for longer, in the admin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from django import forms
+from django.apps import apps
+from django.contrib import messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.core.serializers.json import DjangoJSONEncoder
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.urls import URLPattern
+from django.utils.formats import date_format, localize
+from django.utils.translation import gettext_lazy as _
+
+from osvi_django.admin.base import OSVIViews
+from osvi_django.admin.deletion import redirect_to_itself
+from osvi_django.admin.mixins import write_history
+from osvi_django.admin.pages import Way
+from osvi_django.exceptions import OSVIError
+from osvi_django.models import ChatSession
+from osvi_django.services import selectors
+from osvi_django.services.permissions import may_erase
+from osvi_django.services.privacy.erasure import LOGINS, SPOOL, erase_customer
+from osvi_django.services.privacy.exporting import export_customer
+from osvi_django.services.privacy.history import HISTORY
+
+_OTHER_PLACES: Final[Mapping[str, Any]] = {
+    SPOOL: _("files that wait in the spool"),
+    HISTORY: _("entries of the history"),
+    LOGINS: _("login sessions with texts that were not sent"),
+}
+
+
+class KeepForm(forms.Form):
+    """Until which day nothing of a chat is removed."""
+
+    keep_until = forms.DateField(
+        label=_("Keep until"),
+        required=False,
+        widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d"),
+        help_text=_(
+            "Nothing of the chat is removed before the end of this day. Leave it empty to remove "
+            "it at its usual time."
+        ),
+    )
+
+
+class PrivacyViews(OSVIViews):
+    """The pages of ``ChatSessionAdmin`` about personal data."""
+
+    def has_erase_permission(self, request: HttpRequest) -> bool:
+        """Return whether to offer an erasure; the service checks again."""
+        return may_erase(request.user)
+
+    def own_urls(self) -> list[URLPattern]:
+        """Return the URLs of these pages and those of the base classes."""
+        return [
+            self._path("<path:object_id>/erase", self.erase_view),
+            self._path("<path:object_id>/keep", self.keep_view),
+            *super().own_urls(),
+        ]
+
+    def erase_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        """Show what will go (GET), and erase the customer or hand out the data (POST)."""
+        session = self._for_privacy(request, object_id)
+        if session is None:
+            return self._redirect_not_found(request, object_id)
+        if not session.customer_id or session.erased_at is not None:
+            sentence = _("This chat has no customer, or the customer is erased already.")
+            self.message_user(request, sentence, messages.INFO)
+            return HttpResponseRedirect(self._page_after(request, session))
+        if request.method != "POST":
+            return self._erase_page(request, session)
+        if "export" in request.POST:
+            return self._exported(request, session)
+        return self._erase(request, session)
+
+    def keep_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        """Ask until when to keep a chat (GET), and store it (POST)."""
+        session = self._for_privacy(request, object_id)
+        if session is None:
+            return self._redirect_not_found(request, object_id)
+        if request.method == "POST":
+            return self._keep(request, session)
+        form = KeepForm(initial={"keep_until": session.keep_until})
+        back = self._page_after(request, session)
+        title = _("Keep chat for longer")
+        template = "chatsession/keep.html"
+        return self._page(request, template, title=title, form=form, original=session, back=back)
+
+    def ways_of_privacy(self, request: HttpRequest, session: ChatSession) -> Iterator[Way]:
+        """Yield the links to these pages that the user may follow."""
+        if not self.has_erase_permission(request):
+            return
+        day = session.keep_until
+        label = _("Kept until %(day)s") % {"day": date_format(day)} if day else _("Keep for longer")
+        yield Way(label=label, url=self.url_to("keep", session.pk))
+        if session.customer_id and session.erased_at is None:
+            url = self.url_to("erase", session.pk)
+            yield Way(label=_("Erase customer"), url=url, is_weighty=True)
+
+    def _for_privacy(self, request: HttpRequest, object_id: str) -> ChatSession | None:
+        if not self.has_erase_permission(request):
+            raise PermissionDenied
+        session: ChatSession | None = self.get_object(request, unquote(object_id))
+        return session
+
+    def _erase_page(self, request: HttpRequest, session: ChatSession) -> HttpResponseBase:
+        planned = erase_customer(session.customer_id, requested_by=request.user, dry_run=True)
+        return self._page(
+            request,
+            "chatsession/erase.html",
+            title=_("Erase customer"),
+            original=session,
+            counts=[(_name_of(place), localize(each)) for place, each in planned.counts.items()],
+            obstacle=planned.obstacle and str(planned.obstacle),
+            notice=planned.notice,
+            back=self._page_after(request, session),
+        )
+
+    def _erase(self, request: HttpRequest, session: ChatSession) -> HttpResponseBase:
+        try:
+            result = erase_customer(session.customer_id, requested_by=request.user, via="admin")
+        except OSVIError as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return redirect_to_itself(request)
+        sentence = _("The customer is erased here. %(notice)s") % {"notice": result.notice}
+        self.message_user(request, sentence, messages.SUCCESS)
+        return HttpResponseRedirect(self._page_after(request, session))
+
+    def _exported(self, request: HttpRequest, session: ChatSession) -> HttpResponseBase:
+        found = export_customer(session.customer_id, requested_by=request.user, via="admin")
+        content = json.dumps(found, cls=DjangoJSONEncoder, indent=2)
+        name = 'attachment; filename="customer.json"'
+        headers = {"Content-Disposition": name, "Cache-Control": "private, no-store"}
+        return HttpResponse(content, content_type="application/json", headers=headers)
+
+    def _keep(self, request: HttpRequest, session: ChatSession) -> HttpResponseBase:
+        form = KeepForm(request.POST)
+        if not form.is_valid():
+            self.message_user(request, _("Enter a valid day."), messages.ERROR)
+            return redirect_to_itself(request)
+        day = form.cleaned_data["keep_until"]
+        selectors.rows(session).update(keep_until=day)
+        kept = _("The chat is kept until the end of %(day)s.")
+        sentence = kept % {"day": date_format(day)} if day else _("The chat is no longer kept.")
+        write_history(self, request, session, str(sentence))
+        self.message_user(request, sentence, messages.SUCCESS)
+        return HttpResponseRedirect(self._page_after(request, session))
+
+
+def _name_of(place: str) -> Any:
+    """Return the name of a place for people."""
+    if place in _OTHER_PLACES:
+        return _OTHER_PLACES[place]
+    return apps.get_model("osvi_django", place)._meta.verbose_name_plural  # noqa: SLF001

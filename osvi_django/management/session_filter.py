@@ -1,0 +1,109 @@
+"""The filters of the lists of sessions, as options of a command."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, BooleanOptionalAction
+from datetime import datetime
+from typing import Any, Final
+
+from django.utils.translation import gettext as _
+
+from osvi_django.exceptions import InvalidInput
+from osvi_django.management.durations import read_moment
+from osvi_django.models import ChatSession
+from osvi_django.services import SessionFilter
+
+_TIMES: Final = (
+    *(
+        f"{name}_{side}"
+        for name in ("started", "closed", "updated")
+        for side in ("after", "before")
+    ),
+    "idle_since",
+)
+_OTHERS: Final = (
+    "status",
+    "open",
+    "account",
+    "agent_uuid",
+    "customer_id",
+    "mode",
+    "help_requested",
+    "summary_status",
+    "closed_by",
+    "close_job",
+    "close_reason",
+)
+
+
+def add_filters(parser: ArgumentParser) -> None:
+    """Declare the options; none of them means all sessions."""
+    parser.add_argument(
+        "--status",
+        nargs="+",
+        action="extend",
+        choices=ChatSession.Status.values,
+        help=_("Only sessions with one of these statuses."),
+    )
+    parser.add_argument(
+        "--open",
+        action=BooleanOptionalAction,
+        help=_("Only sessions that can be closed, or with --no- only the others."),
+    )
+    parser.add_argument("--account", metavar="ALIAS", help=_("Only sessions of this account."))
+    parser.add_argument("--agent-uuid", metavar="UUID", help=_("Only sessions of this agent."))
+    parser.add_argument("--customer-id", metavar="ID", help=_("Only sessions of this customer."))
+    parser.add_argument(
+        "--mode",
+        choices=ChatSession.Mode.values,
+        help=_("Only sessions that the AI agent (ai) or support staff (support) answers."),
+    )
+    parser.add_argument(
+        "--help-requested",
+        action=BooleanOptionalAction,
+        help=_("Only sessions whose customers wait for a person, or with --no- only the others."),
+    )
+    parser.add_argument(
+        "--close-reason", metavar="REASON", help=_("Only sessions closed for this reason.")
+    )
+    parser.add_argument(
+        "--summary-status",
+        choices=ChatSession.SummaryStatus.values,
+        help=_("Only sessions with a summary, or without one for this reason."),
+    )
+    parser.add_argument(
+        "--closed-by", metavar="USERNAME", help=_("Only sessions that this user has closed.")
+    )
+    parser.add_argument(
+        "--close-job", type=int, metavar="ID", help=_("Only sessions of this close job.")
+    )
+    for name in _TIMES:
+        parser.add_argument(
+            _option(name),
+            metavar="WHEN",
+            help=_("A time such as 2026-01-31 or 2026-01-31T12:00+01:00."),
+        )
+    parser.add_argument(
+        "--search", metavar="TEXT", help=_("Only sessions that this search finds, at most 1,000.")
+    )
+
+
+def filter_of(options: dict[str, Any]) -> SessionFilter:
+    """Return the filter that the options mean. Raises ``InvalidInput``."""
+    chosen: dict[str, Any] = {name: options[name] for name in _OTHERS}
+    times: dict[str, Any] = {
+        name: _moment(name, options[name]) for name in _TIMES if options[name] is not None
+    }
+    return SessionFilter(**chosen, **times)
+
+
+def _moment(name: str, text: str) -> datetime:
+    moment = read_moment(text)
+    if moment is None:
+        problem = _("%(option)s needs a time such as 2026-01-31 or 2026-01-31T12:00+01:00.")
+        raise InvalidInput(problem % {"option": _option(name)}, field=name)
+    return moment
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,151 @@
+"""Export chats from their list in the admin, and the history of exports."""
+
+from __future__ import annotations
+
+import pytest
+from django.urls import reverse
+
+from osvi_django.models import ChatSession, DataExport
+from osvi_django.testing.factories import (
+    ChatAgentFactory,
+    ChatSessionFactory,
+    ClosedSessionFactory,
+)
+from tests.helpers.exports import READERS, read_csv, read_jsonl
+
+pytestmark = pytest.mark.django_db
+
+LIST = reverse("admin:osvi_django_chatsession_changelist")
+PAGE = reverse("admin:osvi_django_chatsession_export")
+HISTORY = reverse("admin:osvi_django_dataexport_changelist")
+
+
+@pytest.fixture
+def exporter(log_in):
+    """Log in as staff who may see, read and export chats."""
+    return log_in("view_chatsession", "view_sessionsummary", "export_chatsession")
+
+
+def select(client, *sessions, query="", across=False):
+    form = {
+        "action": "export_selected",
+        "_selected_action": [each.pk for each in sessions],
+        "select_across": "1" if across else "0",
+    }
+    response = client.post(f"{LIST}?{query}", form)
+    assert response.status_code == 302
+    return response["Location"]
+
+
+def ids(response):
+    return [row["session_id"] for row in read_jsonl(response.getvalue())]
+
+
+class TestAction:
+    def test_all_that_match_over_several_pages_are_exported(self, exporter):
+        agent = ChatAgentFactory()
+        sessions = ChatSession.objects.bulk_create(
+            ChatSession(session_id=f"s{number}", agent=agent, status="dormant")
+            for number in range(120)
+        )
+        ChatSessionFactory()
+        page = select(exporter, sessions[0], query="status=dormant&p=2", across=True)
+        html = exporter.get(page).text
+        assert "120 chats: dormant" in html
+        response = exporter.post(page, {"file_format": "jsonl"})
+        assert (response.streaming, len(ids(response))) == (True, 120)
+        record = DataExport.objects.get()
+        assert (record.selection, record.via, record.rows) == ("dormant", "admin", 120)
+        assert (record.outcome, record.requested_by.username) == ("completed", "jo")
+
+    def test_ticked_chats_are_exported(self, exporter):
+        chosen, _other = ChatSessionFactory.create_batch(2)
+        page = select(exporter, chosen)
+        html = exporter.get(page).text
+        assert "1 chat: ticked in the list" in html
+        assert f'name="_selected_action" value="{chosen.pk}"' in html
+        form = {"file_format": "jsonl", "_selected_action": [chosen.pk]}
+        assert ids(exporter.post(page, form)) == [chosen.session_id]
+        assert DataExport.objects.get().selection == "ticked in the list"
+
+    def test_ticked_chats_that_are_gone_lead_back_to_list(self, exporter):
+        response = exporter.get(f"{PAGE}?ticked=yes", follow=True)
+        assert response.redirect_chain[-1][0] == LIST
+        assert "None of the chat sessions that you selected" in response.text
+
+    def test_action_is_not_offered_without_permission(self, log_in):
+        ChatSessionFactory()
+        html = log_in("view_chatsession", "close_chatsession").get(LIST).text
+        assert "export_selected" not in html
+        assert PAGE not in html
+
+
+class TestPage:
+    def test_list_links_to_page_with_its_filters_and_no_script_is_needed(self, exporter):
+        wanted = ClosedSessionFactory(customer_id="+15551112222")
+        ClosedSessionFactory()
+        html = exporter.get(f"{LIST}?status=closed&q=2222").text
+        link = f"{PAGE}?_changelist_filters=status%3Dclosed%26q%3D2222"
+        assert f'href="{link}"' in html
+        assert "1 chat: closed, found by a search" in exporter.get(link).text
+        assert ids(exporter.post(link, {"file_format": "jsonl"})) == [wanted.session_id]
+
+    @pytest.mark.parametrize("file_format", READERS)
+    def test_page_sends_file_of_each_format(self, exporter, file_format):
+        ClosedSessionFactory()
+        assert f'href="{PAGE}"' in exporter.get(LIST).text
+        response = exporter.post(PAGE, {"file_format": file_format})
+        assert len(READERS[file_format](response.getvalue())) == 1
+        assert response["Content-Disposition"].endswith(f'.{file_format}"')
+
+    def test_page_without_permission_is_refused(self, log_in):
+        response = log_in("view_chatsession").get(PAGE)
+        assert (response.status_code, "Can export chat session" in response.text) == (403, True)
+
+    def test_page_with_invalid_filters_leads_back_to_list(self, exporter):
+        response = exporter.get(f"{PAGE}?_changelist_filters=status%3Dnonsense")
+        assert response.status_code == 302
+        assert response["Location"].startswith(LIST)
+
+    def test_page_with_unknown_format_shows_error(self, exporter):
+        response = exporter.post(PAGE, {"file_format": "pdf"})
+        assert (response.status_code, "Select a valid choice" in response.text) == (200, True)
+        assert not DataExport.objects.exists()
+
+    def test_page_counts_to_limit_only(self, exporter, monkeypatch):
+        ChatSessionFactory.create_batch(3)
+        monkeypatch.setattr("osvi_django.admin.pagination.CappedPaginator.cap", 2)
+        assert "More than 2 chats: the whole list" in exporter.get(PAGE).text
+
+    def test_page_says_that_words_are_not_in_file(self, log_in):
+        ClosedSessionFactory()
+        client = log_in("view_chatsession", "export_chatsession")
+        assert "no summaries and notes" in client.get(PAGE).text
+        (row,) = read_csv(client.post(PAGE, {"file_format": "csv"}).getvalue())
+        assert {"summary", "note"}.isdisjoint(row)
+
+    def test_excel_without_extra_is_explained(self, exporter, without_xlsx):
+        session = ChatSessionFactory()
+        page = select(exporter, session)
+        assert "osvi-django[xlsx]" in exporter.get(page).text
+        form = {"file_format": "xlsx", "_selected_action": [session.pk]}
+        html = exporter.post(page, form, follow=True).text
+        assert "because XlsxWriter is not installed" in html
+        # The selection is still there.
+        assert "1 chat: ticked in the list" in html
+
+
+class TestHistory:
+    def test_history_shows_who_took_what_along(self, exporter, log_in):
+        ChatSessionFactory()
+        exporter.post(PAGE, {"file_format": "csv"}).getvalue()
+        viewer = log_in("view_dataexport", name="kim")
+        html = viewer.get(HISTORY).text
+        for shown in ("jo", "CSV", "the whole list", "completed", "admin"):
+            assert shown in html
+        record = DataExport.objects.get()
+        page = viewer.get(reverse("admin:osvi_django_dataexport_change", args=[record.pk]))
+        assert (page.status_code, "_save" in page.text) == (200, False)
+
+    def test_history_needs_permission(self, exporter):
+        assert exporter.get(HISTORY).status_code == 403

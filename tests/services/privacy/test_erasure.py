@@ -1,0 +1,372 @@
+"""Test what keeps a customer from being erased, what is repeated, and what remains."""
+
+from __future__ import annotations
+
+import io
+import signal
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.apps import apps
+from django.core.management import CommandError, call_command
+from django.db import transaction
+from django.test import override_settings
+from django.utils import timezone
+
+from osvi_django.database import DatabaseNow
+from osvi_django.exceptions import (
+    CustomerBusy,
+    CustomerChatsOpen,
+    CustomerKept,
+    InsideTransaction,
+    InvalidInput,
+    NotAllowed,
+)
+from osvi_django.models import (
+    ChatSession,
+    CloseJob,
+    DataExport,
+    Erasure,
+    IdempotentRequest,
+    SessionSummary,
+    StartLock,
+    WebhookDelivery,
+)
+from osvi_django.services import erase_customer, export_customer, replay_erasures
+from osvi_django.services.privacy.hashing import customer_hash
+from osvi_django.services.privacy.login_sessions import drop_from_logins
+from osvi_django.services.privacy.mentions import Mentions
+from osvi_django.services.privacy.replaying import journal_lines
+from osvi_django.services.start_locks import key_of
+from osvi_django.testing.factories import (
+    ChatSessionFactory,
+    CloseAttemptFactory,
+    ClosedSessionFactory,
+    CloseJobFactory,
+    CloseJobItemFactory,
+    SupportActionFactory,
+)
+from tests.commands.conftest import manage  # noqa: F401  # a fixture
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+CUSTOMER = "+4915112345678"
+KILLED = f"""
+import os, signal
+from django.conf import settings
+from django.db import connection
+from osvi_django.services import erase_customer
+
+def kill(execute, sql, params, many, context):
+    result = execute(sql, params, many, context)
+    if sql.startswith("UPDATE") and "erased_at" in sql:
+        kill.number += 1
+        if kill.number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+kill.number = 0
+settings.SECRET_KEY = "of-this-test"
+with connection.execute_wrapper(kill):
+    erase_customer("{CUSTOMER}")
+"""
+
+
+@pytest.fixture(autouse=True)
+def configured(osvi_sandbox):
+    """Use the sandbox's account."""
+
+
+def closed(**fields):
+    return ClosedSessionFactory(**{"customer_id": CUSTOMER, **fields})
+
+
+class TestRefusal:
+    @pytest.mark.parametrize("status", ["active", "dormant", "unconfirmed"])
+    def test_open_chat_refuses_erasure(self, status):
+        closed()
+        ChatSessionFactory(customer_id=CUSTOMER, status=status)
+        with pytest.raises(CustomerChatsOpen):
+            erase_customer(CUSTOMER)
+        assert not Erasure.objects.exists()
+        assert SessionSummary.objects.exists()
+        assert isinstance(erase_customer(CUSTOMER, dry_run=True).obstacle, CustomerChatsOpen)
+
+    @pytest.mark.parametrize(
+        "begin",
+        [
+            lambda each: ChatSession.objects.filter(pk=each.pk).update(status="closing"),
+            lambda each: ChatSession.objects.filter(pk=each.pk).update(status="unheard_of"),
+            lambda each: CloseAttemptFactory(session=each),
+            lambda each: SupportActionFactory(session=each, finished_at=None),
+            lambda each: CloseJobItemFactory(session=each, job__status="running"),
+            lambda each: WebhookDelivery.objects.create(
+                event="session.closed",
+                receiver="r",
+                subject=each.session_id,
+                waits_since=DatabaseNow(),
+                due_at=DatabaseNow(),
+                claim=uuid.uuid4(),
+                lease_until=DatabaseNow() + timedelta(minutes=1),
+            ),
+            lambda each: StartLock.objects.create(
+                key=key_of(each.agent.account, each.agent.uuid, CUSTOMER),
+                claim=uuid.uuid4(),
+                lease_until=DatabaseNow() + timedelta(minutes=1),
+            ),
+        ],
+        ids=["closing", "unknown", "attempt", "action", "job", "delivery", "start"],
+    )
+    def test_what_is_running_refuses_erasure(self, begin):
+        begin(closed())
+        with pytest.raises(CustomerBusy) as caught:
+            erase_customer(CUSTOMER)
+        assert caught.value.retryable
+        assert SessionSummary.objects.exists()
+
+    def test_what_is_over_does_not_refuse_it(self):
+        session, long_ago = closed(), timezone.now() - timedelta(days=3)
+        CloseAttemptFactory(session=session, started_at=long_ago)
+        SupportActionFactory(session=session, started_at=long_ago, finished_at=None)
+        CloseJobItemFactory(session=session, job__status="draft")
+        assert erase_customer(CUSTOMER).counts["chatsession"] == 1
+
+    def test_chat_that_staff_keep_refuses_erasure(self):
+        closed(keep_until=timezone.now().date() + timedelta(days=2))
+        with pytest.raises(CustomerKept):
+            erase_customer(CUSTOMER)
+
+    def test_chat_that_opens_meanwhile_refuses_the_rest(self, monkeypatch):
+        sessions = [closed(), closed()]
+        found = Mentions.erase
+
+        def erase_and_open(self):
+            ChatSession.objects.filter(pk=sessions[1].pk).update(status="active")
+            return found(self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Mentions, "erase", erase_and_open)
+            with pytest.raises(CustomerChatsOpen):
+                erase_customer(CUSTOMER)
+        assert Erasure.objects.get().finished_at is None
+        assert ChatSession.objects.exclude(erased_at=None).count() == 1
+        ChatSession.objects.filter(pk=sessions[1].pk).update(status="closed")
+        assert erase_customer(CUSTOMER).counts["chatsession"] == 2
+        assert Erasure.objects.get().finished_at is not None
+
+    def test_erasure_inside_transaction_is_refused(self):
+        closed()
+        with transaction.atomic(), pytest.raises(InsideTransaction, match="cannot be erased"):
+            erase_customer(CUSTOMER)
+
+    def test_erasure_and_export_need_the_permission(self, staff, grant):
+        closed()
+        for function in (erase_customer, export_customer):
+            with pytest.raises(NotAllowed):
+                function(CUSTOMER, requested_by=staff)
+        allowed = grant(staff, "erase_customer")
+        assert len(export_customer(CUSTOMER, requested_by=allowed)["sessions"]) == 1
+        assert erase_customer(CUSTOMER, requested_by=allowed).counts["chatsession"] == 1
+
+    @pytest.mark.parametrize("customer_id", ["", None, "a\x00"])
+    def test_what_is_no_id_is_refused(self, customer_id):
+        with pytest.raises(InvalidInput):
+            erase_customer(customer_id)
+        with pytest.raises(InvalidInput):
+            export_customer(customer_id)
+
+
+class TestErasure:
+    def test_only_the_named_account_is_erased(self):
+        here, there = closed(), closed(agent__account="other")
+        assert erase_customer(CUSTOMER, account="other").counts["chatsession"] == 1
+        here.refresh_from_db()
+        there.refresh_from_db()
+        assert (here.customer_id, there.customer_id[:7]) == (CUSTOMER, "erased-")
+        assert Erasure.objects.get().account == "other"
+        assert len(export_customer(CUSTOMER, account="default")["sessions"]) == 1
+
+    @pytest.mark.parametrize("dry_run", [False, True])
+    def test_account_that_never_was_is_invalid(self, dry_run):
+        closed()
+        with pytest.raises(InvalidInput, match="no account") as caught:
+            erase_customer(CUSTOMER, account="nope", dry_run=dry_run)
+        assert caught.value.field == "account"
+        with pytest.raises(InvalidInput, match="no account"):
+            export_customer(CUSTOMER, account="nope")
+        assert not Erasure.objects.exists()
+
+    def test_other_customers_and_longer_numbers_stay(self):
+        closed()
+        other = closed(customer_id=f"{CUSTOMER}9")
+        job = CloseJobFactory(
+            note=f"not {CUSTOMER}9", session_filter={"customer_id": CUSTOMER, "status": ["active"]}
+        )
+        result = erase_customer(CUSTOMER)
+        job.refresh_from_db()
+        assert job.note == f"not {CUSTOMER}9"
+        assert job.session_filter == {"customer_id": result.marker, "status": ["active"]}
+        other.refresh_from_db()
+        assert other.customer_id == f"{CUSTOMER}9"
+        assert SessionSummary.objects.get().session == other
+
+    def test_erasing_moves_updated_at(self):
+        session = closed()
+        before = ChatSession.objects.get(pk=session.pk).updated_at
+        erase_customer(CUSTOMER)
+        after = ChatSession.objects.get(pk=session.pk)
+        assert after.updated_at > before
+        assert after.session_id.startswith("erased-")
+        assert after.session_id != after.customer_id
+
+    def test_more_ids_than_fit_into_one_query_are_found(self):
+        sessions = [closed() for _number in range(60)]
+        for each in (sessions[0], sessions[-1]):
+            IdempotentRequest.objects.create(
+                digest=each.session_id, body=f'"{each.session_id}"', created_at=timezone.now()
+            )
+        counts = erase_customer(CUSTOMER).counts
+        assert (counts["chatsession"], counts["idempotentrequest"]) == (60, 2)
+
+    def test_host_without_admin_or_stored_logins_is_erased_as_well(self, settings, monkeypatch):
+        closed()
+        installed = apps.is_installed
+        monkeypatch.setattr(
+            apps, "is_installed", lambda name: name != "django.contrib.admin" and installed(name)
+        )
+        settings.SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+        settings.OSVI = None
+        assert erase_customer(CUSTOMER).counts == {"sessionsummary": 1, "chatsession": 1}
+
+    def test_what_a_login_session_has_of_others_stays(self, client, django_user_model):
+        client.force_login(django_user_model.objects.create_user("kim"))
+        store = client.session
+        store["osvi_django_kept"] = {"desk:1": {"typed": "a"}, "desk:2": {"typed": "b"}}
+        store["osvi_django_sent"] = ["token"]
+        store.save()
+        assert drop_from_logins(lambda page, _kept: page == "desk:1", dry_run=True) == 1
+        assert drop_from_logins(lambda page, _kept: page == "desk:1") == 1
+        assert client.session["osvi_django_kept"] == {"desk:2": {"typed": "b"}}
+        assert client.session["osvi_django_sent"] == ["token"]
+
+    def test_killed_erasure_is_finished_by_the_same_call(self, manage, settings):  # noqa: F811
+        settings.SECRET_KEY = "of-this-test"
+        for _number in range(3):
+            closed()
+        with manage("shell", "-c", KILLED) as process:
+            assert process.wait(60) == -signal.SIGKILL
+        assert ChatSession.objects.exclude(erased_at=None).count() == 1
+        assert SessionSummary.objects.count() == 2
+        broken_off = Erasure.objects.get()
+        assert (broken_off.counts["chatsession"], broken_off.finished_at) == (1, None)
+        result = erase_customer(CUSTOMER)
+        assert result.marker == broken_off.marker
+        assert result.counts == {"sessionsummary": 3, "chatsession": 3}
+        assert Erasure.objects.get().finished_at is not None
+        assert not SessionSummary.objects.exists()
+
+
+class TestReplay:
+    def test_customers_of_a_restored_backup_are_erased_again(self, settings):
+        settings.SECRET_KEY_FALLBACKS = []
+        closed()
+        erase_customer(CUSTOMER)
+        lines = list(journal_lines())
+        assert CUSTOMER not in "".join(lines)
+        Erasure.objects.all().delete()  # the backup is older
+        closed(), closed(customer_id="someone else")
+        assert list(replay_erasures()) == []
+        with override_settings(SECRET_KEY="new", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY]):
+            (replayed,) = replay_erasures(["", *lines], via="command")
+            assert replayed.result.counts["chatsession"] == 1
+            assert Erasure.objects.get().customer_hash == customer_hash(CUSTOMER)
+        assert ChatSession.objects.filter(erased_at=None).get().customer_id == "someone else"
+
+    def test_replay_reports_who_cannot_be_erased_and_goes_on(self):
+        for customer in ("a-1", "b-1"):
+            erase_customer(customer, account="default")
+        closed(customer_id="b-1")
+        ChatSessionFactory(customer_id="a-1")
+        failed, done = replay_erasures()
+        assert isinstance(failed.error, CustomerChatsOpen)
+        assert done.result.counts["chatsession"] == 1
+
+    @pytest.mark.parametrize("line", ["x", "[]", '{"customer_hash": 1}'])
+    def test_what_is_no_journal_is_refused(self, line):
+        with pytest.raises(InvalidInput):
+            list(replay_erasures([line]))
+
+
+def run(*args, stdin="", monkeypatch=None):
+    out = io.StringIO()
+    if monkeypatch:
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+    call_command(*args, stdout=out, stderr=out)
+    return out.getvalue()
+
+
+class TestCommands:
+    def test_customer_is_read_from_standard_input(self, monkeypatch):
+        closed()
+        said = run("osvi_erase", "--dry-run", stdin=f"{CUSTOMER}\n", monkeypatch=monkeypatch)
+        assert "would be erased: 1 sessionsummary, 1 chatsession" in said
+        exported = run("osvi_export_customer", stdin=CUSTOMER, monkeypatch=monkeypatch)
+        assert '"sessionsummary"' in exported
+        said = run("osvi_erase", "--customer", CUSTOMER, "--account", "default")
+        assert "erased: 1 sessionsummary, 1 chatsession" in said
+        assert "OSVI keeps its own copy" in said
+        assert CUSTOMER not in said
+        assert "erased: 0" in run("osvi_erase", "--customer", CUSTOMER)
+        assert [each.via for each in Erasure.objects.all()] == ["command", "command"]
+        assert DataExport.objects.get().rows == 1
+
+    def test_obstacle_is_said(self):
+        ChatSessionFactory(customer_id=CUSTOMER)
+        assert "Close it first" in run("osvi_erase", "--customer", CUSTOMER, "--dry-run")
+        with pytest.raises(CommandError, match="Close it first"):
+            run("osvi_erase", "--customer", CUSTOMER)
+        with pytest.raises(CommandError):
+            run("osvi_export_customer", "--customer", "a\x00")
+
+    def test_replay_of_a_file(self, tmp_path, monkeypatch):
+        closed()
+        run("osvi_erase", "--customer", CUSTOMER)
+        journal = run("osvi_erase", "--journal")
+        (tmp_path / "journal").write_text(journal)
+        Erasure.objects.all().delete()
+        closed()
+        said = run("osvi_erase", "--replay", str(tmp_path / "journal"))
+        assert "1 customers were here again" in said
+        said = run("osvi_erase", "--replay", "-", stdin=journal, monkeypatch=monkeypatch)
+        assert "0 customers were here again" in said
+        ChatSessionFactory(customer_id=CUSTOMER)
+        with pytest.raises(CommandError, match="1 of them are not erased"):
+            run("osvi_erase", "--replay")
+        with pytest.raises(CommandError, match="cannot be read"):
+            run("osvi_erase", "--replay", str(tmp_path / "none"))
+        assert CloseJob.objects.count() == 0
+
+
+def sessions_of_default_account(user, purpose):
+    """Return what a user of one tenant may see, as a host's function does."""
+    assert purpose in ("erase", "export")
+    return ChatSession.objects.filter(agent__account="default")
+
+
+def test_user_with_narrowed_access_erases_only_what_is_inside(settings, staff, grant):
+    settings.OSVI_SESSIONS_FOR = f"{__name__}.sessions_of_default_account"
+    inside, outside = closed(), closed(agent__account="other")
+    job = CloseJobFactory(note=f"{CUSTOMER} and {inside.session_id}")
+    StartLock.objects.create(key=key_of("default", inside.agent.uuid, CUSTOMER))
+    user = grant(staff, "erase_customer")
+    assert len(export_customer(CUSTOMER, requested_by=user)["sessions"]) == 1
+    assert erase_customer(CUSTOMER, requested_by=user, dry_run=True).counts["chatsession"] == 1
+    result = erase_customer(CUSTOMER, requested_by=user)
+    outside.refresh_from_db()
+    job.refresh_from_db()
+    assert outside.customer_id == CUSTOMER
+    assert job.note == f"{CUSTOMER} and {result.marker}"
+    assert StartLock.objects.exists()
+    assert erase_customer(CUSTOMER, requested_by=user).counts == {}
+    assert list(replay_erasures()) == []
