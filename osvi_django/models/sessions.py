@@ -100,9 +100,19 @@ class ChatAgent(ShownWithSessions):
 
     @needs_loaded("account", "uuid", "number", "name")
     def __str__(self) -> str:
-        called = self.name or self.uuid or str(_("Agent %(number)s") % {"number": self.number})
+        called = self.name or self.uuid or self._numbered()
         # Two accounts may each have an agent of this name.
         return called if self.account == DEFAULT_ACCOUNT else f"{called} ({self.account})"
+
+    @property
+    def is_unknown(self) -> bool:
+        """Return whether it stands for the agents that OSVI has not named."""
+        return self.uuid is None and self.number is None
+
+    def _numbered(self) -> str:
+        if self.number is None:
+            return str(_("Unknown agent"))
+        return str(_("Agent %(number)s") % {"number": self.number})
 
 
 class ChatSession(models.Model):

@@ -170,6 +170,8 @@ def session_to_close(
     require_close(requested_by, session)
     if session is None:
         return _mirror_unknown(session_id, agent_uuid, account, requested_by)
+    if session.agent.is_unknown and not session.is_open:
+        agent_uuid = ""  # OSVI has not compared it, so it is not compared here either
     is_same = agent_uuid in {"", session.agent.uuid}
     if not is_same or account not in {None, session.agent.account}:
         _reassign_agent(session, agent_uuid=agent_uuid, account=account, by=requested_by)

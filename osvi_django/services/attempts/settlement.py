@@ -26,6 +26,7 @@ from osvi_django.services.attempts.claims import finish_attempts, release, stop_
 from osvi_django.services.attempts.error_policy import error_fields
 from osvi_django.services.attempts.help_waits import help_waited
 from osvi_django.services.attempts.interpret import RemoteClose
+from osvi_django.services.attempts.named_agents import set_aside_named_agents
 from osvi_django.services.attempts.notifications import notify_failed, send_closed
 from osvi_django.services.attempts.types import (
     AttemptKind,
@@ -112,6 +113,7 @@ def write_closed(
     _store_summaries(with_text)
     _store_missing_status(without)
     closed = with_text + without
+    set_aside_named_agents(closed)
     finish_attempts(
         [(each.attempt, each.attempt_fields) for each in closed if each.attempt is not None]
     )

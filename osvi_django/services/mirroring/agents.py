@@ -78,7 +78,8 @@ def agent_of(remote: RemoteSession, account: str, agent_uuid: str) -> ChatAgent:
     if agent_uuid:
         agent = agent_for(agent_uuid, account)
         return _store_number(agent, remote.agent_number)
-    if known := find_session(remote.session_id):
+    known = find_session(remote.session_id)
+    if known and (remote.agent_number is None or not known.agent.is_unknown):
         return known.agent
     if remote.agent_number is None:
         problem = _("The session object has no chat_agent_id: give its agent in agent_uuid.")

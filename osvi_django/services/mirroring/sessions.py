@@ -56,6 +56,7 @@ from osvi_django.models.search_keys import customer_columns
 from osvi_django.redaction import hides
 from osvi_django.services import selectors
 from osvi_django.services.attempts import claims, notifications, settlement
+from osvi_django.services.attempts.named_agents import ONLY_NAMED
 from osvi_django.services.attempts.types import (
     AttemptKind,
     AttemptOutcome,
@@ -87,15 +88,8 @@ _Payload = TypeVar("_Payload", RemoteSession, StartedSession)
 # OSVI's clock is trusted so far ahead of ours: a date in the far future would make all later data
 # look old.
 _MAX_CLOCK_SKEW: Final = timedelta(hours=1)
-# Outcomes of attempts that certainly changed nothing, and the values of a row of which only the ids
-# are known.
+# Outcomes of attempts that certainly changed nothing.
 _CHANGED_NOTHING: Final = (AttemptOutcome.NOT_SENT, AttemptOutcome.REJECTED)
-_UNVERIFIED: Final[Mapping[str, Any]] = {
-    "is_unverified": True,
-    "customer_id": "",
-    "osvi_updated_at": None,
-    "synced_at": None,
-}
 
 
 def mirror_by_id(session_id: str, *, agent_uuid: str, account: str, **first: Any) -> ChatSession:
@@ -169,7 +163,7 @@ def remove_unknown(
 
     def work() -> bool:
         # The UPDATE comes first: another caller waits here, and then finds nothing.
-        candidates = selectors.rows(session).filter(claim=claim, status__in=statuses, **_UNVERIFIED)
+        candidates = selectors.rows(session).filter(claim=claim, status__in=statuses, **ONLY_NAMED)
         if not candidates.update(claim=claim) or _is_used(session, attempt, job):
             return False
         candidates.delete()
@@ -402,6 +396,9 @@ def _update_session(
             write_facts(session, facts, rows, **changes)
         elif remote.status in ChatSession.OPEN:
             outbox.write([fact_of(Event.SESSION_STARTED, session)], using=alias)
+        if session.status == Status.CLOSED:  # of which nothing else is changed
+            unknown = {"agent__uuid": None, "agent__number": None}
+            selectors.rows(session).filter(**unknown).update(agent=agent)
         if remote.status in ChatSession.OPEN:
             # The status of a session that is closing or unconfirmed is not decided here.
             rows.filter(status__in=ChatSession.OPEN).update(status=remote.status)
