@@ -6,13 +6,23 @@ Some wait for a person, some are unconfirmed, and a few are being closed.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, Final
+from urllib.parse import quote
 
 from django.contrib.auth import get_user_model
 from django.db import connection, transaction
 from django.db.models import Model
+from django.utils import timezone
 
-from osvi_django.models import ChatAgent, ChatSession, CloseAttempt, SessionSummary
+from osvi_django.models import (
+    ChatAgent,
+    ChatSession,
+    CloseAttempt,
+    CloseJob,
+    CloseJobItem,
+    SessionSummary,
+)
 
 AGENTS: Final = 200
 USERS: Final = 50
@@ -96,6 +106,34 @@ def fill(total: int) -> None:
         _run(_summaries())
         _run(_attempts())
     _run(("ANALYZE TABLE " + ", ".join(_tables())) if _is_mariadb() else "VACUUM ANALYZE")
+
+
+def named() -> dict[str, Any]:
+    """Return rows and moments to ask for, and give a rare agent and a job three sessions each."""
+    rare, _created = ChatAgent.objects.get_or_create(uuid="agent_rare")
+    job, is_new = CloseJob.objects.get_or_create(note="three of many")
+    if is_new:
+        sessions = list(ChatSession.objects.filter(status="closed").order_by("pk")[:3])
+        ChatSession.objects.filter(pk__in=[each.pk for each in sessions]).update(agent=rare)
+        CloseJobItem.objects.bulk_create(
+            CloseJobItem(job=job, session=each, requested_session_id=each.session_id)
+            for each in sessions
+        )
+    agent = ChatAgent.objects.order_by("pk")[0]
+    middle = ChatSession.objects.order_by("pk")[ChatSession.objects.count() // 2]
+    now = timezone.now()
+    return {
+        "agent": agent.pk,
+        "session": middle.pk,
+        "uuid": agent.uuid,
+        "rare_uuid": rare.uuid,
+        "customer": quote(middle.customer_id),
+        "digits": middle.customer_id[-4:],
+        "closer": "user-0",
+        "job": job.pk,
+        "lately": f"{now - timedelta(days=3):%Y-%m-%dT%H:%M:%SZ}",
+        "long_ago": f"{now - timedelta(days=600):%Y-%m-%dT%H:%M:%SZ}",
+    }
 
 
 def _sessions(total: int) -> str:

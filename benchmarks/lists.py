@@ -1,8 +1,8 @@
-"""Measure the lists of the admin: ``DATABASE_URL=... python -m benchmarks.lists``.
+"""Measure the lists of the admin and over REST: ``DATABASE_URL=... python -m benchmarks.lists``.
 
 ``--fill N`` adds N sessions first, and ``--many URL`` compares with a second, larger database. Each
 page is requested several times by a user with all permissions; the median is shown. The times are
-those of the whole page: the permissions, the filters, the count, the rows and the template.
+those of the whole answer: the permissions, the filters, the count, the rows and the template.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import django
 
 ROUNDS: Final = 5
 USER: Final = "benchmark"
-_LIST: Final = "osvi_django/chatsession/"
+_LIST: Final = "/admin/osvi_django/chatsession/"
+_REST: Final = "/api/osvi/sessions/"
 _PAGES: Final = {
     "start page": f"{_LIST}chats/",
     "counts that the start page polls": f"{_LIST}chats/counts/",
@@ -60,6 +61,50 @@ _PAGES: Final = {
         f"{_LIST}{{session}}/change/?_changelist_filters=status%3Dclosed"
     ),
 }
+_FILTERS: Final = (
+    "",
+    "status=closed",
+    "status=active,dormant",
+    "status=unconfirmed",
+    "status=closing",
+    "open=true",
+    "open=false",
+    "account=default",
+    "agent_uuid={uuid}",
+    "agent_uuid={rare_uuid}",
+    "customer_id={customer}",
+    "mode=ai",
+    "mode=support",
+    "help_requested=true",
+    "help_requested=false",
+    "summary_status=stored",
+    "summary_status=lost",
+    "closed_by={closer}",
+    "close_job={job}",
+    "close_reason=Spam",
+    "started_after={lately}",
+    "started_before={long_ago}",
+    "closed_after={lately}",
+    "closed_before={long_ago}",
+    "updated_after={lately}",
+    "updated_before={long_ago}",
+    "idle_since={lately}",
+    "idle_since={long_ago}",
+    "search={digits}",
+    "ordering=started_at",
+    "ordering=updated_at",
+    "ordering=-updated_at",
+    "ordering=closed_at",
+    "ordering=-closed_at",
+    "ordering=updated_at&status=closed&updated_after={long_ago}",
+    "ordering=updated_at&agent_uuid={rare_uuid}",
+    "ordering=-closed_at&closed_by={closer}",
+    "ordering=-closed_at&agent_uuid={uuid}",
+    "ordering=-closed_at&close_reason=Spam",
+    "status=active&agent_uuid={rare_uuid}",
+    "summary_status=lost&closed_after={long_ago}",
+)
+_PAGES |= {f"REST, {query or 'list'}": f"{_REST}?{query}" for query in _FILTERS}
 
 Numbers = dict[str, tuple[int, float]]
 
@@ -90,16 +135,12 @@ def measure(fill: int) -> Numbers:
     from django.test.utils import CaptureQueriesContext  # noqa: PLC0415
 
     from benchmarks import filling  # noqa: PLC0415
-    from osvi_django.models import ChatAgent, ChatSession  # noqa: PLC0415
 
     if fill:
         filling.fill(fill)
     facts = {"is_staff": True, "is_superuser": True}
     user, _created = get_user_model().objects.get_or_create(username=USER, defaults=facts)
-    keys = {
-        "agent": ChatAgent.objects.order_by("pk")[0].pk,
-        "session": ChatSession.objects.order_by("pk")[ChatSession.objects.count() // 2].pk,
-    }
+    keys = filling.named()
     client = Client()
     client.force_login(user)
     numbers = {}
@@ -108,7 +149,7 @@ def measure(fill: int) -> Numbers:
         for _round in range(ROUNDS):
             with CaptureQueriesContext(connection) as queries:
                 begin = time.perf_counter()
-                response = client.get(f"/admin/{path.format(**keys)}")
+                response = client.get(path.format(**keys))
                 times.append(1000 * (time.perf_counter() - begin))
             if response.status_code != 200:
                 raise RuntimeError(f"{path}: {response.status_code}")

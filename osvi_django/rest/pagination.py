@@ -142,10 +142,7 @@ class OldestStartedFirst(KeysetPagination):
 
 
 class SessionPagination(KeysetPagination):
-    """Sessions in an order that the query string names; newest first by default.
-
-    What was asked to be newer than a change is in the order of the changes.
-    """
+    """Sessions in an order that the query string names, or by default in that of its range."""
 
     orderings: Final = {
         f"{sign}{name}": (f"{sign}{name}", f"{sign}id")
@@ -161,7 +158,18 @@ class SessionPagination(KeysetPagination):
         return super().paginate_queryset(queryset, request, view)
 
 
+# What is in a range is found at once in the order of its column; in another, all before it would
+# be read first. What is newer than a change is in the order of the changes.
+_USUAL_ORDERS: Final = {
+    "updated_after": "updated_at",
+    "updated_before": "-updated_at",
+    "closed_after": "-closed_at",
+    "closed_before": "-closed_at",
+    "idle_since": "-last_activity_at",
+}
+
+
 def order_of(query: Mapping[str, Any]) -> str:
     """Return the order that a valid query string asks for."""
-    usual = "updated_at" if "updated_after" in query else "-started_at"
-    return str(query.get("ordering", usual))
+    of_ranges = (order for name, order in _USUAL_ORDERS.items() if name in query)
+    return str(query.get("ordering", next(of_ranges, "-started_at")))

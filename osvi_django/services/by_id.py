@@ -23,7 +23,7 @@ from osvi_django.exceptions import (
 from osvi_django.models import ChatSession, CloseJob
 from osvi_django.redaction import hides
 from osvi_django.services import selectors
-from osvi_django.services.access import Purpose, is_narrowed, require_agent
+from osvi_django.services.access import Purpose, is_inside, is_narrowed, require_agent
 from osvi_django.services.attempts.remote_state import (
     error_about_unknown,
     is_not_found,
@@ -43,7 +43,7 @@ from osvi_django.services.mirroring.sessions import (
     require_path_id,
 )
 from osvi_django.services.permissions import require_close
-from osvi_django.services.selectors import find_session, find_session_for
+from osvi_django.services.selectors import find_session
 from osvi_django.services.support.goodbye import Goodbye, checked_goodbye
 from osvi_django.validation import require_account, require_id
 
@@ -166,10 +166,12 @@ def session_to_close(
     it: OSVI is not asked, as it might close it. Raises ``NotAllowed``, ``SessionNotFound`` or
     ``InvalidInput``, as ``close_session_by_id`` does.
     """
-    session = find_session_for(requested_by, session_id, Purpose.CLOSE)
+    known = find_session(session_id)
+    is_outside = known is not None and not is_inside(known, requested_by, Purpose.CLOSE)
+    session = None if is_outside else known
     require_close(requested_by, session)
     if session is None:
-        return _mirror_unknown(session_id, agent_uuid, account, requested_by)
+        return _mirror_unknown(session_id, agent_uuid, account, requested_by, is_outside=is_outside)
     if session.agent.is_unknown and not session.is_open:
         agent_uuid = ""  # OSVI has not compared it, so it is not compared here either
     is_same = agent_uuid in {"", session.agent.uuid}
@@ -179,7 +181,12 @@ def session_to_close(
 
 
 def _mirror_unknown(
-    session_id: str, agent_uuid: str, account: str | None, requested_by: User | None
+    session_id: str,
+    agent_uuid: str,
+    account: str | None,
+    requested_by: User | None,
+    *,
+    is_outside: bool,
 ) -> ChatSession | None:
     if not agent_uuid:
         raise SessionNotFound(
@@ -189,8 +196,7 @@ def _mirror_unknown(
             )
         )
     account = account_of(agent_uuid, account, by=requested_by, purpose=Purpose.CLOSE)
-    is_known = find_session(session_id) is not None
-    if not is_known and not _is_agent_unchecked(account, requested_by):
+    if not is_outside and not _is_agent_unchecked(account, requested_by):
         return mirror_by_id(session_id, agent_uuid=agent_uuid, account=account, is_unverified=True)
     require_account(account)
     require_id("agent_uuid", agent_uuid)

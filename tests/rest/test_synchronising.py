@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from datetime import timedelta
 
@@ -33,6 +34,8 @@ CHANGES = 15  # of each writer
 NAMES, SIDES = ("started", "closed", "updated"), ("after", "before")
 ORDERS = ("started_at", "-updated_at", "closed_at", "-last_activity_at")
 FIRST = "2026-01-01T12:00:00Z"
+FUTURE = "2100-01-01T00:00:00Z"
+TIMES = ("started_at", "updated_at", "closed_at", "last_activity_at")
 DAYS = [db_datetime(f"2026-01-0{day}T12:00:00Z") for day in range(1, 6)]
 
 
@@ -105,6 +108,29 @@ class TestFilters:
     )
     def test_list_returns_sessions_that_match_in_order(self, api, query, found):
         assert ids(api, **query) == found.split()
+
+    @pytest.mark.parametrize(
+        ("query", "order"),
+        [
+            ({}, "-started_at"),
+            ({"started_before": FUTURE}, "-started_at"),
+            ({"updated_after": FIRST}, "updated_at"),
+            ({"updated_before": FUTURE}, "-updated_at"),
+            ({"closed_after": FIRST}, "-closed_at"),
+            ({"closed_before": FUTURE}, "-closed_at"),
+            ({"idle_since": FUTURE}, "-last_activity_at"),
+        ],
+    )
+    def test_usual_order_is_that_of_the_time_that_is_filtered_by(self, api, query, order):
+        for row, places in enumerate(itertools.permutations(range(4))):
+            times = dict(zip(TIMES, (DAYS[place] for place in places), strict=True))
+            session = ClosedSessionFactory(session_id=f"p{row}")
+            ChatSession.objects.filter(pk=session.pk).update(**times)
+        ChatSession.objects.exclude(session_id__startswith="p").delete()
+        usual = ids(api, **query)
+        assert usual == ids(api, **query, ordering=order)
+        others = {f"{sign}{name}" for sign in ("", "-") for name in TIMES} - {order}
+        assert all(usual != ids(api, **query, ordering=each) for each in others)
 
     def test_closed_by_is_the_name_that_is_shown(self, api, staff):
         (row,) = api.get(SESSIONS, {"closed_by": staff.get_username()}).json()["results"]
@@ -294,7 +320,7 @@ def test_change_that_commits_after_a_later_one_is_not_missed(staff, django_user_
 def test_client_that_follows_changes_of_many_writers_misses_none(settings):
     settings.OSVI_CHANGES_DELAY = 0.5
     keys = [ChatSessionFactory().pk for _number in range(8)]
-    client, copy, position = superuser_client(), {}, "2000-01-01T00:00:00Z"
+    client, copy, url = superuser_client(), {}, f"{SESSIONS}?ordering=updated_at&page_size=3"
 
     def write(writer):
         for number in range(CHANGES):
@@ -306,13 +332,16 @@ def test_client_that_follows_changes_of_many_writers_misses_none(settings):
     threads = [threading.Thread(target=write, args=(each,)) for each in range(WRITERS)]
     for thread in threads:
         thread.start()
+    # As the client in the documentation: several changes may have the same moment.
+    start, position = url, None
     while True:
         is_over = not any(thread.is_alive() for thread in threads)
-        rows = client.get(SESSIONS, {"updated_after": position, "page_size": 3}).json()["results"]
-        for row in rows:
+        page = client.get(url).json()
+        for row in page["results"]:
             copy[row["session_id"]], position = row["close_reason"], row["updated_at"]
+        url = page["next"] or (f"{start}&updated_after={position}" if position else start)
         newest = rest_datetime(ChatSession.objects.latest("updated_at").updated_at)
-        if is_over and position == newest:
+        if is_over and page["next"] is None and position == newest:
             break
     assert copy == dict(ChatSession.objects.values_list("session_id", "close_reason"))
 
