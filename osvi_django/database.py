@@ -197,9 +197,9 @@ def in_utc(moment: datetime) -> datetime:
 
 def site_date(moment: datetime) -> date:
     """Return the day of a stored moment by the time zone of the site."""
-    if timezone.is_naive(moment):
-        return moment.date()
-    return timezone.localtime(moment, timezone.get_default_timezone()).date()
+    zone = timezone.get_default_timezone()
+    local = moment if timezone.is_naive(moment) else timezone.localtime(moment, zone)
+    return local.date()
 
 
 def since(moment: datetime, *, using: str) -> timedelta:

@@ -235,6 +235,12 @@ class TestBlock:
         request.current_app = "elsewhere"
         assert _rendered(request=request) == ""
 
+    def test_tag_of_site_that_is_not_configured_shows_nothing(self, settings, staff):
+        settings.OSVI_SESSIONS_FOR = "tests.helpers.tenants.first_ten"
+        request = RequestFactory().get("/")
+        request.user = staff
+        assert _rendered(request=request) == ""
+
 
 def _rendered(**context):
     return Template("{% load osvi_django %}{% osvi_attention %}").render(Context(context)).strip()

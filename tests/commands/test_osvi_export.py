@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import stat
+import sys
 import threading
 from itertools import chain
 
@@ -205,6 +207,34 @@ def test_stopped_export_exits_with_130_and_is_noted(many, manage):
         _out, err = process.communicate(timeout=60)
     assert (process.returncode, "Stopped." in err) == (130, True)
     assert DataExport.objects.get().outcome == "broken_off"
+
+
+class _Interrupted(io.StringIO):
+    """A stream whose reader presses Ctrl-C."""
+
+    def write(self, _text, /):
+        raise KeyboardInterrupt
+
+
+def test_interrupted_export_exits_with_130():
+    ChatSessionFactory()
+    with pytest.raises(CommandError, match=r"Stopped\.") as caught:
+        call_command("osvi_export", "--format", "csv", stdout=_Interrupted())
+    assert caught.value.returncode == 130
+
+
+def test_export_to_pipe_without_reader_or_to_nothing_exits_with_1(monkeypatch):
+    ChatSessionFactory()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with io.TextIOWrapper(os.fdopen(writing, "wb", buffering=0)) as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(CommandError, match="Broken pipe"):
+            call_command("osvi_export", "--format", "csv")
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(CommandError, match="Bad file descriptor"):
+        call_command("osvi_export", "--format", "csv")
+    assert {each.outcome for each in DataExport.objects.all()} == {"broken_off"}
 
 
 @pytest.mark.django_db(transaction=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import signal
 import uuid
 from datetime import timedelta
@@ -222,12 +223,15 @@ class TestErasure:
 
     def test_more_ids_than_fit_into_one_query_are_found(self):
         sessions = [closed() for _number in range(60)]
-        for each in (sessions[0], sessions[-1]):
+        ids = [each.session_id for each in sessions]
+        for number, named in enumerate((ids[:1], ids[-1:], ids)):
             IdempotentRequest.objects.create(
-                digest=each.session_id, body=f'"{each.session_id}"', created_at=timezone.now()
+                digest=str(number), body=json.dumps(named), created_at=timezone.now()
             )
+        planned = erase_customer(CUSTOMER, dry_run=True).counts
         counts = erase_customer(CUSTOMER).counts
-        assert (counts["chatsession"], counts["idempotentrequest"]) == (60, 2)
+        assert (counts["chatsession"], counts["idempotentrequest"]) == (60, 3)
+        assert planned == counts
 
     def test_host_without_admin_or_stored_logins_is_erased_as_well(self, settings, monkeypatch):
         closed()
