@@ -330,7 +330,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='chatsession',
-            index=models.Index(fields=['-closed_at', '-id'], name='osvi_session_closed'),
+            index=models.Index(fields=['-closed_at', '-id', 'summary_status', 'closed_via', 'closed_by', 'agent', 'close_reason', 'close_seconds', 'help_waited_seconds'], name='osvi_session_closed'),
         ),
         migrations.AddIndex(
             model_name='chatsession',
@@ -343,6 +343,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='chatsession',
             index=models.Index(fields=['updated_at', 'id'], name='osvi_session_updated'),
+        ),
+        migrations.AddIndex(
+            model_name='chatsession',
+            index=models.Index(fields=['agent', 'updated_at', 'id'], name='osvi_session_agent_updated'),
         ),
         migrations.AddIndex(
             model_name='closeattempt',

@@ -391,9 +391,24 @@ class ChatSession(models.Model):
             ),
             models.Index(fields=("closed_by", "-closed_at", "-id"), name="osvi_session_closed_by"),
             models.Index(fields=("close_reason", "-closed_at", "-id"), name="osvi_session_reason"),
-            models.Index(fields=("-closed_at", "-id"), name="osvi_session_closed"),
+            # With all that the figures count, so that they need not read the rows.
+            models.Index(
+                fields=(
+                    "-closed_at",
+                    "-id",
+                    "summary_status",
+                    "closed_via",
+                    "closed_by",
+                    "agent",
+                    "close_reason",
+                    "close_seconds",
+                    "help_waited_seconds",
+                ),
+                name="osvi_session_closed",
+            ),
             models.Index(fields=("-last_activity_at", "-id"), name="osvi_session_changed"),
             models.Index(fields=("updated_at", "id"), name="osvi_session_updated"),
+            models.Index(fields=("agent", "updated_at", "id"), name="osvi_session_agent_updated"),
             models.Index(
                 fields=("is_close_refused", "last_activity_at"), name="osvi_session_refused"
             ),
