@@ -17,8 +17,8 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from osvi_django.admin.base import OSVIViews
 from osvi_django.admin.composer import turn_of
+from osvi_django.admin.figures import FiguresViews
 from osvi_django.admin.jobs import UNFINISHED, CloseJobAdmin
 from osvi_django.admin.moments import JUST_BEFORE, ago
 from osvi_django.admin.neighbours import FILTERS
@@ -67,7 +67,7 @@ class WaitingCustomer:
     taken: str
 
 
-class ChatsViews(OSVIViews):
+class ChatsViews(FiguresViews):
     """The start page of ``ChatSessionAdmin``, and its numbers as JSON."""
 
     def __init__(self, model: Any, admin_site: AdminSite) -> None:
@@ -118,6 +118,7 @@ class ChatsViews(OSVIViews):
         return {
             "lines": lines,
             "chats_url": self.url_to("chats"),
+            "figures_url": self.url_of_figures(request),
             "shows_waiting": waiting is not None,
             "waiting_count": waiting if some else None,
             "waiting": [self._waiting_customer(request, each) for each in rows],
