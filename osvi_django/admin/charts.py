@@ -10,8 +10,8 @@ import math
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
-from typing import ClassVar, Final
+from itertools import accumulate, chain, count, takewhile
+from typing import Any, ClassVar, Final
 
 Show = Callable[[float], str]
 
@@ -30,7 +30,7 @@ _BAR_SHARE: Final = 0.78
 _LEAST: Final = 1.0
 _TICKS: Final = 4
 
-_ROW_WIDTH: Final = 420
+_ROW_WIDTH: Final = 400
 _ROW_TEXT: Final = 17
 _ROW_BAR: Final = 12
 _ROW_BEFORE: Final = 7
@@ -287,13 +287,9 @@ def fitting(text: str, room: float) -> str:
     text = " ".join(text.split())
     if text_width(text) <= room:
         return text
-    left, kept = room - _TEXT, ""
-    for character in text:
-        left -= _share_of(character) * _TEXT
-        if left < 0:
-            break
-        kept += character
-    return f"{kept.rstrip()}…"
+    widths = accumulate(_share_of(character) * _TEXT for character in text)
+    fits = takewhile(lambda width: width <= room - _TEXT, widths)
+    return f"{text[: len(list(fits))].rstrip()}…"
 
 
 def _share_of(character: str) -> float:
@@ -338,7 +334,7 @@ def _grid(most: float, labels: Sequence[str], sizes: Iterator[float], show: Show
     return _Grid(ticks=ticks, labels=[show(each) for each in ticks], steps=labels)
 
 
-def _frame(grid: _Grid, series: Sequence[Series]) -> dict[str, object]:
+def _frame(grid: _Grid, series: Sequence[Series]) -> dict[str, Any]:
     return {
         "width": _at(_WIDTH),
         "height": _at(_HEIGHT),
@@ -379,9 +375,7 @@ def _curve(grid: _Grid, number: int, series: Series, show: Show) -> Curve:
     return Curve(style=_style(number), path="".join(path), dots=dots)
 
 
-def _bar_row(
-    measure: Measure, top: float, scale: float, show: Show, keys: Sequence[str]
-) -> BarRow:
+def _bar_row(measure: Measure, top: float, scale: float, show: Show, keys: Sequence[str]) -> BarRow:
     values = [(measure.value, float(_ROW_BAR))]
     if measure.before is not None:
         values.append((measure.before, float(_ROW_BEFORE)))

@@ -8,7 +8,6 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from django.utils.formats import date_format, localize
-from django.utils.functional import Promise
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
@@ -197,7 +196,7 @@ def _failures(found: Figures, lists: Lists) -> Panel:
     rows = [
         Row(
             label=f"{capfirst(each.label)}. {each.reason}" if each.reason else capfirst(each.label),
-            cells=[each.http_status or _DASH, each.number],
+            cells=[str(each.http_status or _DASH), each.number],
         )
         for each in found.failures
     ]
@@ -230,28 +229,26 @@ def _code(code: str, http_status: int | None) -> str:
 
 def _closed_by_step(found: Figures) -> Panel:
     series = [
-        Series(
-            label=capfirst(outcome.label), values=[step.outcomes[place] for step in found.steps]
-        )
+        Series(label=capfirst(outcome.label), values=[step.outcomes[place] for step in found.steps])
         for place, outcome in enumerate(found.outcomes)
     ]
     if not found.closed.number:
         return Panel(
             name="closed",
-            title=_title_of_steps(_("Closed"), found.steps),
+            title=_("Closed over time"),
             said=_("No chats were closed in these days."),
             is_wide=True,
         )
     most = max(found.steps, key=lambda step: step.number)
-    said = _("%(number)s chats were closed. The most, %(most)s, were closed on %(days)s.") % {
+    description = _("%(number)s in all. Most, %(most)s: %(days)s.") % {
         "number": localize(found.closed.number),
         "most": localize(most.number),
         "days": range_shown(most.days),
     }
-    title = _title_of_steps(_("Closed"), found.steps)
     return Panel(
         name="closed",
-        title=title,
+        title=_("Closed over time"),
+        said=_size_of(found.steps),
         headings=[_("Days"), *(each.label for each in series), _("All")],
         rows=[
             Row(label=range_shown(each.days), cells=[*each.outcomes, each.number])
@@ -259,8 +256,8 @@ def _closed_by_step(found: Figures) -> Panel:
         ],
         picture=stacked_bars(
             name="osvi-chart-closed",
-            title=title,
-            description=said,
+            title=_("Closed chats over time, by outcome"),
+            description=description,
             steps=_names_of(found.steps),
             series=series,
             show=_whole,
@@ -270,13 +267,10 @@ def _closed_by_step(found: Figures) -> Panel:
     )
 
 
-def _title_of_steps(subject: str, steps: Sequence[Step]) -> str:
-    """Return what is shown, and how many days each step has."""
-    size = steps[0].days.days
-    if size == 1:
-        return _("%(subject)s day by day") % {"subject": subject}
-    days = ngettext("%(number)s day", "%(number)s days", size) % {"number": size}
-    return _("%(subject)s in steps of %(days)s") % {"subject": subject, "days": days}
+def _size_of(steps: Sequence[Step]) -> str:
+    """Return how many days a step has; "" if it is one."""
+    days = steps[0].days.days
+    return "" if days == 1 else _("Each step is %(number)s days.") % {"number": days}
 
 
 def _outcomes(found: Figures, lists: Lists) -> Panel:
@@ -285,7 +279,9 @@ def _outcomes(found: Figures, lists: Lists) -> Panel:
     return _panel_of_shares("outcomes", _("By outcome"), shown, rows)
 
 
-def _kind(found: Figures, lists: Lists, name: str, title: str, shares: Shares, column: str) -> Panel:
+def _kind(
+    found: Figures, lists: Lists, name: str, title: str, shares: Shares, column: str
+) -> Panel:
     named = [_named(each, column) for each in shares.rows]
     rows = [_compared(each, _url_of(each, column, found, lists)) for each in named]
     others = [_others(shares.others)] if shares.others else []
@@ -319,13 +315,9 @@ def _compared(share: Share, url: str = "") -> Row:
     return Row(label=share.label, cells=[share.number, share.before, change], url=url)
 
 
-def _panel_of_shares(
-    name: str, title: str, shares: Sequence[Share], rows: Sequence[Row]
-) -> Panel:
+def _panel_of_shares(name: str, title: str, shares: Sequence[Share], rows: Sequence[Row]) -> Panel:
     some = bool(shares)
-    measures = [
-        Measure(label=each.label, value=each.number, before=each.before) for each in shares
-    ]
+    measures = [Measure(label=each.label, value=each.number, before=each.before) for each in shares]
     full = _("Closed chats: %(kind)s") % {"kind": title}
     return Panel(
         name=name,
@@ -365,30 +357,35 @@ def _times(name: str, title: str, times: ComparedTimes) -> Panel:
 
 
 def _times_by_step(found: Figures) -> Panel:
-    title = _title_of_steps(_("How long OSVI took"), found.steps)
-    median = Series(label=_("Median"), values=[each.close_times.median for each in found.steps])
-    p95 = Series(label=_("95 of 100 within"), values=[each.close_times.p95 for each in found.steps])
-    known = [each for each in p95.values if each is not None]
+    title = _("How long OSVI took, over time")
+    times = [each.close_times for each in found.steps]
+    median = Series(label=_("Median"), values=[each.median for each in times])
+    p95 = Series(label=_("95 of 100 within"), values=[each.p95 for each in times])
+    known = [each.p95 for each in times if each.p95 is not None]
     if not known:
         said = _("No times are known for these days.")
         return Panel(name="speed", title=title, said=said, is_wide=True)
-    said = _("95 of 100 closes took up to %(least)s on the best day, and %(most)s on the worst.")
+    description = _("95 of 100 closes were answered within %(least)s at best, %(most)s at worst.")
+    limits = {"least": duration_label(min(known)), "most": duration_label(max(known))}
     return Panel(
         name="speed",
         title=title,
+        said=_size_of(found.steps),
         headings=[_("Days"), median.label, p95.label],
         rows=[
             Row(
                 label=range_shown(each.days),
-                cells=[duration_label(each.close_times.median), duration_label(each.close_times.p95)],
+                cells=[
+                    duration_label(each.close_times.median),
+                    duration_label(each.close_times.p95),
+                ],
             )
             for each in found.steps
         ],
         picture=lines(
             name="osvi-chart-speed",
             title=title,
-            description=said
-            % {"least": duration_label(min(known)), "most": duration_label(max(known))},
+            description=description % limits,
             steps=_names_of(found.steps),
             series=[median, p95],
             show=duration_label,

@@ -11,7 +11,6 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern
 from django.utils import timezone
-from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
@@ -32,10 +31,6 @@ from osvi_django.services.statistics import DateRange, Figures, figures
 
 _ISO: Final = "%Y-%m-%d"
 _LENGTHS: Final = (1, 7, 30, 90)
-_FIXES: Final[dict[str, Promise]] = {
-    "first": _lazy("Choose a later first day."),
-    "last": _lazy("Choose a later last day."),
-}
 
 
 class DaysForm(forms.Form):
@@ -56,6 +51,17 @@ class DaysForm(forms.Form):
         error_messages={"invalid": _lazy("Enter a day such as 2026-01-31.")},
     )
 
+    def clean(self) -> dict[str, Any]:
+        """Say in words of this page what the service would say of two days in the wrong order."""
+        days: dict[str, Any] = super().clean() or self.cleaned_data
+        first, last = days.get("first"), days.get("last")
+        if first and last and last < first:
+            problem = _(
+                "This is before the first day. Choose a later day, or an earlier first day."
+            )
+            self.add_error("last", problem)
+        return days
+
     def figures_for(self, user: Any) -> Figures | None:
         """Return the figures of these days; None if there is an error, which the form then has."""
         if not self.is_valid():
@@ -63,7 +69,7 @@ class DaysForm(forms.Form):
         try:
             return figures(**self.cleaned_data, requested_by=user)
         except InvalidInput as error:
-            self.add_error(error.field, f"{error} {_FIXES[error.field]}")
+            self.add_error(error.field, f"{error} {_('Choose another day.')}")
             return None
 
 
@@ -93,14 +99,12 @@ class FiguresViews(OSVIViews):
             raise PermissionDenied
         asked = DaysForm(request.GET)
         found = asked.figures_for(request.user)
-        days = None if found is None else found.days
-        shown = {} if found is None else self._shown(found)
+        shown = {"form": asked} if found is None else self._shown(found)
         return self._page(
             request,
             "chatsession/figures.html",
             title=_("Figures"),
-            form=asked if days is None else DaysForm(initial=vars(days)),
-            shortcuts=self._shortcuts(days),
+            shortcuts=self._shortcuts(None if found is None else found.days),
             **shown,
         )
 
@@ -110,6 +114,7 @@ class FiguresViews(OSVIViews):
     def _shown(self, found: Figures) -> dict[str, Any]:
         lists = Lists(url=self.url_to("changelist"))
         return {
+            "form": DaysForm(initial={"first": found.days.first, "last": found.days.last}),
             "found": found,
             "days_shown": range_shown(found.days),
             "before_shown": range_shown(found.before),

@@ -247,6 +247,16 @@ def test_unconfirmed_items_outside_are_not_checked(site, ann, chats, osvi_sandbo
     assert osvi_sandbox.requests == []
 
 
+def test_figures_count_what_is_inside(site, ann, chats, others):
+    ClosedSessionFactory(agent=chats.a.agent, closed_by=ann, close_reason="Solved")
+    response = site.get(reverse("admin:osvi_django_chatsession_figures"))
+    found = response.context["found"]
+    assert (found.closed.number, found.waiting.number, found.failures) == (1, 0, [])
+    assert [row.label for row in found.agents.rows] == [str(chats.a.agent)]
+    text = response.content.decode()
+    assert [each for each in secrets_of_b() if each in text] == []
+
+
 def test_summaries_outside_are_withheld_from_list_and_other_chats(site, ann, chats, settings):
     ClosedSessionFactory(
         agent=chats.a.agent, customer_id=chats.a.customer_id, summary__text="Secret of A."
@@ -277,7 +287,13 @@ def test_user_without_view_permission_sees_only_inside(client, user_of, tenants,
 
 
 @pytest.mark.parametrize(
-    "name", ["chatsession_changelist", "chatsession_chats", "closejob_changelist"]
+    "name",
+    [
+        "chatsession_changelist",
+        "chatsession_chats",
+        "chatsession_figures",
+        "closejob_changelist",
+    ],
 )
 def test_unusable_function_is_a_page_that_says_so(site, settings, name):
     settings.OSVI_SESSIONS_FOR = "tests.helpers.tenants.broken"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import date, timedelta
 from html import unescape
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -186,11 +187,17 @@ def _pages_of_other_states(sessions, filled):
     query = urlencode({"customer_id": filled.session.customer_id})
     return {
         **pages,
+        "figures_of_year": f"{sessions.url_to('figures')}?first={_year_ago()}",
+        "figures_of_no_days": f"{sessions.url_to('figures')}?first=2026-02-30",
         "close_of_unconfirmed": sessions.url_to("close", filled.unconfirmed.pk),
         "lookup_of_customer": f"{sessions.url_to('lookup')}?{query}",
         "search_of_stranger": f"{sessions.url_to('changelist')}?q=nobody",
         "lookup_of_stranger": f"{sessions.url_to('lookup')}?customer_id=nobody",
     }
+
+
+def _year_ago():
+    return date.today() - timedelta(days=365)  # noqa: DTZ011 - any day about then
 
 
 def _standard_pages(site, model, row):
