@@ -188,7 +188,7 @@ def _pages_of_other_states(sessions, filled):
     return {
         **pages,
         "figures_of_year": f"{sessions.url_to('figures')}?first={_year_ago()}",
-        "figures_of_no_days": f"{sessions.url_to('figures')}?first=2026-02-30",
+        "figures_of_no_days": f"{sessions.url_to('figures')}?first=2026-03-02&last=2026-03-01",
         "close_of_unconfirmed": sessions.url_to("close", filled.unconfirmed.pk),
         "lookup_of_customer": f"{sessions.url_to('lookup')}?{query}",
         "search_of_stranger": f"{sessions.url_to('changelist')}?q=nobody",
