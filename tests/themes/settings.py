@@ -43,3 +43,5 @@ OSVI_EXECUTOR = None
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the quickest
 # Some themes evaluate scripts; what our own pages need is tested with Django's admin.
 MIDDLEWARE = [each for each in MIDDLEWARE if not each.startswith("example_project.policy.")]  # noqa: F405
+# A browser waits for fonts of another machine.
+JAZZMIN_SETTINGS = {"use_google_fonts_cdn": False}
