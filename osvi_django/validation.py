@@ -73,6 +73,15 @@ def require_id(field: str, value: object) -> str:
     return str(value)
 
 
+def require_customer(value: object) -> str:
+    """Return the id of a customer to ask OSVI for. Raises ``InvalidInput``, also if it is blank."""
+    customer_id = require_id("customer_id", value)
+    if not customer_id.strip():
+        problem = translate("customer_id is blank: give the customer's phone number or id.")
+        raise InvalidInput(problem, field="customer_id")
+    return customer_id
+
+
 def uuid_or_none(field: str, value: object) -> uuid.UUID | None:
     """Return a UUID, also if it is given as a text; None stays None. Raises ``InvalidInput``."""
     if value is None or isinstance(value, uuid.UUID):

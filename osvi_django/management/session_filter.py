@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, BooleanOptionalAction
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Final
 
@@ -36,8 +37,8 @@ _OTHERS: Final = (
 )
 
 
-def add_filters(parser: ArgumentParser) -> None:
-    """Declare the options; none of them means all sessions."""
+def add_filters(parser: ArgumentParser, *, without: Collection[str] = ()) -> None:
+    """Declare the options; ``without``: the times that this command cannot filter by."""
     parser.add_argument(
         "--status",
         nargs="+",
@@ -77,7 +78,7 @@ def add_filters(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--close-job", type=int, metavar="ID", help=_("Only sessions of this close job.")
     )
-    for name in _TIMES:
+    for name in (each for each in _TIMES if each not in without):
         parser.add_argument(
             _option(name),
             metavar="WHEN",
@@ -88,13 +89,19 @@ def add_filters(parser: ArgumentParser) -> None:
     )
 
 
-def filter_of(options: dict[str, Any]) -> SessionFilter:
-    """Return the filter that the options mean. Raises ``InvalidInput``."""
+def filter_of(options: dict[str, Any], **others: Any) -> SessionFilter:
+    """Return the filter that the options mean, with other values. Raises ``InvalidInput``."""
     chosen: dict[str, Any] = {name: options[name] for name in _OTHERS}
     times: dict[str, Any] = {
-        name: _moment(name, options[name]) for name in _TIMES if options[name] is not None
+        name: _moment(name, text) for name in _TIMES if (text := options.get(name)) is not None
     }
-    return SessionFilter(**chosen, **times)
+    return SessionFilter(**{**chosen, **times, **others})
+
+
+def given_filters(options: dict[str, Any]) -> set[str]:
+    """Return the names of the filters that are given."""
+    names = (*_OTHERS, *_TIMES, "search")
+    return {name for name in names if options.get(name) is not None}
 
 
 def _moment(name: str, text: str) -> datetime:

@@ -79,10 +79,14 @@ class TextField(serializers.CharField):
 
 
 class SearchField(serializers.Field[str, str, str, Any]):
-    """What to search for: any text, as a search that cannot find anything is no error."""
+    """What to search for: any text, as a search that cannot find anything is no error of a list."""
+
+    default_error_messages = {"invalid": _("This is not a text.")}
 
     def to_internal_value(self, data: str) -> str:
-        """Return the text as it was sent."""
+        """Return the text as it was sent; other types are not converted."""
+        if not isinstance(data, str):
+            self.fail("invalid")
         return data
 
 
@@ -145,6 +149,9 @@ class StatusListField(serializers.Field[list[str], Any, list[str], Any]):
     """One or several statuses: a list in JSON; in a query string with commas, or repeated."""
 
     is_repeatable = True
+    default_error_messages = {
+        "empty": _("A status between two commas, or before or after one, is missing.")
+    }
 
     def get_value(self, dictionary: Any) -> Any:
         """Return what was given, also if a query string has it more than once."""
@@ -158,6 +165,8 @@ class StatusListField(serializers.Field[list[str], Any, list[str], Any]):
         named = data.split(",") if isinstance(data, str) else data
         if not isinstance(named, list) or not named:
             named = [None]
+        if isinstance(data, str) and data and not all(each.strip() for each in named):
+            self.fail("empty")
         one = StatusField(choices=ChatSession.Status.choices)
         return list(dict.fromkeys(one.to_internal_value(each) for each in named))
 

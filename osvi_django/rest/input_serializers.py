@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from django.http import QueryDict
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
 from rest_framework import ISO_8601, serializers
 from rest_framework.settings import api_settings
 from rest_framework.versioning import QueryParameterVersioning
@@ -52,6 +51,7 @@ from osvi_django.validation import CLOSE_REASON_MAX_LENGTH
 _LOST_PLUS: Final = re.compile(r"^ \d|\d \d\d:?\d\d$")
 # How many unknown keys an error names.
 _MAX_NAMED: Final = 5
+_UNKNOWN: Final = _("This name is unknown: leave it out.")
 
 
 class StrictSerializer(serializers.Serializer[Any]):
@@ -64,8 +64,7 @@ class StrictSerializer(serializers.Serializer[Any]):
         """Return the values, or raise errors."""
         data = self.given(data)
         if isinstance(data, dict) and (unknown := [key for key in data if not self._knows(key)]):
-            problem = _not_known(unknown, self)
-            raise serializers.ValidationError({api_settings.NON_FIELD_ERRORS_KEY: [problem]})
+            raise serializers.ValidationError(_not_known(unknown, self))
         return super().to_internal_value(data)
 
     def given(self, data: Any) -> Any:
@@ -171,15 +170,15 @@ class SessionFields(StrictSerializer):
     summary_status = StatusField(choices=ChatSession.SummaryStatus.choices, required=False)
     closed_by = IdField(required=False)
     close_job = JobField(required=False)
+    search = SearchField(required=False)
 
 
 class ListedFields(SessionFields):
-    """The filters of a list of sessions, and a text to search for."""
+    """The filters of a list of sessions."""
 
     # Not for a close, which changes what these look at before it asks once more.
     updated_after = MomentField()
     updated_before = MomentField()
-    search = SearchField(required=False)
 
 
 class SessionFilterSerializer(ListedFields, PageSerializer):
@@ -322,23 +321,16 @@ def text_serializer(command: SupportCommand) -> type[StrictSerializer]:
     return type(f"{command.kind.name.title()}Serializer", (StrictSerializer,), fields)
 
 
-def _not_known(unknown: Sequence[object], serializer: StrictSerializer) -> str:
-    # As repr() writes them: the keys may hold characters that no response can.
-    first = ", ".join(map(repr, unknown[:_MAX_NAMED]))
-    values = {"unknown": first, "known": ", ".join(serializer.known_keys())}
-    if not values["known"]:
-        problem = ngettext(
-            "%(unknown)s is unknown: leave it out.",
-            "%(unknown)s are unknown: leave them out.",
-            len(unknown),
-        )
-        return problem % values
-    problem = ngettext(
-        "%(unknown)s is unknown: use %(known)s.",
-        "%(unknown)s are unknown: use %(known)s.",
-        len(unknown),
-    )
-    return problem % values
+def _not_known(unknown: Sequence[object], serializer: StrictSerializer) -> dict[str, list[Any]]:
+    """Return the problem of each of the first unknown fields, by names that can be sent."""
+    known = ", ".join(serializer.known_keys())
+    problem = _("This name is unknown: use %(known)s.") % {"known": known} if known else _UNKNOWN
+    return {_sendable(name): [problem] for name in unknown[:_MAX_NAMED]}
+
+
+def _sendable(name: object) -> str:
+    """Return a name as it was sent, but for halves of surrogate pairs, which no answer can hold."""
+    return str(name).encode(errors="backslashreplace").decode()
 
 
 def _none_of(serializer: StrictSerializer) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import IO, Any, Final
 
 from django.http import HttpResponseBase
 from django.utils.translation import gettext as _
 from rest_framework.exceptions import ParseError
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import JSONParser
-from rest_framework.renderers import JSONRenderer
+from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.status import HTTP_400_BAD_REQUEST
@@ -65,6 +66,22 @@ class ProblemRenderer(OSVIJSONRenderer):
         status = (renderer_context or {})["response"].status_code
         problem = problem_of(status, data)
         return super().render(problem, accepted_media_type, renderer_context)
+
+
+class KnownFormats(DefaultContentNegotiation):
+    """Choose a renderer as REST framework does, but for a format that does not exist.
+
+    The view refuses it by name, after it has checked who asks.
+    """
+
+    def filter_renderers(
+        self,
+        renderers: Iterable[BaseRenderer],
+        format: str,  # noqa: A002  # as REST framework names it
+    ) -> list[BaseRenderer]:
+        """Return the renderers of a format; all if it is unknown."""
+        every = list(renderers)
+        return [each for each in every if each.format == format] or every
 
 
 def problem_of(status: int, data: Mapping[str, Any]) -> dict[str, Any]:

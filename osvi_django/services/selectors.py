@@ -28,13 +28,21 @@ from osvi_django.models import (
     ChatAgent,
     ChatSession,
     CloseAttempt,
+    CloseJob,
     CloseJobItem,
     SessionSummary,
 )
-from osvi_django.services.access import Purpose, is_inside, sessions_inside
-from osvi_django.services.permissions import may_view
+from osvi_django.services.access import (
+    Purpose,
+    agents_inside,
+    is_inside,
+    is_narrowed,
+    sessions_inside,
+)
+from osvi_django.services.permissions import may_view, visible_jobs
 from osvi_django.validation import (
     CLOSE_REASON_MAX_LENGTH,
+    account_problem,
     is_storable_id,
     require_id,
     stripped,
@@ -289,14 +297,52 @@ def select_matching(chosen: SessionFilter, *, requested_by: Any = None) -> Query
     """Return the sessions to close that match, read from the database they are written to.
 
     Users may not filter by what they may not see: raises ``NotAllowed``. Those outside their access
-    do not match.
+    do not match. An agent, account, user or job that this site does not have is an error and never
+    ignored, as the filter would mean other sessions than the caller does: raises ``InvalidInput``.
     """
     if requested_by is not None and not may_view(requested_by):
         raise NotAllowed(
             _("You do not have permission to see chat sessions, so give the ids of those to close.")
         )
+    _require_known_agents(chosen, requested_by)
+    _require_known_others(chosen, requested_by)
     seen = sessions_inside(all_sessions(), requested_by, Purpose.VIEW)
     return sessions_inside(seen, requested_by, Purpose.CLOSE).filter(chosen.condition())
+
+
+def _require_known_agents(chosen: SessionFilter, user: Any) -> None:
+    """Raise ``InvalidInput`` for an agent that this site does not have for this user."""
+    named = [("exclude_agents", uuid) for uuid in chosen.exclude_agents or ()]
+    if chosen.agent_uuid is not None:
+        named.append(("agent_uuid", chosen.agent_uuid))
+    if not named:
+        return
+    agents = ChatAgent.objects.using(router.db_for_write(ChatAgent))
+    same = agents_inside(agents, user, Purpose.CLOSE).filter(
+        uuid__in=[uuid for _field, uuid in named]
+    )
+    known = set(same.values_list("uuid", flat=True))
+    for field, uuid in named:
+        if uuid not in known:
+            problem = _("%(field)s: this site has no agent “%(uuid)s”, so nothing was selected.")
+            raise InvalidInput(problem % {"field": field, "uuid": uuid}, field=field)
+
+
+def _require_known_others(chosen: SessionFilter, user: Any) -> None:
+    """Raise ``InvalidInput`` for an account, a user or a job that this site does not have."""
+    if chosen.account is not None and (problem := account_problem(chosen.account)):
+        agents = ChatAgent.objects.using(router.db_for_write(ChatAgent))
+        if not agents.filter(account=chosen.account).exists():
+            raise InvalidInput(problem, field="account")
+    # Whether a user exists is not for those who see a part of the site only.
+    is_named = chosen.closed_by is not None and not is_narrowed(user)
+    if is_named and not _users_named(str(chosen.closed_by)):
+        problem = _("closed_by: this site has no user of this name, so nothing was selected.")
+        raise InvalidInput(problem, field="closed_by")
+    jobs = CloseJob.objects.all() if user is None else visible_jobs(user)
+    if chosen.close_job is not None and not jobs.filter(pk=chosen.close_job).exists():
+        problem = _("close_job: this site has no such close job, so nothing was selected.")
+        raise InvalidInput(problem, field="close_job")
 
 
 def _shown(moment: datetime) -> str:

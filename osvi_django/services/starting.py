@@ -51,7 +51,7 @@ from osvi_django.services.mirroring.sessions import (
 from osvi_django.services.permissions import requester_fields, require_operate
 from osvi_django.services.sharing import earlier_summaries, number_to_share
 from osvi_django.services.start_locks import start_lock
-from osvi_django.validation import require_id, storable, uuid_or_none
+from osvi_django.validation import require_customer, require_id, storable, uuid_or_none
 
 ActionKind = SupportAction.Kind
 
@@ -94,7 +94,7 @@ def start_session(
         by = RequestOrigin(requested_by=requested_by, via=via, note="")
         form_key = uuid_or_none("form_key", form_key)
         require_id("agent_uuid", agent_uuid)
-        require_id("customer_id", customer_id)
+        require_customer(customer_id)
         account = account_of(agent_uuid, account, by=requested_by)
         client, terms = claims.prepare(account)
         given: dict[str, Any] = {"input_fields": input_fields, "context": context or ()}

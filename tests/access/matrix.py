@@ -55,7 +55,7 @@ CASES = [
         "sessions/close/",
         ("post", 202, {"session_ids": ["{session}"]}),
         ("post", 202, {"filter": {"customer_id": "{customer}"}}),
-        ("post", 202, {"filter": _BY_AGENT}),
+        ("post", 400, {"filter": _BY_AGENT}),
     ),
     Case(
         name="session-export",

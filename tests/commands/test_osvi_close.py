@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from osvi_django.exceptions import InsideTransaction
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob
-from osvi_django.services.jobs import cancel_close_job
+from osvi_django.services.jobs import cancel_close_job, create_close_job
 from osvi_django.signals import session_closed
 from osvi_django.testing import Drop, Status
 from osvi_django.testing.factories import (
@@ -78,6 +78,34 @@ class TestWhoAnswers:
         waits = ChatSessionFactory(last_activity_at=long_ago, help_requested=True)
         assert selected("--idle-for", "7d") == {quiet.session_id}
         assert selected("--idle-for", "7d", "--help-requested") == {waits.session_id}
+
+    def test_filters_of_the_lists_select(self, selected):
+        early, late = (db_datetime(f"2026-01-0{day}T00:00Z") for day in (1, 3))
+        first = ChatSessionFactory(customer_id="+15551112222", started_at=early)
+        lost = ChatSessionFactory(status="unconfirmed", started_at=late)
+        other = ChatSessionFactory(started_at=late)
+        done = ClosedSessionFactory(close_reason="Bored", started_at=late)
+        job = create_close_job([other], start=False)
+        both = {first.session_id, other.session_id}
+        assert selected("--open") == both
+        assert selected("--no-open") == {lost.session_id, done.session_id}
+        assert selected("--account", "default") == both
+        assert selected("--close-job", str(job.pk)) == {other.session_id}
+        assert selected("--started-after", "2026-01-02") == {other.session_id}
+        assert selected("--closed-before", "2026-01-02") == set()
+        assert selected("--close-reason", "Bored", "--status", "closed") == {done.session_id}
+        assert selected("--summary-status", "pending") == both
+        assert selected("--idle-since", "2020-01-01") == set()
+        assert selected("--search", "2222") == {first.session_id}
+
+    def test_close_by_search_closes_what_it_finds(self, call, chats):
+        (wanted,), _other = chats(1, customer_id="+15551112222"), chats(1)
+        assert call("osvi_close", "--search", "(555) 111-2222").code == 0
+        closed = ChatSession.objects.filter(status="closed")
+        assert [each.session_id for each in closed] == [wanted.session_id]
+        job = CloseJob.objects.get()
+        assert job.selection == "active, dormant, found by a search"
+        assert job.session_filter == {"status": ["active", "dormant"]}
 
     def test_reason_is_stored_and_checked(self, call, chats, settings):
         (session,) = chats(1)
@@ -403,6 +431,17 @@ class TestWrongArguments:
                 (("--started-before", text), "--started-before needs")
                 for text in ("", "yesterday", "2026-13-01", "2026-01-32T00:00", "12:00", "5\x00")
             ),
+            (
+                ("--idle-for", "1d", "--idle-since", "2026-01-01"),
+                "either --idle-for or --idle-since",
+            ),
+            (("--agent-uuid", "nonesuch"), "agent_uuid: this site has no agent “nonesuch”"),
+            (("--exclude-agent", "nonesuch"), "exclude_agents: this site has no agent"),
+            (("--exclude-agent", "nonesuch", "--dry-run"), "exclude_agents: this site has no"),
+            (("--account", "nonesuch"), 'has no account "nonesuch"'),
+            (("--closed-by", "nobody"), "closed_by: this site has no user of this name"),
+            (("--close-job", "999999"), "close_job: this site has no such close job"),
+            (("--search", "…"), "search for"),
             (("--started-before", "9999-12-31T23:59:59-10:00"), "--started-before needs"),
             (("--started-before", "0001-01-01T00:00Z"), "started_before is too far in the past"),
         ],
@@ -412,6 +451,10 @@ class TestWrongArguments:
         said = call("osvi_close", *arguments)
         assert (said.code, said.out) == (2, "")
         assert message in said.error
+
+    def test_time_that_a_close_changes_is_no_filter(self, call):
+        said = call("osvi_close", "--updated-after", "2026-01-01")
+        assert "unrecognized arguments" in said.error
 
     def test_unknown_status_is_refused(self, call):
         assert "invalid choice: 'open'" in call("osvi_close", "--status", "open").error

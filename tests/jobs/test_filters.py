@@ -16,7 +16,7 @@ from osvi_django.models import ChatSession, CloseJob
 from osvi_django.services import SessionFilter
 from osvi_django.services.jobs import create_close_job, progress_of, retry_close_job, run_close_job
 from osvi_django.testing import Drop, Status
-from osvi_django.testing.factories import ChatAgentFactory
+from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
 
 WEEK = timedelta(days=7)
 
@@ -247,7 +247,7 @@ class TestWhoAnswers:
     def test_excluded_agents_are_left_out(self, chats, outcomes):
         (one,), (two,), (kept,) = chats(1, agent=ChatAgentFactory()), chats(1), chats(1)
         ChatSession.objects.filter(pk=two.pk).update(agent=(other := ChatAgentFactory(uuid=None)))
-        excluded = [one.agent.uuid, "nonesuch"]
+        excluded = [one.agent.uuid, ChatAgentFactory().uuid]
         job = create_close_job(SessionFilter(exclude_agents=excluded), start=False)
         assert set(outcomes(job)) == {two.session_id, kept.session_id}
         assert SessionFilter.from_json(job.session_filter).exclude_agents == tuple(excluded)
@@ -255,6 +255,38 @@ class TestWhoAnswers:
         ChatSession.objects.filter(pk=two.pk).update(agent=kept.agent)
         assert other.uuid is None
         assert run_close_job(job.pk).left_out == 1
+
+    @pytest.mark.parametrize(
+        ("wanted", "field"),
+        [
+            ({"exclude_agents": ["nonesuch"]}, "exclude_agents"),
+            ({"agent_uuid": "nonesuch"}, "agent_uuid"),
+            ({"account": "nonesuch"}, "account"),
+            ({"closed_by": "nobody"}, "closed_by"),
+            ({"close_job": 999_999}, "close_job"),
+        ],
+    )
+    def test_value_that_this_site_does_not_have_closes_nothing(self, chats, staff, wanted, field):
+        """A filter that excludes only what does not exist must not close all sessions."""
+        chats(2)
+        for user in (None, staff):
+            with pytest.raises(InvalidInput) as caught:
+                create_close_job(SessionFilter(**wanted), requested_by=user)
+            assert caught.value.field == field
+        assert not CloseJob.objects.exists()
+
+    def test_agent_in_other_case_is_another(self, chats):
+        agent = ChatAgentFactory(uuid="agent_a")
+        chats(1, agent=agent)
+        with pytest.raises(InvalidInput):
+            create_close_job(SessionFilter(exclude_agents="AGENT_A"))
+
+    def test_agent_deleted_since_keeps_the_job_running(self, chats, outcomes):
+        (kept,) = chats(1)
+        agent = ChatAgentFactory()
+        job = create_close_job(SessionFilter(exclude_agents=agent.uuid), start=False)
+        agent.delete()
+        assert outcomes(run_close_job(job.pk)) == {kept.session_id: "closed"}
 
     @pytest.mark.parametrize(
         ("wanted", "field"),
@@ -309,3 +341,55 @@ class TestWaitingForAPerson:
     def test_close_by_other_conditions_includes_them(self, chats, outcomes):
         (waits,) = chats(1, help_requested=True)
         assert set(outcomes(create_close_job(SessionFilter(), start=False))) == {waits.session_id}
+
+
+class TestSearch:
+    def test_search_narrows_a_filter(self, chats, outcomes):
+        (wanted,), _others = chats(1, customer_id="+15551112222"), chats(1)
+        chats(1, customer_id="+15551112222", mode="support")
+        job = create_close_job(SessionFilter(mode="ai"), search="2222", start=False)
+        assert outcomes(job) == {wanted.session_id: "waiting"}
+        assert "2222" not in f"{job.selection}{job.session_filter}"
+        ChatSession.objects.update(mode="support")
+        assert run_close_job(job.pk).left_out == 1  # the rest of the filter is checked again
+
+    def test_search_that_cannot_be_done_is_refused(self, chats):
+        chats(1)
+        for text in ("", "…", "x" * 1_000):
+            with pytest.raises(InvalidInput) as caught:
+                create_close_job(SessionFilter(), search=text)
+            assert caught.value.field == "search"
+        assert not CloseJob.objects.exists()
+
+    def test_search_that_finds_too_many_is_refused(self, db):
+        ChatSessionFactory.create_batch(1_001, customer_id="+15551112222")
+        with pytest.raises(InvalidInput, match="More than 1000 chats match") as caught:
+            create_close_job(SessionFilter(), search="2222")
+        assert caught.value.field == "search"
+
+    def test_search_needs_a_filter(self, chats):
+        with pytest.raises(InvalidInput) as caught:
+            create_close_job(chats(1), search="2222")
+        assert caught.value.field == "search"
+
+    def test_search_keeps_the_callers_own_words(self, chats):
+        chats(1, customer_id="+15551112222")
+        job = create_close_job(SessionFilter(), search="2222", selection="Mine", start=False)
+        assert job.selection == "Mine"
+
+    def test_rest_job_takes_search(self, chats, api, settings):
+        settings.OSVI_EXECUTOR = None
+        (wanted,), _others = chats(1, customer_id="+15551112222"), chats(1)
+        body = {"filter": {"search": "2222"}}
+        assert api.post("/api/osvi/sessions/close/", body, format="json").status_code == 202
+        assert [each.session for each in CloseJob.objects.get().items.all()] == [wanted]
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.parametrize("wrong", [5, None, "", "…", ["x"]])
+    def test_rest_job_with_wrong_search_names_it(self, chats, api, wrong):
+        chats(1)
+        body = {"filter": {"search": wrong, "status": "active"}}
+        response = api.post("/api/osvi/sessions/close/", body, format="json")
+        assert response.status_code == 400
+        assert "search" in f"{response.json()['errors']}"
+        assert not CloseJob.objects.exists()

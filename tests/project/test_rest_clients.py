@@ -1,4 +1,4 @@
-"""The examples of docs/rest-clients.md, run against a site and a sandbox OSVI."""
+"""The examples of docs/rest-clients.md and docs/rest.md, run against a site and a sandbox OSVI."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import jsonschema
@@ -32,6 +33,22 @@ for number in range(11):
 names = ["view_chatsession", "close_chatsession", "view_sessionsummary"]
 user = User.objects.create_user("crm")
 user.user_permissions.set(Permission.objects.filter(codename__in=names))
+"""
+# More than a page, older than those that the other examples list.
+MANY = """
+from osvi_django.models import ChatAgent, ChatSession
+from django.utils import timezone
+agent, long_ago = ChatAgent.objects.get(), timezone.now().replace(year=2001, day=1)
+ChatSession.objects.bulk_create(
+    ChatSession(session_id=f"old-{number}", agent=agent, status="closed", started_at=long_ago)
+    for number in range(250)
+)
+"""
+TOTAL = 11 + 250
+# At the same moment, so that a page ends between two of them.
+CHANGE_ALL = """
+from osvi_django.models import ChatSession
+ChatSession.objects.update(close_reason="again")
 """
 
 
@@ -69,8 +86,8 @@ def test_tool_has_a_valid_schema():
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """Run a site with eleven chats; yield the environment of its callers."""
+def environment(tmp_path_factory):
+    """Create a site with eleven chats; yield the environment of its programs."""
     folder = tmp_path_factory.mktemp("site")
     with OSVISandbox() as osvi:
         for number in range(11):
@@ -85,8 +102,14 @@ def site(tmp_path_factory):
         }
         manage(environment, "migrate", "--verbosity", "0")
         manage(environment, "shell", "--command", FILL)
-        token = re.search(r"token ([0-9a-f]{40}) ", manage(environment, "drf_create_token", "crm"))
-        yield from running(environment, token[1])
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def site(environment):
+    """Run the site; yield the environment of its callers."""
+    token = re.search(r"token ([0-9a-f]{40}) ", manage(environment, "drf_create_token", "crm"))
+    yield from running(environment, token[1])
 
 
 def manage(environment, *command):
@@ -156,6 +179,35 @@ def test_example_of_python_closes_and_lists(site, tmp_path):
     assert "s-9 +15551112222" in listed
     assert closed
     assert unknown.startswith("not_found: ")
+
+
+def test_example_of_synchronising_gets_what_changed_since(environment, site, tmp_path):
+    manage(environment, "shell", "--command", MANY)
+    (code,) = re.findall(r"^```python\n(.*?)^```", synchronising(), re.MULTILINE | re.DOTALL)
+    for _run in range(2):  # the second goes on where the first was stopped
+        manage(environment, "shell", "--command", CHANGE_ALL)
+        with following(code, site, tmp_path) as lines:
+            changed = {next(lines).split()[0] for _number in range(TOTAL)}
+        assert len(changed) == TOTAL
+
+
+def synchronising():
+    """Return the part of the other page about a copy in another system."""
+    page = (ROOT / "docs" / "rest.md").read_text(encoding="utf-8")
+    return page.partition("## Synchronise another system")[2].partition("\n## ")[0]
+
+
+@contextmanager
+def following(code, site, folder):
+    """Run the client, and yield the lines that it prints, until the block ends."""
+    command = [sys.executable, "-u", "-c", code]
+    with subprocess.Popen(
+        command, env=site, stdout=subprocess.PIPE, text=True, cwd=folder
+    ) as process:
+        try:
+            yield process.stdout
+        finally:
+            process.kill()
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="node is not installed.")

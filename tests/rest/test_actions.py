@@ -36,7 +36,7 @@ def session():
 def test_list_with_unknown_parameter_returns_400_with_name(api, session):
     response = api.get(url_of(session.session_id), {"kind": "tell"})
     assert (response.status_code, response.json()["code"]) == (400, "invalid")
-    assert response.json()["detail"] == "'kind' is unknown: use page_size, cursor."
+    assert response.json()["detail"] == "kind: This name is unknown: use page_size, cursor."
 
 
 def test_list_shows_all_fields_of_action(api, session, staff):

@@ -296,7 +296,7 @@ class TestInput:
             ({"agent_uuid": 5}, "agent_uuid"),
             (
                 {"notte": "done"},
-                "'notte' is unknown: use agent_uuid, account, note, close_reason, goodbye.",
+                "notte: This name is unknown: use agent_uuid, account, note, close_reason, ",
             ),
             ({"csrfmiddlewaretoken": "x"}, "csrfmiddlewaretoken"),
             ([1, 2], "dictionary"),

@@ -120,7 +120,7 @@ class TestErrors:
             ({"format": "pdf"}, "format"),
             ({"format": "json"}, "format"),
             ({"format": "csv", "status": "open"}, "status"),
-            ({"format": "csv", "page_size": "10"}, "non_field_errors"),
+            ({"format": "csv", "page_size": "10"}, "page_size"),
         ],
     )
     def test_invalid_query_returns_400_and_exports_nothing(self, exporter, query, named):

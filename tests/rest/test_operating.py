@@ -315,7 +315,8 @@ class TestSync:
             ({"customer_id": 4917}, "customer_id"),
             ({"customer_id": "\x00"}, "customer_id"),
             ({"customer_id": "x", "account": "nobody's"}, "account"),
-            ({"customer_id": "x", "agent_uuid": "y"}, "non_field_errors"),
+            ({"customer_id": "x", "agent_uuid": "y"}, "agent_uuid"),
+            ({"customer_id": "  "}, "customer_id"),
         ],
         ids=repr,
     )
@@ -414,7 +415,7 @@ class TestSupport:
             ({"command": "", "message": "x"}, "command"),
             ({"command": ["takeover"]}, "command"),
             ({"command": {}}, "command"),
-            ({"comand": "close", "message": "x"}, "non_field_errors"),
+            ({"comand": "close", "message": "x"}, "comand"),
             ([], "non_field_errors"),
             ("takeover", "non_field_errors"),
             (None, "non_field_errors"),
@@ -935,4 +936,5 @@ class TestIdsInBodies:
     def test_unknown_fields_are_named(self, operator):
         body = {"customer_id": "+1", "unknown": 1, "u2": 2}
         answer = operator.post("/api/osvi/sessions/sync/", body, format="json").json()["detail"]
-        assert answer == "'unknown', 'u2' are unknown: use customer_id, account."
+        problem = "This name is unknown: use customer_id, account."
+        assert answer == f"unknown: {problem} u2: {problem}"

@@ -173,8 +173,6 @@ class TestQueryStrings:
     @pytest.mark.parametrize("query", ["{0}=", "{0}", "{0}=%20", "{0}=1&{0}=1", "{0}=&{0}=5"])
     def test_parameter_blank_or_repeated_returns_400_with_name(self, ask, key, query):
         response = ask(query.format(key))
-        if "format" in query.format(key) and response.status_code == 404:
-            return  # REST framework itself rejects the format
         assert (response.status_code, list(response.json()["errors"])) == (400, [key])
         assert response.json()["detail"].startswith(f"{key}: ")
 

@@ -60,7 +60,7 @@ class TestRecover:
         asked = len(osvi_sandbox.requests)
         response = api.post(f"{BASE}{lost.session_id}/recover/", {"again": True}, format="json")
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
-        assert response.json()["detail"] == "'again' is unknown: leave it out."
+        assert response.json()["detail"] == "again: This name is unknown: leave it out."
         assert len(osvi_sandbox.requests) == asked
 
     def test_recover_without_view_permission_hides_fields(self, lost, client_with):

@@ -79,8 +79,8 @@ class TestList:
                 {"agentuuid": "x"},
                 "ordering, fields, page_size, cursor.",
             ),
-            ({"agent": "x"}, "'agent' is unknown: use status, agent_uuid, "),
-            ({"csrfmiddlewaretoken": "x"}, "'csrfmiddlewaretoken' is unknown: "),
+            ({"agent": "x"}, "agent: This name is unknown: use status, agent_uuid, "),
+            ({"csrfmiddlewaretoken": "x"}, "csrfmiddlewaretoken: This name is unknown: "),
         ],
     )
     def test_list_with_unknown_parameter_returns_400_with_name(self, api, query, detail):
@@ -88,6 +88,7 @@ class TestList:
         response = api.get(LIST, query)
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert detail in response.json()["detail"]
+        assert list(response.json()["errors"]) == list(query)
 
     @pytest.mark.parametrize("text", ["(555) 111-2222", "6513270e…", "EXPENSIVE invoice"])
     def test_list_with_search_shows_matches(self, api, text):

@@ -131,7 +131,7 @@ class TestQueryStrings:
             address = f"{BASE}/{path.format(**ids)}?x=1"
             response = getattr(operator, method)(address)
             assert response.status_code == 400, address
-            assert "'x' is unknown" in response.json()["detail"]
+            assert "x: This name is unknown" in response.json()["detail"]
         assert osvi_sandbox.requests == []
         assert ChatSession.objects.get().status == "active"
 
@@ -145,6 +145,16 @@ class TestQueryStrings:
     def test_details_with_page_size_return_400(self, api, ids):
         for path in ("sessions/{id}/", "close-jobs/{job}/"):
             assert api.get(f"{BASE}/{path.format(**ids)}?page_size=5").status_code == 400
+
+    @pytest.mark.parametrize("path", ["sessions/", "sessions/{id}/", "close-jobs/", "stats/"])
+    @pytest.mark.parametrize("kind", ["csv", "pdf", "JSON"])
+    def test_unknown_format_returns_400_with_name(self, api, ids, path, kind):
+        response = api.get(f"{BASE}/{path.format(**ids)}", {"format": kind})
+        assert (response.status_code, list(response.json()["errors"])) == (400, ["format"])
+        assert "sessions/export/" in response.json()["detail"]
+
+    def test_unknown_format_without_login_returns_401(self, client):
+        assert client.get(f"{BASE}/sessions/", {"format": "csv"}).status_code in {401, 403}
 
     def test_parameters_of_rest_framework_are_accepted(self, api, ids, settings):
         address = f"{BASE}/sessions/{ids['id']}/"

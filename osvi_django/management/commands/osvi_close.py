@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import threading
-from argparse import ArgumentParser, BooleanOptionalAction
+from argparse import ArgumentParser
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 from django.core.management.base import CommandError
 from django.db import InterfaceError, OperationalError, router
+from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from osvi_django.database import is_without_tables, refuse_inside_transaction, safe_error_name
 from osvi_django.exceptions import InvalidInput
-from osvi_django.management.durations import read_moment, read_period
+from osvi_django.management.durations import read_period
 from osvi_django.management.loop import STOPPED, stop_on_signals
 from osvi_django.management.output import OSVICommand
 from osvi_django.management.progress import job_progress, line_of, summary_of
+from osvi_django.management.session_filter import add_filters, filter_of, given_filters
 from osvi_django.models import ChatSession, CloseJob
 from osvi_django.services.attempts.close_rules import require_rules_of_any_account
 from osvi_django.services.attempts.types import RequestOrigin
 from osvi_django.services.jobs import create_close_job, pause_reason, run_close_job
-from osvi_django.services.selectors import SessionFilter, find_session, select_matching
+from osvi_django.services.jobs.items import matching_sessions
+from osvi_django.services.selectors import SessionFilter, find_session
 from osvi_django.validation import require_id
 
 NOT_ALL_CLOSED: Final = 1
@@ -32,18 +36,26 @@ LATER: Final = 75  # EX_TEMPFAIL of sysexits.h
 # How many sessions a dry run lists.
 MAX_SHOWN: Final = 10
 
-_FILTERS: Final = (
-    "status",
-    "agent_uuid",
-    "customer_id",
-    "idle_for",
-    "started_before",
-    "mode",
-    "help_requested",
-    "exclude_agents",
-)
+_OWN_FILTERS: Final = ("idle_for", "exclude_agents")
+_CHANGED_BY_A_CLOSE: Final = ("updated_after", "updated_before")
 
-Chosen = list[str] | SessionFilter
+
+@dataclass(frozen=True)
+class Selected:
+    """The sessions that a filter selects, and a search finds if there is one."""
+
+    filter: SessionFilter
+    search: str | None = field(repr=False)
+
+    def sessions(self) -> QuerySet[ChatSession]:
+        """Return them, as they are now. Raises ``CommandError``."""
+        try:
+            return matching_sessions(self.filter, None, self.search)
+        except InvalidInput as error:
+            raise _wrong(str(error)) from None
+
+
+Chosen = list[str] | Selected
 
 
 class Command(OSVICommand):
@@ -54,6 +66,7 @@ class Command(OSVICommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the arguments for what to close, and how."""
         parser.epilog = _(
+            "Without --status and --open, filters select active and dormant sessions. "
             "Exit codes: 0, all are closed, or no longer match the filters, or none was selected. "
             "1, some are not closed: they failed, are unconfirmed or were cancelled. 2, the "
             "arguments are wrong. 75, OSVI or the database has a problem: the job waits, and "
@@ -85,48 +98,14 @@ class Command(OSVICommand):
         )
 
     def _add_filters(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--status",
-            nargs="+",
-            action="extend",
-            choices=ChatSession.Status.values,
-            help=_(
-                "Close sessions with one of these statuses. Default with other filters: active "
-                "dormant."
-            ),
-        )
-        parser.add_argument("--agent-uuid", metavar="UUID", help=_("Close sessions of this agent."))
-        parser.add_argument(
-            "--customer-id", metavar="ID", help=_("Close sessions of this customer.")
-        )
+        add_filters(parser, without=_CHANGED_BY_A_CLOSE)
         parser.add_argument(
             "--idle-for",
             metavar="TIME",
             help=_(
-                "Close sessions without activity for this long, for example 30s, 90m, 12h, 7d or "
-                "2w."
-            ),
-        )
-        parser.add_argument(
-            "--started-before",
-            metavar="WHEN",
-            help=_(
-                "Close sessions that started before this time, for example 2026-01-31 or "
-                "2026-01-31T12:00+01:00."
-            ),
-        )
-
-        parser.add_argument(
-            "--mode",
-            choices=ChatSession.Mode.values,
-            help=_("Close sessions that the AI agent (ai) or support staff (support) answers."),
-        )
-        parser.add_argument(
-            "--help-requested",
-            action=BooleanOptionalAction,
-            help=_(
-                "Close sessions whose customers wait for a person, or with --no-help-requested "
-                "others. --idle-for leaves them out unless you ask for them."
+                "Only sessions without activity for this long, for example 30s, 90m, 12h, 7d or "
+                "2w. This and --idle-since leave out customers who wait for a person, unless you "
+                "ask for them."
             ),
         )
         parser.add_argument(
@@ -134,7 +113,7 @@ class Command(OSVICommand):
             action="append",
             dest="exclude_agents",
             metavar="UUID",
-            help=_("Do not close sessions of this agent. Can be given several times."),
+            help=_("No sessions of this agent. Can be given several times."),
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -145,7 +124,7 @@ class Command(OSVICommand):
             return
         why = {"note": options["note"], "close_reason": options["reason"]}
         _require_rules(**why)
-        if isinstance(chosen, SessionFilter) and not select_matching(chosen).exists():
+        if not _selects_any(chosen):
             self.say(_("No chat session is selected."))
         else:
             self._close(chosen, **why, goodbye=options["goodbye"])
@@ -165,7 +144,9 @@ class Command(OSVICommand):
 
     def _make(self, chosen: Chosen, **options: Any) -> CloseJob:
         try:
-            job = create_close_job(chosen, via="command", start=False, **options)
+            named = chosen.filter if isinstance(chosen, Selected) else chosen
+            options["search"] = chosen.search if isinstance(chosen, Selected) else None
+            job = create_close_job(named, via="command", start=False, **options)
         except InvalidInput as error:
             raise _wrong(str(error)) from None
         if not job.is_finished:  # its summary begins with the same line
@@ -188,35 +169,30 @@ class Command(OSVICommand):
 
 def _chosen(options: dict[str, Any]) -> Chosen:
     """Return the ids or the sessions that the arguments name."""
-    filters = {name: options[name] for name in _FILTERS if options[name] is not None}
-    if bool(options["ids"]) == bool(filters):
+    own = {name for name in _OWN_FILTERS if options[name] is not None}
+    if bool(options["ids"]) == bool(own | given_filters(options)):
         raise _wrong(_("Give either ids or at least one filter. See --help."))
     try:
         if options["ids"]:
             return [require_id("ID", each) for each in options["ids"]]
-        return _selected(**filters)
+        return Selected(_filter_of(options), options["search"])
     except InvalidInput as error:
         raise _wrong(str(error)) from None
 
 
-def _selected(
-    *,
-    status: list[str] | None = None,
-    agent_uuid: str | None = None,
-    customer_id: str | None = None,
-    idle_for: str | None = None,
-    started_before: str | None = None,
-    **others: Any,
-) -> SessionFilter:
-    chosen = SessionFilter(
-        status=status or ChatSession.OPEN,
-        agent_uuid=agent_uuid,
-        customer_id=customer_id,
-        idle_since=None if idle_for is None else _time_before_now(idle_for),
-        started_before=None if started_before is None else _moment(started_before),
-        **others,
-    )
-    return chosen.for_closing()
+def _filter_of(options: dict[str, Any]) -> SessionFilter:
+    others = {"exclude_agents": options["exclude_agents"]}
+    if options["status"] is None and options["open"] is None:
+        others["status"] = ChatSession.OPEN
+    if options["idle_for"] is not None:
+        if options["idle_since"] is not None:
+            raise _wrong(_("Give either --idle-for or --idle-since."))
+        others["idle_since"] = _time_before_now(options["idle_for"])
+    return filter_of(options, **others).for_closing()
+
+
+def _selects_any(chosen: Chosen) -> bool:
+    return not isinstance(chosen, Selected) or chosen.sessions().exists()
 
 
 def _time_before_now(period: str) -> datetime:
@@ -227,12 +203,6 @@ def _time_before_now(period: str) -> datetime:
     except OverflowError:
         pass  # no chat is that old
     raise _wrong(_("--idle-for needs a duration above zero, such as 30s, 90m, 12h, 7d or 2w."))
-
-
-def _moment(text: str) -> datetime:
-    if found := read_moment(text):
-        return found
-    raise _wrong(_("--started-before needs a time such as 2026-01-31 or 2026-01-31T12:00+01:00."))
 
 
 def _require_rules(**why: str) -> None:
@@ -246,8 +216,8 @@ def _require_rules(**why: str) -> None:
 
 def _counted(chosen: Chosen) -> str:
     closed = ChatSession.Status.CLOSED
-    if isinstance(chosen, SessionFilter):
-        matching = select_matching(chosen)
+    if isinstance(chosen, Selected):
+        matching = chosen.sessions()
         selected, unknown = matching.count(), 0
         done = matching.filter(status=closed).count()
     else:
@@ -267,8 +237,8 @@ def _counted(chosen: Chosen) -> str:
 
 def _first(chosen: Chosen) -> Iterator[str]:
     """Yield a line for each of the first sessions."""
-    if isinstance(chosen, SessionFilter):
-        yield from map(_line, select_matching(chosen).select_related("agent")[:MAX_SHOWN])
+    if isinstance(chosen, Selected):
+        yield from map(_line, chosen.sessions().select_related("agent")[:MAX_SHOWN])
         return
     for each in list(dict.fromkeys(chosen))[:MAX_SHOWN]:
         session = find_session(each)

@@ -13,6 +13,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import conditional_page
 from rest_framework import exceptions
 from rest_framework.generics import ListAPIView
+from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.permissions import SAFE_METHODS, DjangoModelPermissions, IsAuthenticated
 from rest_framework.renderers import BrowsableAPIRenderer
 from rest_framework.request import Request
@@ -30,6 +31,7 @@ from osvi_django.rest.input_serializers import QuerySerializer
 from osvi_django.rest.parsing import require_json, validated_query
 from osvi_django.rest.rendering import (
     JSON_MEDIA_TYPE,
+    KnownFormats,
     OSVIJSONRenderer,
     ProblemRenderer,
     StrictJSONParser,
@@ -85,6 +87,7 @@ class OSVIAPIView(APIView):
     parser_classes = (StrictJSONParser,)
     renderer_classes = (OSVIJSONRenderer, ProblemRenderer)
     versioning_class = None
+    content_negotiation_class: type[BaseContentNegotiation] = KnownFormats
     # The keys that a query string may have.
     query_serializer: type[QuerySerializer] = QuerySerializer
     # Whether anything but authentication and permission checks may have been done.
@@ -100,6 +103,7 @@ class OSVIAPIView(APIView):
         if request.method not in self.allowed_methods:
             self.http_method_not_allowed(request)
         self.require_allowed(request, **kwargs)
+        self.require_format(request)
         validated_query(self.get_query_serializer(), request)
         if request.method == "POST":
             require_json(request)
@@ -135,6 +139,16 @@ class OSVIAPIView(APIView):
 
     def require_allowed(self, request: Request, **kwargs: Any) -> None:
         """Raise ``NotAllowed`` before the body is read, for callers whom the service refuses."""
+
+    def require_format(self, request: Request) -> None:
+        """Raise a 400 if the query string asks for a format that this API does not have."""
+        name = api_settings.URL_FORMAT_OVERRIDE
+        known = [each.format for each in self.get_renderers()]
+        if name and request.query_params.get(name, "").strip() not in {"", *known}:
+            problem = _(
+                "This format is unknown here: leave it out. Files are made by sessions/export/."
+            )
+            raise exceptions.ValidationError({name: [problem]})
 
     @property
     def default_response_headers(self) -> dict[str, str]:

@@ -38,6 +38,9 @@ class SessionExportView(OSVIAPIView):
         if request.method != "OPTIONS":
             require_export(request.user)
 
+    def require_format(self, request: Request) -> None:
+        """Leave the format to the serializer: here it is that of the file."""
+
     def get_query_serializer(self) -> type[QuerySerializer]:
         """Return the serializer of the query string, of which OPTIONS needs none."""
         return QuerySerializer if self.request.method == "OPTIONS" else ExportSerializer

@@ -46,8 +46,9 @@ from osvi_django.services.jobs import (
     retry_close_job,
     store,
 )
+from osvi_django.services.jobs.items import matching_sessions
 from osvi_django.services.permissions import require_close, visible_items, visible_jobs
-from osvi_django.services.selectors import SessionFilter, select_matching
+from osvi_django.services.selectors import SessionFilter
 
 
 class BulkCloseView(OSVIAPIView):
@@ -62,7 +63,9 @@ class BulkCloseView(OSVIAPIView):
         """Create the job: 202, the job, and its URL."""
         wanted = self._wanted(request)
         ids, chosen = wanted.pop("session_ids", None), wanted.pop("filter", None)
-        sessions = ids or self._selected(request, **chosen)
+        if not ids:
+            wanted["search"] = chosen.pop("search", None)
+        sessions = ids or self._selected(request, wanted["search"], **chosen)
         job = create_close_job(sessions, requested_by=request.user, via="rest", **wanted)
         preferred = preferences_of(request)
         if preferred.wait and finished_after(job, preferred.wait):
@@ -77,10 +80,10 @@ class BulkCloseView(OSVIAPIView):
             require_close(request.user)
             raise
 
-    def _selected(self, request: Request, **wanted: Any) -> SessionFilter:
+    def _selected(self, request: Request, search: str | None, **wanted: Any) -> SessionFilter:
         require_visible_job(request.user, wanted.get("close_job"))
         chosen, limit = SessionFilter(**wanted).for_closing(), current_limit()
-        sessions = select_matching(chosen, requested_by=request.user)
+        sessions = matching_sessions(chosen, request.user, search)
         if sessions.order_by()[: limit + 1].count() > limit:
             problem = _(
                 "The filter matches more than %(limit)d chat sessions, the maximum per request."

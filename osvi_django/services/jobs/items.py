@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 from django.db import router
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
+from django.utils.translation import gettext as _
 
-from osvi_django.exceptions import NotAllowed, SessionNotFound
+from osvi_django.exceptions import InvalidInput, NotAllowed, SessionNotFound
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
 from osvi_django.services import selectors
 from osvi_django.services.access import Purpose, keys_inside
@@ -25,6 +26,7 @@ from osvi_django.services.jobs.walking import (
     walk,
 )
 from osvi_django.services.permissions import CLOSE, is_permitted, may_close, requester_fields
+from osvi_django.services.search import FOUND_MAX, search_sessions
 from osvi_django.services.selectors import SessionFilter, select_matching
 
 ItemOutcome = CloseJobItem.Outcome
@@ -34,10 +36,32 @@ _NOT_CLOSED: Final = ~Q(status=ChatSession.Status.CLOSED)
 WAITS_FOR_A_PERSON: Final = _NOT_CLOSED & Q(help_requested=True)
 
 
-def chosen_sessions(sessions: Wanted | SessionFilter, user: User | None) -> Chosen:
+def chosen_sessions(
+    sessions: Wanted | SessionFilter, user: User | None, search: str | None = None
+) -> Chosen:
     if isinstance(sessions, SessionFilter):
-        return select_matching(sessions, requested_by=user)
+        return matching_sessions(sessions, user, search)
+    if search is not None:
+        problem = _("search can be combined with a filter only.")
+        raise InvalidInput(problem, field="search")
     return choose(sessions)
+
+
+def matching_sessions(
+    chosen: SessionFilter, user: User | None, search: str | None = None
+) -> QuerySet[ChatSession]:
+    """Return the sessions to close that a filter selects, of those that a search finds, if given.
+
+    Raises the same as ``select_matching``, and ``InvalidInput`` if a text cannot be searched for,
+    or finds more sessions than a search returns: some that are meant would be left out.
+    """
+    matching = select_matching(chosen, requested_by=user)
+    if search is None:
+        return matching
+    found = search_sessions(search, requested_by=user)
+    if not found.kinds or (found.is_capped and len(found.keys) >= FOUND_MAX):
+        raise InvalidInput(found.notice, field="search")
+    return matching.filter(found.condition)
 
 
 def require_any_allowed(chosen: Chosen, user: User | None) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from django.db import router, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
+from django.utils.text import Truncator
 from django.utils.translation import gettext as _
 
 from osvi_django import database
@@ -60,10 +61,11 @@ SELECTION_MAX_LENGTH: Final = 500
 _DRAFT_LASTS: Final = timedelta(days=1)
 
 
-@hides("note", "goodbye")
+@hides("note", "goodbye", "search")
 def create_close_job(
     sessions: Wanted | SessionFilter,
     *,
+    search: str | None = None,
     requested_by: User | None = None,
     via: str = "code",
     note: str = "",
@@ -78,7 +80,8 @@ def create_close_job(
 
     A filter is checked again when it is a session's turn, and a session that no longer matches is
     skipped. A filter by ``idle_since`` skips customers who wait for a person, unless its
-    ``help_requested`` asks for them.
+    ``help_requested`` asks for them. ``search``: of those that a filter selects, only the ones that
+    a search finds now.
 
     Each session is included once, in constant memory for a queryset. An unknown id, or a session
     that ``requested_by`` may not close, is in the job with that outcome; a session outside their
@@ -113,12 +116,12 @@ def create_close_job(
         close_reason=storable(request.close_reason),
         goodbye=checked_goodbye(goodbye, requested_by),
         retry_of=retry_of,
-        selection=stripped("selection", selection, SELECTION_MAX_LENGTH),
+        selection=_selection_of(sessions, search, selection),
         session_filter=_stored_filter(sessions, retry_of),
     )
     alias = router.db_for_write(CloseJob)
     with transaction.atomic(using=alias):
-        chosen = chosen_sessions(sessions, requested_by)
+        chosen = chosen_sessions(sessions, requested_by, search)
         require_any_allowed(chosen, requested_by)
         job.save(using=alias)
         insert_items(job, new_items(job, chosen, requested_by))
@@ -288,6 +291,14 @@ def _spare_from_now_on(job: CloseJob) -> None:
     chosen = SessionFilter.from_json(kept) if kept else SessionFilter(status=None)
     spares = replace(chosen, help_requested=False).as_json()
     store.rows(job).update(session_filter=spares)
+
+
+def _selection_of(sessions: Wanted | SessionFilter, search: str | None, selection: str) -> str:
+    """Return for staff how sessions were chosen; a search is not repeated and has a name only."""
+    if selection or search is None or not isinstance(sessions, SessionFilter):
+        return stripped("selection", selection, SELECTION_MAX_LENGTH)
+    words = ", ".join([*sessions.in_words(), _("found by a search")])
+    return Truncator(words).chars(SELECTION_MAX_LENGTH)
 
 
 def _stored_filter(

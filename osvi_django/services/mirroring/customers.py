@@ -46,7 +46,7 @@ from osvi_django.services.mirroring.sessions import (
     record_remote_closes,
 )
 from osvi_django.services.permissions import require_operate
-from osvi_django.validation import require_id
+from osvi_django.validation import require_customer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def look_up_customer(
         refuse_inside_transaction(router.db_for_write(ChatSession))
         require_operate(requested_by)
         by = RequestOrigin(requested_by=requested_by, via=via, note="")
-        require_id("customer_id", customer_id)
+        require_customer(customer_id)
         client = client_of(account)
     with waiting_slot(via), throttling(client, account) as throttle:
         asked_at, sent_at = timezone.now(), clock.monotonic()

@@ -283,3 +283,11 @@ class TestSyncCustomer:
             there.add_session(session.session_id, agent_uuid="a", customer_id="+1555")
             [found] = sync_customer("+1555", account="other")
         assert (found, found.agent.account) == (session, "other")
+
+
+@pytest.mark.parametrize("blank", [" ", "\t\n", "\u00a0"])
+def test_look_up_of_blank_customer_raises_invalid_input(osvi_sandbox, blank):
+    with pytest.raises(InvalidInput) as caught:
+        look_up_customer(blank)
+    assert caught.value.field == "customer_id"
+    assert osvi_sandbox.requests == []
