@@ -95,6 +95,7 @@ DEFAULT_RETENTION: Final[Mapping[str, float | None]] = {
     "jobs": None,
     "events": 30,
     "idempotency": 1,
+    "exports": None,
 }
 RETENTION_KINDS: Final = tuple(DEFAULT_RETENTION)
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105  # of every secret
@@ -711,8 +712,9 @@ def retention_problem(kind: object, days: object) -> str:
     is_number = isinstance(days, int | float) and not isinstance(days, bool)
     if days is None or (is_number and 0 <= days <= MAX_DAYS):  # type: ignore[operator]
         # An answer that has expired at once could not be repeated.
-        return f'needs more than 0 for "{kind}"' if days == 0 and kind == "idempotency" else ""
-    return f'must have a number of days or None for "{kind}"'
+        is_too_short = days == 0 and kind == "idempotency"
+        return f'needs more than 0 and at most {MAX_DAYS} for "{kind}"' if is_too_short else ""
+    return f'must have a number of days from 0 to {MAX_DAYS} or None for "{kind}"'
 
 
 def count_problem(value: object) -> str:

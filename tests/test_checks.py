@@ -142,7 +142,9 @@ def test_check_of_wrong_retention_says_what_is_wrong():
     ((_check_id, message),) = check(eu={"API_TOKEN": TOKEN, "RETENTION": {"summary": 30}})
     assert message == 'OSVI["eu"]["RETENTION"] has an unknown kind "summary".'
     ((_check_id, message),) = check(eu={"API_TOKEN": TOKEN, "RETENTION": {"jobs": "1"}})
-    assert message.endswith('must have a number of days or None for "jobs".')
+    assert message.endswith('must have a number of days from 0 to 36500 or None for "jobs".')
+    ((_check_id, message),) = check(eu={"API_TOKEN": TOKEN, "RETENTION": {"idempotency": 0}})
+    assert message.endswith('needs more than 0 and at most 36500 for "idempotency".')
 
 
 @pytest.mark.django_db

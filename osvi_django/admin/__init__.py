@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from osvi_django.admin.agents import ChatAgentAdmin
+from osvi_django.admin.erasures import ErasureAdmin
 from osvi_django.admin.exports import DataExportAdmin
 from osvi_django.admin.jobs import CloseJobAdmin
 from osvi_django.admin.sessions import ChatSessionAdmin
@@ -13,6 +14,7 @@ __all__ = [
     "ChatSessionAdmin",
     "CloseJobAdmin",
     "DataExportAdmin",
+    "ErasureAdmin",
     "WebhookDeliveryAdmin",
     "WebhookReceiverAdmin",
 ]

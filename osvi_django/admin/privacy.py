@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator
 
 from django import forms
-from django.apps import apps
 from django.contrib import messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
@@ -21,19 +19,13 @@ from osvi_django.admin.base import OSVIViews
 from osvi_django.admin.deletion import redirect_to_itself
 from osvi_django.admin.mixins import write_history
 from osvi_django.admin.pages import Way
+from osvi_django.admin.personal_places import name_of_place
 from osvi_django.exceptions import OSVIError
 from osvi_django.models import ChatSession
-from osvi_django.services import selectors
 from osvi_django.services.permissions import may_erase
-from osvi_django.services.privacy.erasure import LOGINS, SPOOL, erase_customer
+from osvi_django.services.privacy.erasure import erase_customer
 from osvi_django.services.privacy.exporting import export_customer
-from osvi_django.services.privacy.history import HISTORY
-
-_OTHER_PLACES: Final[Mapping[str, Any]] = {
-    SPOOL: _("files that wait in the spool"),
-    HISTORY: _("entries of the history"),
-    LOGINS: _("login sessions with texts that were not sent"),
-}
+from osvi_django.services.privacy.keeping import keep_session
 
 
 class KeepForm(forms.Form):
@@ -117,7 +109,9 @@ class PrivacyViews(OSVIViews):
             "chatsession/erase.html",
             title=_("Erase customer"),
             original=session,
-            counts=[(_name_of(place), localize(each)) for place, each in planned.counts.items()],
+            counts=[
+                (name_of_place(place), localize(each)) for place, each in planned.counts.items()
+            ],
             obstacle=planned.obstacle and str(planned.obstacle),
             notice=planned.notice,
             back=self._page_after(request, session),
@@ -146,16 +140,13 @@ class PrivacyViews(OSVIViews):
             self.message_user(request, _("Enter a valid day."), messages.ERROR)
             return redirect_to_itself(request)
         day = form.cleaned_data["keep_until"]
-        selectors.rows(session).update(keep_until=day)
+        try:
+            keep_session(session, day, requested_by=request.user)
+        except OSVIError as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return redirect_to_itself(request)
         kept = _("The chat is kept until the end of %(day)s.")
         sentence = kept % {"day": date_format(day)} if day else _("The chat is no longer kept.")
         write_history(self, request, session, str(sentence))
         self.message_user(request, sentence, messages.SUCCESS)
         return HttpResponseRedirect(self._page_after(request, session))
-
-
-def _name_of(place: str) -> Any:
-    """Return the name of a place for people."""
-    if place in _OTHER_PLACES:
-        return _OTHER_PLACES[place]
-    return apps.get_model("osvi_django", place)._meta.verbose_name_plural  # noqa: SLF001

@@ -437,7 +437,9 @@ class Migration(migrations.Migration):
                 ('account', models.CharField(blank=True, help_text='Blank means all accounts.', max_length=64, verbose_name='account')),
                 ('counts', models.JSONField(default=dict, help_text='How many rows and files of each place it was.', verbose_name='counts')),
                 ('started_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='started')),
-                ('finished_at', models.DateTimeField(blank=True, help_text='If it is blank, the process died: the erasure must be repeated.', null=True, verbose_name='finished')),
+                ('last_step_at', models.DateTimeField(default=django.utils.timezone.now, editable=False, help_text='When it was begun, or last erased a chat.', verbose_name='last step')),
+                ('finished_at', models.DateTimeField(blank=True, help_text='When it ended, done or not. Blank while it runs, and if its process died.', null=True, verbose_name='ended')),
+                ('state', models.CharField(choices=[('running', 'running'), ('done', 'done'), ('unfinished', 'unfinished: erase the customer again')], default='running', max_length=16, verbose_name='state')),
                 ('requested_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL, verbose_name='requested by')),
             ],
             options={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Final
 
 from django.conf import settings
@@ -15,6 +16,8 @@ from osvi_django.models.sessions import ChatAgent, ChatSession
 from osvi_django.validation import CLOSE_REASON_MAX_LENGTH, ID_MAX_LENGTH, VIA_MAX_LENGTH
 
 HASH_LENGTH: Final = 64
+# Each step is one chat, in one transaction.
+ERASURE_STALLED: Final = timedelta(hours=1)
 
 
 class DailyCount(models.Model):
@@ -81,6 +84,13 @@ class Erasure(Requested):
     backup brings the customer back, the erasure can be repeated.
     """
 
+    class State(models.TextChoices):
+        """Whether all is erased; what is ``unfinished`` must be repeated."""
+
+        RUNNING = "running", _("running")
+        DONE = "done", _("done")
+        UNFINISHED = "unfinished", _("unfinished: erase the customer again")
+
     marker = models.CharField(
         _("marker"),
         max_length=ID_MAX_LENGTH,
@@ -100,11 +110,20 @@ class Erasure(Requested):
         _("counts"), default=dict, help_text=_("How many rows and files of each place it was.")
     )
     started_at = models.DateTimeField(_("started"), default=timezone.now)
+    last_step_at = models.DateTimeField(
+        _("last step"),
+        default=timezone.now,
+        editable=False,
+        help_text=_("When it was begun, or last erased a chat."),
+    )
     finished_at = models.DateTimeField(
-        _("finished"),
+        _("ended"),
         null=True,
         blank=True,
-        help_text=_("If it is blank, the process died: the erasure must be repeated."),
+        help_text=_("When it ended, done or not. Blank while it runs, and if its process died."),
+    )
+    state = models.CharField(
+        _("state"), max_length=16, choices=State.choices, default=State.RUNNING
     )
 
     class Meta:
@@ -116,3 +135,10 @@ class Erasure(Requested):
     @needs_loaded("marker")
     def __str__(self) -> str:
         return self.marker
+
+    @property
+    def state_now(self) -> State:
+        """Return its state; one that made no step for long is unfinished, as its process died."""
+        is_dead = self.last_step_at < timezone.now() - ERASURE_STALLED
+        is_unfinished = self.state == self.State.RUNNING and is_dead
+        return self.State.UNFINISHED if is_unfinished else self.State(self.state)

@@ -58,6 +58,7 @@ from osvi_django.services.mirroring.sync import SyncProgress, sync_open
 from osvi_django.services.mirroring.watching import WatchTrouble, watch_open
 from osvi_django.services.privacy.erasure import ErasureResult, erase_customer
 from osvi_django.services.privacy.exporting import export_customer
+from osvi_django.services.privacy.keeping import keep_session
 from osvi_django.services.privacy.replaying import ReplayedErasure, replay_erasures
 from osvi_django.services.privacy.retention import Purged, purge_expired
 from osvi_django.services.recovery.reviewing import take_reviewed_summary
@@ -164,6 +165,7 @@ __all__ = [
     "find_session",
     "hand_back",
     "inject_context",
+    "keep_session",
     "look_up_customer",
     "mark_closed",
     "mirror_session",

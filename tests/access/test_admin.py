@@ -10,7 +10,15 @@ from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.urls import reverse
 
-from osvi_django.models import ChatSession, CloseJob, SupportAction, WebhookDelivery
+from osvi_django.models import (
+    ChatSession,
+    CloseJob,
+    DataExport,
+    Erasure,
+    SupportAction,
+    WebhookDelivery,
+)
+from osvi_django.services import SessionFilter, erase_customer, export_sessions
 from osvi_django.services.jobs import create_close_job
 from osvi_django.testing.factories import (
     CloseAttemptFactory,
@@ -23,7 +31,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 UNKNOWN = 999_999
 # They are about the site's own settings and staff, and say nothing of sessions.
-SITE_WIDE = {"webhookreceiver", "dataexport"}
+SITE_WIDE = {"webhookreceiver", "dataexport", "erasure"}
 OF_TENANTS = ("chatsession", "chatagent", "closejob", "webhookdelivery")
 FORM = {
     "post": "yes",
@@ -176,6 +184,28 @@ def test_own_rows_are_shown(site, ann, chats):
         assert site.get(reverse(f"admin:osvi_django_{name}", args=[key])).status_code == 200
     text = site.get(reverse("admin:osvi_django_chatsession_changelist")).content.decode()
     assert chats.a.customer_id in text
+
+
+def test_journals_of_the_site_name_no_chat_and_need_their_permissions(
+    ann, bob, chats, client, grant
+):
+    ChatSession.objects.filter(pk=chats.b.pk).update(status="closed")
+    secrets = secrets_of_b()
+    erase_customer(chats.b.customer_id, requested_by=bob)
+    b"".join(export_sessions(SessionFilter(), file_format="csv", requested_by=bob))
+    for row, codename in ((Erasure, "view_erasure"), (DataExport, "view_dataexport")):
+        name = row._meta.model_name
+        pages = [
+            reverse(f"admin:osvi_django_{name}_changelist"),
+            reverse(f"admin:osvi_django_{name}_change", args=[row.objects.get().pk]),
+        ]
+        client.force_login(ann)
+        assert {client.get(page).status_code for page in pages} == {403}
+        client.force_login(grant(ann, codename))
+        for page in pages:
+            response = client.get(page)
+            assert response.status_code == 200
+            assert [each for each in secrets if each in response.content.decode()] == []
 
 
 def test_index_names_nothing_of_other_tenant(site, others):

@@ -80,6 +80,38 @@ class TestErase:
         assert level == "warning"
 
 
+class TestJournal:
+    def list_url(self):
+        return reverse("admin:osvi_django_erasure_changelist")
+
+    def test_journal_shows_who_erased_and_what_became_of_it(self, officer, log_in):
+        session = ClosedSessionFactory(customer_id=CUSTOMER)
+        officer.post(url_of("erase", session))
+        viewer = log_in("view_erasure", name="kim")
+        html = viewer.get(self.list_url()).text
+        erasure = Erasure.objects.get()
+        for shown in ("jo", "admin", "all", "done"):
+            assert shown in html
+        page = viewer.get(reverse("admin:osvi_django_erasure_change", args=[erasure.pk]))
+        assert (page.status_code, "_save" in page.text) == (200, False)
+        assert "session summaries: 1" in page.text
+        assert erasure.marker in page.text
+        assert erasure.customer_hash not in page.text
+        assert CUSTOMER not in page.text
+
+    def test_journal_says_what_is_unfinished(self, log_in):
+        now = timezone.now()
+        states = {"running": now, "unfinished": now - timedelta(hours=2)}
+        for account, moment in states.items():
+            Erasure.objects.create(marker=account, account=account, last_step_at=moment)
+        html = log_in("view_erasure").get(self.list_url()).text
+        assert '<td class="field-state_shown">running</td>' in html
+        assert '<td class="field-state_shown">unfinished: erase the customer again</td>' in html
+
+    def test_journal_needs_permission(self, officer):
+        assert officer.get(self.list_url()).status_code == 403
+
+
 class TestKeep:
     def test_day_is_stored_and_removed(self, officer, messages_of):
         session = ClosedSessionFactory(customer_id=CUSTOMER)
@@ -93,6 +125,15 @@ class TestKeep:
         response = officer.post(url_of("keep", session), {"keep_until": ""}, follow=True)
         assert [level for level, _said in messages_of(response)] == ["success"]
         assert ChatSession.objects.get().keep_until is None
+
+    def test_day_that_is_over_is_refused(self, officer, messages_of):
+        session = ClosedSessionFactory(customer_id=CUSTOMER)
+        day = timezone.now().date() - timedelta(days=2)
+        response = officer.post(url_of("keep", session), {"keep_until": day}, follow=True)
+        ((level, said),) = messages_of(response)
+        assert (level, "This day is over" in said) == ("error", True)
+        assert ChatSession.objects.get().keep_until is None
+        assert not LogEntry.objects.exists()
 
     def test_what_is_no_day_is_refused(self, officer, messages_of):
         session = ClosedSessionFactory(customer_id=CUSTOMER)

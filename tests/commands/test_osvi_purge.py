@@ -14,7 +14,7 @@ from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFacto
 from tests.commands.conftest import run_command
 
 NOTHING = "removed: 0 raw_answers, 0 texts, 0 metadata, 0 notes, 0 summaries, 0 sessions, "
-NOTHING += "0 jobs, 0 events, 0 idempotency\n"
+NOTHING += "0 jobs, 0 events, 0 idempotency, 0 exports\n"
 
 
 @pytest.mark.django_db

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from django.db import router
+from django.db import Error, router
 from django.db.models import F, QuerySet
 from django.utils import timezone
 from django.utils.functional import Promise
@@ -63,6 +64,7 @@ from osvi_django.validation import VIA_MAX_LENGTH, account_problem, require_id, 
 
 logger = logging.getLogger(__name__)
 Status = ChatSession.Status
+State = Erasure.State
 
 KEPT_BY_OSVI: Final[Promise | str] = _lazy(
     "OSVI keeps its own copy of these chats, with all messages, and has no call that erases it. "
@@ -116,10 +118,27 @@ def erase_customer(
     if (obstacle := work.obstacle()) is not None:
         raise obstacle
     erasure = _begun(customer_id, account=account, requested_by=requested_by, via=via)
-    counts = work.erase(erasure)
+    with _ending(erasure):
+        counts = work.erase(erasure)
     # Nothing that names the customer is logged.
     logger.info("erasure %s is finished: %s", erasure.pk, counts)
     return ErasureResult(marker=erasure.marker, counts=counts, dry_run=False)
+
+
+@contextmanager
+def _ending(erasure: Erasure) -> Iterator[None]:
+    """Write to the journal that an erasure is not finished if the block raises an error."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Error):  # the original error is what counts
+            ended = {"state": State.UNFINISHED, "finished_at": timezone.now()}
+            _row_of(erasure).exclude(state=State.DONE).update(**ended)
+        raise
+
+
+def _row_of(erasure: Erasure) -> QuerySet[Erasure]:
+    return Erasure.objects.using(router.db_for_write(Erasure)).filter(pk=erasure.pk)
 
 
 def sessions_of(customer_id: str, *, account: str | None = None) -> QuerySet[ChatSession]:
@@ -159,8 +178,10 @@ def _begun(
     """Return the journal row of an erasure that was broken off, or else a new one."""
     erasures = Erasure.objects.using(router.db_for_write(Erasure))
     hashes = list(customer_hashes(customer_id))
-    broken_off = erasures.filter(customer_hash__in=hashes, account=account or "", finished_at=None)
-    if (found := broken_off.first()) is not None:
+    same = erasures.filter(customer_hash__in=hashes, account=account or "")
+    if (found := same.exclude(state=State.DONE).first()) is not None:
+        begun = {"state": State.RUNNING, "last_step_at": timezone.now(), "finished_at": None}
+        erasures.filter(pk=found.pk).update(**begun)
         return found
     return erasures.create(
         marker=new_marker(),
@@ -219,8 +240,8 @@ class _Work:
             work = partial(_erase_session, session, erasure, Counter(counts))
             counts = persist(work, using=self.sessions.db, patience=PATIENCE_BEFORE)
         counts.update(self._erase_named(names, self.sessions.db))
-        rows = Erasure.objects.using(router.db_for_write(Erasure)).filter(pk=erasure.pk)
-        rows.update(counts=dict(+counts), finished_at=timezone.now())
+        ended = {"state": State.DONE, "finished_at": timezone.now()}
+        _row_of(erasure).update(counts=dict(+counts), last_step_at=timezone.now(), **ended)
         return dict(+counts)
 
     def _named(self, marker: str) -> _Named:
@@ -273,7 +294,7 @@ def _erase_session(session: ChatSession, erasure: Erasure, counts: Counter[str])
     for each in OF_SESSION:
         counts[each.label] += each.erase(session, new)
     rows = Erasure.objects.using(selectors.using(session)).filter(pk=erasure.pk)
-    rows.update(counts=dict(+counts))
+    rows.update(counts=dict(+counts), last_step_at=timezone.now())
     return counts
 
 

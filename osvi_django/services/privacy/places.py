@@ -185,7 +185,8 @@ NEUTRAL: Final[Mapping[type[Model], tuple[str, ...]]] = {
         *("summary_status", "number"),
     ),
     Erasure: (
-        *("id", "marker", "account", "counts", "started_at", "finished_at"),
+        *("id", "marker", "account", "counts", "state", "started_at", "last_step_at"),
+        "finished_at",
         *(*_REQUESTED, "requester_key"),
     ),
 }

@@ -35,7 +35,9 @@ def journal_lines() -> Iterator[str]:
             "customer_hash": each.customer_hash,
             "account": each.account,
             "marker": each.marker,
+            "state": each.state_now.value,
             "started_at": in_utc(each.started_at).isoformat(),
+            "finished_at": each.finished_at and in_utc(each.finished_at).isoformat(),
         }
         yield json.dumps(kept)
 

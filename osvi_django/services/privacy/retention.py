@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from django.db import router
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from osvi_django.conf import RETENTION_KINDS, configured
 from osvi_django.database import PATIENCE_BEFORE, persist
 from osvi_django.exceptions import InvalidInput, translate
-from osvi_django.models import ChatSession, CloseJob, CloseJobItem, WebhookDelivery
+from osvi_django.models import ChatSession, CloseJob, CloseJobItem, DataExport, WebhookDelivery
 from osvi_django.services import idempotency, selectors
 from osvi_django.services.events import queue
 from osvi_django.services.privacy import removals, texts
 from osvi_django.services.privacy.history import entries_about
 from osvi_django.services.privacy.periods import before_of_site, held, periods
 from osvi_django.services.privacy.walking import SessionPurge
+from osvi_django.services.support.journal import SURELY_OVER
 
 _CHUNK: Final = 1_000
 NO_WORDS: Final = {"note": "", "goodbye": "", "selection": ""}
@@ -139,6 +140,22 @@ def _count_events() -> int:
     return queue.expired(using=router.db_for_write(WebhookDelivery)).count()
 
 
+def _old_exports() -> QuerySet[DataExport]:
+    """Return the lines of old exports, also of those whose process died before the end."""
+    before = before_of_site("exports")
+    exports = DataExport.objects.using(router.db_for_write(DataExport))
+    if before is None:
+        return exports.none()
+    cut_off = Q(finished_at=None, started_at__lt=before - SURELY_OVER)
+    return exports.filter(Q(finished_at__lt=before) | cut_off)
+
+
+def _delete_exports() -> Iterator[int]:
+    old = _old_exports()
+    for keys in _chunks(old):
+        yield old.filter(pk__in=keys).delete()[0]
+
+
 def _chunks(rows: QuerySet[Any]) -> Iterator[list[int]]:
     """Yield the keys of rows that are changed so that they are no longer among them."""
     while keys := list(rows.order_by("pk").values_list("pk", flat=True)[:_CHUNK]):
@@ -171,4 +188,5 @@ _PURGES: Final[Mapping[str, _Purge]] = {
         lambda: idempotency.expired_requests().count(),
         idempotency.expire_requests,
     ),
+    "exports": (lambda: _old_exports().count(), _delete_exports),
 }

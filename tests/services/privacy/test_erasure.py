@@ -150,11 +150,13 @@ class TestRefusal:
             patch.setattr(Mentions, "erase", erase_and_open)
             with pytest.raises(CustomerChatsOpen):
                 erase_customer(CUSTOMER)
-        assert Erasure.objects.get().finished_at is None
+        broken_off = Erasure.objects.get()
+        assert (broken_off.state, broken_off.finished_at is None) == ("unfinished", False)
         assert ChatSession.objects.exclude(erased_at=None).count() == 1
         ChatSession.objects.filter(pk=sessions[1].pk).update(status="closed")
         assert erase_customer(CUSTOMER).counts["chatsession"] == 2
-        assert Erasure.objects.get().finished_at is not None
+        finished = Erasure.objects.get()
+        assert (finished.state, finished.finished_at > broken_off.finished_at) == ("done", True)
 
     def test_erasure_inside_transaction_is_refused(self):
         closed()
@@ -264,10 +266,17 @@ class TestErasure:
         assert SessionSummary.objects.count() == 2
         broken_off = Erasure.objects.get()
         assert (broken_off.counts["chatsession"], broken_off.finished_at) == (1, None)
+        assert (broken_off.state, broken_off.state_now) == ("running", "running")
+        Erasure.objects.update(last_step_at=timezone.now() - timedelta(hours=2))
+        broken_off.refresh_from_db()
+        assert broken_off.state_now == "unfinished"
+        assert json.loads(next(journal_lines()))["state"] == "unfinished"
         result = erase_customer(CUSTOMER)
         assert result.marker == broken_off.marker
         assert result.counts == {"sessionsummary": 3, "chatsession": 3}
-        assert Erasure.objects.get().finished_at is not None
+        assert Erasure.objects.get().state == "done"
+        line = json.loads(next(journal_lines()))
+        assert (line["state"], line["finished_at"] is None) == ("done", False)
         assert not SessionSummary.objects.exists()
 
 

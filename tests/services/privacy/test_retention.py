@@ -22,6 +22,8 @@ from osvi_django.models import (
     CloseJob,
     CloseJobItem,
     DailyCount,
+    DataExport,
+    Erasure,
     SessionSummary,
     SupportAction,
     WebhookDelivery,
@@ -453,3 +455,29 @@ def purge_sessions_of_account_that_is_gone(keep):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("osvi_django.services.privacy.periods.DEFAULT_RETENTION", changed)
         yield purge().get("sessions", 0)
+
+
+class TestExports:
+    def test_lines_of_old_exports_are_removed(self, keep):
+        keep(exports=30)
+        ended = {"file_format": "csv", "outcome": "completed"}
+        DataExport.objects.create(**ended, started_at=ago(40), finished_at=ago(31))
+        DataExport.objects.create(file_format="csv", started_at=ago(40))
+        young = [
+            DataExport.objects.create(**ended, started_at=ago(40), finished_at=ago(29)),
+            DataExport.objects.create(file_format="csv", started_at=ago(31)),
+        ]
+        assert purge("exports", dry_run=True) == {"exports": 2}
+        assert purge("exports") == {"exports": 2}
+        assert list(DataExport.objects.order_by("pk")) == young
+
+    def test_lines_of_exports_are_kept_unless_a_period_is_set(self):
+        DataExport.objects.create(file_format="csv", started_at=ago(4000), finished_at=ago(4000))
+        assert purge() == {}
+
+    def test_journal_of_erasures_and_daily_counts_stay(self, keep):
+        keep(**dict.fromkeys(conf.RETENTION_KINDS, 1))
+        Erasure.objects.create(marker="m", started_at=ago(4000), finished_at=ago(4000))
+        DailyCount.objects.create(key="k", day=ago(4000), account="default", number=1)
+        assert purge() == {}
+        assert (Erasure.objects.count(), DailyCount.objects.count()) == (1, 1)

@@ -1,0 +1,43 @@
+"""Keep a chat for longer than its retention says."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from osvi_django.database import site_date
+from osvi_django.exceptions import InvalidInput, SessionNotFound
+from osvi_django.models import ChatSession
+from osvi_django.services import selectors
+from osvi_django.services.access import Purpose, is_inside
+from osvi_django.services.attempts.types import User
+from osvi_django.services.permissions import require_erase
+
+
+def keep_session(
+    session: ChatSession, until: date | None, *, requested_by: User | None = None
+) -> ChatSession:
+    """Remove nothing of a session for its age before the end of a day; None ends that.
+
+    The day is one by the time zone of the site. ``session`` is reloaded. Raises ``NotAllowed``,
+    ``SessionNotFound``, and ``InvalidInput`` for a day that is over.
+    """
+    require_erase(requested_by)
+    if requested_by is not None and not is_inside(session, requested_by, Purpose.ERASE):
+        raise SessionNotFound
+    if until is not None:
+        _require_day_to_come(until)
+    selectors.rows(session).update(keep_until=until)
+    selectors.reload(session)
+    return session
+
+
+def _require_day_to_come(until: date) -> None:
+    """Raise ``InvalidInput`` for a day that is over; today is not over yet."""
+    if not isinstance(until, date) or isinstance(until, datetime):
+        raise InvalidInput(_("until is not a day."), field="until")
+    if until < site_date(timezone.now()):
+        problem = _("This day is over, so the chat would not be kept. Choose today or a later day.")
+        raise InvalidInput(problem, field="until")
