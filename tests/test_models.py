@@ -21,9 +21,11 @@ pytestmark = pytest.mark.django_db
 def test_str_of_each_model_identifies_row():
     session = ClosedSessionFactory(session_id="abc")
     assert str(session) == "abc"
-    assert str(session.summary) == "Summary of abc"
-    assert str(CloseAttemptFactory(session=session)) == "abc: in progress"
-    assert str(SupportActionFactory(session=session)) == "abc: wrote to the customer"
+    assert str(session.summary) == f"Summary of chat {session.pk}"
+    attempt = CloseAttemptFactory(session=session)
+    assert str(attempt) == f"Close attempt {attempt.pk}: in progress"
+    action = SupportActionFactory(session=session)
+    assert str(action) == f"Action {action.pk}: wrote to the customer"
     item = CloseJobItemFactory(session=session)
     assert (str(item), item.account, item.job.total) == ("abc", "default", 1)
     day = date(2026, 11, 27)
@@ -32,6 +34,7 @@ def test_str_of_each_model_identifies_row():
     assert str(DataExport(pk=7)) == "Export 7"
     assert str(ChatAgentFactory(name="Night desk")) == "Night desk"
     assert str(ChatAgentFactory(name="", uuid="agent_1")) == "agent_1"
+    assert str(ChatAgentFactory(name="", uuid=None)) == "Unknown agent"
     assert str(ChatAgentFactory(name="Night desk", account="second")) == "Night desk (second)"
 
 

@@ -55,10 +55,10 @@ def test_text_of_result_with_such_rows_is_short(result):
     assert text.startswith(f"{result.__name__}(")
 
 
-def test_text_of_loaded_row_names_its_session():
-    session = ChatSession(session_id="s-1", agent=ChatAgent(name="Ada"))
-    attempt = CloseAttempt(session=session, outcome="closed")
-    assert (str(session), str(attempt)) == ("s-1", "s-1: closed")
-    assert str(SupportAction(session=session, kind="tell")).startswith("s-1: ")
-    assert str(SessionSummary(session=session)) == "Summary of s-1"
+def test_text_of_loaded_row_says_what_it_is():
+    session = ChatSession(pk=5, session_id="s-1", agent=ChatAgent(name="Ada"))
+    attempt = CloseAttempt(pk=7, session=session, outcome="closed")
+    assert (str(session), str(attempt)) == ("s-1", "Close attempt 7: closed")
+    assert str(SupportAction(pk=8, session=session, kind="tell")).startswith("Action 8: ")
+    assert str(SessionSummary(session=session)) == "Summary of chat 5"
     assert str(deferred(CloseAttempt)) == "CloseAttempt 7"

@@ -195,9 +195,10 @@ class CloseAttempt(JournalEntry):
             models.Index(fields=("started_at",), name="osvi_attempt_started"),
         )
 
-    @needs_loaded("session", "outcome")
+    @needs_loaded("outcome")
     def __str__(self) -> str:
-        return f"{self.session}: {self.get_outcome_display()}"
+        values = {"id": self.pk, "outcome": self.get_outcome_display()}
+        return str(_("Close attempt %(id)s: %(outcome)s") % values)
 
 
 class SupportAction(JournalEntry):
@@ -265,6 +266,6 @@ class SupportAction(JournalEntry):
             models.Index(fields=("redacted_at", "started_at"), name="osvi_action_forget"),
         )
 
-    @needs_loaded("session", "kind")
+    @needs_loaded("kind")
     def __str__(self) -> str:
-        return f"{self.session}: {self.get_kind_display()}"
+        return str(_("Action %(id)s: %(kind)s") % {"id": self.pk, "kind": self.get_kind_display()})

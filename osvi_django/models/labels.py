@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from django.db import models
-from django.db.models.fields.related_descriptors import ForwardManyToOneDescriptor
 
 _M = TypeVar("_M", bound=models.Model)
 
 
 def needs_loaded(*names: str) -> Callable[[Callable[[_M], str]], Callable[[_M], str]]:
-    """Return a decorator for ``__str__``: if one of these fields is not loaded, use the row's key.
+    """Return a decorator for ``__str__``: if one of these columns is not loaded, use the row's key.
 
+    ``names``: of a relation, the column of its key; what it leads to may not be loaded.
     Debuggers, logs and error reporters show rows at any time: also in an event loop, inside a
     broken transaction, or when the database does not answer.
     """
@@ -22,17 +22,10 @@ def needs_loaded(*names: str) -> Callable[[Callable[[_M], str]], Callable[[_M], 
     def decorate(function: Callable[[_M], str]) -> Callable[[_M], str]:
         @functools.wraps(function)
         def text(row: _M) -> str:
-            if all(_is_loaded(row, name) for name in names):
+            if row.get_deferred_fields().isdisjoint(names):
                 return function(row)
             return f"{type(row).__name__} {row.pk}"
 
         return text
 
     return decorate
-
-
-def _is_loaded(row: models.Model, name: str) -> bool:
-    field = getattr(type(row), name)
-    if isinstance(field, ForwardManyToOneDescriptor):  # a relation
-        return field.is_cached(row)
-    return name in vars(row)

@@ -456,9 +456,9 @@ class SessionSummary(ShownWithSessions):
         verbose_name = _("session summary")
         verbose_name_plural = _("session summaries")
 
-    @needs_loaded("session")
+    @needs_loaded("session_id")
     def __str__(self) -> str:
-        return str(_("Summary of %(session)s") % {"session": self.session})
+        return str(_("Summary of chat %(key)s") % {"key": self.session_id})
 
     def delete(self, *args: Any, **options: Any) -> tuple[int, dict[str, int]]:
         """Delete the row as Django does, and touch its session."""

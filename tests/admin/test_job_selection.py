@@ -20,7 +20,7 @@ from osvi_django.services.jobs import (
     run_close_job,
 )
 from osvi_django.testing import Drop, Status
-from osvi_django.testing.factories import ChatSessionFactory
+from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -70,6 +70,8 @@ class TestWords:
 
     def test_job_of_a_filter_says_its_conditions(self, settings):
         moment = timezone.now()
+        for uuid in ("a", "b"):
+            ChatAgentFactory(uuid=uuid)
         chosen = SessionFilter(
             status=("active", "odd"),
             idle_since=moment,
@@ -245,6 +247,26 @@ class TestRest:
         shown = staff_client.get(job_url("change", stopped)).text
         assert "2 not closed (2 of these are closed by now)" in shown
         assert "Close the rest" not in staff_client.get(job_url("change", stopped)).text
+
+    def test_second_click_finds_the_first_draft(self, staff_client, stopped, job_url):
+        addresses = {
+            staff_client.post(job_url("retry", stopped), {"rest": "yes"})["Location"]
+            for _click in range(2)
+        }
+        rest = CloseJob.objects.get(retry_of=stopped)
+        assert addresses == {job_url("change", rest)}
+
+    def test_click_of_another_user_or_for_other_chats_makes_a_draft(self, stopped, staff):
+        options = {"include_cancelled": True, "draft": True}
+        first = retry_close_job(stopped, **options)
+        assert retry_close_job(stopped, **options) == first
+        assert retry_close_job(stopped, requested_by=staff, **options) != first
+        first.items.filter(requested_session_id=stopped.items.last().requested_session_id).update(
+            requested_session_id="another"
+        )
+        assert retry_close_job(stopped, **options) != first
+        ChatSession.objects.filter(pk=stopped.items.last().session_id).update(status="closed")
+        assert retry_close_job(stopped, **options).total == 2
 
     def test_rest_after_a_retry_has_what_that_lacks(self, stopped):
         assert retry_close_job(stopped).total == 1

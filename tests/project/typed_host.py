@@ -132,6 +132,7 @@ def operates(session: ChatSession) -> QuerySet[SupportAction]:
     written: services.Summarized | None = services.summarize(session)
     purged: list[services.Purged] = list(services.purge_expired(only=["texts"], dry_run=True))
     erased: services.ErasureResult = services.erase_customer("+1", dry_run=True)
+    services.keep_session(session, None)
     exported: dict[str, Any] = services.export_customer("+1")
     again: list[services.ReplayedErasure] = list(services.replay_erasures())
     assert erased or exported or again  # it is never run

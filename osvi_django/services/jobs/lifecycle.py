@@ -26,7 +26,7 @@ from osvi_django.exceptions import (
     InvalidInput,
     generic_messages,
 )
-from osvi_django.models import CloseJob
+from osvi_django.models import CloseJob, CloseJobItem
 from osvi_django.redaction import hides
 from osvi_django.services.attempts.close_rules import require_rules_of_any_account
 from osvi_django.services.attempts.types import RequestOrigin, User
@@ -207,7 +207,8 @@ def retry_close_job(
     """Create a job from the items that failed safely: not closed, and not unconfirmed.
 
     An unconfirmed item whose session was found to be open since is among them. A ``draft`` waits
-    for ``confirm_close_job``.
+    for ``confirm_close_job``; one that ``requested_by`` has made before, with the same sessions, is
+    returned again.
 
     Items whose sessions are not known here are not among them: no retry can close these. With
     ``include_cancelled`` it also has those that were not started when the job was cancelled.
@@ -232,6 +233,8 @@ def retry_close_job(
         if not failed.exists():
             problem = _("No chat of this close job can be retried.")
             raise InvalidInput(problem, field="job")
+        if draft and (waits := _same_draft(job, failed, requested_by)):
+            return waits
         ids = failed.values_list("requested_session_id", flat=True).iterator(CHUNK)
         return create_close_job(
             ids,
@@ -250,6 +253,18 @@ def retry_of(job: CloseJob) -> CloseJob | None:
     """Return the job that retries the failed items of this one, if there is one."""
     retries = _jobs().filter(retry_of=job).exclude(status__in=store.NOT_A_RETRY)
     return retries.order_by("pk").first()
+
+
+def _same_draft(
+    job: CloseJob, failed: QuerySet[CloseJobItem], user: User | None
+) -> CloseJob | None:
+    """Return this user's newest draft of a retry if it has just these items; None if not."""
+    drafts = _jobs().filter(retry_of=job, status=JobStatus.DRAFT, **requester_fields(user))
+    newest = drafts.order_by("-pk").first()
+    if newest is None or newest.total != failed.count():
+        return None
+    asked = store.items(newest).values("requested_session_id")
+    return None if failed.exclude(requested_session_id__in=asked).exists() else newest
 
 
 def resume_stalled(job: CloseJob) -> bool:

@@ -285,6 +285,7 @@ class TestSyncCustomer:
         assert (found, found.agent.account) == (session, "other")
 
 
+@pytest.mark.django_db
 @pytest.mark.parametrize("blank", [" ", "\t\n", "\u00a0"])
 def test_look_up_of_blank_customer_raises_invalid_input(osvi_sandbox, blank):
     with pytest.raises(InvalidInput) as caught:
