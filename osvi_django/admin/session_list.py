@@ -90,8 +90,11 @@ class SessionChangeList(ChangeList):
             self._withhold_summaries(request)
 
     def _withhold_summaries(self, request: HttpRequest) -> None:
-        """Note which of the summaries of this page the user may not read, all at once."""
-        rows = list(self.result_list)
+        """Note which of the summaries of this page the user may not read, all at once.
+
+        The host's backends may ask the database for each: not for chats without a summary.
+        """
+        rows = [each for each in self.result_list if getattr(each, "summary", None) is not None]
         readable = readable_summaries(request.user, rows)
         for each in rows:
             each.is_summary_withheld = each.pk not in readable

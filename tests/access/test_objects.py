@@ -26,9 +26,11 @@ class ObjectBackend(BaseBackend):
 
     granted: ClassVar[set] = set()
     refused: ClassVar[set] = set()
+    asked: ClassVar[list] = []
 
     def has_perm(self, user_obj, perm, obj=None):
         asked = (perm.removeprefix("osvi_django."), getattr(obj, "pk", None))
+        self.asked.append(asked)
         if asked in self.refused:
             raise PermissionDenied
         return asked in self.granted
@@ -68,6 +70,7 @@ def backends(settings):
     settings.AUTHENTICATION_BACKENDS = [MODEL, OBJECTS]
     ObjectBackend.granted.clear()
     ObjectBackend.refused.clear()
+    ObjectBackend.asked.clear()
 
 
 @pytest.fixture
@@ -135,6 +138,22 @@ class TestRefusals:
         closed = ClosedSessionFactory(summary__text="Secret.")
         ObjectBackend.refused.add(("view_sessionsummary", closed.pk))
         assert "Secret." not in api_of(staff).get(f"{BASE}sessions/").content.decode()
+
+    def test_lists_ask_only_about_what_they_show(self, staff, api_of, client, chats):
+        closed = ClosedSessionFactory(summary__text="Well.")
+        reads = ("view_sessionsummary", closed.pk)
+
+        def asked_by(call, *arguments):
+            ObjectBackend.asked.clear()
+            assert call(*arguments).status_code == 200
+            return {each for each in ObjectBackend.asked if each[1] is not None}
+
+        api, client_of_staff = api_of(staff), client
+        client_of_staff.force_login(staff)
+        assert reads in asked_by(api.get, f"{BASE}sessions/")
+        assert asked_by(api.get, f"{BASE}sessions/?fields=session_id,status") == set()
+        page = reverse("admin:osvi_django_chatsession_changelist")
+        assert asked_by(client_of_staff.get, page) == {reads}
 
     def test_refused_session_of_a_job_is_not_closed(self, staff, chats):
         ObjectBackend.refused.add(("close_chatsession", chats.a.pk))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from django.db.models import QuerySet
@@ -46,6 +46,8 @@ from osvi_django.services.search import SearchResult, search_sessions
 from osvi_django.services.selectors import SessionFilter, all_sessions
 from osvi_django.services.starting import start_session
 
+# What only those see who may read what was said.
+_FOR_READERS: Final = frozenset({"summary", "summary_source", "input_fields", "context"})
 # The rows that are shown with a session.
 _SHOWN: Final = ("agent", "summary", "taken_over_by", "closed_by")
 
@@ -95,6 +97,13 @@ class SessionListView(SummariesListView[ChatSession]):
             self.found = search_sessions(text, requested_by=self.request.user)
             sessions = sessions.filter(self.found.condition)
         return sessions.filter(chosen.condition())
+
+    def sessions_on(self, page: Sequence[ChatSession]) -> Sequence[ChatSession]:
+        """Return the sessions of the page; none if nothing is shown that not everybody may read.
+
+        The host's backends may ask the database for each.
+        """
+        return page if _FOR_READERS.intersection(self.shown) else ()
 
     def get_serializer_context(self) -> dict[str, Any]:
         """Add the fields that the query string names."""
