@@ -104,11 +104,11 @@ def test_session_deleted_during_its_close_stops_no_other(chats, osvi_sandbox, ca
     assert "was deleted while OSVI was asked" in caplog.text
 
 
-def test_rows_as_text_name_session_and_action():
+def test_rows_as_text_name_what_they_are():
     session = ChatSessionFactory(session_id="s-1")
     action = SupportAction.objects.create(session=session, kind="tell")
     job = create_close_job([session], start=False)
-    assert str(action) == "s-1: instructed the agent"
+    assert str(action) == f"Action {action.pk}: instructed the agent"
     assert str(job.items.get()) == "s-1"
 
 

@@ -54,6 +54,7 @@ WITHOUT_TWIN = {
     *("close_again", "sync_customer"),
     "actions_of",
     "export_sessions",
+    "keep_session",
 }
 
 

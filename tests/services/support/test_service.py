@@ -656,7 +656,7 @@ class TestActionEffects:
         take_over(session)
         assert close_session(session).summary is not None
         action = SupportAction.objects.select_related("session").get()
-        assert str(action) == f"{session.session_id}: took over"
+        assert str(action) == f"Action {action.pk}: took over"
 
 
 @pytest.mark.django_db(transaction=True)
