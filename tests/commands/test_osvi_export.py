@@ -74,14 +74,14 @@ class TestOutput:
         ChatSession.objects.bulk_create(
             ChatSession(session_id=f"s{number}", agent=agent)
             for agent in [ChatAgentFactory()]
-            for number in range(1_000)
+            for number in range(2_000)
         )
         path = tmp_path / "chats.jsonl"
         path.write_text("old")
         pages = chain([False], iter(lambda: True, None))
 
         def is_second_page(sql, _params):
-            return "LIMIT 1000" in sql and next(pages)
+            return "LIMIT 2000" in sql and next(pages)
 
         with raise_on_queries(is_second_page, OperationalError("gone")):
             out, err, code = export("--output", str(path), "--force")
@@ -89,7 +89,7 @@ class TestOutput:
         assert path.read_text() == "old"
         assert list(tmp_path.iterdir()) == [path]
         record = DataExport.objects.get()
-        assert (record.outcome, record.rows) == ("broken_off", 1_000)
+        assert (record.outcome, record.rows) == ("broken_off", 2_000)
 
     @pytest.mark.parametrize("file_format", READERS)
     def test_standard_output_gets_bytes_as_they_are(self, file_format):

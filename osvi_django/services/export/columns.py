@@ -11,12 +11,14 @@ from enum import Enum, auto
 from typing import Any, Final
 
 from django.contrib.auth import get_user_model
-from django.db.models import Case, F, OuterRef, QuerySet, Subquery, When
+from django.db.models import Case, OuterRef, QuerySet, Subquery, When
+from django.db.models.expressions import Combinable
 
-from osvi_django.models import ChatSession, CloseAttempt
+from osvi_django.models import ChatSession, CloseAttempt, SessionSummary
 
-# What only those may read who may read what was said in a chat; no field has these names.
+# No field has these names.
 _NOTE: Final = "osvi_export_note"
+_SOURCE: Final = "osvi_export_source"
 _SUMMARY: Final = "osvi_export_summary"
 
 
@@ -57,21 +59,37 @@ def read_columns(
 
     ``readable``: the keys of the sessions whose words may be read; None for all.
     """
-    asked = {each.path for each in columns}
-    words = {name: value for name, value in _words(sessions.db).items() if name in asked}
+    asked = {each.path: each for each in columns}
+    found = {name: value for name, value in _looked_up(sessions.db).items() if name in asked}
     if readable is not None:
-        words = {name: Case(When(pk__in=readable, then=value)) for name, value in words.items()}
+        found = {
+            name: _only_of(readable, value) if asked[name].is_words else value
+            for name, value in found.items()
+        }
     plain = sessions.select_related(None).prefetch_related(None)
-    rows = plain.annotate(**words).order_by("pk")
+    rows = plain.annotate(**found).order_by("pk")
     return rows.values_list("pk", *(each.path for each in columns))
 
 
-def _words(using: str) -> dict[str, Any]:
+def _only_of(readable: QuerySet[ChatSession], value: Combinable) -> Case:
+    return Case(When(pk__in=readable, then=value))
+
+
+def _looked_up(using: str) -> dict[str, Combinable]:
+    """Return what is looked up for each session of a page.
+
+    Joined, PostgreSQL would read all summaries from the first one on, for each page.
+    """
+    summaries = SessionSummary.objects.using(using).filter(session=OuterRef("pk"))
     attempts = CloseAttempt.objects.using(using).filter(session=OuterRef("pk"))
     closed = attempts.filter(outcome=CloseAttempt.Outcome.CLOSED)
     # A review only chooses the text of a summary.
     by = closed.exclude(kind=CloseAttempt.Kind.REVIEW).order_by("-started_at", "-id")
-    return {_NOTE: Subquery(by.values("note")[:1]), _SUMMARY: F("summary__text")}
+    return {
+        _NOTE: Subquery(by.values("note")[:1]),
+        _SOURCE: Subquery(summaries.values("source")[:1]),
+        _SUMMARY: Subquery(summaries.values("text")[:1]),
+    }
 
 
 def _all() -> list[Column]:
@@ -92,7 +110,7 @@ def _all() -> list[Column]:
         Column(name="close_reason", path="close_reason"),
         Column(name="note", path=_NOTE, is_words=True),
         Column(name="summary_status", path="summary_status", kind=Kind.CODE),
-        Column(name="summary_source", path="summary__source", kind=Kind.CODE),
+        Column(name="summary_source", path=_SOURCE, kind=Kind.CODE),
         Column(name="summarizer_error", path="summarizer_error"),
         Column(name="summary", path=_SUMMARY, is_words=True),
     ]

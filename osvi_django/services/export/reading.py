@@ -18,7 +18,8 @@ from osvi_django.services.export.columns import Column, read_columns
 
 Row: TypeAlias = Sequence[Any]
 
-PAGE: Final = 1_000
+# With fewer rows at once, PostgreSQL looks each of them up in the other tables one by one.
+PAGE: Final = 2_000
 
 
 class Reader:

@@ -120,20 +120,20 @@ class TestContent:
     def test_rows_of_many_pages_are_all_there_once(self):
         agent = ChatAgentFactory()
         ChatSession.objects.bulk_create(
-            ChatSession(session_id=f"s{number}", agent=agent) for number in range(2_000)
+            ChatSession(session_id=f"s{number}", agent=agent) for number in range(4_500)
         )
-        assert ids_in(exported()) == [f"s{number}" for number in range(2_000)]
+        assert ids_in(exported()) == [f"s{number}" for number in range(4_500)]
 
     def test_session_that_is_mirrored_after_start_is_not_in_file(self):
         agent = ChatAgentFactory()
         ChatSession.objects.bulk_create(
-            ChatSession(session_id=f"s{number}", agent=agent) for number in range(1_000)
+            ChatSession(session_id=f"s{number}", agent=agent) for number in range(2_000)
         )
         export = export_sessions(ALL, file_format="jsonl")
         late = ChatSessionFactory()
         rest = b"".join(export)
         assert late.session_id not in ids_in(rest)
-        assert export.record.rows == 1_000
+        assert export.record.rows == 2_000
 
     def test_session_that_queryset_has_twice_is_in_file_once(self):
         session = CloseAttemptFactory().session
@@ -247,7 +247,7 @@ class TestHistory:
 
     def test_history_of_failed_export_is_broken_off(self):
         def is_page(sql, _params):
-            return "LIMIT 1000" in sql
+            return "LIMIT 2000" in sql
 
         with (
             raise_on_queries(is_page, OperationalError("gone")),
