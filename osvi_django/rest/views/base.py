@@ -225,7 +225,7 @@ class SummariesListView(OSVIListView[_Row]):
 
     def sessions_on(self, page: Sequence[Any]) -> Sequence[ChatSession]:
         """Return the sessions whose summaries a page shows."""
-        return page
+        raise NotImplementedError
 
     def paginate_queryset(self, queryset: Any) -> Any:
         """Return the page, and find out which of its summaries the caller may read."""
