@@ -216,8 +216,8 @@ class BulkFilterSerializer(SessionFields):
     exclude_agents = AgentListField(required=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Check that there is at least one key: an empty filter must not mean all."""
-        if not attrs:
+        """Check that there is at least one condition: an empty filter must not mean all."""
+        if not any(name != "exclude_agents" or value for name, value in attrs.items()):
             raise serializers.ValidationError(_none_of(self))
         return attrs
 

@@ -263,6 +263,7 @@ class TestInput:
             ({"session_ids": ["x"], "note": "a\x00b"}, ["note"], "note: "),
             ({"session_ids": ["x"], "note": "\ud800"}, ["note"], "note: "),
             ({"filter": {}}, ["filter"], "filter: Give at least one of status, agent_uuid, "),
+            ({"filter": {"exclude_agents": []}}, ["filter"], "filter: Give at least one of "),
             ({"filter": None}, ["filter"], "filter: "),
             ({"filter": []}, ["filter"], "filter: "),
             ({"filter": "status"}, ["filter"], "filter: "),
