@@ -285,6 +285,10 @@ class EraseSerializer(SyncSerializer):
 
     dry_run = StrictBooleanField(required=False)
 
+    def _is_left_out(self, key: object, value: object) -> bool:
+        # A program's missing value must not turn a look into an erasure.
+        return key != "dry_run" and super()._is_left_out(key, value)
+
 
 class SupportSerializer(StrictSerializer):
     """A command with its fields, or a message for the customer."""

@@ -39,6 +39,13 @@ def test_erase_answers_what_was_erased(officer):
     assert not ChatSession.objects.filter(customer_id=CUSTOMER).exists()
 
 
+def test_null_for_a_look_is_no_erasure(officer):
+    ClosedSessionFactory(customer_id=CUSTOMER)
+    response = post(officer, "erase", {"dry_run": None})
+    assert (response.status_code, [*response.json()["errors"]]) == (400, ["dry_run"])
+    assert ChatSession.objects.get().customer_id == CUSTOMER
+
+
 def test_open_chat_refuses_erasure(officer):
     ChatSessionFactory(customer_id=CUSTOMER)
     assert post(officer, "erase", {"dry_run": True}).json()["obstacle"]["code"] == "chats_open"

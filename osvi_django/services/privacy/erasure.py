@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -65,10 +65,15 @@ from osvi_django.validation import VIA_MAX_LENGTH, account_problem, require_id, 
 logger = logging.getLogger(__name__)
 Status = ChatSession.Status
 State = Erasure.State
+SummaryStatus = ChatSession.SummaryStatus
 
 KEPT_BY_OSVI: Final[Promise | str] = _lazy(
     "OSVI keeps its own copy of these chats, with all messages, and has no call that erases it. "
     "Ask OSVI to erase the customer there, too."
+)
+NOTHING_FOUND: Final[Promise | str] = _lazy(
+    "This site has nothing of a customer with this id. If that is a surprise, compare the id with "
+    "the one that the chats show: each character counts, such as the + of a phone number."
 )
 SPOOL: Final = "spool"
 LOGINS: Final = "logins"
@@ -79,14 +84,18 @@ class ErasureResult:
     """What was erased, or with ``dry_run`` would be: how many rows and files of each place.
 
     ``marker``: what the customer's id was replaced by; ``obstacle``: why it cannot be erased now;
-    ``notice``: what OSVI keeps, for people.
+    ``notice``: what OSVI keeps, or that nothing was found, for people.
     """
 
     marker: str
     counts: Mapping[str, int]
     dry_run: bool
     obstacle: OSVIError | None = None
-    notice: str = field(default_factory=lambda: str(KEPT_BY_OSVI))
+
+    @property
+    def notice(self) -> str:
+        """Return the sentence for people."""
+        return str(KEPT_BY_OSVI if self.counts or self.obstacle else NOTHING_FOUND)
 
 
 @hides("customer_id")
@@ -293,6 +302,8 @@ def _erase_session(session: ChatSession, erasure: Erasure, counts: Counter[str])
     counts[HISTORY] += redact_entries(session, new.session_id)
     for each in OF_SESSION:
         counts[each.label] += each.erase(session, new)
+    stored = selectors.rows(session).filter(summary_status=SummaryStatus.STORED)
+    stored.update(summary_status=SummaryStatus.REMOVED)
     rows = Erasure.objects.using(selectors.using(session)).filter(pk=erasure.pk)
     rows.update(counts=dict(+counts), last_step_at=timezone.now())
     return counts

@@ -222,6 +222,16 @@ class TestErasure:
         assert after.updated_at > before
         assert after.session_id.startswith("erased-")
         assert after.session_id != after.customer_id
+        assert (session.summary_status, after.summary_status) == ("stored", "removed")
+
+    def test_customer_of_whom_nothing_is_here_is_not_said_to_be_erased(self):
+        closed()
+        for dry_run in (True, False):
+            found = erase_customer(CUSTOMER[1:], dry_run=dry_run)
+            assert (found.counts, "nothing of a customer with this id" in found.notice) == (
+                {},
+                True,
+            )
 
     def test_more_ids_than_fit_into_one_query_are_found(self):
         sessions = [closed() for _number in range(60)]
