@@ -205,8 +205,8 @@ class ResultFilterSerializer(PageSerializer):
 class FiguresQuerySerializer(QuerySerializer):
     """The days of the figures, and how many of each kind are named."""
 
-    first = serializers.DateField(required=False, input_formats=[ISO_8601])
-    last = serializers.DateField(required=False, input_formats=[ISO_8601])
+    first = serializers.DateField(required=False, input_formats=["%Y-%m-%d"])
+    last = serializers.DateField(required=False, input_formats=["%Y-%m-%d"])
     top = serializers.IntegerField(required=False, min_value=1, max_value=MAX_TOP)
 
 

@@ -89,6 +89,8 @@ def test_stats_without_chats_have_nulls(api):
     ("query", "field"),
     [
         ({"first": "2026-02-30"}, "first"),
+        ({"first": "2026-W01-1"}, "first"),
+        ({"last": "20260301"}, "last"),
         ({"first": "2026-03-02", "last": "2026-03-01"}, "last"),
         ({"top": "0"}, "top"),
         ({"agent": "x"}, "agent"),
