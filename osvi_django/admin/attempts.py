@@ -19,7 +19,7 @@ from osvi_django.admin.mixins import ReadOnlyRows
 from osvi_django.admin.pages import Way, admin_of
 from osvi_django.admin.pagination import CappedPaginator
 from osvi_django.admin.reason_filter import CloseReasonFilter
-from osvi_django.admin.sources import NOT_A_USER, ViaColumn
+from osvi_django.admin.sources import REQUESTED_BY, ViaColumn, requester_of
 from osvi_django.admin.timeline import Viewer, timeline_of
 from osvi_django.models import ChatSession, CloseAttempt, CloseJob
 from osvi_django.services.access import is_narrowed
@@ -58,11 +58,10 @@ class AttemptColumns(ViaColumn):
         "note_shown",
     )
 
-    @admin.display(description=_("requested by"))
+    @admin.display(description=REQUESTED_BY)
     def requested_by_shown(self, attempt: CloseAttempt) -> str:
-        """Return the name of the user, without a link to their page, which few may see."""
-        # Inlines would show None as that word.
-        return str(attempt.requested_by or attempt.requester or NOT_A_USER)
+        """Return the name of the user or other caller; inlines would show None as that word."""
+        return requester_of(attempt)
 
     @admin.display(description=_("note"), ordering="note")
     def note_shown(self, attempt: CloseAttempt) -> str:

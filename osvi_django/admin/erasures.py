@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from django.contrib import admin
 from django.utils.formats import localize
@@ -10,17 +10,15 @@ from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from osvi_django.admin.bounded import BoundedAdmin
-from osvi_django.admin.mixins import ReadOnlyRows
+from osvi_django.admin.history_pages import HistoryPages
 from osvi_django.admin.options import Names
-from osvi_django.admin.pagination import CappedPaginator
 from osvi_django.admin.personal_places import name_of_place
-from osvi_django.admin.sources import NOT_A_USER, ViaColumn, ViaFilter
+from osvi_django.admin.sources import ViaFilter
 from osvi_django.models import Erasure
 
 
 @admin.register(Erasure)
-class ErasureAdmin(ReadOnlyRows, ViaColumn, BoundedAdmin):
+class ErasureAdmin(HistoryPages):
     """Show erasures; they do not name the customer."""
 
     list_display: Names = (
@@ -32,21 +30,7 @@ class ErasureAdmin(ReadOnlyRows, ViaColumn, BoundedAdmin):
         "finished_at",
     )
     list_filter: ClassVar[Names] = (ViaFilter,)
-    list_select_related: ClassVar[Any] = ("requested_by",)
-    list_per_page = 50
-    show_full_result_count = False
-    paginator = CappedPaginator
-    change_list_template = "admin/osvi_django/capped_list.html"
-    actions: Names | None = None
     fields: ClassVar[Names] = (*list_display, "marker", "counts_shown")
-
-    class Media:
-        css = {"all": ("osvi_django/admin.css",)}
-
-    @admin.display(description=_("requested by"), ordering="requested_by")
-    def requested_by_shown(self, erasure: Erasure) -> str:
-        """Return the name of the user or other caller."""
-        return str(erasure.requested_by or erasure.requester or NOT_A_USER)
 
     @admin.display(description=_("account"), ordering="account")
     def account_shown(self, erasure: Erasure) -> str:

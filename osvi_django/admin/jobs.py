@@ -60,7 +60,7 @@ from osvi_django.admin.pages import (
     url_to,
 )
 from osvi_django.admin.pagination import CappedPaginator
-from osvi_django.admin.sources import NOT_A_USER, WHERE, ViaColumn, ViaFilter, label_of
+from osvi_django.admin.sources import REQUESTED_BY, WHERE, RequestColumns, ViaFilter, label_of
 from osvi_django.database import non_atomic
 from osvi_django.exceptions import InvalidInput, NotAllowed, OSVIError, OSVINotConfigured
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
@@ -99,7 +99,6 @@ _FAILURES: Final = "admin/osvi_django/closejob/failures.html"
 _ACTIONS: Final = "admin/osvi_django/closejob/actions.html"
 
 UNFINISHED: Final = "unfinished"
-REQUESTED_BY: Final = _("requested by")
 # What staff call the fields of a job.
 _LABELS: Final = {"requested_by": REQUESTED_BY, "via": WHERE}
 
@@ -140,7 +139,7 @@ class JobChangeList(ChangeList):
 
 
 @admin.register(CloseJob)
-class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
+class CloseJobAdmin(ReadOnlyRows, RequestColumns, OwnPages):
     """Show close jobs. They start in the list of sessions or via another entry point.
 
     An admin site offers *Close selected* in its list of sessions if it has this one as well.
@@ -231,11 +230,6 @@ class CloseJobAdmin(ReadOnlyRows, ViaColumn, OwnPages):
         return ", ".join(
             str(words) % {"number": localize(each)} for each, words in outcomes if each
         )
-
-    @admin.display(description=REQUESTED_BY, ordering="requested_by")
-    def requested_by_shown(self, job: CloseJob) -> str:
-        """Return the name of the user or other caller."""
-        return str(job.requested_by or job.requester or NOT_A_USER)
 
     @admin.display(description=_("why"))
     def why_shown(self, job: CloseJob) -> SafeString | str:

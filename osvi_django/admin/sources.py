@@ -23,6 +23,7 @@ _LABELS: Final[dict[str, Any]] = {
 _ROWS_READ: Final = 500
 
 WHERE: Final = _("where")
+REQUESTED_BY: Final = _("requested by")
 # Shown as who requested it, if it was the host's own code or a command.
 NOT_A_USER: Final = "-"
 
@@ -32,6 +33,11 @@ def label_of(via: str) -> str:
     return str(_LABELS.get(via, via))
 
 
+def requester_of(row: Any) -> str:
+    """Return who requested a row, without a link to a user's page, which few may see."""
+    return str(row.requested_by or row.requester or NOT_A_USER)
+
+
 class ViaColumn:
     """Show the entry point of a row."""
 
@@ -39,6 +45,15 @@ class ViaColumn:
     def via_shown(self, row: Any) -> str:
         """Return the name of the entry point."""
         return label_of(row.via)
+
+
+class RequestColumns(ViaColumn):
+    """Show who requested a row, and its entry point."""
+
+    @admin.display(description=REQUESTED_BY, ordering="requested_by")
+    def requested_by_shown(self, row: Any) -> str:
+        """Return the name of the user or other caller."""
+        return requester_of(row)
 
 
 class ViaFilter(ConditionFilter):
