@@ -17,10 +17,11 @@ from django.utils.translation import gettext_lazy as _
 
 from osvi_django.admin.base import OSVIViews
 from osvi_django.admin.deletion import redirect_to_itself
+from osvi_django.admin.kept import drop, keep, take
 from osvi_django.admin.mixins import write_history
 from osvi_django.admin.pages import Way
 from osvi_django.admin.personal_places import name_of_place
-from osvi_django.exceptions import OSVIError
+from osvi_django.exceptions import InvalidInput, OSVIError
 from osvi_django.models import ChatSession
 from osvi_django.services.permissions import may_erase
 from osvi_django.services.privacy.erasure import erase_customer
@@ -39,6 +40,7 @@ class KeepForm(forms.Form):
             "Nothing of the chat is removed before the end of this day. Leave it empty to remove "
             "it at its usual time."
         ),
+        error_messages={"invalid": _("Enter a day such as 2026-01-31.")},
     )
 
 
@@ -80,6 +82,7 @@ class PrivacyViews(OSVIViews):
         if request.method == "POST":
             return self._keep(request, session)
         form = KeepForm(initial={"keep_until": session.keep_until})
+        form = take(request, self._key_of("keep", session)).fill(form)
         back = self._page_after(request, session)
         title = _("Keep chat for longer")
         template = "chatsession/keep.html"
@@ -135,18 +138,26 @@ class PrivacyViews(OSVIViews):
         return HttpResponse(content, content_type="application/json", headers=headers)
 
     def _keep(self, request: HttpRequest, session: ChatSession) -> HttpResponseBase:
-        form = KeepForm(request.POST)
-        if not form.is_valid():
-            self.message_user(request, _("Enter a valid day."), messages.ERROR)
+        form, page = KeepForm(request.POST), self._key_of("keep", session)
+        if not (form.is_valid() and self._keeps(request, session, form)):
+            keep(request, page, form)
             return redirect_to_itself(request)
+        drop(request, page)
         day = form.cleaned_data["keep_until"]
-        try:
-            keep_session(session, day, requested_by=request.user)
-        except OSVIError as error:
-            self.message_user(request, str(error), messages.ERROR)
-            return redirect_to_itself(request)
         kept = _("The chat is kept until the end of %(day)s.")
         sentence = kept % {"day": date_format(day)} if day else _("The chat is no longer kept.")
         write_history(self, request, session, str(sentence))
         self.message_user(request, sentence, messages.SUCCESS)
         return HttpResponseRedirect(self._page_after(request, session))
+
+    def _keeps(self, request: HttpRequest, session: ChatSession, form: KeepForm) -> bool:
+        """Store the day and return whether that was possible; otherwise say why not."""
+        try:
+            keep_session(session, form.cleaned_data["keep_until"], requested_by=request.user)
+        except InvalidInput as error:
+            form.add_error("keep_until", str(error))
+        except OSVIError as error:
+            self.message_user(request, str(error), messages.ERROR)
+        else:
+            return True
+        return False

@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from osvi_django.models import ChatSession, DataExport, Erasure
+from osvi_django.services.access import Purpose
 from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
 
 pytestmark = pytest.mark.django_db
@@ -126,16 +127,35 @@ class TestKeep:
         assert [level for level, _said in messages_of(response)] == ["success"]
         assert ChatSession.objects.get().keep_until is None
 
-    def test_day_that_is_over_is_refused(self, officer, messages_of):
-        session = ClosedSessionFactory(customer_id=CUSTOMER)
-        day = timezone.now().date() - timedelta(days=2)
-        response = officer.post(url_of("keep", session), {"keep_until": day}, follow=True)
-        ((level, said),) = messages_of(response)
-        assert (level, "This day is over" in said) == ("error", True)
-        assert ChatSession.objects.get().keep_until is None
+    @pytest.mark.parametrize(
+        ("typed", "why"),
+        [
+            ("2026-01-01", "This day is over"),
+            ("9999-12-31", "This day is too far in the future"),
+            ("soon", "Enter a day such as"),
+        ],
+    )
+    def test_wrong_day_is_shown_with_the_error_until_it_is_corrected(self, officer, typed, why):
+        day = timezone.localdate() + timedelta(days=30)
+        session = ClosedSessionFactory(customer_id=CUSTOMER, keep_until=day)
+        response = officer.post(url_of("keep", session), {"keep_until": typed}, follow=True)
+        form = response.context["form"]
+        assert why in form.errors["keep_until"][0]
+        assert f'value="{typed}"' in str(form["keep_until"])
+        assert ChatSession.objects.get().keep_until == day
         assert not LogEntry.objects.exists()
+        officer.post(url_of("keep", session), {"keep_until": day}, follow=True)
+        form = officer.get(url_of("keep", session)).context["form"]
+        assert not form.errors
+        assert f'value="{day}"' in str(form["keep_until"])
 
-    def test_what_is_no_day_is_refused(self, officer, messages_of):
+    def test_chat_that_is_outside_access_by_now_is_said(self, officer, messages_of, settings):
         session = ClosedSessionFactory(customer_id=CUSTOMER)
-        response = officer.post(url_of("keep", session), {"keep_until": "soon"}, follow=True)
+        settings.OSVI_SESSIONS_FOR = access_without_erasing
+        response = officer.post(url_of("keep", session), {"keep_until": ""}, follow=True)
         assert [level for level, _said in messages_of(response)] == ["error"]
+
+
+def access_without_erasing(_user, purpose):
+    every = ChatSession.objects.all()
+    return every.none() if purpose == Purpose.ERASE else every

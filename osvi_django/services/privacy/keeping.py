@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
+from typing import Final
 
 from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 
 from osvi_django.database import site_date
@@ -15,6 +17,9 @@ from osvi_django.services.access import Purpose, is_inside
 from osvi_django.services.attempts.types import User
 from osvi_django.services.permissions import require_erase
 
+# How far ahead a chat can be kept, in days: a hundred years.
+MAX_DAYS: Final = 36_525
+
 
 def keep_session(
     session: ChatSession, until: date | None, *, requested_by: User | None = None
@@ -22,22 +27,32 @@ def keep_session(
     """Remove nothing of a session for its age before the end of a day; None ends that.
 
     The day is one by the time zone of the site. ``session`` is reloaded. Raises ``NotAllowed``,
-    ``SessionNotFound``, and ``InvalidInput`` for a day that is over.
+    ``SessionNotFound``, and ``InvalidInput`` for a day that is over or more than 100 years ahead.
     """
     require_erase(requested_by)
     if requested_by is not None and not is_inside(session, requested_by, Purpose.ERASE):
         raise SessionNotFound
     if until is not None:
-        _require_day_to_come(until)
+        _require_day(until)
     selectors.rows(session).update(keep_until=until)
     selectors.reload(session)
     return session
 
 
-def _require_day_to_come(until: date) -> None:
-    """Raise ``InvalidInput`` for a day that is over; today is not over yet."""
+def _require_day(until: date) -> None:
+    """Raise ``InvalidInput`` for a day that is over, which today is not, or too far ahead."""
     if not isinstance(until, date) or isinstance(until, datetime):
         raise InvalidInput(_("until is not a day."), field="until")
-    if until < site_date(timezone.now()):
-        problem = _("This day is over, so the chat would not be kept. Choose today or a later day.")
-        raise InvalidInput(problem, field="until")
+    first = site_date(timezone.now())
+    last = first + timedelta(days=MAX_DAYS)
+    if until < first:
+        problem = _(
+            "This day is over, so the chat would not be kept. Choose a day from %(first)s to "
+            "%(last)s."
+        )
+    elif until > last:
+        problem = _("This day is too far in the future. Choose a day from %(first)s to %(last)s.")
+    else:
+        return
+    days = {"first": date_format(first), "last": date_format(last)}
+    raise InvalidInput(problem % days, field="until")

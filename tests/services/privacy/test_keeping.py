@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from django.utils import timezone
+from django.utils.formats import date_format
 
 from osvi_django.exceptions import InvalidInput, NotAllowed, SessionNotFound
 from osvi_django.models import ChatSession
@@ -33,12 +34,20 @@ def test_what_is_no_day_raises_invalid_input(wrong):
         keep_session(ClosedSessionFactory(), wrong)
 
 
-def test_day_that_is_over_raises_invalid_input(today):
+@pytest.mark.parametrize(("days", "why"), [(-1, "is over"), (36_526, "is too far in the future")])
+def test_day_outside_the_range_raises_invalid_input(today, days, why):
     session = ClosedSessionFactory(keep_until=today)
-    with pytest.raises(InvalidInput, match="is over") as caught:
-        keep_session(session, today - timedelta(days=1))
+    with pytest.raises(InvalidInput, match=why) as caught:
+        keep_session(session, today + timedelta(days=days))
     assert caught.value.field == "until"
+    for limit in (today, today + timedelta(days=36_525)):
+        assert date_format(limit) in str(caught.value)
     assert ChatSession.objects.get().keep_until == today
+
+
+def test_day_in_100_years_is_stored(today):
+    last = today + timedelta(days=36_525)
+    assert keep_session(ClosedSessionFactory(), last).keep_until == last
 
 
 def test_user_needs_permission_to_erase(staff, grant, today):
