@@ -27,6 +27,8 @@ class Kind(Enum):
 
     TEXT = auto()
     """Something that a person may have written."""
+    SHARED = auto()
+    """The same, but of many sessions, such as the name of their agent."""
     CODE = auto()
     """One of our own words, or of a setting of this site."""
     TIME = auto()
@@ -96,18 +98,18 @@ def _all() -> list[Column]:
     user = get_user_model()
     return [
         Column(name="session_id", path="session_id"),
-        Column(name="account", path="agent__account"),
-        Column(name="agent_uuid", path="agent__uuid"),
-        Column(name="agent_name", path="agent__name"),
+        Column(name="account", path="agent__account", kind=Kind.SHARED),
+        Column(name="agent_uuid", path="agent__uuid", kind=Kind.SHARED),
+        Column(name="agent_name", path="agent__name", kind=Kind.SHARED),
         Column(name="customer_id", path="customer_id"),
         Column(name="status", path="status", kind=Kind.CODE),
         Column(name="mode", path="mode", kind=Kind.CODE),
         Column(name="started_at", path="started_at", kind=Kind.TIME),
         Column(name="closed_at", path="closed_at", kind=Kind.TIME),
-        Column(name="closed_by", path=f"closed_by__{user.USERNAME_FIELD}"),
+        Column(name="closed_by", path=f"closed_by__{user.USERNAME_FIELD}", kind=Kind.SHARED),
         Column(name="closed_via", path="closed_via", kind=Kind.CODE),
         Column(name="close_seconds", path="close_seconds", kind=Kind.NUMBER),
-        Column(name="close_reason", path="close_reason"),
+        Column(name="close_reason", path="close_reason", kind=Kind.SHARED),
         Column(name="note", path=_NOTE, is_words=True),
         Column(name="summary_status", path="summary_status", kind=Kind.CODE),
         Column(name="summary_source", path=_SOURCE, kind=Kind.CODE),

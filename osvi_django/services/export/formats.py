@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -13,7 +13,8 @@ from osvi_django.services.export.cells import marked, utc_text
 from osvi_django.services.export.columns import Kind
 from osvi_django.services.export.reading import Reader, Row
 
-Convert: TypeAlias = Callable[[Any], Any]
+# Converts the values of a column.
+Convert: TypeAlias = Callable[[Sequence[Any]], Iterable[Any]]
 # The content of a file.
 Parts: TypeAlias = Generator[bytes, None, None]
 
@@ -55,24 +56,39 @@ def converted(page: Sequence[Row], converters: Sequence[Convert | None]) -> Iter
     """Yield the rows with their values converted, column by column, which is faster."""
     columns = zip(zip(*page, strict=True), converters, strict=True) if page else ()
     return zip(
-        *(map(convert, values) if convert else values for values, convert in columns), strict=True
+        *(convert(values) if convert else values for values, convert in columns), strict=True
     )
 
 
-def _marked(text: str | None) -> str | None:
-    return marked(text) if text else None
+def _marked(texts: Iterable[str | None]) -> Iterator[str | None]:
+    return (marked(text) if text else None for text in texts)
 
 
-def _time(moment: datetime | None) -> str | None:
-    return utc_text(moment) if moment else None
+def _marked_once(texts: Sequence[str | None]) -> Iterator[str | None]:
+    different = list(set(texts))
+    cells = dict(zip(different, _marked(different), strict=True))
+    return map(cells.__getitem__, texts)
 
 
-def _text(text: str | None) -> str | None:
-    return text or None
+def _times(moments: Sequence[datetime | None]) -> Iterator[str | None]:
+    return (utc_text(moment) if moment else None for moment in moments)
 
 
-_CSV: Final[Mapping[Kind, Convert]] = {Kind.TEXT: _marked, Kind.TIME: _time}
-_EXACT: Final[Mapping[Kind, Convert]] = {Kind.TEXT: _text, Kind.CODE: _text, Kind.TIME: _time}
+def _texts(texts: Sequence[str | None]) -> Iterator[str | None]:
+    return (text or None for text in texts)
+
+
+_CSV: Final[Mapping[Kind, Convert]] = {
+    Kind.TEXT: _marked,
+    Kind.SHARED: _marked_once,
+    Kind.TIME: _times,
+}
+_EXACT: Final[Mapping[Kind, Convert]] = {
+    Kind.TEXT: _texts,
+    Kind.SHARED: _texts,
+    Kind.CODE: _texts,
+    Kind.TIME: _times,
+}
 
 
 def _converters(reader: Reader, by_kind: Mapping[Kind, Convert]) -> list[Convert | None]:
