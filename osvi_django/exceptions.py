@@ -319,8 +319,8 @@ class CustomerBusy(OSVIError):
     was_sent = False
     is_account_wide = False
     message = _(
-        "Something is still being done in a chat of this customer, so not all of it was erased. "
-        "Try again in a moment. A close job must be finished or stopped first."
+        "Something is still being done in a chat of this customer, who cannot be erased now. Try "
+        "again in a moment. A close job must be finished or stopped first."
     )
 
 
@@ -331,8 +331,8 @@ class CustomerChatsOpen(OSVIError):
     was_sent = False
     is_account_wide = False
     message = _(
-        "This customer has a chat that is open, or that may be open, so not all of it was erased: "
-        "it could never be closed, and would come back from OSVI. Close it first, or mark it as "
+        "This customer has a chat that is open, or that may be open, and cannot be erased now: it "
+        "could never be closed, and would come back from OSVI. Close it first, or mark it as "
         "closed."
     )
 
@@ -344,8 +344,8 @@ class CustomerKept(OSVIError):
     was_sent = False
     is_account_wide = False
     message = _(
-        "A chat of this customer is kept until a later day, so not all of it was erased. Remove "
-        "that day first, if the reason for it is gone."
+        "A chat of this customer is kept until a later day, so the customer cannot be erased now. "
+        "Remove that day first, if the reason for it is gone."
     )
 
 

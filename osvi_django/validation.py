@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+import types
+import typing
 import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from typing import Final, TypeGuard
+from datetime import date, datetime, timedelta
+from threading import Event
+from typing import Any, Final, ParamSpec, TypeGuard, TypeVar
+
+from django.conf import settings
+from django.db.models import Model
+from django.utils.functional import Promise, lazy
+from django.utils.timezone import is_naive
 
 from osvi_django import conf
 from osvi_django.conf import account_aliases, configured
 from osvi_django.exceptions import InvalidInput, OSVINotConfigured, translate
 from osvi_django.redaction import HiddenText
 
+_ = lazy(translate, str)
 ID_MAX_LENGTH = 255
 VIA_MAX_LENGTH = 32
 NOTE_MAX_LENGTH = 1_000
@@ -92,6 +105,117 @@ def uuid_or_none(field: str, value: object) -> uuid.UUID | None:
     raise InvalidInput(translate("%(field)s is not a UUID.") % {"field": field}, field=field)
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def checks_types(function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that raises ``InvalidInput`` for arguments of other types than it declares.
+
+    A type that is neither a model nor in the table of this module is left to the function. A wrong
+    value would otherwise fail far from its cause, or be taken for another one: the text "no" counts
+    as true.
+    """
+    names = tuple(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        kinds = _kinds_of(function)
+        # What is given twice, missing or unknown is an error that Python itself raises below.
+        for name, value in {**dict(zip(names, args, strict=False)), **kwargs}.items():
+            if name in kinds:
+                require_kind(name, value, *kinds[name])
+        return function(*args, **kwargs)
+
+    return call
+
+
+def require_fields(values: object) -> None:
+    """Raise ``InvalidInput`` for fields of a dataclass with values of other types than declared."""
+    declared: Any = type(values)
+    for name, kinds in _kinds_of(declared).items():
+        require_kind(name, getattr(values, name), *kinds)
+
+
+def require_kind(field: str, value: object, *kinds: Any) -> None:
+    """Raise ``InvalidInput`` unless a value is of one of these types."""
+    if any(_is_of(kind, value) for kind in kinds):
+        return
+    problem = translate("%(field)s must be %(kind)s, but its type is %(given)s.")
+    wanted = {"kind": _words_of(kinds[0]), "given": type(value).__name__}
+    raise InvalidInput(problem % {"field": field, **wanted}, field=field)
+
+
+def require_moment(field: str, value: object) -> None:
+    """Raise ``InvalidInput`` unless this is a moment; with ``USE_TZ``, it must be aware."""
+    require_kind(field, value, datetime)
+    if settings.USE_TZ and is_naive(typing.cast("datetime", value)):
+        problem = translate("%(field)s has no time zone: use an aware datetime.")
+        raise InvalidInput(problem % {"field": field}, field=field)
+
+
+def require_year(field: str, value: date, years: range) -> None:
+    """Raise ``InvalidInput`` unless a day or a moment is in one of these years."""
+    if value.year in years:
+        return
+    problem = translate(
+        "%(field)s is too far in the past or future: use a year from %(first)d to %(last)d."
+    )
+    ends = {"first": years[0], "last": years[-1]}
+    raise InvalidInput(problem % {"field": field, **ends}, field=field)
+
+
+# What people call the values of these types; those of other types are not checked.
+_KINDS: Final[Mapping[Any, str | Promise]] = {
+    str: _("a text"),
+    bool: _("True or False"),
+    int: _("a whole number"),
+    float: _("a number"),
+    date: _("a day (datetime.date)"),
+    datetime: _("a moment (datetime.datetime)"),
+    timedelta: _("a duration (datetime.timedelta)"),
+    Event: _("a threading.Event"),
+    Callable: _("a function"),
+    Collection: _("a list"),
+    Iterable: _("a list"),
+}
+
+
+@functools.cache
+def _kinds_of(declared: Any) -> Mapping[str, tuple[Any, ...]]:
+    """Return the types of the arguments or fields that are checked, once all can be imported."""
+    hints = {name: _alternatives(hint) for name, hint in typing.get_type_hints(declared).items()}
+    return {name: kinds for name, kinds in hints.items() if all(map(_is_checked, kinds))}
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    is_union = typing.get_origin(hint) in {typing.Union, types.UnionType}
+    every = typing.get_args(hint) if is_union else (hint,)
+    return tuple(typing.get_origin(each) or each for each in every)
+
+
+def _is_checked(kind: Any) -> bool:
+    return kind in _KINDS or kind is types.NoneType or _is_model(kind)
+
+
+def _is_model(kind: Any) -> TypeGuard[type[Model]]:
+    return isinstance(kind, type) and issubclass(kind, Model)
+
+
+def _is_of(kind: Any, value: object) -> bool:
+    """Return whether a value is of a type; a text is no list, a flag no number, a time no day."""
+    if kind in {Collection, Iterable}:
+        return isinstance(value, kind) and not isinstance(value, str | bytes)
+    if kind is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    others = {int: bool, date: datetime}.get(kind)
+    return isinstance(value, kind) and not (others and isinstance(value, others))
+
+
+def _words_of(kind: Any) -> str:
+    return str(_KINDS.get(kind) or translate("a %(model)s") % {"model": kind.__name__})
+
+
 def is_safe_id(value: str) -> bool:
     """Return whether every server and proxy reads this as one segment of a path.
 
@@ -110,7 +234,7 @@ def account_problem(account: str) -> str:
         known = account_aliases()
     if account in known:
         return ""
-    problem = translate('The setting OSVI has no account "%(account)s": use one of %(known)s.')
+    problem = translate('This site has no account "%(account)s": use one of %(known)s.')
     return problem % {"account": account, "known": ", ".join(known)}
 
 

@@ -19,7 +19,7 @@ from osvi_django.services import (
 from osvi_django.validation import id_problem
 
 NOT_AN_ID = "This is not a valid id: use a text of 1 to 255 characters, other than “.” and “..”."
-NO_ACCOUNT = 'The setting OSVI has no account "nobody": use one of default.'
+NO_ACCOUNT = 'This site has no account "nobody": use one of default.'
 
 
 def error_of_service(act, *args, **options):

@@ -40,9 +40,7 @@ def without_answers(journal: QuerySet[CloseAttempt]) -> QuerySet[CloseAttempt]:
 
     These also hold what only readers of summaries may see.
     """
-    # Each row's name includes its session, which is the same one for all of them.
-    rows = journal.select_related("requested_by", "session")
-    return rows.defer("answer", "answer_bytes", "session__metadata")
+    return journal.select_related("requested_by").defer("answer", "answer_bytes")
 
 
 class AttemptColumns(ViaColumn):

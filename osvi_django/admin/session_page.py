@@ -129,7 +129,8 @@ class SessionPage(CustomerViews, DeskViews, ReviewViews, LiveViews, PrivacyViews
         )
 
     def _customer_url(self, request: HttpRequest, session: ChatSession) -> str:
-        if not session.customer_id or not self.has_operate_permission(request):
+        is_known = session.customer_id and session.erased_at is None
+        if not is_known or not self.has_operate_permission(request):
             return ""
         return HiddenText(self.lookup_url(session.customer_id, session.agent.account))
 
@@ -167,6 +168,8 @@ class SessionPage(CustomerViews, DeskViews, ReviewViews, LiveViews, PrivacyViews
         """Return the customer, with a link to their other sessions."""
         if not session.customer_id:
             return format_html("{}", self.get_empty_value_display())
+        if session.erased_at is not None:
+            return format_html("<bdi>{}</bdi>", session.customer_id)
         return format_html(
             '<bdi>{}</bdi> <a href="{}" class="osvi-look-up">{}</a>',
             session.customer_id,

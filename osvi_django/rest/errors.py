@@ -83,7 +83,7 @@ def handle(exc: Exception, context: dict[str, Any]) -> Response | None:
 def _answer(error: OSVIError | OSVINotConfigured, request: Request) -> Response:
     body = {"detail": _detail_of(error), "code": error.code, "retryable": error.retryable}
     if isinstance(error, InvalidInput):
-        body["errors"] = {error.field or NO_FIELD: [str(error)]}
+        body["errors"] = {error.field or NO_FIELD: [problem_of(error)]}
     if isinstance(error, OSVIError) and error.status is not None:
         body |= {"osvi_status": error.status, "osvi_reason": error.reason or None}
     body |= dict(_links_of(error, request))
@@ -91,6 +91,11 @@ def _answer(error: OSVIError | OSVINotConfigured, request: Request) -> Response:
     if error.retryable:
         headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after", 0) or RETRY_AFTER))
     return Response(body, _status_of(error), headers=headers)
+
+
+def problem_of(error: InvalidInput) -> str:
+    """Return what is wrong, for a body that has it under the name of the field."""
+    return str(error).removeprefix(f"{error.field}: ")
 
 
 def _links_of(error: OSVIError | OSVINotConfigured, request: Request) -> Iterator[tuple[str, str]]:
@@ -109,9 +114,11 @@ def _links_of(error: OSVIError | OSVINotConfigured, request: Request) -> Iterato
 
 
 def _detail_of(error: OSVIError | OSVINotConfigured) -> str:
-    """Return the message, which for a repeated text names the field and not the keyword."""
+    """Return the message, which names what the caller has sent."""
     if isinstance(error, SentBefore) and not any(error.args):
         return str(error.over_rest)
+    if isinstance(error, InvalidInput) and not str(error).startswith(error.field):
+        return f"{error.field}: {error}"
     return str(error)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from django.http import QueryDict
 from django.utils.timezone import get_default_timezone, is_naive, make_aware
@@ -13,6 +13,7 @@ from rest_framework import ISO_8601, serializers
 
 from osvi_django.conf import bulk_limit, configured
 from osvi_django.models import ChatSession
+from osvi_django.services.selectors import MOMENT_YEARS
 from osvi_django.services.support import COMMANDS, TEXT_MAX_LENGTH
 from osvi_django.validation import (
     CLOSE_REASON_MAX_LENGTH,
@@ -174,7 +175,10 @@ class StatusListField(serializers.Field[list[str], Any, list[str], Any]):
 class NamesField(serializers.Field[list[str], str, list[str], Any]):
     """Names with commas between them, each of which must be known."""
 
-    default_error_messages = {"unknown": _("{name} is unknown: use {known}.")}
+    default_error_messages = {
+        "unknown": _("{name} is unknown: use {known}."),
+        "empty": _("A name between two commas, or before or after one, is missing: use {known}."),
+    }
 
     def __init__(self, *, names: Collection[str], **options: Any) -> None:
         self.names = names
@@ -184,6 +188,8 @@ class NamesField(serializers.Field[list[str], str, list[str], Any]):
         """Return the names, or raise an error."""
         named = data.split(",")
         for name in named:
+            if not name.strip():
+                self.fail("empty", known=", ".join(self.names))
             if name not in self.names:
                 self.fail("unknown", name=repr(name), known=", ".join(self.names))
         return named
@@ -195,6 +201,18 @@ class OrderingField(StatusField):
     default_error_messages = {"unknown": _("This is not an order: use one of {known}.")}
 
 
+class OutcomeField(StatusField):
+    """The outcome of one session of a job."""
+
+    default_error_messages = {"unknown": _("This is not an outcome: use one of {known}.")}
+
+
+class ExpandField(StatusField):
+    """What is shown with each row."""
+
+    default_error_messages = {"unknown": _("This cannot be shown: use one of {known}.")}
+
+
 class ModeField(StatusField):
     """Who answers the customer."""
 
@@ -204,21 +222,32 @@ class ModeField(StatusField):
 class FormatField(StatusField):
     """The format of a file."""
 
-    default_error_messages = {"unknown": _("This is not a format: use one of {known}.")}
+    default_error_messages = {
+        "unknown": _("This is not a format: use one of {known}."),
+        "required": _("The format of the file is missing: use one of {known}."),
+    }
+
+    def fail(self, key: str, **values: Any) -> NoReturn:
+        """Raise the error; each of them names the formats."""
+        super().fail(key, **{"known": ", ".join(map(str, self.choices)), **values})
 
 
 class AwareDateTimeField(serializers.DateTimeField):
     """A time with an offset, so that it means the same in every time zone."""
 
     default_error_messages = {
-        "naive": _("The time has no offset from UTC. Use a time such as 2026-01-31T12:00:00Z.")
+        "naive": _("The time has no offset from UTC. Use a time such as 2026-01-31T12:00:00Z."),
+        "overflow": _("This is too far in the past or future: use a year from 2 to 9998."),
     }
 
     def enforce_timezone(self, value: datetime) -> datetime:
         """Return the time in UTC, or raise an error."""
         if is_naive(value):
             self.fail("naive")
-        return super().enforce_timezone(value)
+        moment = super().enforce_timezone(value)
+        if moment.year not in MOMENT_YEARS:
+            self.fail("overflow")
+        return moment
 
 
 class MomentField(AwareDateTimeField):
@@ -230,6 +259,11 @@ class MomentField(AwareDateTimeField):
 
 class StrictBooleanField(serializers.BooleanField):
     """True or false; other types are not converted."""
+
+    default_error_messages = {
+        "invalid": _("This is not a flag: use true or false."),
+        "null": _("This is not a flag: use true or false."),
+    }
 
     def __init__(self, **options: Any) -> None:
         super().__init__(default=False, **options)

@@ -23,6 +23,7 @@ from osvi_django.rest.fields import (
     CloseReasonField,
     CommandField,
     CustomerField,
+    ExpandField,
     FlagField,
     FormatField,
     IdField,
@@ -35,6 +36,7 @@ from osvi_django.rest.fields import (
     NamesField,
     NoteField,
     OrderingField,
+    OutcomeField,
     SearchField,
     StatusField,
     StatusListField,
@@ -198,8 +200,8 @@ class ExportSerializer(ListedFields, QuerySerializer):
 class ResultFilterSerializer(PageSerializer):
     """The filters of the results of a job."""
 
-    outcome = serializers.ChoiceField(choices=CloseJobItem.Outcome.choices, required=False)
-    expand = serializers.ChoiceField(choices=["summary"], required=False)
+    outcome = OutcomeField(choices=CloseJobItem.Outcome.choices, required=False)
+    expand = ExpandField(choices=["summary"], required=False)
 
 
 class FiguresQuerySerializer(QuerySerializer):

@@ -53,6 +53,7 @@ from osvi_django.services.recovery.service import recover_session
 from osvi_django.services.recovery.unread import RecoveryResult, Settled
 from osvi_django.services.summaries import with_own_summary
 from osvi_django.services.support.goodbye import Goodbye, checked_goodbye
+from osvi_django.validation import checks_types
 
 # When to check a close in progress again: the AI writes for some seconds.
 LOOK_AGAIN_AFTER: Final = 5  # seconds
@@ -61,6 +62,7 @@ Remove = Callable[[ChatSession, CloseAttempt], bool]
 
 
 @hides("note", "goodbye")
+@checks_types
 def close_session(
     session: ChatSession,
     *,
@@ -90,10 +92,6 @@ def close_session(
     after which it is as it was; ``OSVIBadAnswer`` or ``OSVINoAnswer``, after which it is
     ``unconfirmed``.
     """
-    if not isinstance(session, ChatSession):
-        raise TypeError(
-            "close_session needs a ChatSession. To close by id, use close_session_by_id."
-        )
     request = RequestOrigin(
         requested_by=requested_by, via=via, note=note, close_reason=close_reason
     )

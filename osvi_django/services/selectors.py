@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import MAXYEAR, MINYEAR, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from django.contrib.auth import get_user_model
@@ -44,7 +44,10 @@ from osvi_django.validation import (
     CLOSE_REASON_MAX_LENGTH,
     account_problem,
     is_storable_id,
+    require_fields,
     require_id,
+    require_moment,
+    require_year,
     stripped,
 )
 
@@ -59,12 +62,19 @@ _RANGES: Final = {
 }
 _MOMENTS: Final = (*(name for pair in _RANGES.values() for name in pair), "idle_since")
 _EXACT: Final = ("mode", "help_requested", "close_reason", "summary_status")
-_CHOICES: Final = {"mode": ChatSession.Mode, "summary_status": ChatSession.SummaryStatus}
-_FLAGS: Final = ("open", "help_requested")
+_CHOICES: Final = {
+    "status": ChatSession.Status,
+    "mode": ChatSession.Mode,
+    "summary_status": ChatSession.SummaryStatus,
+}
 _IDS: Final = ("account", "agent_uuid", "customer_id", "closed_by")
 _STATUSES: Final = dict(ChatSession.Status.choices)
 # Each is a condition of its own in the query.
 MAX_EXCLUDED: Final = 100
+# No database has a larger key.
+_MAX_KEY: Final = 2**63 - 1
+# The first and the last year have moments that are out of range in another time zone.
+MOMENT_YEARS: Final = range(2, 9_999)
 NOT_CLOSED: Final = tuple(
     status for status in ChatSession.Status if status != ChatSession.Status.CLOSED
 )
@@ -104,6 +114,7 @@ class SessionFilter:
     updated_before: datetime | None = None
 
     def __post_init__(self) -> None:
+        require_fields(self)
         if self.status is not None:
             status = (self.status,) if isinstance(self.status, str) else tuple(self.status)
             object.__setattr__(self, "status", status)
@@ -124,12 +135,14 @@ class SessionFilter:
     def _require_known(self) -> None:
         """Raise ``InvalidInput`` for a value that its field cannot have."""
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in {None, *choices.values}:
+            value = getattr(self, name)
+            named = value if name == "status" else (value,)
+            if value is not None and not (named and all(each in choices.values for each in named)):
                 raise _not_one_of(name, choices.values)
-        for name in _FLAGS:
-            if not isinstance(getattr(self, name), bool | None):
-                problem = _("%(field)s is not true or false.") % {"field": name}
-                raise InvalidInput(problem, field=name)
+        if self.close_job is not None and not 0 < self.close_job <= _MAX_KEY:
+            raise InvalidInput(
+                _("close_job: this is not the id of a close job."), field="close_job"
+            )
 
     def for_closing(self) -> SessionFilter:
         """Return the filter of a close: what only looks at how long it was quiet spares some.
@@ -172,7 +185,7 @@ class SessionFilter:
         if self.customer_id is not None:
             words.append(_("of one customer"))
         if self.close_reason is not None:
-            words.append(_("closed as “%(reason)s”") % {"reason": self.close_reason})
+            words.append(_("closed as %(reason)s") % {"reason": self.close_reason})
         return words + self._others_in_words()
 
     def _others_in_words(self) -> list[str]:
@@ -219,10 +232,10 @@ class SessionFilter:
         for after, before in _RANGES.values():
             first, last = getattr(self, after), getattr(self, before)
             if first is not None and last is not None and first >= last:
-                problem = _("%(after)s is not before %(before)s, so no session can match.")
+                problem = _("%(after)s: it is not before %(before)s, so no session can match.")
                 raise InvalidInput(problem % {"after": after, "before": before}, field=after)
         if self.status and self._statuses == ():
-            problem = _("open contradicts status, so no session can match: leave one of them out.")
+            problem = _("open: it contradicts status, so no session can match: leave one out.")
             raise InvalidInput(problem, field="open")
 
     def _other_conditions(self) -> Q:
@@ -351,11 +364,12 @@ def _shown(moment: datetime) -> str:
 
 def _agents(uuids: Collection[str] | str) -> tuple[str, ...]:
     """Return the ids of agents, each once. Raises ``InvalidInput``."""
-    named = (uuids,) if isinstance(uuids, str) else tuple(dict.fromkeys(uuids))
+    every = (uuids,) if isinstance(uuids, str) else uuids
+    named = tuple(dict.fromkeys(require_id("exclude_agents", uuid) for uuid in every))
     if len(named) > MAX_EXCLUDED:
-        problem = _("exclude_agents has too many agents: name at most %(limit)d.")
+        problem = _("exclude_agents: these are too many agents: name at most %(limit)d.")
         raise InvalidInput(problem % {"limit": MAX_EXCLUDED}, field="exclude_agents")
-    return tuple(require_id("exclude_agents", uuid) for uuid in named)
+    return named
 
 
 def _not_one_of(field: str, known: Collection[str]) -> InvalidInput:
@@ -369,10 +383,8 @@ def all_sessions() -> QuerySet[ChatSession]:
 
 
 def _as_stored(moment: datetime, *, named: str) -> datetime:
-    if moment.year in {MINYEAR, MAXYEAR}:  # in another time zone it may be out of range
-        raise InvalidInput(
-            _("%(named)s is too far in the past or future.") % {"named": named}, field=named
-        )
+    require_moment(named, moment)
+    require_year(named, moment, MOMENT_YEARS)
     return to_db_datetime(moment)
 
 

@@ -51,12 +51,19 @@ from osvi_django.services.mirroring.sessions import (
 from osvi_django.services.permissions import requester_fields, require_operate
 from osvi_django.services.sharing import earlier_summaries, number_to_share
 from osvi_django.services.start_locks import start_lock
-from osvi_django.validation import require_customer, require_id, storable, uuid_or_none
+from osvi_django.validation import (
+    checks_types,
+    require_customer,
+    require_id,
+    storable,
+    uuid_or_none,
+)
 
 ActionKind = SupportAction.Kind
 
 
 @hides("customer_id", "input_fields", "context", "note")
+@checks_types
 def start_session(
     *,
     agent_uuid: str,

@@ -34,7 +34,7 @@ from osvi_django.services.attempts.notifications import notify_summarized
 from osvi_django.services.attempts.types import CloseResult, Status, SummaryStatus
 from osvi_django.services.events import outbox
 from osvi_django.services.events.outbox import Event, fact_of
-from osvi_django.validation import storable
+from osvi_django.validation import checks_types, storable
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class Summarized:
     error: str = ""
 
 
+@checks_types
 def summarize(session: ChatSession) -> Summarized | None:
     """Write the summary of a closed session that has none; return None if there is nothing to do.
 

@@ -636,8 +636,9 @@ class TestPage:
             "?customer_id=%2B1%26a%3Db&amp;account=default"
             in operator.get(session_url(session)).text
         )
-        session = ChatSessionFactory(customer_id="")
-        assert "osvi-look-up" not in operator.get(session_url(session)).text
+        for unknown in ({"customer_id": ""}, {"erased_at": timezone.now(), "status": "closed"}):
+            html = operator.get(session_url(ChatSessionFactory(**unknown))).text
+            assert "osvi-look-up" not in html
 
     def test_page_without_operate_permission_has_no_link_to_look_up(self, log_in):
         html = log_in("view_chatsession").get(session_url(ChatSessionFactory())).text

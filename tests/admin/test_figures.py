@@ -287,15 +287,24 @@ class TestForm:
             ),
             (
                 {"first": "2001-01-01", "last": "2026-03-01"},
-                "First day: The range is too long: use at most 3660 days. Choose another day.",
+                (
+                    "First day: The range from first to last is too long: use at most 3660 days. "
+                    "Choose another day."
+                ),
             ),
             (
                 {"first": "9999-12-31", "last": "9999-12-31"},
-                "First day: first is too far in the past or future. Choose another day.",
+                (
+                    "First day: first is too far in the past or future: use a year from "
+                    "1900 to 2999. Choose another day."
+                ),
             ),
             (
                 {"last": "0001-01-01"},
-                "Last day: last is too far in the past or future. Choose another day.",
+                (
+                    "Last day: last is too far in the past or future: use a year from "
+                    "1900 to 2999. Choose another day."
+                ),
             ),
         ],
     )

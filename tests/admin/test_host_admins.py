@@ -6,6 +6,7 @@ import pytest
 from django.contrib import admin
 from django.contrib.messages.storage.cookie import CookieStorage
 from django.contrib.sessions.backends.db import SessionStore
+from django.utils import timezone
 
 from osvi_django.admin import ChatSessionAdmin
 from osvi_django.models import ChatSession, SupportAction
@@ -105,6 +106,11 @@ class TestHostPage:
     def test_page_of_session_without_customer_links_to_no_look_up(self, html_of_page):
         html = html_of_page(ChatSessionFactory(customer_id=""), "operate_chatsession")
         assert "osvi-look-up" not in html
+
+    def test_page_of_erased_customer_links_to_no_look_up(self, html_of_page):
+        session = ClosedSessionFactory(erased_at=timezone.now())
+        html = html_of_page(session, "operate_chatsession")
+        assert ("osvi-look-up" in html, session.customer_id in html) == (False, True)
 
     def test_page_of_closed_session_shows_summary_to_those_who_may_read_it(
         self, html_of_page, django_user_model, grant

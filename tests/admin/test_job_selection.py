@@ -85,7 +85,7 @@ class TestWords:
         words = selection_text(create_close_job(chosen, start=False))
         for part in ("active, odd", "quiet since", "started before", "AI agent", "one customer"):
             assert part in words
-        for part in ("no help requested", "of one agent", "not of 1 agents", "closed as “Spam”"):
+        for part in ("no help requested", "of one agent", "not of 1 agents", "closed as Spam"):
             assert part in words
         assert selection_text(CloseJob()) == ""
         asked = SessionFilter(status=None, help_requested=True)

@@ -155,6 +155,7 @@ class TestFilters:
         [
             (["--started-before", "yesterday"], "--started-before needs a time"),
             (["--idle-since", "0001-01-01"], "idle_since is too far"),
+            (["--search", "!!!"], "type a letter or a digit"),
             (["--customer-id", ""], "customer_id"),
         ],
     )

@@ -327,7 +327,8 @@ class TestInput:
     def test_filter_with_time_out_of_range_returns_400(self, api, year):
         response = post(api, filter={"started_before": f"{year}-06-30T00:00:00Z"})
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
-        assert response.json()["detail"] == "started_before is too far in the past or future."
+        said = "This is too far in the past or future: use a year from 2 to 9998."
+        assert response.json()["detail"] == f"filter.started_before: {said}"
 
     def test_filter_without_time_zones_converts_time(self, api, settings):
         settings.USE_TZ = False

@@ -46,11 +46,37 @@ def test_null_for_a_look_is_no_erasure(officer):
     assert ChatSession.objects.get().customer_id == CUSTOMER
 
 
+@pytest.mark.parametrize("wrong", ["yes", 1])
+def test_flag_that_is_none_says_what_to_send(officer, wrong):
+    response = post(officer, "erase", {"dry_run": wrong})
+    assert response.json()["detail"] == "dry_run: This is not a flag: use true or false."
+
+
+@pytest.mark.parametrize("name", ["erase", "export"])
+def test_unknown_account_is_said_without_the_settings(officer, name):
+    body = post(officer, name, {"account": "nope"}).json()
+    assert body["errors"] == {"account": ['This site has no account "nope": use one of default.']}
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_customer_who_is_erased_is_not_erased_again(officer, dry_run):
+    ClosedSessionFactory(customer_id=CUSTOMER)
+    marker = post(officer, "erase", {}).json()["marker"]
+    before = ChatSession.objects.values().get()
+    response = post(officer, "erase", {"customer_id": marker, "dry_run": dry_run})
+    assert (response.status_code, [*response.json()["errors"]]) == (400, ["customer_id"])
+    assert "is erased already" in response.json()["detail"]
+    assert ChatSession.objects.values().get() == before
+    assert Erasure.objects.count() == 1
+
+
 def test_open_chat_refuses_erasure(officer):
     ChatSessionFactory(customer_id=CUSTOMER)
-    assert post(officer, "erase", {"dry_run": True}).json()["obstacle"]["code"] == "chats_open"
+    obstacle = post(officer, "erase", {"dry_run": True}).json()["obstacle"]
+    assert (obstacle["code"], "was erased" in obstacle["detail"]) == ("chats_open", False)
     response = post(officer, "erase", {})
     assert (response.status_code, response.json()["code"]) == (409, "chats_open")
+    assert response.json()["detail"] == f"Nothing was erased. {obstacle['detail']}"
 
 
 def test_export_answers_all_rows_and_is_stored_nowhere(officer):

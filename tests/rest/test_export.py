@@ -121,12 +121,17 @@ class TestErrors:
             ({"format": "json"}, "format"),
             ({"format": "csv", "status": "open"}, "status"),
             ({"format": "csv", "page_size": "10"}, "page_size"),
+            ({"format": "csv", "search": "!!!"}, "search"),
+            ({"format": "csv", "search": "x" * 256}, "search"),
         ],
     )
     def test_invalid_query_returns_400_and_exports_nothing(self, exporter, query, named):
         response = exporter.get(URL, query)
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert list(response.json()["errors"]) == [named]
+        assert response.json()["detail"].startswith(f"{named}: ")
+        if named == "format":
+            assert "use one of csv, jsonl, xlsx" in response.json()["detail"]
         assert not DataExport.objects.exists()
 
     @pytest.mark.parametrize("codename", ["view_chatsession", "export_chatsession"])

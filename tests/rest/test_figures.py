@@ -86,21 +86,24 @@ def test_stats_without_chats_have_nulls(api):
 
 
 @pytest.mark.parametrize(
-    ("query", "field"),
+    ("query", "field", "said"),
     [
-        ({"first": "2026-02-30"}, "first"),
-        ({"first": "2026-W01-1"}, "first"),
-        ({"last": "20260301"}, "last"),
-        ({"first": "2026-03-02", "last": "2026-03-01"}, "last"),
-        ({"top": "0"}, "top"),
-        ({"agent": "x"}, "agent"),
+        ({"first": "2026-02-30"}, "first", "YYYY-MM-DD"),
+        ({"first": "2026-W01-1"}, "first", "YYYY-MM-DD"),
+        ({"last": "20260301"}, "last", "YYYY-MM-DD"),
+        ({"first": "2026-03-02", "last": "2026-03-01"}, "last", "choose a later day"),
+        ({"first": "2010-01-01", "last": "2026-03-01"}, "first", "at most 3660 days"),
+        ({"first": "1899-12-31"}, "first", "a year from 1900 to 2999"),
+        ({"top": "0"}, "top", "greater than or equal to 1"),
+        ({"agent": "x"}, "agent", "use first, last, top"),
     ],
 )
-def test_stats_of_invalid_range_are_refused(api, query, field):
+def test_stats_of_invalid_range_are_refused(api, query, field, said):
     response = api.get(STATS, query)
     assert response.status_code == 400
     assert response.json()["code"] == "invalid"
-    assert field in response.json()["errors"]
+    assert said in response.json()["errors"][field][0]
+    assert field in response.json()["detail"]
 
 
 def test_stats_need_permission_to_view(client_with, client):

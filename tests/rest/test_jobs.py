@@ -257,6 +257,7 @@ class TestResults:
         response = api.get(url_of(job, "results/"), {"outcome": outcome.encode("utf-8", "replace")})
         assert (response.status_code, response.json()["code"]) == (400, "invalid")
         assert list(response.json()["errors"]) == ["outcome"]
+        assert "use one of waiting, closing, closed" in response.json()["detail"]
 
     def test_results_pages_keep_order_of_request(self, api):
         ids = [f"unknown {number}" for number in (3, 1, 2, 5, 4)]

@@ -164,6 +164,18 @@ class TestFilters:
             ({"status": ",active"}, "status", "between two commas"),
             ({"ordering": "customer_id"}, "ordering", "use one of -started_at"),
             ({"fields": "session_id,token"}, "fields", "'token' is unknown: use session_id"),
+            ({"fields": "session_id,"}, "fields", "between two commas"),
+            ({"fields": "session_id,,url"}, "fields", "use session_id, url"),
+            (
+                {"started_after": "0001-01-01T00:00:00+14:00"},
+                "started_after",
+                "use a year from 2 to 9998",
+            ),
+            (
+                {"started_after": "0001-06-01T00:00:00Z"},
+                "started_after",
+                "use a year from 2 to 9998",
+            ),
             ({"close_job": "x"}, "close_job", "not the id"),
             ({"close_job": "9" * 19}, "close_job", "not the id"),
             ({"close_job": "999999"}, "close_job", "no such close job"),
@@ -200,6 +212,30 @@ class TestFilters:
     def test_bulk_close_refuses_what_it_cannot_use(self, api, wanted):
         answer = api.post("/api/osvi/sessions/close/", {"filter": wanted}, format="json")
         assert answer.status_code == 400
+
+    @pytest.mark.parametrize(
+        ("name", "value", "said"),
+        [
+            ("agent_uuid", "nope", "has no agent “nope”"),
+            ("exclude_agents", ["nope"], "has no agent “nope”"),
+            ("exclude_agents", [f"a{number}" for number in range(101)], "name at most 100"),
+            ("account", "nope", 'This site has no account "nope": use one of default'),
+            ("closed_by", "nope", "no user of this name"),
+            ("close_job", 999_999, "no such close job"),
+            ("open", False, "leave one out"),
+            ("started_after", FUTURE, "not before started_before"),
+            ("search", "!!!", "type a letter or a digit"),
+        ],
+    )
+    def test_bulk_close_names_filter_once_and_where_it_was_sent(self, api, name, value, said):
+        wanted = {"status": "active", "started_before": FIRST, name: value}
+        body = api.post("/api/osvi/sessions/close/", {"filter": wanted}, format="json").json()
+        ((problem,),) = body["errors"]["filter"].values()
+        assert body["errors"] == {"filter": {name: [problem]}}
+        assert body["detail"] == f"filter.{name}: {problem}"
+        assert said in problem
+        assert not problem.startswith(name)
+        assert not CloseJob.objects.exists()
 
 
 class TestWords:

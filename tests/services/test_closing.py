@@ -662,10 +662,3 @@ class TestConcurrentClose:
         attempt.refresh_from_db()
         assert attempt.outcome == Outcome.CLOSED
         assert osvi_sandbox.requests == []
-
-
-@pytest.mark.django_db
-def test_close_session_with_id_raises_type_error(osvi_sandbox):
-    with pytest.raises(TypeError, match="use close_session_by_id"):
-        close_session("nope")
-    assert osvi_sandbox.requests == []

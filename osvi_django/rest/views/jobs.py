@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from django.db import router
@@ -15,7 +16,9 @@ from rest_framework.generics import get_object_or_404
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from osvi_django.exceptions import InvalidInput
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
+from osvi_django.rest.errors import problem_of
 from osvi_django.rest.fields import current_limit
 from osvi_django.rest.input_serializers import (
     BulkCloseSerializer,
@@ -30,7 +33,7 @@ from osvi_django.rest.output_serializers import (
     ResultWithSummarySerializer,
 )
 from osvi_django.rest.pagination import KeysetPagination, NewestFirst
-from osvi_django.rest.parsing import require_visible_job, validated_body, validated_query
+from osvi_django.rest.parsing import validated_body, validated_query
 from osvi_django.rest.preferences import preferences_of
 from osvi_django.rest.responses import accepted, finished_after, job_body, seconds_to_next_look
 from osvi_django.rest.views.base import (
@@ -65,7 +68,7 @@ class BulkCloseView(OSVIAPIView):
         ids, chosen = wanted.pop("session_ids", None), wanted.pop("filter", None)
         if not ids:
             wanted["search"] = chosen.pop("search", None)
-        sessions = ids or self._selected(request, wanted["search"], **chosen)
+        sessions = ids or self._selected(request, wanted["search"], chosen)
         job = create_close_job(sessions, requested_by=request.user, via="rest", **wanted)
         preferred = preferences_of(request)
         if preferred.wait and finished_after(job, preferred.wait):
@@ -80,16 +83,28 @@ class BulkCloseView(OSVIAPIView):
             require_close(request.user)
             raise
 
-    def _selected(self, request: Request, search: str | None, **wanted: Any) -> SessionFilter:
-        require_visible_job(request.user, wanted.get("close_job"))
-        chosen, limit = SessionFilter(**wanted).for_closing(), current_limit()
-        sessions = matching_sessions(chosen, request.user, search)
+    def _selected(
+        self, request: Request, search: str | None, wanted: dict[str, Any]
+    ) -> SessionFilter:
+        limit = current_limit()
+        with _errors_of_filter():
+            chosen = SessionFilter(**wanted).for_closing()
+            sessions = matching_sessions(chosen, request.user, search)
         if sessions.order_by()[: limit + 1].count() > limit:
             problem = _(
                 "The filter matches more than %(limit)d chat sessions, the maximum per request."
             )
             raise ValidationError({"filter": [problem % {"limit": limit}]})
         return chosen
+
+
+@contextmanager
+def _errors_of_filter() -> Iterator[None]:
+    """Name the field of an error as a caller has sent it: inside of ``filter``."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise ValidationError({"filter": {error.field: [problem_of(error)]}}) from None
 
 
 class JobListView(OSVIListView[CloseJob]):

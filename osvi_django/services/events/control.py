@@ -15,11 +15,13 @@ from osvi_django.services.access import Purpose, allowed_sessions
 from osvi_django.services.events import queue
 from osvi_django.services.events.outbox import request_delivery
 from osvi_django.services.permissions import require_operate
+from osvi_django.validation import checks_types, require_kind
 
 logger = logging.getLogger(__name__)
 _CHUNK: Final = 1_000
 
 
+@checks_types
 def send_events_again(
     deliveries: Iterable[WebhookDelivery], *, requested_by: Any = None, via: str = "code"
 ) -> int:
@@ -30,7 +32,10 @@ def send_events_again(
     """
     require_operate(requested_by)
     using = router.db_for_write(WebhookDelivery)
-    keys = [each.pk for each in deliveries]
+    keys = []
+    for each in deliveries:
+        require_kind("deliveries", each, WebhookDelivery)
+        keys.append(each.pk)
     seen = deliveries_inside(queue.all_deliveries(using), requested_by)
     with transaction.atomic(using=using):
         number = sum(
@@ -56,6 +61,7 @@ def deliveries_inside(
     return deliveries.filter(subject__in=ids.values("session_id"))
 
 
+@checks_types
 def switch_on_receiver(
     receiver: WebhookReceiver, *, requested_by: Any = None, via: str = "code"
 ) -> int:

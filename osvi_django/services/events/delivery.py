@@ -25,12 +25,14 @@ from osvi_django.services.events import queue, receivers
 from osvi_django.services.events.payloads import body_of, message_id_of
 from osvi_django.services.events.sending import NOT_WRITTEN, TOTAL_TIMEOUT, Outcome, Sender
 from osvi_django.services.events.signing import signed_headers
+from osvi_django.validation import checks_types
 
 logger = logging.getLogger(__name__)
 
 _Work = Callable[[], int]
 
 
+@checks_types
 def deliver_events(stop: threading.Event | None = None) -> int:
     """Send all events that are due, until ``stop`` is set; return how many tries were made.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from django.db import router
+from django.db import NotSupportedError, router
 from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.text import Truncator
@@ -29,6 +30,7 @@ from osvi_django.services.export.workbook import (
 from osvi_django.services.permissions import may_read_summary, requester_fields, require_export
 from osvi_django.services.search import search_sessions
 from osvi_django.services.selectors import SessionFilter
+from osvi_django.validation import VIA_MAX_LENGTH, checks_types, stripped
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +90,7 @@ class Export(Iterator[bytes]):
             logger.exception("the end of export %s was not noted", self.record.pk)
 
 
+@checks_types
 def export_sessions(
     sessions: SessionFilter | QuerySet[ChatSession],
     *,
@@ -109,14 +112,19 @@ def export_sessions(
     anything is read.
     """
     chosen_format = require_format(file_format)
+    via = stripped("via", via, VIA_MAX_LENGTH)
     require_export(requested_by)
     words = [selection] if selection else []
     if isinstance(sessions, SessionFilter):
         words += sessions.in_words()
         sessions = ChatSession.objects.filter(sessions.condition())
+    _require_sessions(sessions)
     if search is not None:
         words.append(_("found by a search"))
-        sessions = sessions.filter(search_sessions(search, requested_by=requested_by).condition)
+        found = search_sessions(search, requested_by=requested_by)
+        if not found.kinds:  # a file cannot say why there is nothing in it
+            raise InvalidInput(found.notice, field="search")
+        sessions = sessions.filter(found.condition)
     for purpose in (Purpose.VIEW, Purpose.EXPORT):
         sessions = sessions_inside(sessions, requested_by, purpose)
     if chosen_format == Format.XLSX:
@@ -135,12 +143,26 @@ def export_sessions(
     return Export(record, reader)
 
 
+def _require_sessions(sessions: object) -> None:
+    """Raise ``InvalidInput`` unless these are sessions to which further filters can be added."""
+    if isinstance(sessions, QuerySet) and issubclass(sessions.model, ChatSession):
+        # Django refuses these calls after values(), and for a slice or a union.
+        with suppress(TypeError, NotSupportedError):
+            sessions.select_related("agent").filter(pk__gt=0)
+            return
+    problem = _(
+        "sessions must be a SessionFilter, or a queryset of chat sessions without values(), a "
+        "slice or a union. If it is a manager, use all()."
+    )
+    raise InvalidInput(problem, field="sessions")
+
+
 def require_format(name: str) -> Format:
     """Return the format of this name. Raises ``InvalidInput``."""
     if name not in Format.values:
-        problem = _("This is not a format: use one of %(known)s.")
-        known = ", ".join(Format.values)
-        raise InvalidInput(problem % {"known": known}, field="format")
+        problem = _("%(field)s is unknown: use one of %(known)s.")
+        values = {"field": "file_format", "known": ", ".join(Format.values)}
+        raise InvalidInput(problem % values, field="file_format")
     return Format(name)
 
 

@@ -50,7 +50,7 @@ from osvi_django.services.jobs.worker import remove_not_closed
 from osvi_django.services.permissions import requester_fields, require_job
 from osvi_django.services.selectors import SessionFilter
 from osvi_django.services.support.goodbye import checked_goodbye
-from osvi_django.validation import storable, stripped
+from osvi_django.validation import checks_types, storable, stripped
 
 JobStatus = CloseJob.Status
 
@@ -62,6 +62,7 @@ _DRAFT_LASTS: Final = timedelta(days=1)
 
 
 @hides("note", "goodbye", "search")
+@checks_types
 def create_close_job(
     sessions: Wanted | SessionFilter,
     *,
@@ -132,6 +133,7 @@ def create_close_job(
 
 
 @hides("note", "goodbye")
+@checks_types
 def confirm_close_job(
     job: CloseJob,
     *,
@@ -174,6 +176,7 @@ def confirm_close_job(
     return store.find(job.pk)
 
 
+@checks_types
 def cancel_close_job(job: CloseJob, *, requested_by: User | None = None) -> CloseJob:
     """Cancel what has not been started; closes in progress finish. Ignore a finished job.
 
@@ -196,6 +199,7 @@ def cancel_close_job(job: CloseJob, *, requested_by: User | None = None) -> Clos
     return cancelled
 
 
+@checks_types
 def retry_close_job(
     job: CloseJob,
     *,
@@ -278,6 +282,7 @@ def resume_stalled(job: CloseJob) -> bool:
     return True
 
 
+@checks_types
 def due_jobs(*, join: bool = False) -> list[CloseJob]:
     """Return jobs that are waiting or stalled, or whose pause is over, oldest first.
 

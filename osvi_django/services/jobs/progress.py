@@ -14,6 +14,7 @@ from osvi_django.database import since
 from osvi_django.exceptions import account_message_for_code
 from osvi_django.models import CloseJob
 from osvi_django.services.jobs import store
+from osvi_django.validation import checks_types
 
 JobStatus = CloseJob.Status
 # A job without a heartbeat for so long is shown as stalled; clocks may differ a little.
@@ -32,6 +33,7 @@ class Progress:
     seconds_left: float | None
 
 
+@checks_types
 def progress_of(job: CloseJob) -> Progress:
     """Return the progress of a job."""
     outcomes = store.items(job).order_by().values_list("outcome").annotate(Count("pk"))

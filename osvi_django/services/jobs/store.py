@@ -79,7 +79,7 @@ def find(job_id: JobId) -> CloseJob:
 
 def _named(job_id: JobId) -> dict[str, object]:
     """Return the condition that finds a job: a string is a UUID and never a number."""
-    if isinstance(job_id, int):
+    if isinstance(job_id, int) and not isinstance(job_id, bool):
         return {"pk": job_id}
     try:
         return {"uuid": uuid.UUID(str(job_id))}

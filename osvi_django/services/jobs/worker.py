@@ -35,6 +35,7 @@ from osvi_django.services.jobs.completer import Completer
 from osvi_django.services.jobs.rescuer import Rescuer
 from osvi_django.services.jobs.running import RunningJob, Shared
 from osvi_django.services.mirroring.sessions import remove_unknown
+from osvi_django.validation import checks_types
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ _GATHER: Final = 0.01  # seconds
 _SUMMARY_TIMEOUT: Final = 20.0  # seconds
 
 
+@checks_types
 def run_close_job(
     job_id: store.JobId,
     *,

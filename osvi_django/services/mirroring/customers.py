@@ -46,7 +46,7 @@ from osvi_django.services.mirroring.sessions import (
     record_remote_closes,
 )
 from osvi_django.services.permissions import require_operate
-from osvi_django.validation import require_customer
+from osvi_django.validation import checks_types, require_customer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,7 @@ class LookedUp:
 
 
 @hides("customer_id")
+@checks_types
 def sync_customer(
     customer_id: str,
     *,
@@ -76,6 +77,7 @@ def sync_customer(
     return list(found.sessions)
 
 
+@checks_types
 def look_up_customer(
     customer_id: str,
     *,

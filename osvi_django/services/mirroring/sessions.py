@@ -77,6 +77,7 @@ from osvi_django.services.mirroring.agents import (
 from osvi_django.services.mirroring.remote_facts import RemoteFacts, facts_of, write_facts
 from osvi_django.services.selectors import find_session
 from osvi_django.validation import (
+    checks_types,
     is_safe_id,
     require_account,
     require_id,
@@ -198,6 +199,7 @@ def _is_used(session: ChatSession, attempt: CloseAttempt | None, job: CloseJob |
 
 
 @hides("payload")
+@checks_types
 def mirror_session(
     payload: Mapping[str, Any] | RemoteSession,
     *,
@@ -229,6 +231,7 @@ def mirror_session(
 
 
 @hides("payload", "customer_id")
+@checks_types
 def mirror_started(
     payload: Mapping[str, Any] | StartedSession,
     *,

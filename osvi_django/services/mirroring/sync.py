@@ -51,6 +51,7 @@ from osvi_django.services.mirroring.sync_pool import (
     Probe,
     SyncCall,
 )
+from osvi_django.validation import checks_types
 
 _T = TypeVar("_T")
 
@@ -93,6 +94,7 @@ _NOTHING_DONE: Final = SyncProgress()
 _WRITTEN_TOGETHER: Final = 100
 
 
+@checks_types
 def sync_open(
     *,
     older_than: timedelta | None = None,

@@ -30,6 +30,7 @@ from osvi_django.models import ChatSession
 from osvi_django.services.attempts.types import RequestOrigin, Status
 from osvi_django.services.mirroring.sync import SyncRun, accounts_here, open_sessions
 from osvi_django.services.mirroring.sync_pool import LookUp
+from osvi_django.validation import checks_types
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ _Key = TypeVar("_Key")
 OnTrouble = Callable[[WatchTrouble], object]
 
 
+@checks_types
 def watch_open(
     *,
     seconds: float = 30.0,

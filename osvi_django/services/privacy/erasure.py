@@ -60,7 +60,13 @@ from osvi_django.services.privacy.periods import held
 from osvi_django.services.privacy.places import OF_SESSION, NewIds
 from osvi_django.services.privacy.spooled import files_of
 from osvi_django.services.support.journal import SURELY_OVER, actions_of
-from osvi_django.validation import VIA_MAX_LENGTH, account_problem, require_id, stripped
+from osvi_django.validation import (
+    VIA_MAX_LENGTH,
+    account_problem,
+    checks_types,
+    require_id,
+    stripped,
+)
 
 logger = logging.getLogger(__name__)
 Status = ChatSession.Status
@@ -99,6 +105,7 @@ class ErasureResult:
 
 
 @hides("customer_id")
+@checks_types
 def erase_customer(
     customer_id: str,
     *,
@@ -118,6 +125,7 @@ def erase_customer(
     via = stripped("via", via, VIA_MAX_LENGTH)
     sessions = sessions_of(customer_id, account=account)
     sessions = sessions_inside(sessions, requested_by, Purpose.ERASE)
+    _refuse_erased(sessions)
     work = _Work(
         customer_id, account=account, sessions=sessions, is_narrowed=is_narrowed(requested_by)
     )
@@ -125,7 +133,7 @@ def erase_customer(
         return ErasureResult(marker="", counts=work.count(), dry_run=True, obstacle=work.obstacle())
     _refuse_inside_transaction(sessions.db)
     if (obstacle := work.obstacle()) is not None:
-        raise obstacle
+        raise _refusal(_("Nothing was erased. %(why)s"), obstacle)
     erasure = _begun(customer_id, account=account, requested_by=requested_by, via=via)
     with _ending(erasure):
         counts = work.erase(erasure)
@@ -168,6 +176,18 @@ def _require_account(account: str) -> None:
     problem = account_problem(account)
     if problem and not agents.filter(exact_match("account", account)).exists():
         raise InvalidInput(problem, field="account")
+
+
+def _refuse_erased(sessions: QuerySet[ChatSession]) -> None:
+    """Raise ``InvalidInput`` for the marker of a customer whose chats are erased already."""
+    if sessions.exclude(erased_at=None).exists():
+        problem = _("customer_id: this customer is erased already, so nothing was erased.")
+        raise InvalidInput(problem, field="customer_id")
+
+
+def _refusal(sentence: str, obstacle: OSVIError) -> OSVIError:
+    """Return the obstacle as an error that also says what was erased."""
+    return type(obstacle)(sentence % {"why": obstacle})
 
 
 def _refuse_inside_transaction(using: str) -> None:
@@ -288,7 +308,7 @@ def _erase_session(session: ChatSession, erasure: Erasure, counts: Counter[str])
     selectors.rows(session).update(claim=F("claim"))
     selectors.reload(session)
     if (obstacle := obstacle_of(session)) is not None:
-        raise obstacle
+        raise _refusal(_("Not all of it was erased. %(why)s"), obstacle)
     new = NewIds(
         customer_id=session.customer_id,
         account=session.agent.account,

@@ -17,7 +17,7 @@ from osvi_django.services.attempts.types import User
 from osvi_django.services.permissions import requester_fields, require_erase
 from osvi_django.services.privacy.erasure import KEPT_BY_OSVI, sessions_of
 from osvi_django.services.privacy.places import NEUTRAL, OF_SESSION, PERSONAL, Rows
-from osvi_django.validation import VIA_MAX_LENGTH, require_id, stripped
+from osvi_django.validation import VIA_MAX_LENGTH, checks_types, require_id, stripped
 
 # How this site works, and nothing about the customer.
 _INTERNAL = frozenset({"id", "claim", "lease_until", "requester_model", "requester_key"})
@@ -25,6 +25,7 @@ _STAFF = frozenset({"requested_by", "taken_over_by", "closed_by", "active_human"
 
 
 @hides("customer_id")
+@checks_types
 def export_customer(
     customer_id: str,
     *,

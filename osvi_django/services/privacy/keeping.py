@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Final
 
 from django.utils import timezone
@@ -16,11 +16,13 @@ from osvi_django.services import selectors
 from osvi_django.services.access import Purpose, is_inside
 from osvi_django.services.attempts.types import User
 from osvi_django.services.permissions import require_erase
+from osvi_django.validation import checks_types
 
 # How far ahead a chat can be kept, in days: a hundred years.
 MAX_DAYS: Final = 36_525
 
 
+@checks_types
 def keep_session(
     session: ChatSession, until: date | None, *, requested_by: User | None = None
 ) -> ChatSession:
@@ -41,8 +43,6 @@ def keep_session(
 
 def _require_day(until: date) -> None:
     """Raise ``InvalidInput`` for a day that is over, which today is not, or too far ahead."""
-    if not isinstance(until, date) or isinstance(until, datetime):
-        raise InvalidInput(_("until is not a day."), field="until")
     first = site_date(timezone.now())
     last = first + timedelta(days=MAX_DAYS)
     if until < first:

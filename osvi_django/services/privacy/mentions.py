@@ -40,6 +40,8 @@ _TEXTS: Final[dict[type[Model], tuple[str, ...]]] = {
     CloseJob: ("note", "goodbye", "selection"),
     DataExport: ("selection",),
 }
+# What of a filter may name a customer; all else names a user, an agent, an account or a state.
+_OF_CUSTOMER: Final = ("customer_id", "close_reason")
 _IN_HISTORY: Final = (ChatSession, SessionSummary, CloseAttempt, SupportAction, CloseJob)
 
 
@@ -115,13 +117,24 @@ class Mentions:
         """Return whether a text has one of the ids."""
         return self._pattern.search(text) is not None
 
-    def masked(self, value: Any) -> Any:
-        """Return a text, or a structure of texts, with the ids replaced."""
-        if isinstance(value, str):
-            return self._pattern.sub(self.marker, value)
-        if isinstance(value, dict):
-            return {key: self.masked(each) for key, each in value.items()}
-        return [self.masked(each) for each in value] if isinstance(value, list) else value
+    def masked(self, text: str, *, column: str = "") -> str:
+        """Return a text with the ids replaced.
+
+        In a selection, what is alone between quotation marks is the name of a user or an account,
+        as ``SessionFilter`` writes it there.
+        """
+        if column != "selection":
+            return self._pattern.sub(self.marker, text)
+
+        def replaced(found: re.Match[str]) -> str:
+            is_name = text[: found.start()].endswith("“") and text[found.end() :].startswith("”")
+            return found[0] if is_name else self.marker
+
+        return self._pattern.sub(replaced, text)
+
+    def _masked_filter(self, kept: dict[str, Any]) -> dict[str, Any]:
+        named = {name: self.masked(kept[name]) for name in _OF_CUSTOMER if name in kept}
+        return kept | named
 
     def _named(self) -> Iterator[tuple[type[Model], list[Any]]]:
         """Yield rows with their texts replaced, not saved yet."""
@@ -138,7 +151,7 @@ class Mentions:
     def _mask(self, row: Any, columns: tuple[str, ...]) -> bool:
         """Replace the ids in a row; return whether there were any."""
         before = [getattr(row, name) for name in columns]
-        after = [self.masked(text) for text in before]
+        after = [self.masked(text, column=name) for name, text in zip(columns, before, strict=True)]
         for name, text in zip(columns, after, strict=True):
             setattr(row, name, text)
         return before != after
@@ -149,7 +162,9 @@ class Mentions:
             _all(CloseJob).filter(session_filter__isnull=False).values_list("pk", "session_filter")
         )
         return [
-            (key, masked) for key, kept in jobs.iterator() if (masked := self.masked(kept)) != kept
+            (key, masked)
+            for key, kept in jobs.iterator()
+            if (masked := self._masked_filter(kept)) != kept
         ]
 
     def _answers(self) -> list[int]:

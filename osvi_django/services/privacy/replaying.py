@@ -14,8 +14,10 @@ from osvi_django.exceptions import InvalidInput, OSVIError, translate
 from osvi_django.models import Erasure
 from osvi_django.services import selectors
 from osvi_django.services.attempts.types import User
+from osvi_django.services.permissions import require_erase
 from osvi_django.services.privacy.erasure import ErasureResult, erase_customer
 from osvi_django.services.privacy.hashing import customer_hashes
+from osvi_django.validation import VIA_MAX_LENGTH, checks_types, stripped
 
 _CHUNK: Final = 2_000
 
@@ -42,13 +44,17 @@ def journal_lines() -> Iterator[str]:
         yield json.dumps(kept)
 
 
+@checks_types
 def replay_erasures(
     lines: Iterable[str] = (), *, requested_by: User | None = None, via: str = "code"
 ) -> Iterator[ReplayedErasure]:
     """Erase all customers of the journal, and of these lines of it, who are here (again).
 
-    Raises ``InvalidInput`` if a line is not of a journal, before anyone is erased.
+    Raises ``NotAllowed``, and ``InvalidInput`` if a line is not of a journal, before anyone is
+    erased.
     """
+    require_erase(requested_by)
+    via = stripped("via", via, VIA_MAX_LENGTH)
     wanted = {*_pairs(lines), *_erasures().values_list("customer_hash", "account")}
     theirs = selectors.all_sessions().exclude(customer_id="").filter(erased_at=None)
     found = theirs.order_by("customer_id").values_list("customer_id", "agent__account").distinct()
@@ -72,7 +78,7 @@ def _erase(customer: str, account: str | None, **request: Any) -> ReplayedErasur
 
 
 def _pairs(lines: Iterable[str]) -> set[tuple[str, str]]:
-    return {_pair(line) for line in lines if line.strip()}
+    return {_pair(line) for line in lines if str(line).strip()}
 
 
 def _pair(line: str) -> tuple[str, str]:
@@ -81,7 +87,7 @@ def _pair(line: str) -> tuple[str, str]:
         return str(kept["customer_hash"]), str(kept["account"])
     except (ValueError, TypeError, KeyError):
         problem = translate("This is not a line of a journal of erasures.")
-        raise InvalidInput(problem, field="replay") from None
+        raise InvalidInput(problem, field="lines") from None
 
 
 def _erasures() -> Any:

@@ -24,6 +24,7 @@ from osvi_django.services.privacy.history import entries_about
 from osvi_django.services.privacy.periods import before_of_site, held, periods
 from osvi_django.services.privacy.walking import SessionPurge
 from osvi_django.services.support.journal import SURELY_OVER
+from osvi_django.validation import checks_types
 
 _CHUNK: Final = 1_000
 NO_WORDS: Final = {"note": "", "goodbye": "", "selection": ""}
@@ -37,6 +38,7 @@ class Purged:
     number: int
 
 
+@checks_types
 def purge_expired(
     *, only: Collection[str] = RETENTION_KINDS, dry_run: bool = False
 ) -> Iterator[Purged]:
@@ -45,7 +47,7 @@ def purge_expired(
     Several may run at once, and each may be stopped. Raises ``OSVINotConfigured``, and
     ``InvalidInput`` if a kind is unknown.
     """
-    if unknown := sorted(set(only) - set(RETENTION_KINDS)):
+    if unknown := [each for each in only if each not in RETENTION_KINDS]:
         problem = translate("%(kind)s is not a kind of data: use one of %(known)s.")
         values = {"kind": unknown[0], "known": ", ".join(RETENTION_KINDS)}
         raise InvalidInput(problem % values, field="only")

@@ -81,6 +81,7 @@ from osvi_django.services.recovery.unread import (
     settle_by,
 )
 from osvi_django.services.summaries import with_own_summary
+from osvi_django.validation import checks_types
 
 logger = logging.getLogger(__name__)
 _NOTHING_TO_ASK_BY: Final = _lazy(
@@ -117,6 +118,7 @@ _NOT_SAID: Final[dict[type[Exception], Promise]] = {
 _MARKING: Final = Terms(seconds=30, longest=30, is_renewed=False)  # OSVI is not asked
 
 
+@checks_types
 def recover_session(
     session: ChatSession, *, requested_by: User | None = None, via: str = "code"
 ) -> RecoveryResult:
@@ -146,6 +148,7 @@ def recover_session(
 
 
 @hides("note")
+@checks_types
 def mark_closed(
     session: ChatSession,
     *,
@@ -211,6 +214,7 @@ def is_refused(session: ChatSession) -> bool:
     return session.is_open and session.is_close_refused
 
 
+@checks_types
 def recover_all(
     *, on_left: Callable[[LeftInSpool], object] = lambda _left: None
 ) -> Iterator[RecoveryResult]:

@@ -11,7 +11,6 @@ from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
-from osvi_django.exceptions import InvalidInput
 from osvi_django.models import ChatSession
 from osvi_django.redaction import hides
 from osvi_django.services.access import Purpose, condition_inside, sessions_inside
@@ -25,6 +24,7 @@ from osvi_django.services.search.words import (
     find_words,
     has_word_index,
 )
+from osvi_django.validation import checks_types
 
 FOUND_MAX: Final = 1_000
 # Shorter parts are in too many ids, such as the last digits of a phone number: sessions with such
@@ -85,6 +85,7 @@ class SearchResult:
 
 
 @hides("text")
+@checks_types
 def search_sessions(text: str, *, requested_by: Any = None) -> SearchResult:
     """Find sessions by a phone number, a customer's id, a part of a session id, or words.
 
@@ -94,8 +95,6 @@ def search_sessions(text: str, *, requested_by: Any = None) -> SearchResult:
     ``text`` is not a text.
     """
     require_view(requested_by)
-    if not isinstance(text, str):
-        raise InvalidInput(_("%(field)s is not a text.") % {"field": "text"}, field="text")
     reads = requested_by is None or may_read_summary(requested_by)
     using = router.db_for_read(ChatSession)
     return find_matches(text, user=requested_by, reads_summaries=reads, using=using)

@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from osvi_django.database import in_utc, site_date
 from osvi_django.exceptions import InvalidInput
 from osvi_django.services.statistics.types import DateRange
+from osvi_django.validation import require_year
 
 # How many days a range has if its beginning is not given, and at most.
 DAYS: Final = 30
@@ -48,15 +49,14 @@ def range_of(first: date | None, last: date | None) -> DateRange:
     """Return the range that is meant: by default the last 30 days. Raises ``InvalidInput``."""
     last = last or max(today(), first or date.min)
     for name, day in (("first", first), ("last", last)):
-        if day is not None and day.year not in _YEARS:
-            problem = _("%(named)s is too far in the past or future.") % {"named": name}
-            raise InvalidInput(problem, field=name)
+        if day is not None:
+            require_year(name, day, _YEARS)
     days = DateRange(first=first or last - timedelta(days=DAYS - 1), last=last)
     if days.days < 1:
-        raise InvalidInput(_("last is before first."), field="last")
+        raise InvalidInput(_("last is before first: choose a later day."), field="last")
     if days.days > MAX_DAYS:
-        problem = _("The range is too long: use at most %(most)d days.") % {"most": MAX_DAYS}
-        raise InvalidInput(problem, field="first")
+        problem = _("The range from first to last is too long: use at most %(most)d days.")
+        raise InvalidInput(problem % {"most": MAX_DAYS}, field="first")
     return days
 
 

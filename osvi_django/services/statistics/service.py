@@ -34,12 +34,14 @@ from osvi_django.services.statistics.types import (
     Share,
     Step,
 )
+from osvi_django.validation import checks_types
 
 # How many people, agents, reasons and so on are named, by default and at most.
 TOP: Final = 10
 MAX_TOP: Final = 100
 
 
+@checks_types
 def figures(
     *,
     first: date | None = None,

@@ -9,8 +9,10 @@ from osvi_django.models import ChatSession
 from osvi_django.redaction import hidden
 from osvi_django.services import selectors
 from osvi_django.services.mirroring.sessions import context_in
+from osvi_django.validation import checks_types
 
 
+@checks_types
 def context_of(session: ChatSession) -> list[str]:
     """Return the context that the agent was given, as far as is known here."""
     return context_in(session.metadata)

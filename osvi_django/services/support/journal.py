@@ -20,6 +20,7 @@ from osvi_django.redaction import HiddenText
 from osvi_django.services import selectors
 from osvi_django.services.attempts import error_policy
 from osvi_django.services.support.actions import ActionOutcome
+from osvi_django.validation import checks_types
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ _ANSWER_MAX: Final = 100_000  # characters
 SURELY_OVER: Final = timedelta(days=2)
 
 
+@checks_types
 def actions_of(session: ChatSession) -> QuerySet[SupportAction]:
     """Return what was done in a session, read from the database it is written to."""
     return all_actions().filter(session=session)

@@ -51,7 +51,7 @@ from osvi_django.services.support.repeats import (
     refuse_same_form,
     refuse_same_text,
 )
-from osvi_django.validation import storable, uuid_or_none
+from osvi_django.validation import checks_types, require_moment, storable, uuid_or_none
 
 # OSVI documents no limit. A longer text would not be read, and was probably pasted by mistake.
 TEXT_MAX_LENGTH: Final = 10_000
@@ -96,6 +96,7 @@ class ActionRequest(RequestOrigin):
 
 
 @hides("text")
+@checks_types
 def run_command(
     command: SupportCommand,
     session: ChatSession,
@@ -130,6 +131,8 @@ def _require_same_take_over(session: ChatSession, **expected: Unpack[ExpectedSta
     if "taken_over_at" not in expected:
         return
     known = expected["taken_over_at"]
+    if known is not None:
+        require_moment("taken_over_at", known)
     if session.taken_over_at == (known and to_db_datetime(known)):
         return
     is_over = session.mode == Mode.AI
@@ -138,7 +141,7 @@ def _require_same_take_over(session: ChatSession, **expected: Unpack[ExpectedSta
 
 @hides("text")
 def _checked_text(command: SupportCommand, text: str) -> str:
-    text = HiddenText(text.strip() if isinstance(text, str) else "")
+    text = HiddenText(text.strip())
     if command.needs_text and not text:
         problem = _("%(field)s is required.")
         raise InvalidInput(problem % {"field": command.field}, field=command.field)

@@ -276,7 +276,7 @@ class TestRefusals:
     def test_unknown_format_is_invalid(self):
         with pytest.raises(InvalidInput, match="csv, jsonl, xlsx") as caught:
             export_sessions(ALL, file_format="pdf")
-        assert caught.value.field == "format"
+        assert caught.value.field == "file_format"
 
     def test_more_rows_than_excel_holds_are_refused_before_anything_is_written(self):
         session = ChatSessionFactory()

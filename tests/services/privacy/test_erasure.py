@@ -34,7 +34,12 @@ from osvi_django.models import (
     StartLock,
     WebhookDelivery,
 )
-from osvi_django.services import erase_customer, export_customer, replay_erasures
+from osvi_django.services import (
+    SessionFilter,
+    erase_customer,
+    export_customer,
+    replay_erasures,
+)
 from osvi_django.services.privacy.hashing import customer_hash
 from osvi_django.services.privacy.login_sessions import drop_from_logins
 from osvi_django.services.privacy.mentions import Mentions
@@ -148,7 +153,7 @@ class TestRefusal:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Mentions, "erase", erase_and_open)
-            with pytest.raises(CustomerChatsOpen):
+            with pytest.raises(CustomerChatsOpen, match=r"^Not all of it was erased\. This cust"):
                 erase_customer(CUSTOMER)
         broken_off = Erasure.objects.get()
         assert (broken_off.state, broken_off.finished_at is None) == ("unfinished", False)
@@ -213,6 +218,29 @@ class TestErasure:
         other.refresh_from_db()
         assert other.customer_id == f"{CUSTOMER}9"
         assert SessionSummary.objects.get().session == other
+
+    def test_users_of_the_same_name_in_selections_stay(self):
+        name = "nobody"
+        closed(customer_id=name)
+        kept = {"customer_id": name, "close_reason": f"of {name}", "closed_by": name}
+        kept |= {"account": name, "status": [name]}
+        by_user = SessionFilter(status=None, closed_by=name, account=name, close_reason=name)
+        said = ", ".join(by_user.in_words())
+        job = CloseJobFactory(
+            note=f"“{name}”", selection=f"of {name}: “{name}”", session_filter=kept
+        )
+        DataExport.objects.create(file_format="csv", selection="of the account “nobody”")
+        DataExport.objects.create(file_format="csv", selection=said)
+        assert erase_customer(name, dry_run=True).counts["dataexport"] == 1
+        marker = erase_customer(name).marker
+        job.refresh_from_db()
+        assert (job.note, job.selection) == (f"“{marker}”", f"of {marker}: “{name}”")
+        changed = {"customer_id": marker, "close_reason": f"of {marker}"}
+        assert job.session_filter == kept | changed
+        selections = {each.selection for each in DataExport.objects.all()}
+        masked = said.replace(f"closed as {name}", f"closed as {marker}")
+        assert selections == {"of the account “nobody”", masked}
+        assert masked != said
 
     def test_erasing_moves_updated_at(self):
         session = closed()

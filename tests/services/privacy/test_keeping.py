@@ -30,7 +30,7 @@ def test_day_is_stored_and_removed(today):
 
 @pytest.mark.parametrize("wrong", ["2099-01-01", 5, datetime(2099, 1, 1)])  # noqa: DTZ001
 def test_what_is_no_day_raises_invalid_input(wrong):
-    with pytest.raises(InvalidInput, match="is not a day"):
+    with pytest.raises(InvalidInput, match="until must be a day"):
         keep_session(ClosedSessionFactory(), wrong)
 
 

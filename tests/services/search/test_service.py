@@ -31,7 +31,7 @@ def kinds(text, **caller):
 
 @pytest.mark.parametrize("value", [None, 5, b"refund", ["refund"]])
 def test_search_for_what_is_no_text_raises_invalid_input(value):
-    with pytest.raises(InvalidInput, match="text is not a text") as caught:
+    with pytest.raises(InvalidInput, match="text must be a text") as caught:
         search_sessions(value)
     assert caught.value.field == "text"
 
