@@ -163,7 +163,7 @@ class TestEachAction:
         assert caught.value.field == "via"
         assert osvi_sandbox.requests == []
 
-    @pytest.mark.parametrize("text", ["", "  \n", None, 7, "x" * (TEXT_MAX_LENGTH + 1)])
+    @pytest.mark.parametrize("text", ["", "  \n", "x" * (TEXT_MAX_LENGTH + 1)])
     def test_action_with_empty_or_too_long_text_raises_invalid_input(
         self, session, kind, text, osvi_sandbox
     ):
