@@ -168,7 +168,7 @@ class SessionFilter:
 
     def in_words(self) -> list[str]:
         """Return the conditions for staff to read; ids only as what they are."""
-        words = [str(_STATUSES.get(status, status)) for status in self.status or ()]
+        words = [str(_STATUSES[status]) for status in self.status or ()]
         words += [
             text % {"when": _shown(moment)}
             for name, text in _moments_in_words().items()

@@ -73,7 +73,7 @@ class TestWords:
         for uuid in ("a", "b"):
             ChatAgentFactory(uuid=uuid)
         chosen = SessionFilter(
-            status=("active", "odd"),
+            status=("active", "closing"),
             idle_since=moment,
             started_before=moment,
             mode="ai",
@@ -83,7 +83,7 @@ class TestWords:
             close_reason="Spam",
         )
         words = selection_text(create_close_job(chosen, start=False))
-        for part in ("active, odd", "quiet since", "started before", "AI agent", "one customer"):
+        for part in ("active, being closed", "quiet since", "started before", "AI agent", "one customer"):
             assert part in words
         for part in ("no help requested", "of one agent", "not of 1 agents", "closed as Spam"):
             assert part in words
