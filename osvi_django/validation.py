@@ -45,8 +45,6 @@ def storable(text: str) -> str:
 
 def stripped(name: str, value: str, length: int) -> str:
     """Return a text without the spaces around it. Raises ``InvalidInput``."""
-    if not isinstance(value, str):
-        raise InvalidInput(translate("%(field)s is not a text.") % {"field": name}, field=name)
     if len(value.strip()) > length:
         problem = translate("%(field)s is too long: use at most %(length)d characters.")
         raise InvalidInput(problem % {"field": name, "length": length}, field=name)
