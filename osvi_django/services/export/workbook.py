@@ -37,6 +37,8 @@ _OPTIONS: Final = {
     "use_zip64": True,
 }
 _WIDTH: Final = 20
+# A UUID can be read whole, and a time.
+_WIDE: Final = 38
 # The first byte of a unit that is the first half of a character.
 _FIRST_OF_TWO: Final = frozenset(bytes([byte]) for byte in range(0xD8, 0xDC))
 
@@ -71,9 +73,10 @@ def xlsx_parts(reader: Reader) -> Parts:
 
 def _write(sheet: Any, reader: Reader) -> None:
     sheet.freeze_panes(1, 0)
-    sheet.set_column(0, len(reader.columns) - 1, _WIDTH)
-    for place, name in enumerate(reader.names):
-        sheet.write_string(0, place, name)
+    for place, column in enumerate(reader.columns):
+        is_wide = column.kind is Kind.TIME or column.name == "session_id"
+        sheet.set_column(place, place, _WIDE if is_wide else _WIDTH)
+        sheet.write_string(0, place, column.name)
     is_number = [each.kind is Kind.NUMBER for each in reader.columns]
     for number, row in zip(count(1), exact_rows(reader), strict=False):
         require_rows(number)
