@@ -53,8 +53,8 @@ def exact_rows(reader: Reader) -> Iterator[Sequence[Any]]:
 
 
 def converted(page: Sequence[Row], converters: Sequence[Convert | None]) -> Iterator[Row]:
-    """Yield the rows with their values converted, column by column, which is faster."""
-    columns = zip(zip(*page, strict=True), converters, strict=True) if page else ()
+    """Yield the rows without their keys, converted column by column, which is faster."""
+    columns = zip([*zip(*page, strict=True)][1:], converters, strict=True) if page else ()
     return zip(
         *(convert(values) if convert else values for values, convert in columns), strict=True
     )

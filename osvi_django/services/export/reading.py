@@ -44,14 +44,14 @@ class Reader:
         return [each.name for each in self.columns]
 
     def pages(self) -> Iterator[list[Row]]:
-        """Yield the rows in parts, without their keys."""
+        """Yield the rows in parts; the first value of each is its key."""
         key = 0
         while True:
             found = list(self._rows.filter(pk__gt=key, pk__lte=self._last_key)[:PAGE])
             # A caller's queryset with a join may have a session more than once.
-            page = {row[0]: row[1:] for row in found}
+            page = list({row[0]: row for row in found}.values())
             self.number += len(page)
-            yield list(page.values())
+            yield page
             if len(found) < PAGE:
                 return
             key = found[-1][0]
