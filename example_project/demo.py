@@ -16,7 +16,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -48,6 +48,7 @@ CONVERSATIONS: Final = 24
 LATENCY: Final = 0.6  # seconds of each close, in which OSVI's AI would write the summary
 TIMEOUT: Final = 60  # seconds for the site to start, or to answer a request
 USERNAME: Final = "staff"
+MANAGER: Final = "manager"
 # A closed terminal sends SIGHUP, which not every system has.
 SIGNALS: Final = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
 PERMISSIONS: Final = (
@@ -57,6 +58,14 @@ PERMISSIONS: Final = (
     "view_sessionsummary",
     "view_chatagent",
     "change_chatagent",
+)
+MANAGER_PERMISSIONS: Final = (
+    *PERMISSIONS,
+    "export_chatsession",
+    "erase_customer",
+    "view_closejob",
+    "view_dataexport",
+    "view_erasure",
 )
 
 
@@ -170,15 +179,21 @@ def configure_django(database: Path, osvi: OSVISandbox) -> None:
 
 
 def create_data(osvi: OSVISandbox, password: str) -> None:
-    """Create chats in the sandbox, mirror them, and create a staff user who may close them."""
+    """Create chats in the sandbox, mirror them, and create two users: staff and a manager."""
     for number, chat in enumerate(osvi.seed(CONVERSATIONS)):
         add_variety(chat, number)
         mirror(chat)
-    staff = get_user_model().objects.create_user(USERNAME, password=password, is_staff=True)
-    permissions = model("auth.Permission").objects.filter(
-        content_type__app_label="osvi_django", codename__in=PERMISSIONS
+    for name, permissions in ((USERNAME, PERMISSIONS), (MANAGER, MANAGER_PERMISSIONS)):
+        create_user(name, password, permissions)
+
+
+def create_user(name: str, password: str, permissions: Sequence[str]) -> None:
+    """Create a user who may log in to the admin, with these permissions of the app."""
+    user = get_user_model().objects.create_user(name, password=password, is_staff=True)
+    granted = model("auth.Permission").objects.filter(
+        content_type__app_label="osvi_django", codename__in=permissions
     )
-    staff.user_permissions.set(permissions)
+    user.user_permissions.set(granted)
 
 
 def add_variety(chat: SandboxSession, number: int) -> None:
@@ -421,6 +436,7 @@ def invite(site: Site) -> None:
     )
     write_line(f"  Admin     {site.url}{reverse('admin:osvi_django_chatsession_changelist')}")
     write_line(f"  User      {USERNAME}")
+    write_line(f"  Manager   {MANAGER}, who may also export chats, keep them and erase customers")
     write_line(f"  Password  {site.password}\n")
     write_line("Ctrl-C stops everything.")
 

@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.contrib import admin
+from django.db.models import Q
+from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.formats import localize
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
+from osvi_django.admin.bounded import ConditionFilter
 from osvi_django.admin.history_pages import HistoryPages
 from osvi_django.admin.options import Names
 from osvi_django.admin.personal_places import name_of_place
 from osvi_django.admin.sources import ViaFilter
 from osvi_django.models import Erasure
+from osvi_django.models.privacy import ERASURE_STALLED
+
+State = Erasure.State
+
+
+class StateFilter(ConditionFilter):
+    """Filter by the state as it is now."""
+
+    title = _("state")
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return list(State.choices)
+
+    def condition(self, value: str) -> Q:
+        is_dead = Q(last_step_at__lt=timezone.now() - ERASURE_STALLED)
+        conditions = {
+            State.RUNNING: Q(state=State.RUNNING) & ~is_dead,
+            State.DONE: Q(state=State.DONE),
+            State.UNFINISHED: Q(state=State.UNFINISHED) | (Q(state=State.RUNNING) & is_dead),
+        }
+        return conditions[State(value)]
 
 
 @admin.register(Erasure)
@@ -29,7 +55,7 @@ class ErasureAdmin(HistoryPages):
         "state_shown",
         "finished_at",
     )
-    list_filter: ClassVar[Names] = (ViaFilter,)
+    list_filter: ClassVar[Names] = (StateFilter, ViaFilter)
     fields: ClassVar[Names] = (*list_display, "marker", "counts_shown")
 
     @admin.display(description=_("account"), ordering="account")

@@ -14,7 +14,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect, QueryDict
 from django.urls import URLPattern
 from django.utils.formats import localize
 from django.utils.translation import gettext as _
@@ -25,6 +25,7 @@ from osvi_django.admin.bounded import is_key
 from osvi_django.admin.closing import CloseViews
 from osvi_django.admin.deletion import redirect_to_itself
 from osvi_django.admin.kept import keep_words, take
+from osvi_django.admin.neighbours import FILTERS
 from osvi_django.admin.pages import Way, with_query
 from osvi_django.admin.pagination import CappedPaginator
 from osvi_django.admin.selection import TICKED, words_of_list
@@ -111,6 +112,8 @@ class ExportViews(SessionListViews, CloseViews):
         """Ask for the format of a file (GET), and send it (POST)."""
         if not self.has_export_permission(request):
             raise PermissionDenied
+        if url := self._url_with_filters(request):
+            return HttpResponseRedirect(url)
         chosen = self._ticked(request) if _TICKED in request.GET else self._listed(request)
         if chosen is None:
             return HttpResponseRedirect(self.list_url(request))
@@ -132,6 +135,19 @@ class ExportViews(SessionListViews, CloseViews):
         """Return the URL of the page, with the filters of the list."""
         url, filters = self.url_to("export"), self.get_preserved_filters(request)
         return f"{url}?{filters}" if filters else url
+
+    def _url_with_filters(self, request: HttpRequest) -> str:
+        """Return the URL that means filters in the query itself as the list does; "" if none are.
+
+        Without them, more chats would be exported than the URL says.
+        """
+        given = {name: values for name, values in request.GET.lists() if name != FILTERS}
+        if not given or _TICKED in given:
+            return ""
+        filters = QueryDict(request.GET.get(FILTERS, ""), mutable=True)
+        for name, values in given.items():
+            filters.setlist(name, values)
+        return with_query(self.url_to("export"), **{FILTERS: filters.urlencode()})
 
     def _ticked(self, request: HttpRequest) -> Chosen | None:
         """Return the sessions that were ticked, or None, and say that there are none any more."""

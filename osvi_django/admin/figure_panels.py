@@ -21,6 +21,7 @@ from osvi_django.admin.charts import (
     lines,
     stacked_bars,
 )
+from osvi_django.admin.moments import duration_text
 from osvi_django.admin.pages import Way
 from osvi_django.models import CloseAttempt
 from osvi_django.services.attention import Attention
@@ -129,7 +130,7 @@ def change_shown(now: int, before: int) -> str:
 
 def range_shown(days: DateRange) -> str:
     """Return a day, or the first and the last of several."""
-    first, last = (date_format(day, "SHORT_DATE_FORMAT") for day in (days.first, days.last))
+    first, last = (date_format(day) for day in (days.first, days.last))
     return first if first == last else f"{first} {_DASH} {last}"
 
 
@@ -164,7 +165,7 @@ def _waiting(found: Figures, lists: Lists) -> Panel:
         "%(number)s customers wait, the first of them for %(longest)s.",
         waiting.number,
     )
-    longest = duration_label(waiting.longest_seconds)
+    longest = duration_text(waiting.longest_seconds or 0)
     return Panel(
         name="waiting",
         title=_("Waiting for a person now"),
@@ -270,7 +271,8 @@ def _closed_by_step(found: Figures) -> Panel:
 def _size_of(steps: Sequence[Step]) -> str:
     """Return how many days a step has; "" if it is one."""
     days = steps[0].days.days
-    return "" if days == 1 else _("Each step is %(number)s days.") % {"number": days}
+    said = ngettext("Each step is %(number)s day.", "Each step is %(number)s days.", days)
+    return "" if days == 1 else said % {"number": days}
 
 
 def _outcomes(found: Figures, lists: Lists) -> Panel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ from django.utils.formats import localize
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from osvi_django.admin.moments import duration_text
 from osvi_django.models import CloseJob, CloseJobItem
 from osvi_django.services.jobs import Progress, pause_reason, progress_of, store
 from osvi_django.services.jobs.progress import is_stalled
@@ -108,18 +108,6 @@ def duration_of(job: CloseJob) -> str:
     return duration_text(round((job.finished_at - job.started_at).total_seconds()))
 
 
-def duration_text(seconds: float) -> str:
-    """Return a time to wait in words, rounded up to seconds: an hour needs no seconds."""
-    whole = max(1, math.ceil(seconds))
-    if whole < 100:
-        return ngettext("%(number)d second", "%(number)d seconds", whole) % {"number": whole}
-    minutes = round(whole / 60)
-    if minutes < 100:
-        return ngettext("%(number)d minute", "%(number)d minutes", minutes) % {"number": minutes}
-    hours = round(minutes / 60)
-    return ngettext("%(number)d hour", "%(number)d hours", hours) % {"number": hours}
-
-
 def _resumes(job: CloseJob) -> str:
     if is_stalled(job):
         return _(
@@ -154,7 +142,11 @@ def _stopped(job: CloseJob, counts: Mapping[str, int], attention: int) -> str:
         "attention": attention,
         "left": counts[ItemOutcome.CANCELLED],
     }
-    words = _("Stopped: %(closed)s closed, %(attention)s need attention, %(left)s not closed")
+    words = ngettext(
+        "Stopped: %(closed)s closed, %(attention)s needs attention, %(left)s not closed",
+        "Stopped: %(closed)s closed, %(attention)s need attention, %(left)s not closed",
+        attention,
+    )
     shown = words % {name: localize(number) for name, number in numbers.items()}
     since = store.count_closed_since(job) if numbers["left"] else 0
     return f"{shown} {_closed_since(since)}" if since else shown

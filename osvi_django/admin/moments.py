@@ -1,7 +1,8 @@
-"""Moments as staff read them: how long ago, with the date and time as a tooltip."""
+"""Moments and durations as staff read them."""
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -12,6 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
+from django.utils.translation import ngettext
 
 _MINUTE: Final = 60
 _HOUR: Final = 60 * _MINUTE
@@ -48,3 +50,18 @@ def time_ago(passed: timedelta, moment: datetime) -> str:
     if seconds < _DAYS_COUNTED * _DAY:
         return _("%(number)d d ago") % {"number": seconds // _DAY}
     return date_format(moment, "SHORT_DATE_FORMAT")
+
+
+def duration_text(seconds: float) -> str:
+    """Return a time to wait in words, rounded up to seconds: an hour needs no seconds."""
+    whole = max(1, math.ceil(seconds))
+    if whole < 100:
+        return ngettext("%(number)d second", "%(number)d seconds", whole) % {"number": whole}
+    minutes = round(whole / 60)
+    if minutes < 100:
+        return ngettext("%(number)d minute", "%(number)d minutes", minutes) % {"number": minutes}
+    hours = round(minutes / 60)
+    if hours < 100:
+        return ngettext("%(number)d hour", "%(number)d hours", hours) % {"number": hours}
+    days = round(hours / 24)
+    return ngettext("%(number)d day", "%(number)d days", days) % {"number": days}

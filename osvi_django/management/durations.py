@@ -8,18 +8,36 @@ from typing import Final
 
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext as _
 
-_PERIOD: Final = re.compile(r"([1-9]\d{0,8})([smhdw])", re.ASCII)
+from osvi_django.exceptions import InvalidInput
+
+_PERIOD: Final = re.compile(r"([1-9]\d*)([smhdw])", re.ASCII)
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+# More digits are longer than this in any unit.
+_MAX_DIGITS: Final = 10
+_MAX_PERIOD: Final = timedelta(days=36_525)  # 100 years
 
 
-def read_period(text: str) -> timedelta | None:
-    """Return the duration that ``text`` means, above zero; None if it is not valid."""
+def read_period(option: str, text: str) -> timedelta:
+    """Return the duration that ``text`` means. Raises ``InvalidInput``, which names the option."""
     found = _PERIOD.fullmatch(text)
+    if found is None:
+        problem = _("%(option)s needs a duration above zero, such as 30s, 90m, 12h, 7d or 2w.")
+    elif (period := _period_of(found[1], found[2])) is None:
+        problem = _("%(option)s is longer than 100 years: give a shorter time, such as 7d.")
+    else:
+        return period
+    raise InvalidInput(problem % {"option": option})
+
+
+def _period_of(digits: str, unit: str) -> timedelta | None:
+    """Return a duration, or None if it is too long."""
     try:
-        return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
+        period = timedelta(**{_UNITS[unit]: int(digits[: _MAX_DIGITS + 1])})
     except OverflowError:
-        return None  # no chat is that old
+        return None
+    return period if len(digits) <= _MAX_DIGITS and period <= _MAX_PERIOD else None
 
 
 def read_moment(text: str) -> datetime | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, BooleanOptionalAction
+from argparse import ArgumentParser
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Final
@@ -11,8 +11,10 @@ from django.utils.translation import gettext as _
 
 from osvi_django.exceptions import InvalidInput
 from osvi_django.management.durations import read_moment
+from osvi_django.management.options import Flag, add_account, option_of
 from osvi_django.models import ChatSession
 from osvi_django.services import SessionFilter
+from osvi_django.services.selectors import select_matching
 
 _TIMES: Final = (
     *(
@@ -35,6 +37,11 @@ _OTHERS: Final = (
     "close_job",
     "close_reason",
 )
+# What users of the commands type for the fields of ``SessionFilter``.
+OPTIONS: Final = {
+    **{name: option_of(name) for name in (*_TIMES, *_OTHERS, "search")},
+    "exclude_agents": "--exclude-agent",
+}
 
 
 def add_filters(parser: ArgumentParser, *, without: Collection[str] = ()) -> None:
@@ -48,10 +55,10 @@ def add_filters(parser: ArgumentParser, *, without: Collection[str] = ()) -> Non
     )
     parser.add_argument(
         "--open",
-        action=BooleanOptionalAction,
+        action=Flag,
         help=_("Only sessions that can be closed, or with --no- only the others."),
     )
-    parser.add_argument("--account", metavar="ALIAS", help=_("Only sessions of this account."))
+    add_account(parser)
     parser.add_argument("--agent-uuid", metavar="UUID", help=_("Only sessions of this agent."))
     parser.add_argument("--customer-id", metavar="ID", help=_("Only sessions of this customer."))
     parser.add_argument(
@@ -61,7 +68,7 @@ def add_filters(parser: ArgumentParser, *, without: Collection[str] = ()) -> Non
     )
     parser.add_argument(
         "--help-requested",
-        action=BooleanOptionalAction,
+        action=Flag,
         help=_("Only sessions whose customers wait for a person, or with --no- only the others."),
     )
     parser.add_argument(
@@ -80,7 +87,7 @@ def add_filters(parser: ArgumentParser, *, without: Collection[str] = ()) -> Non
     )
     for name in (each for each in _TIMES if each not in without):
         parser.add_argument(
-            _option(name),
+            option_of(name),
             metavar="WHEN",
             help=_("A time such as 2026-01-31 or 2026-01-31T12:00+01:00."),
         )
@@ -90,12 +97,17 @@ def add_filters(parser: ArgumentParser, *, without: Collection[str] = ()) -> Non
 
 
 def filter_of(options: dict[str, Any], **others: Any) -> SessionFilter:
-    """Return the filter that the options mean, with other values. Raises ``InvalidInput``."""
+    """Return the filter that the options mean, with other values.
+
+    Raises ``InvalidInput``, also for an agent, account, user or job that this site does not have.
+    """
     chosen: dict[str, Any] = {name: options[name] for name in _OTHERS}
     times: dict[str, Any] = {
         name: _moment(name, text) for name in _TIMES if (text := options.get(name)) is not None
     }
-    return SessionFilter(**{**chosen, **times, **others})
+    found = SessionFilter(**{**chosen, **times, **others})
+    select_matching(found)
+    return found
 
 
 def given_filters(options: dict[str, Any]) -> set[str]:
@@ -108,9 +120,5 @@ def _moment(name: str, text: str) -> datetime:
     moment = read_moment(text)
     if moment is None:
         problem = _("%(option)s needs a time such as 2026-01-31 or 2026-01-31T12:00+01:00.")
-        raise InvalidInput(problem % {"option": _option(name)}, field=name)
+        raise InvalidInput(problem % {"option": option_of(name)}, field=name)
     return moment
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

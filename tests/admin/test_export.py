@@ -90,6 +90,29 @@ class TestPage:
         assert "1 chat: closed, found by a search" in exporter.get(link).text
         assert ids(exporter.post(link, {"file_format": "jsonl"})) == [wanted.session_id]
 
+    @pytest.mark.parametrize(
+        ("query", "words"),
+        [
+            ("status=closed&q=2222", "1 chat: closed, found by a search"),
+            ("_changelist_filters=status%3Dclosed&q=2222", "1 chat: closed, found by a search"),
+            ("q=2222&p=1&o=-2", "1 chat: found by a search"),
+        ],
+    )
+    def test_filters_in_query_of_page_itself_are_obeyed(self, exporter, query, words):
+        wanted = ClosedSessionFactory(customer_id="+15551112222")
+        ClosedSessionFactory()
+        page = f"{PAGE}?{query}"
+        assert words in exporter.get(page, follow=True).text
+        assert exporter.post(page, {"file_format": "jsonl"}).status_code == 302
+        assert not DataExport.objects.exists()
+        found = exporter.post(exporter.get(page)["Location"], {"file_format": "jsonl"})
+        assert ids(found) == [wanted.session_id]
+
+    @pytest.mark.parametrize("query", ["status=odd", "nonsense=1"])
+    def test_invalid_filters_in_query_of_page_itself_lead_to_list(self, exporter, query):
+        response = exporter.get(f"{PAGE}?{query}", follow=True)
+        assert response.redirect_chain[-1][0].startswith(LIST)
+
     @pytest.mark.parametrize("file_format", READERS)
     def test_page_sends_file_of_each_format(self, exporter, file_format):
         ClosedSessionFactory()

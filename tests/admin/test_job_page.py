@@ -11,7 +11,8 @@ from django.utils import timezone
 from django.utils.formats import date_format
 
 from osvi_django.admin import jobs as admin_jobs
-from osvi_django.admin.job_progress import OUTCOMES, duration_text
+from osvi_django.admin.job_progress import OUTCOMES
+from osvi_django.admin.moments import duration_text
 from osvi_django.database import DatabaseNow
 from osvi_django.models import ChatSession, CloseJob, CloseJobItem
 from osvi_django.services.jobs import create_close_job, run_close_job
@@ -238,6 +239,7 @@ class TestProgress:
             (3600, "60 minutes"),
             (7300, "2 hours"),
             (90_000, "25 hours"),
+            (10 * 86_400, "10 days"),
         ],
     )
     def test_spoken_seconds_returns_fitting_unit(self, seconds, words):

@@ -226,7 +226,7 @@ class TestRest:
 
     def test_rest_is_closed_by_a_new_job(self, staff_client, stopped, job_url):
         html = staff_client.get(job_url("change", stopped)).text
-        assert "Stopped: 0 closed, 1 need attention, 2 not closed" in html
+        assert "Stopped: 0 closed, 1 needs attention, 2 not closed" in html
         assert "Close the rest (3)" in html
         assert "Retry failed" not in html
         response = staff_client.post(job_url("retry", stopped), {"rest": "yes"}, follow=True)

@@ -109,6 +109,23 @@ class TestJournal:
         assert '<td class="field-state_shown">running</td>' in html
         assert '<td class="field-state_shown">unfinished: erase the customer again</td>' in html
 
+    @pytest.mark.parametrize("state", ["running", "done", "unfinished"])
+    def test_journal_is_filtered_by_state_as_it_is_now(self, log_in, state):
+        long_ago = timezone.now() - timedelta(hours=2)
+        for stored in Erasure.State:
+            Erasure.objects.create(marker=f"{stored} now", state=stored)
+            Erasure.objects.create(marker=f"{stored} ago", state=stored, last_step_at=long_ago)
+        listed = log_in("view_erasure").get(self.list_url(), {"state": state}).context["cl"]
+        assert [each.state_now for each in listed.result_list] == [state] * listed.result_count
+        assert listed.result_count == {"running": 1, "done": 2, "unfinished": 3}[state]
+
+    def test_journal_without_rows_says_so(self, log_in):
+        viewer = log_in("view_erasure")
+        assert "There are no erasures yet." in viewer.get(self.list_url()).text
+        html = viewer.get(self.list_url(), {"state": "done"}).text
+        assert "No erasures match these filters." in html
+        assert viewer.get(self.list_url(), {"state": "odd"}).status_code == 302
+
     def test_journal_needs_permission(self, officer):
         assert officer.get(self.list_url()).status_code == 403
 

@@ -357,7 +357,7 @@ class TestRules:
     def test_missing_note_is_refused_if_nothing_is_selected(self, call, chosen, untouched):
         said = call("osvi_close", *chosen)
         assert (said.code, said.out) == (2, "")
-        assert "note is required" in said.error
+        assert "--note is required" in said.error
 
     def test_filter_with_a_note_that_selects_nothing_succeeds(self, call, untouched):
         said = call("osvi_close", "--idle-for", "1d", "--note", "Tidy")
@@ -416,17 +416,18 @@ class TestWrongArguments:
             (("x", ""), "ID: This is not a valid id"),
             (("a\udcff",), "ID: This is not a valid id"),
             (("", "--dry-run"), "ID: This is not a valid id"),
-            (("--customer", ""), "customer_id: This is not a valid id"),
-            (("--agent", ""), "agent_uuid: This is not a valid id"),
-            (("--agent", "x" * 256), "agent_uuid: This is not a valid id"),
-            (("x", "--note", "x" * 1001), "note"),
-            (("x", "--goodbye", "x" * 100_001), "goodbye"),
+            (("--customer", ""), "--customer-id: This is not a valid id"),
+            (("--agent", ""), "--agent-uuid: This is not a valid id"),
+            (("--agent", "x" * 256), "--agent-uuid: This is not a valid id"),
+            (("x", "--note", "x" * 1001), "--note is too long"),
+            (("x", "--goodbye", "x" * 100_001), "--goodbye"),
             *(
                 (("--idle-for", text), "--idle-for needs")
                 for text in ("", "7", "d", "0d", "7 d", "1.5h", "7D", "7d12h", "1y", "７d")  # noqa: RUF001
             ),
-            (("--idle-for", "999999999w"), "--idle-for needs"),
-            (("--idle-for", "999999d"), "--idle-for needs"),
+            (("--idle-for", "9999999w"), "--idle-for is longer than 100 years"),
+            (("--idle-for", "9" * 5000 + "s"), "--idle-for is longer than 100 years"),
+            (("--idle-for", "36526d"), "--idle-for is longer than 100 years"),
             *(
                 (("--started-before", text), "--started-before needs")
                 for text in ("", "yesterday", "2026-13-01", "2026-01-32T00:00", "12:00", "5\x00")
@@ -435,15 +436,15 @@ class TestWrongArguments:
                 ("--idle-for", "1d", "--idle-since", "2026-01-01"),
                 "either --idle-for or --idle-since",
             ),
-            (("--agent-uuid", "nonesuch"), "agent_uuid: this site has no agent “nonesuch”"),
-            (("--exclude-agent", "nonesuch"), "exclude_agents: this site has no agent"),
-            (("--exclude-agent", "nonesuch", "--dry-run"), "exclude_agents: this site has no"),
+            (("--agent-uuid", "nonesuch"), "--agent-uuid: this site has no agent “nonesuch”"),
+            (("--exclude-agent", "nonesuch"), "--exclude-agent: this site has no agent"),
+            (("--exclude-agent", "nonesuch", "--dry-run"), "--exclude-agent: this site has no"),
             (("--account", "nonesuch"), 'has no account "nonesuch"'),
-            (("--closed-by", "nobody"), "closed_by: this site has no user of this name"),
-            (("--close-job", "999999"), "close_job: this site has no such close job"),
-            (("--search", "…"), "search for"),
+            (("--closed-by", "nobody"), "--closed-by: this site has no user of this name"),
+            (("--close-job", "999999"), "--close-job: this site has no such close job"),
+            (("--search", "…"), "--search: "),
             (("--started-before", "9999-12-31T23:59:59-10:00"), "--started-before needs"),
-            (("--started-before", "0001-01-01T00:00Z"), "started_before is too far in the past"),
+            (("--started-before", "0001-01-01T00:00Z"), "--started-before is too far in the past"),
         ],
     )
     def test_wrong_arguments_are_named_and_exit_with_2(self, call, arguments, message):
@@ -455,6 +456,13 @@ class TestWrongArguments:
     def test_time_that_a_close_changes_is_no_filter(self, call):
         said = call("osvi_close", "--updated-after", "2026-01-01")
         assert "unrecognized arguments" in said.error
+
+    @pytest.mark.parametrize("name", ["open", "help-requested"])
+    def test_option_and_its_contrary_are_refused(self, call, name):
+        both = [f"--{name}", f"--no-{name}"]
+        for arguments in (both, both[::-1]):
+            error = call("osvi_close", *arguments).error
+            assert f"--{name}/--no-{name}: these contradict each other" in error
 
     def test_unknown_status_is_refused(self, call):
         assert "invalid choice: 'open'" in call("osvi_close", "--status", "open").error

@@ -44,7 +44,7 @@ class TestOutput:
         session = ClosedSessionFactory()
         path = tmp_path / f"chats.{file_format}"
         found = export("--output", str(path), file_format=file_format)
-        assert found == ("", "Exported 1 chats.\n", 0)
+        assert found == ("", "Exported 1 chat.\n", 0)
         (row,) = READERS[file_format](path.read_bytes())
         assert (row["session_id"], row["summary"]) == (session.session_id, session.summary.text)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -55,19 +55,20 @@ class TestOutput:
         path = tmp_path / "chats.jsonl"
         path.write_text("mine")
         out, err, code = export("--output", str(path))
-        assert (out, code, "--force" in err) == ("", 2, True)
+        assert (out, code, f"“{path}” is there already. Give --force" in err) == ("", 2, True)
         assert path.read_text() == "mine"
         assert export("--output", str(path), "--force")[2] == 0
         assert path.read_text() == ""
 
     def test_folder_as_output_exits_with_2(self, tmp_path):
         out, err, code = export("--output", str(tmp_path), "--force")
-        assert (out, code, "is not a file" in err) == ("", 2, True)
+        assert (out, code, f"“{tmp_path}” is not a file" in err) == ("", 2, True)
 
     def test_file_that_cannot_be_written_exits_with_1(self, tmp_path):
-        out, err, code = export("--output", str(tmp_path / "missing" / "chats.csv"))
+        path = tmp_path / "missing" / "chats.csv"
+        out, err, code = export("--output", str(path))
         assert (out, code) == ("", 1)
-        assert err == "The file cannot be written: No such file or directory."
+        assert err == f"--output: “{path}” cannot be written: No such file or directory."
         assert DataExport.objects.get().outcome == "broken_off"
 
     def test_failed_export_leaves_old_file_and_no_other(self, tmp_path):
@@ -154,9 +155,18 @@ class TestFilters:
         ("arguments", "problem"),
         [
             (["--started-before", "yesterday"], "--started-before needs a time"),
-            (["--idle-since", "0001-01-01"], "idle_since is too far"),
-            (["--search", "!!!"], "type a letter or a digit"),
-            (["--customer-id", ""], "customer_id"),
+            (["--idle-since", "0001-01-01"], "--idle-since is too far"),
+            (["--search", "!!!"], "--search: "),
+            (["--customer-id", ""], "--customer-id: This is not a valid id"),
+            (["--agent-uuid", "nonesuch"], "--agent-uuid: this site has no agent “nonesuch”"),
+            (["--account", "nonesuch"], '--account: The setting OSVI has no account "nonesuch"'),
+            (["--closed-by", "nonesuch"], "--closed-by: this site has no user"),
+            (["--close-job", "99"], "--close-job: this site has no such close job"),
+            (["--open", "--status", "closed"], "--status, so no session can match"),
+            (
+                ["--started-after", "2026-01-02", "--started-before", "2026-01-01"],
+                "not before --started-before",
+            ),
         ],
     )
     def test_invalid_filter_exits_with_2(self, arguments, problem):
@@ -187,7 +197,7 @@ def test_export_to_closed_pipe_exits_with_1_and_is_noted(many, manage):
         process.stdout.close()
         err = process.stderr.read()
         assert process.wait(60) == 1
-    assert err.endswith("The file cannot be written: Broken pipe.\n")
+    assert err.endswith("The standard output cannot be written to: Broken pipe.\n")
     assert DataExport.objects.get().outcome == "broken_off"
 
 
@@ -250,4 +260,4 @@ def test_export_in_thread_that_catches_no_signal_is_complete(tmp_path):
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [("", "Exported 1 chats.\n", 0)]
+    assert found == [("", "Exported 1 chat.\n", 0)]

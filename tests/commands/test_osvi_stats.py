@@ -63,8 +63,8 @@ def test_figures_are_printed_as_json(closes):
     ("options", "word"),
     [
         (("--first", "March"), "--first needs a day"),
-        (("--first", "2026-03-02", "--last", "2026-03-01"), "last is before first"),
-        (("--top", "0"), "top must be"),
+        (("--first", "2026-03-02", "--last", "2026-03-01"), "--last is before --first"),
+        (("--top", "0"), "--top must be"),
     ],
 )
 def test_invalid_options_exit_with_1(options, word):

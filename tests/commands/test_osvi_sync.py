@@ -63,7 +63,7 @@ class TestSync:
             mirrored()
         ChatSessionFactory(customer_id="")
         out, err, code = run_command("osvi_sync", "--open")
-        said = "3 of 3 customers looked up, 0 failed, 0 left; 1 sessions have no customer id"
+        said = "3 of 3 customers looked up, 0 failed, 0 left; 1 session has no customer id"
         assert (out, err, code) == (f"{said}\n", "", 0)
         assert run_command("osvi_sync", "--open", "--older-than", "2h")[0].startswith(
             "0 of 0 customers"

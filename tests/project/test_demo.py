@@ -99,23 +99,45 @@ def running(monkeypatch, *command):
                 process.terminate()  # it stops its site
 
 
-def log_in(site, password):
-    """Fetch the admin's list of sessions as the user that the demo names."""
+@contextmanager
+def logged_in(demo, label):
+    """Yield a browser and the admin's list of sessions, as a user that the demo names."""
     with requests.Session() as browser:
         browser.trust_env = False
-        page = browser.get(f"{site}admin/osvi_django/chatsession/", timeout=30)
+        page = browser.get(
+            f"{demo.printed_value('Site')}admin/osvi_django/chatsession/", timeout=30
+        )
         form = {
             "csrfmiddlewaretoken": browser.cookies["csrftoken"],
-            "username": "staff",
-            "password": password,
+            "username": demo.printed_value(label).rstrip(","),
+            "password": demo.printed_value("Password"),
         }
-        return browser.post(page.url, data=form, timeout=30)
+        yield browser, browser.post(page.url, data=form, timeout=30)
+
+
+def statuses_for(demo, label):
+    """Return the HTTP statuses that a user gets for what needs more than support staff may do."""
+    with logged_in(demo, label) as (browser, page):
+        key = re.search(r"/chatsession/(\d+)/change/", page.text)[1]
+        return {
+            path: browser.get(f"{demo.printed_value('Site')}admin/osvi_django/{path}").status_code
+            for path in (
+                "chatsession/export/",
+                f"chatsession/{key}/erase/",
+                f"chatsession/{key}/keep/",
+                "erasure/",
+                "dataexport/",
+            )
+        }
 
 
 def test_demo_closes_three_chats_serves_admin_and_stops_on_ctrl_c(monkeypatch):
     with running(monkeypatch) as demo:
         demo.read_until(LAST_LINE)
-        page = log_in(demo.printed_value("Site"), demo.printed_value("Password"))
+        with logged_in(demo, "User") as (_browser, page):
+            pass
+        assert set(statuses_for(demo, "User").values()) == {403}
+        assert set(statuses_for(demo, "Manager").values()) == {200}
         assert demo.stop(signal.SIGINT) == (0, FAREWELL, "")
     assert re.findall(r"^\d\. (\w+):", demo.printed, re.MULTILINE) == ["Python", "REST", "Admin"]
     assert len(re.findall(r"Summary:\n     [A-Z].+", demo.printed)) == 3

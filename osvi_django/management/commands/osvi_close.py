@@ -6,7 +6,6 @@ import threading
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Final
 
 from django.core.management.base import CommandError
@@ -19,9 +18,10 @@ from osvi_django.database import is_without_tables, refuse_inside_transaction, s
 from osvi_django.exceptions import InvalidInput
 from osvi_django.management.durations import read_period
 from osvi_django.management.loop import STOPPED, stop_on_signals
+from osvi_django.management.options import add_dry_run, problem_of
 from osvi_django.management.output import OSVICommand
 from osvi_django.management.progress import job_progress, line_of, summary_of
-from osvi_django.management.session_filter import add_filters, filter_of, given_filters
+from osvi_django.management.session_filter import OPTIONS, add_filters, filter_of, given_filters
 from osvi_django.models import ChatSession, CloseJob
 from osvi_django.services.attempts.close_rules import require_rules_of_any_account
 from osvi_django.services.attempts.types import RequestOrigin
@@ -38,6 +38,8 @@ MAX_SHOWN: Final = 10
 
 _OWN_FILTERS: Final = ("idle_for", "exclude_agents")
 _CHANGED_BY_A_CLOSE: Final = ("updated_after", "updated_before")
+# What is typed for the other arguments of a close.
+_OF_A_CLOSE: Final = {"note": "--note", "close_reason": "--reason", "goodbye": "--goodbye"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Selected:
         try:
             return matching_sessions(self.filter, None, self.search)
         except InvalidInput as error:
-            raise _wrong(str(error)) from None
+            raise _wrong(problem_of(error, OPTIONS)) from None
 
 
 Chosen = list[str] | Selected
@@ -77,9 +79,7 @@ class Command(OSVICommand):
             "ids", nargs="*", metavar="ID", help=_("Session ids, as OSVI gives them.")
         )
         self._add_filters(parser)
-        parser.add_argument(
-            "--dry-run", action="store_true", help=_("Show what would be closed, and do nothing.")
-        )
+        add_dry_run(parser)
         parser.add_argument(
             "--note", default="", help=_("Why you close them. Only your colleagues see this.")
         )
@@ -148,7 +148,7 @@ class Command(OSVICommand):
             options["search"] = chosen.search if isinstance(chosen, Selected) else None
             job = create_close_job(named, via="command", start=False, **options)
         except InvalidInput as error:
-            raise _wrong(str(error)) from None
+            raise _wrong(problem_of(error, OPTIONS | _OF_A_CLOSE)) from None
         if not job.is_finished:  # its summary begins with the same line
             self.say(line_of(job))
         return job
@@ -177,7 +177,7 @@ def _chosen(options: dict[str, Any]) -> Chosen:
             return [require_id("ID", each) for each in options["ids"]]
         return Selected(_filter_of(options), options["search"])
     except InvalidInput as error:
-        raise _wrong(str(error)) from None
+        raise _wrong(problem_of(error, OPTIONS)) from None
 
 
 def _filter_of(options: dict[str, Any]) -> SessionFilter:
@@ -187,22 +187,13 @@ def _filter_of(options: dict[str, Any]) -> SessionFilter:
     if options["idle_for"] is not None:
         if options["idle_since"] is not None:
             raise _wrong(_("Give either --idle-for or --idle-since."))
-        others["idle_since"] = _time_before_now(options["idle_for"])
+        period = read_period("--idle-for", options["idle_for"])
+        others["idle_since"] = timezone.now() - period
     return filter_of(options, **others).for_closing()
 
 
 def _selects_any(chosen: Chosen) -> bool:
     return not isinstance(chosen, Selected) or chosen.sessions().exists()
-
-
-def _time_before_now(period: str) -> datetime:
-    """Return the time that long before now."""
-    try:
-        if found := read_period(period):
-            return timezone.now() - found
-    except OverflowError:
-        pass  # no chat is that old
-    raise _wrong(_("--idle-for needs a duration above zero, such as 30s, 90m, 12h, 7d or 2w."))
 
 
 def _require_rules(**why: str) -> None:
@@ -211,7 +202,7 @@ def _require_rules(**why: str) -> None:
         request = RequestOrigin(requested_by=None, via="command", **why)
         require_rules_of_any_account(request)
     except InvalidInput as error:
-        raise _wrong(str(error)) from None
+        raise _wrong(problem_of(error, _OF_A_CLOSE)) from None
 
 
 def _counted(chosen: Chosen) -> str:

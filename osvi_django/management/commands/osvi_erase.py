@@ -10,9 +10,11 @@ from typing import Any, Final
 
 from django.core.management.base import CommandError
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from osvi_django.exceptions import OSVIError
-from osvi_django.management.customer import add_customer, customer_of
+from osvi_django.management.customer import OPTIONS, add_customer, customer_of
+from osvi_django.management.options import add_dry_run, option_of, problem_of
 from osvi_django.management.output import OSVICommand
 from osvi_django.services.privacy.erasure import ErasureResult, erase_customer
 from osvi_django.services.privacy.replaying import journal_lines, replay_erasures
@@ -31,9 +33,7 @@ class Command(OSVICommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the options."""
         add_customer(parser)
-        parser.add_argument(
-            "--dry-run", action="store_true", help=_("Erase nothing, and say what would be.")
-        )
+        add_dry_run(parser)
         parser.add_argument(
             "--replay",
             nargs="?",
@@ -52,10 +52,11 @@ class Command(OSVICommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Do what the options say."""
+        _require_one_task(options)
         try:
             self._run(**options)
         except OSVIError as error:
-            raise CommandError(str(error)) from None
+            raise CommandError(problem_of(error, OPTIONS)) from None
 
     def _run(self, **options: Any) -> None:
         if options["journal"]:
@@ -77,9 +78,10 @@ class Command(OSVICommand):
         counts = ", ".join(f"{number} {place}" for place, number in result.counts.items())
         said = _("would be erased: %(counts)s") if result.dry_run else _("erased: %(counts)s")
         self.say(said % {"counts": counts or "0"})
-        if result.obstacle is not None:
-            self.say(str(result.obstacle))
         self.say(result.notice)
+        if result.obstacle is not None:
+            problem = _("The customer cannot be erased now. %(why)s")
+            raise CommandError(problem % {"why": result.obstacle})
 
     def _replay(self, path: str) -> None:
         failed = number = 0
@@ -88,9 +90,28 @@ class Command(OSVICommand):
             if each.error is not None:
                 failed += 1
                 self.complain(str(each.error))
-        self.say(_("%(number)d customers were here again") % {"number": number})
+        said = ngettext(
+            "%(number)d customer was here again", "%(number)d customers were here again", number
+        )
+        self.say(said % {"number": number})
         if failed:
-            raise CommandError(_("%(number)d of them are not erased") % {"number": failed})
+            problem = ngettext(
+                "%(number)d of them is not erased", "%(number)d of them are not erased", failed
+            )
+            raise CommandError(problem % {"number": failed})
+
+
+def _require_one_task(options: dict[str, Any]) -> None:
+    """Raise ``CommandError`` for options that the journal or a replay would ignore."""
+    for task in ("journal", "replay"):
+        if options[task] in {None, False}:
+            continue
+        others = {"customer", "account", "dry_run", "replay"} - {task}
+        if given := sorted(
+            option_of(each) for each in others if options[each] not in {None, False}
+        ):
+            problem = _("%(task)s cannot be used together with %(others)s.")
+            raise CommandError(problem % {"task": option_of(task), "others": ", ".join(given)})
 
 
 def _lines_of(path: str) -> Iterable[str]:
@@ -101,6 +122,8 @@ def _lines_of(path: str) -> Iterable[str]:
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise CommandError(
-            _("The file cannot be read: %(why)s") % {"why": error.strerror}
-        ) from None
+        why = error.strerror
+    except UnicodeDecodeError:
+        why = _("It is not a text in UTF-8")
+    problem = _("--replay: “%(file)s” cannot be read: %(why)s.")
+    raise CommandError(problem % {"file": path, "why": why})

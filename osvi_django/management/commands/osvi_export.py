@@ -12,13 +12,15 @@ from typing import IO, Any, Final
 from django.core.management.base import CommandError
 from django.db import InterfaceError, OperationalError
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from osvi_django.database import is_without_tables, safe_error_name
 from osvi_django.display import plain
 from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, TooManyRows
 from osvi_django.management.loop import STOPPED, interrupt_on_sigterm
+from osvi_django.management.options import problem_of
 from osvi_django.management.output import OSVICommand
-from osvi_django.management.session_filter import add_filters, filter_of
+from osvi_django.management.session_filter import OPTIONS, add_filters, filter_of
 from osvi_django.models import DataExport
 from osvi_django.services import Export, export_sessions
 
@@ -26,6 +28,7 @@ Format = DataExport.Format
 
 NOT_EXPORTED: Final = 1
 WRONG_ARGUMENTS: Final = 2
+_OPTIONS: Final = OPTIONS | {"format": "--format", "file_format": "--format"}
 
 
 class Command(OSVICommand):
@@ -61,8 +64,8 @@ class Command(OSVICommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Write the file."""
-        self._require_target(options)
-        with _as_command_errors(), interrupt_on_sigterm():
+        with _as_command_errors(options["output"]), interrupt_on_sigterm():
+            self._require_target(options)
             export = export_sessions(
                 filter_of(options),
                 file_format=options["format"],
@@ -71,8 +74,9 @@ class Command(OSVICommand):
             )
             with closing(export):
                 self._write(export, options["output"])
-        done = _("Exported %(number)d chats.") % {"number": export.record.rows}
-        self.stderr.write(plain(done), str)
+        number = export.record.rows
+        done = ngettext("Exported %(number)d chat.", "Exported %(number)d chats.", number)
+        self.stderr.write(plain(done % {"number": number}), str)
 
     def _require_target(self, options: dict[str, Any]) -> None:
         """Raise ``CommandError`` before anything is read if there is nowhere to write to."""
@@ -83,9 +87,11 @@ class Command(OSVICommand):
             return
         path = Path(name)
         if path.exists() and not path.is_file():
-            raise _wrong(_("--output is not a file. Leave it out for the standard output."))
+            problem = _("--output: “%(file)s” is not a file. Leave it out for the standard output.")
+            raise _wrong(problem % {"file": name})
         if path.exists() and not options["force"]:
-            raise _wrong(_("The file is there already. Give --force to replace it."))
+            problem = _("--output: “%(file)s” is there already. Give --force to replace it.")
+            raise _wrong(problem % {"file": name})
 
     def _write(self, export: Export, name: str | None) -> None:
         if name is not None:
@@ -111,14 +117,14 @@ def _replaced(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _as_command_errors() -> Iterator[None]:
+def _as_command_errors(output: str | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
         raise CommandError(_("Stopped. Not all was exported."), returncode=STOPPED) from None
     except InvalidInput as error:
         code = NOT_EXPORTED if isinstance(error, TooManyRows) else WRONG_ARGUMENTS
-        raise CommandError(str(error), returncode=code) from None
+        raise CommandError(problem_of(error, _OPTIONS), returncode=code) from None
     except (OSVIError, OSVINotConfigured) as error:
         raise CommandError(str(error), returncode=NOT_EXPORTED) from None
     except (OperationalError, InterfaceError) as error:
@@ -127,8 +133,12 @@ def _as_command_errors() -> Iterator[None]:
         problem = _("The database is unavailable: %(kind)s") % {"kind": safe_error_name(error)}
         raise CommandError(problem, returncode=NOT_EXPORTED) from error
     except OSError as error:
-        problem = _("The file cannot be written: %(why)s.") % {"why": error.strerror or error}
-        raise CommandError(problem, returncode=NOT_EXPORTED) from None
+        if output is None:
+            problem = _("The standard output cannot be written to: %(why)s.")
+        else:
+            problem = _("--output: “%(file)s” cannot be written: %(why)s.")
+        values = {"file": output, "why": error.strerror or error}
+        raise CommandError(problem % values, returncode=NOT_EXPORTED) from None
 
 
 def _wrong(problem: str) -> CommandError:

@@ -11,7 +11,8 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.utils.translation import gettext as _
 
 from osvi_django.exceptions import OSVIError
-from osvi_django.management.customer import add_customer, customer_of
+from osvi_django.management.customer import OPTIONS, add_customer, customer_of
+from osvi_django.management.options import problem_of
 from osvi_django.management.output import OSVICommand
 from osvi_django.services.privacy.exporting import export_customer
 
@@ -34,6 +35,6 @@ class Command(OSVICommand):
         try:
             found = export_customer(customer_of(options), account=options["account"], via="command")
         except OSVIError as error:
-            raise CommandError(str(error)) from None
+            raise CommandError(problem_of(error, OPTIONS)) from None
         # In JSON no character controls a terminal.
         self.stdout.write(json.dumps(found, cls=DjangoJSONEncoder, indent=2))

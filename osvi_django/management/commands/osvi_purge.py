@@ -12,6 +12,7 @@ from django.utils.translation import gettext as _
 
 from osvi_django.conf import RETENTION_KINDS
 from osvi_django.exceptions import OSVINotConfigured
+from osvi_django.management.options import add_dry_run
 from osvi_django.management.output import OSVICommand
 from osvi_django.management.progress import EVERY
 from osvi_django.services.privacy.retention import purge_expired
@@ -26,9 +27,7 @@ class Command(OSVICommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--dry-run", action="store_true", help=_("Remove nothing, and say what would be.")
-        )
+        add_dry_run(parser)
         parser.add_argument(
             "--only",
             action="append",

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import date
-from typing import Any
+from typing import Any, Final
 
 from django.core.management.base import CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.utils.translation import gettext as _
 
 from osvi_django.exceptions import InvalidInput
+from osvi_django.management.options import option_of, problem_of
 from osvi_django.management.output import OSVICommand
 from osvi_django.services.statistics import (
     TOP,
@@ -23,6 +24,8 @@ from osvi_django.services.statistics import (
     duration_label,
     figures,
 )
+
+_OPTIONS: Final = {name: option_of(name) for name in ("first", "last", "top")}
 
 
 class Command(OSVICommand):
@@ -54,7 +57,7 @@ class Command(OSVICommand):
         try:
             found = figures(**days, top=options["top"])
         except InvalidInput as error:
-            raise CommandError(str(error)) from None
+            raise CommandError(problem_of(error, _OPTIONS)) from None
         if options["json"]:
             self.say(json.dumps(asdict(found), cls=DjangoJSONEncoder))
             return

@@ -12,6 +12,7 @@ from typing import Any, Final
 from django.core.management.base import CommandError
 from django.db import InterfaceError, OperationalError
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from osvi_django.conf import DEFAULT_ACCOUNT
 from osvi_django.database import is_without_tables, safe_error_name
@@ -22,8 +23,10 @@ from osvi_django.exceptions import (
     account_message_for_code,
     message_for_code,
 )
+from osvi_django.management.customer import OPTIONS as CUSTOMER_OPTIONS
 from osvi_django.management.durations import read_period
 from osvi_django.management.loop import STOPPED, stop_on_signals
+from osvi_django.management.options import problem_of
 from osvi_django.management.output import OSVICommand
 from osvi_django.management.progress import progress
 from osvi_django.services.mirroring import look_up_customer
@@ -115,14 +118,21 @@ class Command(OSVICommand):
         _require(asked, account)
         failed = sum(not self._sync_customer(customer, account) for customer in asked)
         if failed:
-            problem = _("%(failed)d of %(total)d customers could not be looked up.")
             values = {"failed": failed, "total": len(asked)}
+            problem = ngettext(
+                "%(failed)d of %(total)d customer could not be looked up.",
+                "%(failed)d of %(total)d customers could not be looked up.",
+                len(asked),
+            )
             raise CommandError(problem % values, returncode=SOME_FAILED)
 
     def _sync_customer(self, customer: str, account: str) -> bool:
         try:
             sessions = look_up_customer(customer, account=account, via="command").sessions
-        except (OSVIError, OSVINotConfigured) as error:
+        except OSVIError as error:
+            self.complain(f"{str(customer)!r}: {problem_of(error, CUSTOMER_OPTIONS)}")
+            return False
+        except OSVINotConfigured as error:
             self.complain(f"{str(customer)!r}: {error}")
             return False
         for session in sessions:
@@ -132,7 +142,10 @@ class Command(OSVICommand):
         return True
 
     def _sync_open(self, older_than: str | None) -> None:
-        period = None if older_than is None else _period(older_than)
+        try:
+            period = None if older_than is None else read_period("--older-than", older_than)
+        except InvalidInput as error:
+            raise _wrong(str(error)) from None
         with stop_on_signals(self.stderr) as stopped:
             done = self._run(period, stopped)
         self.say(_line(done))
@@ -147,7 +160,7 @@ class Command(OSVICommand):
                 report = partial(self._report_or_stop, stopped)
                 watch_open(seconds=seconds, stop=stopped, on_trouble=report, via="command")
         except InvalidInput as error:
-            raise _wrong(f"--watch: {error}") from None
+            raise _wrong(problem_of(error, {"seconds": "--watch"})) from None
         if self._problem is not None:
             raise self._problem
         self.say(_("Stopped."))
@@ -183,7 +196,7 @@ class Command(OSVICommand):
             with progress(begun, self.stderr, line=_line, unit=unit, postfix=["failed"]) as report:
                 return sync_open(older_than=period, stop=stopped, on_progress=report, via="command")
         except InvalidInput as error:
-            raise _wrong(str(error)) from None
+            raise _wrong(problem_of(error, {"older_than": "--older-than"})) from None
         except (OperationalError, InterfaceError) as error:
             if is_without_tables(error):
                 raise
@@ -192,16 +205,18 @@ class Command(OSVICommand):
 
 
 def _line(done: SyncProgress) -> str:
-    return _(
-        "%(looked_up)d of %(total)d customers looked up, %(failed)d failed, %(left)d left; "
-        "%(without_customer)d sessions have no customer id"
-    ) % {
-        "looked_up": done.looked_up,
-        "total": done.total,
-        "failed": done.failed,
-        "left": done.left,
-        "without_customer": done.without_customer,
-    }
+    looked_up = ngettext(
+        "%(looked_up)d of %(total)d customer looked up",
+        "%(looked_up)d of %(total)d customers looked up",
+        done.total,
+    ) % {"looked_up": done.looked_up, "total": done.total}
+    rest = _("%(failed)d failed, %(left)d left") % {"failed": done.failed, "left": done.left}
+    unnamed = ngettext(
+        "%(number)d session has no customer id",
+        "%(number)d sessions have no customer id",
+        done.without_customer,
+    ) % {"number": done.without_customer}
+    return f"{looked_up}, {rest}; {unnamed}"
 
 
 def _require(customers: list[str], account: str) -> None:
@@ -212,12 +227,6 @@ def _require(customers: list[str], account: str) -> None:
     with suppress(OSVINotConfigured):  # the service reports it
         if problem := account_problem(account):
             raise _wrong(problem)
-
-
-def _period(text: str) -> timedelta:
-    if found := read_period(text):
-        return found
-    raise _wrong(_("--older-than needs a duration above zero, such as 30s, 90m, 12h, 7d or 2w."))
 
 
 def _fail_unless_done(done: SyncProgress, *, is_stopped: bool) -> None:

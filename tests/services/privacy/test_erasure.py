@@ -7,6 +7,7 @@ import json
 import signal
 import uuid
 from datetime import timedelta
+from itertools import chain
 
 import pytest
 from django.apps import apps
@@ -374,11 +375,25 @@ class TestCommands:
 
     def test_obstacle_is_said(self):
         ChatSessionFactory(customer_id=CUSTOMER)
-        assert "Close it first" in run("osvi_erase", "--customer", CUSTOMER, "--dry-run")
-        with pytest.raises(CommandError, match="Close it first"):
-            run("osvi_erase", "--customer", CUSTOMER)
-        with pytest.raises(CommandError):
-            run("osvi_export_customer", "--customer", "a\x00")
+        for options in ([], ["--dry-run"]):
+            with pytest.raises(CommandError, match="Close it first"):
+                run("osvi_erase", "--customer", CUSTOMER, *options)
+
+    @pytest.mark.parametrize("command", ["osvi_erase", "osvi_export_customer"])
+    @pytest.mark.parametrize("option", ["--customer", "--account"])
+    def test_wrong_value_is_refused_with_the_option(self, command, option):
+        options = {"--customer": CUSTOMER, "--account": "default", option: "a\x00"}
+        with pytest.raises(CommandError, match=f"^{option}: "):
+            run(command, *chain(*options.items()))
+
+    @pytest.mark.parametrize("task", ["--replay", "--journal"])
+    @pytest.mark.parametrize("others", [["--dry-run"], ["--customer", CUSTOMER, "--account", "a"]])
+    def test_options_that_would_be_ignored_are_refused(self, task, others):
+        given = "together with " + ", ".join(sorted(each for each in others if each[:2] == "--"))
+        closed()
+        with pytest.raises(CommandError, match=given):
+            run("osvi_erase", task, *others)
+        assert not Erasure.objects.exists()
 
     def test_replay_of_a_file(self, tmp_path, monkeypatch):
         closed()
@@ -388,14 +403,16 @@ class TestCommands:
         Erasure.objects.all().delete()
         closed()
         said = run("osvi_erase", "--replay", str(tmp_path / "journal"))
-        assert "1 customers were here again" in said
+        assert "1 customer was here again" in said
         said = run("osvi_erase", "--replay", "-", stdin=journal, monkeypatch=monkeypatch)
         assert "0 customers were here again" in said
         ChatSessionFactory(customer_id=CUSTOMER)
-        with pytest.raises(CommandError, match="1 of them are not erased"):
+        with pytest.raises(CommandError, match="1 of them is not erased"):
             run("osvi_erase", "--replay")
-        with pytest.raises(CommandError, match="cannot be read"):
-            run("osvi_erase", "--replay", str(tmp_path / "none"))
+        (tmp_path / "image").write_bytes(b"\xff")
+        for name, why in {"none": "No such file", "image": "not a text in UTF-8"}.items():
+            with pytest.raises(CommandError, match=f"{tmp_path / name}” cannot be read: .*{why}"):
+                run("osvi_erase", "--replay", str(tmp_path / name))
         assert CloseJob.objects.count() == 0
 
 
