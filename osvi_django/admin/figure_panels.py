@@ -400,7 +400,7 @@ def _times_by_step(found: Figures) -> Panel:
 def _names_of(steps: Sequence[Step]) -> list[str]:
     """Return the first days of steps in a few characters."""
     # Translators: a day below a picture, in the syntax of Django's "date" filter.
-    return [date_format(each.days.first, _("j M")) for each in steps]
+    return [date_format(each.days.first, _("M j")) for each in steps]
 
 
 def _both() -> list[str]:

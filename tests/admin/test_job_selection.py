@@ -83,7 +83,13 @@ class TestWords:
             close_reason="Spam",
         )
         words = selection_text(create_close_job(chosen, start=False))
-        for part in ("active, being closed", "quiet since", "started before", "AI agent", "one customer"):
+        for part in (
+            "active, being closed",
+            "quiet since",
+            "started before",
+            "AI agent",
+            "one customer",
+        ):
             assert part in words
         for part in ("no help requested", "of one agent", "not of 1 agents", "closed as Spam"):
             assert part in words

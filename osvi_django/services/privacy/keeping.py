@@ -18,8 +18,8 @@ from osvi_django.services.attempts.types import User
 from osvi_django.services.permissions import require_erase
 from osvi_django.validation import checks_types
 
-# How far ahead a chat can be kept, in days: a hundred years.
-MAX_DAYS: Final = 36_525
+# How far ahead a chat can be kept: a hundred years, most of which have 24 leap days.
+MAX_DAYS: Final = 36_524
 
 
 @checks_types
