@@ -53,15 +53,15 @@ def problem_of(error: OSVIError, options: Mapping[str, str]) -> str:
     """Return the message of an error with the options that were typed.
 
     ``options``: by the names of the arguments that the service knows. Values in quotes stay, and so
-    do names that are words, such as "open", in messages that do not begin with a name.
+    do names that are words, such as "account", except the one with which a message begins.
     """
     said, field = str(error), getattr(error, "field", "")
     option = options.get(field, "")
-    is_named = bool(option) and said.startswith(field)
 
     def shown(part: re.Match[str]) -> str:
         name = part[0]
-        return options.get(name, name) if is_named or "_" in name else name
+        is_name = "_" in name or (name == field and part.start() == 0)
+        return options.get(name, name) if is_name else name
 
     shown_text = _PART.sub(shown, said)
     return shown_text if option in shown_text else f"{option}: {shown_text}"

@@ -159,10 +159,10 @@ class TestFilters:
             (["--search", "!!!"], "--search: "),
             (["--customer-id", ""], "--customer-id: This is not a valid id"),
             (["--agent-uuid", "nonesuch"], "--agent-uuid: this site has no agent “nonesuch”"),
-            (["--account", "nonesuch"], '--account: The setting OSVI has no account "nonesuch"'),
+            (["--account", "nonesuch"], '--account: This site has no account "nonesuch"'),
             (["--closed-by", "nonesuch"], "--closed-by: this site has no user"),
             (["--close-job", "99"], "--close-job: this site has no such close job"),
-            (["--open", "--status", "closed"], "--status, so no session can match"),
+            (["--open", "--status", "closed"], "--open: it contradicts status"),
             (
                 ["--started-after", "2026-01-02", "--started-before", "2026-01-01"],
                 "not before --started-before",

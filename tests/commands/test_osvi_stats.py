@@ -63,7 +63,7 @@ def test_figures_are_printed_as_json(closes):
     ("options", "word"),
     [
         (("--first", "March"), "--first needs a day"),
-        (("--first", "2026-03-02", "--last", "2026-03-01"), "--last is before --first"),
+        (("--first", "2026-03-02", "--last", "2026-03-01"), "--last is before first"),
         (("--top", "0"), "--top must be"),
     ],
 )
