@@ -18,6 +18,7 @@ from django.db.models import (
 from django.utils.formats import date_format
 from django.utils.timezone import is_aware, localtime
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from osvi_django.client.responses import (
     spellings,
@@ -181,7 +182,9 @@ class SessionFilter:
         if self.agent_uuid is not None:
             words.append(_("of one agent"))
         if self.exclude_agents:
-            words.append(_("not of %(number)d agents") % {"number": len(self.exclude_agents)})
+            number = len(self.exclude_agents)
+            said = ngettext("not of %(number)d agent", "not of %(number)d agents", number)
+            words.append(said % {"number": number})
         if self.customer_id is not None:
             words.append(_("of one customer"))
         if self.close_reason is not None:

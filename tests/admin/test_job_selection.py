@@ -91,7 +91,7 @@ class TestWords:
             "one customer",
         ):
             assert part in words
-        for part in ("no help requested", "of one agent", "not of 1 agents", "closed as Spam"):
+        for part in ("no help requested", "of one agent", "not of 1 agent", "closed as Spam"):
             assert part in words
         assert selection_text(CloseJob()) == ""
         asked = SessionFilter(status=None, help_requested=True)

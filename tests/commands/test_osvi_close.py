@@ -489,7 +489,7 @@ class TestProgress:
         assert re.search(r"\d of 3 done: \d closed, 0 failed", said.err)
 
     def test_progress_lines_are_not_printed_too_often(self, call, osvi_sandbox, advance_clock):
-        osvi_sandbox.latency = lambda _chat: advance_clock(3) or 0
+        osvi_sandbox.latency = lambda _chat: advance_clock(1) or 0
         assert call("osvi_close", "--status", "active").err == ""
 
     @pytest.mark.usefixtures("without_tqdm")
