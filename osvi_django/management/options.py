@@ -9,8 +9,6 @@ from typing import Any, Final
 
 from django.utils.translation import gettext as _
 
-from osvi_django.exceptions import OSVIError
-
 # A value in quotes, or a word.
 _PART: Final = re.compile(r'“[^”]*”|"[^"]*"|\w+')
 
@@ -49,7 +47,7 @@ def option_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def problem_of(error: OSVIError, options: Mapping[str, str]) -> str:
+def problem_of(error: Exception, options: Mapping[str, str]) -> str:
     """Return the message of an error with the options that were typed.
 
     ``options``: by the names of the arguments that the service knows. Values in quotes stay, and so

@@ -129,11 +129,8 @@ class Command(OSVICommand):
     def _sync_customer(self, customer: str, account: str) -> bool:
         try:
             sessions = look_up_customer(customer, account=account, via="command").sessions
-        except OSVIError as error:
+        except (OSVIError, OSVINotConfigured) as error:
             self.complain(f"{str(customer)!r}: {problem_of(error, CUSTOMER_OPTIONS)}")
-            return False
-        except OSVINotConfigured as error:
-            self.complain(f"{str(customer)!r}: {error}")
             return False
         for session in sessions:
             self.say(f"{session.session_id!r}  {session.status}  {session.mode}")
@@ -195,8 +192,6 @@ class Command(OSVICommand):
         try:
             with progress(begun, self.stderr, line=_line, unit=unit, postfix=["failed"]) as report:
                 return sync_open(older_than=period, stop=stopped, on_progress=report, via="command")
-        except InvalidInput as error:
-            raise _wrong(problem_of(error, {"older_than": "--older-than"})) from None
         except (OperationalError, InterfaceError) as error:
             if is_without_tables(error):
                 raise
