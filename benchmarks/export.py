@@ -3,12 +3,14 @@
 ``DATABASE_URL`` and URL are two empty databases: they are filled with 10,000 and with 1,000,000
 sessions, or with ``--size``. All of them are exported in each format, each in a process of its own,
 as ``GET sessions/export/`` does it, without a network. The comparison is one query for the same
-columns, whose rows are read by Django's ``iterator()`` and thrown away.
+columns, whose rows are read by Django's ``iterator()``: once they are thrown away, and once they
+are written by Python's ``csv`` or ``json`` as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -36,6 +38,8 @@ from osvi_django.services.export.columns import columns_of, read_columns  # noqa
 FEW: Final = 10_000
 FORMATS: Final = ("csv", "jsonl", "xlsx")
 BARE: Final = "bare"
+# What the rows are written by, as they are.
+WRITTEN: Final = {"csv": "bare-csv", "jsonl": "bare-jsonl"}
 _ALL: Final = SessionFilter(status=None)
 
 Numbers = dict[str, Any]
@@ -48,7 +52,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1_000_000, metavar="N")
     parser.add_argument("--rounds", type=int, default=1, metavar="N")
     parser.add_argument("--fill", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--measure", choices=[BARE, *FORMATS], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--measure", choices=[BARE, *WRITTEN.values(), *FORMATS], help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.fill:
         _fill(options.fill)
@@ -62,9 +68,12 @@ def _rows(many: str, large: int, rounds: int) -> Iterator[Row]:
     memory: dict[str, float] = {}
     for size, url in zip((FEW, large), (os.environ["DATABASE_URL"], many), strict=True):
         _run(url, "--fill", str(size))
-        found = {name: _best(url, name, size, rounds) for name in (BARE, *FORMATS)}
+        names = (BARE, *WRITTEN.values(), *FORMATS)
+        found = {name: _best(url, name, size, rounds) for name in names}
         for name in FORMATS:
             yield from _compared(name, size, found[name], found[BARE], memory)
+        for name, written in WRITTEN.items():
+            yield _against_written(name, size, found[name], found[written])
 
 
 def _compared(
@@ -88,6 +97,16 @@ def _compared(
         against=f"{first:.1f}",
         ratio=found["memory"] / first,
         at_most=1.25 if is_large else None,
+    )
+
+
+def _against_written(name: str, size: int, found: Numbers, written: Numbers) -> Row:
+    return Row(
+        what=f"{name}, {size:,} chats: s; written by Python's {name.removesuffix('l')} as they are",
+        database=connection.display_name,
+        app=f"{found['seconds']:.1f}",
+        against=f"{written['seconds']:.1f}",
+        ratio=found["seconds"] / written["seconds"],
     )
 
 
@@ -115,14 +134,34 @@ def _run(url: str, *options: str) -> bytes:
 def _measured(name: str) -> Numbers:
     connection.ensure_connection()
     begin = time.perf_counter()
-    size, rows = _bare() if name == BARE else _exported(name)
+    size, rows = _exported(name) if name in FORMATS else (0, _BARE[name]())
     seconds = time.perf_counter() - begin
     return {"seconds": seconds, "bytes": size, "rows": rows, "memory": _peak_memory() / 1e6}
 
 
-def _bare() -> tuple[int, int]:
+def _thrown_away() -> int:
+    return sum(1 for _ in _bare_rows())
+
+
+def _by_csv() -> int:
+    with Path(os.devnull).open("w", newline="") as file:
+        writer = csv.writer(file)
+        return sum(1 for row in _bare_rows() if writer.writerow(row[1:]))
+
+
+def _by_json() -> int:
+    names = [each.name for each in columns_of(has_words=True)]
+    with Path(os.devnull).open("w") as file:
+        rows = (dict(zip(names, row[1:], strict=True)) for row in _bare_rows())
+        return sum(1 for row in rows if file.write(f"{json.dumps(row, default=str)}\n"))
+
+
+_BARE: Final = {BARE: _thrown_away, WRITTEN["csv"]: _by_csv, WRITTEN["jsonl"]: _by_json}
+
+
+def _bare_rows() -> Iterator[Any]:
     rows = read_columns(ChatSession.objects.all(), columns_of(has_words=True))
-    return 0, sum(1 for _ in rows.iterator())
+    yield from rows.iterator()
 
 
 def _exported(name: str) -> tuple[int, int]:
