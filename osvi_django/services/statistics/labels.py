@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -15,12 +16,12 @@ from osvi_django.models import ChatAgent, ChatSession
 from osvi_django.services.statistics.types import Share, Shares
 
 Outcome = ChatSession.SummaryStatus
-# A unit is used from two of it on.
-_FROM: Final = 2
-_UNITS: Final[Sequence[tuple[int, Promise]]] = (
-    (86_400, _lazy("%(number)s d")),
-    (3_600, _lazy("%(number)s h")),
-    (60, _lazy("%(number)s min")),
+# The size of each unit in seconds, its words, and how many of it are two of the next one.
+_UNITS: Final[Sequence[tuple[int, Promise, float]]] = (
+    (1, _lazy("%(number)s s"), 2 * 60),
+    (60, _lazy("%(number)s min"), 2 * 60),
+    (3_600, _lazy("%(number)s h"), 2 * 24),
+    (86_400, _lazy("%(number)s d"), math.inf),
 )
 Counts = Mapping[Any, tuple[int, int]]
 
@@ -137,12 +138,12 @@ def duration_label(seconds: float | None) -> str:
     """Return a duration in a few characters, in the unit that fits it."""
     if seconds is None:
         return "\N{EN DASH}"
-    for size, words in _UNITS:
-        if seconds >= size * _FROM:
-            return str(words) % {"number": _in_two_digits(seconds / size)}
-    return _("%(number)s s") % {"number": _in_two_digits(seconds)}
+    # What is shown decides: two minutes less a second are "2 min" and not "120 s".
+    fitting = [unit for unit in _UNITS if _in_two_digits(seconds / unit[0]) < unit[2]]
+    size, words, _most = fitting[0]
+    return str(words) % {"number": localize(_in_two_digits(seconds / size))}
 
 
-def _in_two_digits(number: float) -> str:
+def _in_two_digits(number: float) -> float:
     shown = float(f"{number:.2g}")
-    return str(localize(int(shown) if shown >= 10 or shown == int(shown) else shown))
+    return int(shown) if shown >= 10 or shown == int(shown) else shown
