@@ -66,7 +66,7 @@ def run_together(processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]
         for process in processes:
             _read_line(process)
         for process in processes:
-            _write_line(process, "go")
+            write_line(process, "go")
         return [finish(process) for process in processes]
     finally:
         for process in processes:
@@ -94,7 +94,8 @@ def _read_line(process: subprocess.Popen[str]) -> str:
     return line
 
 
-def _write_line(process: subprocess.Popen[str], line: str) -> None:
+def write_line(process: subprocess.Popen[str], line: str) -> None:
+    """Write a line to the standard input of a process."""
     assert process.stdin is not None
     process.stdin.write(f"{line}\n")
     process.stdin.flush()

@@ -74,9 +74,7 @@ def _rows(size: int, days: int) -> Iterator[Row]:
         begin = time.monotonic()
         longest = _purge(days)
         seconds = time.monotonic() - begin
-        assert closer.stdin is not None
-        closer.stdin.write("stop\n")
-        closer.stdin.flush()
+        children.write_line(closer, "stop")
         beside = children.finish(closer)
     left = SessionSummary.objects.count() - alone["closes"] - beside["closes"]
     if left != kept:

@@ -201,7 +201,10 @@ def _is_model(kind: Any) -> TypeGuard[type[Model]]:
 
 
 def _is_of(kind: Any, value: object) -> bool:
-    """Return whether a value is of a type; a text is no list, a flag no number, a time no day."""
+    """Return whether a value is of a type.
+
+    A text is not taken as a list, a flag not as a number, and a moment not as a day.
+    """
     if kind in {Collection, Iterable}:
         return isinstance(value, kind) and not isinstance(value, str | bytes)
     if kind is float:
