@@ -21,7 +21,7 @@ from osvi_django.testing import Drop, Status
 from tests.executors.conftest import UNKNOWN_JOB, all_jobs_are_finished, runner_threads
 from tests.helpers.database import wrap_queries_in_threads
 from tests.helpers.sandbox import ConcurrencyCounter, mirror
-from tests.helpers.waiting import TIMEOUT, wait_until
+from tests.helpers.waiting import TIMEOUT, call_threads, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -200,7 +200,7 @@ class TestFaults:
         with ResourceWatch() as watch:
             create_close_job([mirrored()])
             wait_until(lambda: CloseJob.objects.filter(status="paused").exists())
-            wait_until(lambda: not sending_threads())
+            wait_until(lambda: not call_threads())
             wait_until(lambda: not [each for each in watch.opened if each.connection is not None])
         assert len(runner_threads()) == 1
 
@@ -376,11 +376,6 @@ def test_process_that_ends_starts_no_more_jobs(caplog):
     all_of_it.submit(UNKNOWN_JOB, ThreadContext())
     assert f"close job {UNKNOWN_JOB} waits: this process ends" in caplog.text
     assert not runner_threads()
-
-
-def sending_threads():
-    """Return the threads that send closes."""
-    return [each for each in threading.enumerate() if each.name.startswith("osvi-call")]
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="It counts PostgreSQL's connections.")

@@ -18,6 +18,11 @@ def wait_until(condition, seconds=TIMEOUT):
         time.sleep(0.005)
 
 
+def call_threads():
+    """Return the threads of this process that send calls to OSVI."""
+    return {each for each in threading.enumerate() if each.name.startswith("osvi-call")}
+
+
 def run_in_thread(work):
     """Run a function in a thread with its own database connection, and wait for its end."""
 

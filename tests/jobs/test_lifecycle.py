@@ -27,7 +27,7 @@ from osvi_django.services.jobs import (
 )
 from osvi_django.services.permissions import visible_jobs
 from osvi_django.testing import Drop, Status
-from tests.helpers.waiting import wait_until
+from tests.helpers.waiting import call_threads, wait_until
 from tests.jobs.conftest import in_own_connection
 
 
@@ -312,7 +312,7 @@ class TestConcurrency:
         sessions = chats(150)
         osvi_sandbox.latency = 0.01
         job = create_close_job(ChatSession.objects.all(), start=False)
-        ended = []
+        ended, before = [], call_threads()
         threads = [
             threading.Thread(target=in_own_connection, args=[note_run, job, ended])
             for _ in range(4)
@@ -324,7 +324,7 @@ class TestConcurrency:
         assert ended == [("completed", 150)] * 4
         assert {osvi_sandbox.close_requests(each.session_id) for each in sessions} == {1}
         assert not job.items.exclude(outcome="closed").exists()
-        assert threading.active_count() < 40
+        wait_until(lambda: not call_threads() - before)
 
 
 def note_run(job, ended):

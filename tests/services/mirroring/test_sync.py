@@ -24,6 +24,7 @@ from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
 from tests.helpers.database import raise_on_queries
 from tests.helpers.raw_server import RawServer, http_response
 from tests.helpers.sandbox import mirror
+from tests.helpers.waiting import call_threads, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -356,7 +357,7 @@ def test_sync_open_keeps_to_concurrency_of_account(make_sessions, osvi_sandbox, 
 
 def test_sync_open_when_stopped_continues_next_time(make_sessions, osvi_sandbox):
     make_sessions(120)
-    stop = threading.Event()
+    before, stop = call_threads(), threading.Event()
 
     def after_ten(progress):
         if progress.looked_up >= 10:
@@ -367,7 +368,7 @@ def test_sync_open_when_stopped_continues_next_time(make_sessions, osvi_sandbox)
     second = sync_open(older_than=timedelta(hours=1))
     assert first.looked_up + second.looked_up == 120
     assert set(count_requests(osvi_sandbox).values()) == {1}
-    assert not [each for each in threading.enumerate() if each.name.startswith("osvi-call-x")]
+    wait_until(lambda: not call_threads() - before)
 
 
 @pytest.mark.parametrize("query", ["SELECT", "UPDATE"])
@@ -423,7 +424,7 @@ def test_sync_open_when_database_stays_away_raises_and_ends_threads(
     make_sessions, osvi_sandbox, query
 ):
     make_sessions(40)
-    before, began = set(threading.enumerate()), time.monotonic()
+    before, began = call_threads(), time.monotonic()
 
     def is_refused(sql, _params):
         return osvi_sandbox.requests and sql.startswith(query)
@@ -431,24 +432,16 @@ def test_sync_open_when_database_stays_away_raises_and_ends_threads(
     with raise_on_queries(is_refused, OperationalError("gone")), pytest.raises(OperationalError):
         sync_open()
     assert time.monotonic() - began < 10  # it waits once, and not for each customer
-    assert running_call_threads(set(threading.enumerate()) - before) == []
+    wait_until(lambda: not call_threads() - before)
 
 
 def test_sync_open_when_database_fails_at_stop_ends_threads(make_sessions, osvi_sandbox):
     make_sessions(40)
-    before, stop = set(threading.enumerate()), threading.Event()
+    before, stop = call_threads(), threading.Event()
     gone = raise_on_queries(lambda sql, _params: stop.is_set(), OperationalError("gone"))
     with gone, pytest.raises(OperationalError):
         sync_open(stop=stop, on_progress=lambda _progress: stop.set())
-    assert running_call_threads(set(threading.enumerate()) - before) == []
-
-
-def running_call_threads(threads):
-    """Return those of these threads that send calls and do not end."""
-    mine = [thread for thread in threads if thread.name.startswith("osvi-call-")]
-    for thread in mine:
-        thread.join(5)
-    return [thread for thread in mine if thread.is_alive()]
+    wait_until(lambda: not call_threads() - before)
 
 
 @pytest.mark.parametrize("query", ["SELECT", "UPDATE"])
