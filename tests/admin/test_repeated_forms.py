@@ -79,7 +79,7 @@ class TestConcurrentSubmissions:
 
             def post():
                 browser = Client()
-                browser.cookies = operator.cookies
+                browser.cookies = operator.cookies.copy()
                 try:
                     start.wait()
                     responses.append(browser.post(desk_url(session), data, follow=True))
@@ -132,7 +132,7 @@ class TestConcurrentSubmissions:
 
         def post(data):
             browser = Client()
-            browser.cookies = operator.cookies
+            browser.cookies = operator.cookies.copy()
             try:
                 browser.post(desk_url(session), data)
             finally:
