@@ -19,7 +19,7 @@ Convert: TypeAlias = Callable[[Sequence[Any]], Iterable[Any]]
 Parts: TypeAlias = Generator[bytes, None, None]
 
 _BOM: Final = "\ufeff"
-_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",\n", ":")).encode
 
 
 def csv_parts(reader: Reader) -> Parts:
@@ -30,7 +30,7 @@ def csv_parts(reader: Reader) -> Parts:
     writer.writerow(reader.names)
     converters = _converters(reader, _CSV)
     for page in reader.pages():
-        writer.writerows(converted(page, converters))
+        writer.writerows(zip(*_columns(page, converters), strict=True))
         yield file.getvalue().encode()
         file.seek(0)
         file.truncate()
@@ -38,26 +38,33 @@ def csv_parts(reader: Reader) -> Parts:
 
 def jsonl_parts(reader: Reader) -> Parts:
     """Yield a line with a JSON object for each row; null is what is missing."""
-    names, converters = reader.names, _converters(reader, _EXACT)
+    members = ",".join(f"{_to_json(name)}:%s" for name in reader.names)
+    line, converters = f"{{{members}}}\n", _converters(reader, _EXACT)
     for page in reader.pages():
-        rows = converted(page, converters)
-        lines = [_to_json(dict(zip(names, row, strict=True))) for row in rows]
-        yield "\n".join([*lines, ""]).encode()
+        columns = map(_json_values, _columns(page, converters))
+        yield "".join([line % row for row in zip(*columns, strict=True)]).encode()
 
 
-def exact_rows(reader: Reader) -> Iterator[Sequence[Any]]:
+def exact_rows(reader: Reader) -> Iterator[Row]:
     """Yield the rows with times as text; None is what is missing."""
     converters = _converters(reader, _EXACT)
     for page in reader.pages():
-        yield from converted(page, converters)
+        yield from zip(*_columns(page, converters), strict=True)
 
 
-def converted(page: Sequence[Row], converters: Sequence[Convert | None]) -> Iterator[Row]:
-    """Yield the rows without their keys, converted column by column, which is faster."""
+def _columns(page: Sequence[Row], converters: Sequence[Convert | None]) -> Iterator[Iterable[Any]]:
+    """Yield the columns without the key: to convert one is faster than to convert each row."""
     columns = zip([*zip(*page, strict=True)][1:], converters, strict=True) if page else ()
-    return zip(
-        *(convert(values) if convert else values for values, convert in columns), strict=True
-    )
+    return (convert(values) if convert else values for values, convert in columns)
+
+
+def _json_values(values: Iterable[Any]) -> list[str]:
+    """Return each value as JSON.
+
+    One call of the encoder is faster than a call for each. In JSON a line break is never part of a
+    value, so it tells where the next one begins.
+    """
+    return _to_json(list(values))[1:-1].split(",\n")
 
 
 def _marked(texts: Iterable[str | None]) -> Iterator[str | None]:
