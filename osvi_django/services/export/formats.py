@@ -30,7 +30,7 @@ def csv_parts(reader: Reader) -> Parts:
     writer.writerow(reader.names)
     converters = _converters(reader, _CSV)
     for page in reader.pages():
-        writer.writerows(zip(*_columns(page, converters), strict=True))
+        writer.writerows(_rows(page, converters))
         yield file.getvalue().encode()
         file.seek(0)
         file.truncate()
@@ -39,62 +39,75 @@ def csv_parts(reader: Reader) -> Parts:
 def jsonl_parts(reader: Reader) -> Parts:
     """Yield a line with a JSON object for each row; null is what is missing."""
     members = ",".join(f"{_to_json(name)}:%s" for name in reader.names)
-    line, converters = f"{{{members}}}\n", _converters(reader, _EXACT)
+    line, converters = f"{{{members}}}\n", _converters(reader, _JSON)
     for page in reader.pages():
-        columns = map(_json_values, _columns(page, converters))
-        yield "".join([line % row for row in zip(*columns, strict=True)]).encode()
+        yield "".join([line % row for row in _rows(page, converters)]).encode()
 
 
 def exact_rows(reader: Reader) -> Iterator[Row]:
     """Yield the rows with times as text; None is what is missing."""
     converters = _converters(reader, _EXACT)
     for page in reader.pages():
-        yield from zip(*_columns(page, converters), strict=True)
+        yield from _rows(page, converters)
 
 
-def _columns(page: Sequence[Row], converters: Sequence[Convert | None]) -> Iterator[Iterable[Any]]:
-    """Yield the columns without the key: to convert one is faster than to convert each row."""
+def _rows(page: Sequence[Row], converters: Sequence[Convert | None]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows without their keys, converted column by column, which is faster."""
     columns = zip([*zip(*page, strict=True)][1:], converters, strict=True) if page else ()
-    return (convert(values) if convert else values for values, convert in columns)
-
-
-def _json_values(values: Iterable[Any]) -> list[str]:
-    """Return each value as JSON.
-
-    One call of the encoder is faster than a call for each. In JSON a line break is never part of a
-    value, so it tells where the next one begins.
-    """
-    return _to_json(list(values))[1:-1].split(",\n")
+    return zip(
+        *(convert(values) if convert else values for values, convert in columns), strict=True
+    )
 
 
 def _marked(texts: Iterable[str | None]) -> Iterator[str | None]:
     return (marked(text) if text else None for text in texts)
 
 
-def _marked_once(texts: Sequence[str | None]) -> Iterator[str | None]:
-    different = list(set(texts))
-    cells = dict(zip(different, _marked(different), strict=True))
-    return map(cells.__getitem__, texts)
-
-
-def _times(moments: Sequence[datetime | None]) -> Iterator[str | None]:
+def _times(moments: Iterable[datetime | None]) -> Iterator[str | None]:
     return (utc_text(moment) if moment else None for moment in moments)
 
 
-def _texts(texts: Sequence[str | None]) -> Iterator[str | None]:
+def _texts(texts: Iterable[str | None]) -> Iterator[str | None]:
     return (text or None for text in texts)
+
+
+def _in_json(convert: Convert) -> Convert:
+    """Return a function that returns each converted value as JSON.
+
+    One call of the encoder is faster than a call for each. In JSON a line break is never part of a
+    value, so it tells where the next one begins.
+    """
+    return lambda values: _to_json(list(convert(values)))[1:-1].split(",\n")
+
+
+def _once(convert: Convert) -> Convert:
+    """Return a function that converts each different value once."""
+
+    def converted(values: Sequence[Any]) -> Iterator[Any]:
+        different = list(set(values))
+        cells = dict(zip(different, convert(different), strict=True))
+        return map(cells.__getitem__, values)
+
+    return converted
 
 
 _CSV: Final[Mapping[Kind, Convert]] = {
     Kind.TEXT: _marked,
-    Kind.SHARED: _marked_once,
+    Kind.SHARED: _once(_marked),
     Kind.TIME: _times,
 }
 _EXACT: Final[Mapping[Kind, Convert]] = {
     Kind.TEXT: _texts,
-    Kind.SHARED: _texts,
-    Kind.CODE: _texts,
+    Kind.SHARED: _once(_texts),
+    Kind.CODE: _once(_texts),
     Kind.TIME: _times,
+}
+_JSON: Final[Mapping[Kind, Convert]] = {
+    Kind.TEXT: _in_json(_texts),
+    Kind.SHARED: _once(_in_json(_texts)),
+    Kind.CODE: _once(_in_json(_texts)),
+    Kind.TIME: _in_json(_times),
+    Kind.NUMBER: _in_json(list),
 }
 
 
