@@ -142,7 +142,7 @@ def _steps(
     counts: Mapping[tuple[int, str, int | None], int],
     outcomes: Sequence[Share],
 ) -> list[Step]:
-    of_step: list[dict[tuple[int, str, int | None], int]] = [{} for _step in steps]
+    of_step: list[dict[tuple[int, str, int | None], int]] = [{} for _days in steps]
     for key, number in counts.items():
         of_step[key[0]][key] = number
     return [_step(days, found, outcomes) for days, found in zip(steps, of_step, strict=True)]
