@@ -322,6 +322,11 @@ class CustomerBusy(OSVIError):
         "Something is still being done in a chat of this customer, who cannot be erased now. Try "
         "again in a moment. A close job must be finished or stopped first."
     )
+    being_erased: ClassVar[str | Promise] = _(
+        "This customer is being erased at this moment by another request, so this one did nothing. "
+        "Look again in a minute. If the other request broke off, erase the customer again: it "
+        "goes on where it was."
+    )
 
 
 class CustomerChatsOpen(OSVIError):

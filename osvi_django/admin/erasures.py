@@ -65,8 +65,10 @@ class ErasureAdmin(HistoryPages):
 
     @admin.display(description=_("state"))
     def state_shown(self, erasure: Erasure) -> str:
-        """Return the state as it is now."""
-        return str(erasure.state_now.label)
+        """Return the state as it is now, and whether nothing was there to erase."""
+        state = erasure.state_now
+        is_empty = state == State.DONE and not erasure.counts
+        return str(_("done: nothing was found") if is_empty else state.label)
 
     @admin.display(description=_("erased"))
     def counts_shown(self, erasure: Erasure) -> SafeString:

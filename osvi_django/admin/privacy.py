@@ -126,8 +126,11 @@ class PrivacyViews(OSVIViews):
         except OSVIError as error:
             self.message_user(request, str(error), messages.ERROR)
             return redirect_to_itself(request)
-        sentence = _("The customer is erased here. %(notice)s") % {"notice": result.notice}
-        self.message_user(request, sentence, messages.SUCCESS)
+        erased = _("The customer is erased here. %(notice)s") % {"notice": result.notice}
+        level, sentence = (
+            (messages.SUCCESS, erased) if result.counts else (messages.INFO, result.notice)
+        )
+        self.message_user(request, sentence, level)
         return HttpResponseRedirect(self._page_after(request, session))
 
     def _exported(self, request: HttpRequest, session: ChatSession) -> HttpResponseBase:

@@ -472,7 +472,8 @@ class SessionSummary(ShownWithSessions):
 class StartLock(models.Model):
     """A start, in progress, of a chat of one customer with one agent.
 
-    Two at once would end each other's chat. The row is removed when the start has ended.
+    Two at once would end each other's chat. The row is removed when the start has ended. An erasure
+    of a customer has such a row, too, so that there is one at a time.
     """
 
     key = models.CharField(

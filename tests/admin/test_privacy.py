@@ -10,8 +10,11 @@ from django.urls import reverse
 from django.utils import timezone
 
 from osvi_django.models import ChatSession, DataExport, Erasure
+from osvi_django.services import erase_customer
 from osvi_django.services.access import Purpose
+from osvi_django.services.start_locks import erasure_lock
 from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
+from tests.helpers.database import call_after_queries
 
 pytestmark = pytest.mark.django_db
 
@@ -56,6 +59,33 @@ class TestErase:
         response = officer.post(url_of("erase", session), follow=True)
         assert [level for level, _said in messages_of(response)] == ["error"]
         assert not Erasure.objects.exists()
+
+    def test_second_press_is_told_that_the_customer_is_being_erased(self, officer, messages_of):
+        session = ClosedSessionFactory(customer_id=CUSTOMER)
+        with erasure_lock(CUSTOMER):
+            response = officer.post(url_of("erase", session), follow=True)
+        ((level, said),) = messages_of(response)
+        assert (level, "being erased at this moment" in said) == ("error", True)
+        assert "being erased at this moment" in response.text
+
+    def test_press_after_another_erased_says_that_it_is_done(self, officer, messages_of):
+        """Erase the customer between the two steps of a request, as another request does."""
+        session = ClosedSessionFactory(customer_id=CUSTOMER)
+        done = []
+
+        def is_first_look(sql, _params):
+            return sql.startswith("SELECT") and "osvi_django_chatsession" in sql and not done
+
+        def erase():
+            done.append(True)
+            erase_customer(CUSTOMER)
+
+        with call_after_queries(is_first_look, erase):
+            response = officer.post(url_of("erase", session), follow=True)
+        ((level, said),) = messages_of(response)
+        assert level == "info"
+        assert said.startswith("This customer is erased already")
+        assert Erasure.objects.get().counts
 
     def test_data_can_be_downloaded(self, officer):
         session = ClosedSessionFactory(customer_id=CUSTOMER)
@@ -105,8 +135,12 @@ class TestJournal:
         states = {"running": now, "unfinished": now - timedelta(hours=2)}
         for account, moment in states.items():
             Erasure.objects.create(marker=account, account=account, last_step_at=moment)
+        Erasure.objects.create(marker="a", state="done")
+        Erasure.objects.create(marker="b", state="done", counts={"chatsession": 1})
         html = log_in("view_erasure").get(self.list_url()).text
         assert '<td class="field-state_shown">running</td>' in html
+        assert '<td class="field-state_shown">done</td>' in html
+        assert '<td class="field-state_shown">done: nothing was found</td>' in html
         assert '<td class="field-state_shown">unfinished: erase the customer again</td>' in html
 
     @pytest.mark.parametrize("state", ["running", "done", "unfinished"])

@@ -6,6 +6,7 @@ import pytest
 from django.urls import reverse
 
 from osvi_django.models import ChatSession, DataExport, Erasure, IdempotentRequest
+from osvi_django.services.start_locks import erasure_lock
 from osvi_django.testing.factories import ChatSessionFactory, ClosedSessionFactory
 
 pytestmark = pytest.mark.django_db
@@ -87,6 +88,25 @@ def test_export_answers_all_rows_and_is_stored_nowhere(officer):
     assert found["sessionsummary"][0]["text"] == session.summary.text
     assert not IdempotentRequest.objects.exists()
     assert DataExport.objects.get().via == "rest"
+
+
+def test_customer_who_is_being_erased_is_busy(officer):
+    ClosedSessionFactory(customer_id=CUSTOMER)
+    with erasure_lock(CUSTOMER):
+        response = post(officer, "erase", {})
+        obstacle = post(officer, "erase", {"dry_run": True}).json()["obstacle"]
+    body = response.json()
+    assert (response.status_code, body["code"], body["retryable"]) == (409, "customer_busy", True)
+    assert "Retry-After" in response
+    assert "being erased at this moment" in body["detail"]
+    assert obstacle == {"code": "customer_busy", "detail": body["detail"]}
+
+
+@pytest.mark.parametrize("name", ["erase", "export"])
+def test_unknown_customer_is_said_and_blank_one_is_refused(officer, name):
+    assert "of a customer with this id" in post(officer, name, {}).json()["notice"]
+    response = post(officer, name, {"customer_id": "  "})
+    assert (response.status_code, [*response.json()["errors"]]) == (400, ["customer_id"])
 
 
 @pytest.mark.parametrize("name", ["erase", "export"])

@@ -94,10 +94,13 @@ def expired() -> Q:
 
 def terms_of(account: Account, using: str) -> Terms:
     """Return the terms of claims for an account. Raises ``InvalidSetting``."""
+    return terms_lasting(account.lease_timeout, longest=account.longest_close, using=using)
+
+
+def terms_lasting(seconds: float, *, longest: float, using: str) -> Terms:
+    """Return the terms of claims that last so long."""
     is_renewed = _is_visible_to_others(using)
-    return Terms(
-        seconds=account.lease_timeout, longest=account.longest_close, is_renewed=is_renewed
-    )
+    return Terms(seconds=seconds, longest=longest, is_renewed=is_renewed)
 
 
 def start_renewing(rows: Iterable[ClaimedRow], terms: Terms) -> float:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
-from django.db import Error, router
+from django.db import router
 from django.db.models import F, QuerySet
 from django.utils import timezone
 from django.utils.functional import Promise
@@ -23,13 +24,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
 from osvi_django import spool
-from osvi_django.database import (
-    PATIENCE_BEFORE,
-    DatabaseNow,
-    exact_match,
-    persist,
-    refuse_inside_transaction,
-)
+from osvi_django.database import DatabaseNow, exact_match, refuse_inside_transaction
 from osvi_django.exceptions import (
     CustomerBusy,
     CustomerChatsOpen,
@@ -51,26 +46,27 @@ from osvi_django.redaction import HiddenText, hides
 from osvi_django.services import selectors
 from osvi_django.services.access import Purpose, is_narrowed, sessions_inside
 from osvi_django.services.attempts.types import User
-from osvi_django.services.permissions import requester_fields, require_erase
-from osvi_django.services.privacy.hashing import customer_hash, customer_hashes, new_marker
+from osvi_django.services.permissions import require_erase
+from osvi_django.services.privacy import journal
+from osvi_django.services.privacy.hashing import new_marker
 from osvi_django.services.privacy.history import HISTORY, count_entries, redact_entries
 from osvi_django.services.privacy.login_sessions import drop_from_logins
 from osvi_django.services.privacy.mentions import Mentions
 from osvi_django.services.privacy.periods import held
 from osvi_django.services.privacy.places import OF_SESSION, NewIds
 from osvi_django.services.privacy.spooled import files_of
+from osvi_django.services.start_locks import erasure_lock, is_being_erased
 from osvi_django.services.support.journal import SURELY_OVER, actions_of
 from osvi_django.validation import (
     VIA_MAX_LENGTH,
     account_problem,
     checks_types,
-    require_id,
+    require_customer,
     stripped,
 )
 
 logger = logging.getLogger(__name__)
 Status = ChatSession.Status
-State = Erasure.State
 SummaryStatus = ChatSession.SummaryStatus
 
 KEPT_BY_OSVI: Final[Promise | str] = _lazy(
@@ -81,8 +77,22 @@ NOTHING_FOUND: Final[Promise | str] = _lazy(
     "This site has nothing of a customer with this id. If that is a surprise, compare the id with "
     "the one that the chats show: each character counts, such as the + of a phone number."
 )
+ERASED_BEFORE: Final[Promise | str] = _lazy(
+    "This customer is erased already, and this site has nothing more of them. OSVI keeps its own "
+    "copy of the chats: ask OSVI to erase the customer there, too."
+)
 SPOOL: Final = "spool"
 LOGINS: Final = "logins"
+# How many chats that are in the way are named.
+_NAMED: Final = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Obstacle:
+    """Why a customer cannot be erased now; ``session``: because of which chat, if it is one."""
+
+    error: OSVIError
+    session: ChatSession | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,18 +100,28 @@ class ErasureResult:
     """What was erased, or with ``dry_run`` would be: how many rows and files of each place.
 
     ``marker``: what the customer's id was replaced by; ``obstacle``: why it cannot be erased now;
-    ``notice``: what OSVI keeps, or that nothing was found, for people.
+    ``obstacles``: the first of all that is in the way, with the chats; ``was_erased``: whether the
+    customer had been erased before; ``notice``: what OSVI keeps, or that nothing was found, for
+    people.
     """
 
     marker: str
     counts: Mapping[str, int]
     dry_run: bool
-    obstacle: OSVIError | None = None
+    obstacles: tuple[Obstacle, ...] = ()
+    was_erased: bool = False
+
+    @property
+    def obstacle(self) -> OSVIError | None:
+        """Return the first thing that is in the way, or None."""
+        return self.obstacles[0].error if self.obstacles else None
 
     @property
     def notice(self) -> str:
         """Return the sentence for people."""
-        return str(KEPT_BY_OSVI if self.counts or self.obstacle else NOTHING_FOUND)
+        if self.counts or self.obstacles:
+            return str(KEPT_BY_OSVI)
+        return str(ERASED_BEFORE if self.was_erased else NOTHING_FOUND)
 
 
 @hides("customer_id")
@@ -121,41 +141,29 @@ def erase_customer(
     ``CustomerBusy``, ``CustomerChatsOpen`` and ``CustomerKept``.
     """
     require_erase(requested_by)
-    require_id("customer_id", customer_id)
+    require_customer(customer_id)
     via = stripped("via", via, VIA_MAX_LENGTH)
     sessions = sessions_of(customer_id, account=account)
     sessions = sessions_inside(sessions, requested_by, Purpose.ERASE)
     _refuse_erased(sessions)
-    work = _Work(
-        customer_id, account=account, sessions=sessions, is_narrowed=is_narrowed(requested_by)
-    )
+    is_part = is_narrowed(requested_by)
+    # What was erased outside their access is nothing for a user to know.
+    was_erased = not is_part and journal.is_erased(customer_id)
+    work = Work(customer_id, account=account, sessions=sessions, is_narrowed=is_part)
     if dry_run:
-        return ErasureResult(marker="", counts=work.count(), dry_run=True, obstacle=work.obstacle())
-    _refuse_inside_transaction(sessions.db)
-    if (obstacle := work.obstacle()) is not None:
-        raise _refusal(_("Nothing was erased. %(why)s"), obstacle)
-    erasure = _begun(customer_id, account=account, requested_by=requested_by, via=via)
-    with _ending(erasure):
-        counts = work.erase(erasure)
+        return work.planned(was_erased=was_erased)
+    with work.allowed():
+        erasure = journal.begun(
+            customer_id, account=account, is_narrowed=is_part, requested_by=requested_by, via=via
+        )
+        with journal.ending(erasure):
+            work.erase(erasure)
+            counts = journal.finish(erasure)
+        if not (counts or is_part):
+            journal.join_earlier(erasure, customer_id)
     # Nothing that names the customer is logged.
     logger.info("erasure %s is finished: %s", erasure.pk, counts)
-    return ErasureResult(marker=erasure.marker, counts=counts, dry_run=False)
-
-
-@contextmanager
-def _ending(erasure: Erasure) -> Iterator[None]:
-    """Write to the journal that an erasure is not finished if the block raises an error."""
-    try:
-        yield
-    except BaseException:
-        with suppress(Error):  # the original error is what counts
-            ended = {"state": State.UNFINISHED, "finished_at": timezone.now()}
-            _row_of(erasure).exclude(state=State.DONE).update(**ended)
-        raise
-
-
-def _row_of(erasure: Erasure) -> QuerySet[Erasure]:
-    return Erasure.objects.using(router.db_for_write(Erasure)).filter(pk=erasure.pk)
+    return ErasureResult(marker=erasure.marker, counts=counts, dry_run=False, was_erased=was_erased)
 
 
 def sessions_of(customer_id: str, *, account: str | None = None) -> QuerySet[ChatSession]:
@@ -201,28 +209,7 @@ def _refuse_inside_transaction(using: str) -> None:
         raise InsideTransaction(problem) from None
 
 
-def _begun(
-    customer_id: str, *, account: str | None, requested_by: User | None, via: str
-) -> Erasure:
-    """Return the journal row of an erasure that was broken off, or else a new one."""
-    erasures = Erasure.objects.using(router.db_for_write(Erasure))
-    hashes = list(customer_hashes(customer_id))
-    same = erasures.filter(customer_hash__in=hashes, account=account or "")
-    if (found := same.exclude(state=State.DONE).first()) is not None:
-        begun = {"state": State.RUNNING, "last_step_at": timezone.now(), "finished_at": None}
-        erasures.filter(pk=found.pk).update(**begun)
-        return found
-    return erasures.create(
-        marker=new_marker(),
-        # Only a part of the customer's chats is erased, so this must not be repeated for all.
-        customer_hash="" if is_narrowed(requested_by) else customer_hash(customer_id),
-        account=account or "",
-        via=via,
-        **requester_fields(requested_by),
-    )
-
-
-class _Work:
+class Work:
     """One call: what is there of the customer, whether it may go, and how it goes."""
 
     def __init__(
@@ -250,28 +237,44 @@ class _Work:
         found[LOGINS] = drop_from_logins(names.is_about, dry_run=True)
         return dict(+found)
 
-    def obstacle(self) -> OSVIError | None:
-        """Return why the customer cannot be erased now; None if nothing is in the way."""
+    def obstacles(self) -> Iterator[Obstacle]:
+        """Yield why the customer cannot be erased now, by chat; nothing if all may go."""
         if self._named("").mentions.is_being_started():
-            return CustomerBusy()
+            yield Obstacle(error=CustomerBusy())
         for session in self.sessions.iterator():
             if (found := obstacle_of(session)) is not None:
-                return found
-        return None
+                yield Obstacle(error=found, session=session)
 
-    def erase(self, erasure: Erasure) -> dict[str, int]:
-        """Erase, and write to the journal how much; return that."""
-        counts = Counter(erasure.counts)
-        names = self._named(erasure.marker)
+    def planned(self, *, was_erased: bool = False) -> ErasureResult:
+        """Return what would be erased, and what is in the way of that."""
+        found = list(islice(self.obstacles(), _NAMED))
+        if is_being_erased(self.customer_id):
+            found.insert(0, Obstacle(error=CustomerBusy(CustomerBusy.being_erased)))
+        return ErasureResult(
+            marker="",
+            counts=self.count(),
+            dry_run=True,
+            obstacles=tuple(found),
+            was_erased=was_erased,
+        )
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Be the only erasure of the customer in the block. Raises what is in the way of it."""
+        _refuse_inside_transaction(self.sessions.db)
+        with erasure_lock(self.customer_id):
+            for obstacle in self.obstacles():
+                raise _refusal(_("Nothing was erased. %(why)s"), obstacle.error)
+            yield
+
+    def erase(self, erasure: Erasure) -> None:
+        """Erase, and write to the journal how much."""
+        names, using = self._named(erasure.marker), self.sessions.db
         # Before the sessions, by whose ids these are found, and again for what came meanwhile.
-        counts.update(self._erase_named(names, self.sessions.db))
+        _erase_named(names, erasure, using)
         for session in self.sessions.iterator():
-            work = partial(_erase_session, session, erasure, Counter(counts))
-            counts = persist(work, using=self.sessions.db, patience=PATIENCE_BEFORE)
-        counts.update(self._erase_named(names, self.sessions.db))
-        ended = {"state": State.DONE, "finished_at": timezone.now()}
-        _row_of(erasure).update(counts=dict(+counts), last_step_at=timezone.now(), **ended)
-        return dict(+counts)
+            journal.count_step(erasure, partial(_erase_session, session, erasure), using=using)
+        _erase_named(names, erasure, using)
 
     def _named(self, marker: str) -> _Named:
         pairs = list(self.sessions.values_list("pk", "session_id"))
@@ -283,11 +286,6 @@ class _Work:
             is_narrowed=self.is_narrowed,
         )
         return _Named(mentions=mentions, pages=tuple(f":{pk}" for pk, _each in pairs))
-
-    def _erase_named(self, names: _Named, using: str) -> Counter[str]:
-        found = persist(names.mentions.erase, using=using, patience=PATIENCE_BEFORE)
-        found[LOGINS] += drop_from_logins(names.is_about)
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,11 +300,24 @@ class _Named:
         return page.endswith(self.pages) or self.mentions.are_in(f"{page} {kept}")
 
 
-def _erase_session(session: ChatSession, erasure: Erasure, counts: Counter[str]) -> Counter[str]:
-    """Erase a session and all about it; return all that has been erased by now."""
+def _erase_named(names: _Named, erasure: Erasure, using: str) -> None:
+    """Erase what names the customer without belonging to a session."""
+
+    def from_logins() -> dict[str, int]:
+        return {LOGINS: drop_from_logins(names.is_about)}
+
+    for work in (names.mentions.erase, from_logins):
+        journal.count_step(erasure, work, using=using)
+
+
+def _erase_session(session: ChatSession, erasure: Erasure) -> Counter[str]:
+    """Erase a session and all about it; return how much that was."""
+    counts: Counter[str] = Counter()
     # The UPDATE comes first and locks the row: nothing is begun in it before the commit.
     selectors.rows(session).update(claim=F("claim"))
     selectors.reload(session)
+    if session.erased_at is not None:  # by a try whose commit succeeded without our learning of it
+        return counts
     if (obstacle := obstacle_of(session)) is not None:
         raise _refusal(_("Not all of it was erased. %(why)s"), obstacle)
     new = NewIds(
@@ -324,8 +335,6 @@ def _erase_session(session: ChatSession, erasure: Erasure, counts: Counter[str])
         counts[each.label] += each.erase(session, new)
     stored = selectors.rows(session).filter(summary_status=SummaryStatus.STORED)
     stored.update(summary_status=SummaryStatus.REMOVED)
-    rows = Erasure.objects.using(selectors.using(session)).filter(pk=erasure.pk)
-    rows.update(counts=dict(+counts), last_step_at=timezone.now())
     return counts
 
 

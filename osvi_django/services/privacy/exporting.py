@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from django.db.models import Model, QuerySet
 from django.utils import timezone
+from django.utils.functional import Promise
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
 
 from osvi_django.models import ChatSession, CloseJob, DataExport
 from osvi_django.redaction import hides
-from osvi_django.services.access import Purpose, sessions_inside
+from osvi_django.services.access import Purpose, is_narrowed, sessions_inside
 from osvi_django.services.attempts.types import User
 from osvi_django.services.permissions import requester_fields, require_erase
-from osvi_django.services.privacy.erasure import KEPT_BY_OSVI, sessions_of
+from osvi_django.services.privacy import journal
+from osvi_django.services.privacy.erasure import ERASED_BEFORE, KEPT_BY_OSVI, sessions_of
 from osvi_django.services.privacy.places import NEUTRAL, OF_SESSION, PERSONAL, Rows
-from osvi_django.validation import VIA_MAX_LENGTH, checks_types, require_id, stripped
+from osvi_django.validation import VIA_MAX_LENGTH, checks_types, require_customer, stripped
 
 # How this site works, and nothing about the customer.
 _INTERNAL = frozenset({"id", "claim", "lease_until", "requester_model", "requester_key"})
 _STAFF = frozenset({"requested_by", "taken_over_by", "closed_by", "active_human"})
+
+NO_CHATS: Final[Promise | str] = _lazy(
+    "This site has no chats of a customer with this id. If that is a surprise, compare the id with "
+    "the one that the chats show: each character counts, such as the + of a phone number."
+)
 
 
 @hides("customer_id")
@@ -39,7 +47,7 @@ def export_customer(
     ``InvalidInput``.
     """
     require_erase(requested_by)
-    require_id("customer_id", customer_id)
+    require_customer(customer_id)
     via = stripped("via", via, VIA_MAX_LENGTH)
     theirs = sessions_inside(
         sessions_of(customer_id, account=account), requested_by, Purpose.EXPORT
@@ -49,9 +57,17 @@ def export_customer(
     return {
         "customer_id": customer_id,
         "exported_at": timezone.now(),
-        "notice": str(KEPT_BY_OSVI),
+        "notice": _notice(customer_id, has_any=bool(sessions), requested_by=requested_by),
         "sessions": sessions,
     }
+
+
+def _notice(customer_id: str, *, has_any: bool, requested_by: User | None) -> str:
+    """Return the sentence for people: what OSVI keeps, or that nothing is here."""
+    if has_any:
+        return str(KEPT_BY_OSVI)
+    was_erased = not is_narrowed(requested_by) and journal.is_erased(customer_id)
+    return str(ERASED_BEFORE if was_erased else NO_CHATS)
 
 
 def _with_rows(session: ChatSession) -> dict[str, Any]:

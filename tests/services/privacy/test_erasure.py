@@ -7,6 +7,7 @@ import json
 import signal
 import uuid
 from datetime import timedelta
+from functools import partial
 from itertools import chain
 
 import pytest
@@ -45,7 +46,7 @@ from osvi_django.services.privacy.hashing import customer_hash
 from osvi_django.services.privacy.login_sessions import drop_from_logins
 from osvi_django.services.privacy.mentions import Mentions
 from osvi_django.services.privacy.replaying import journal_lines
-from osvi_django.services.start_locks import key_of
+from osvi_django.services.start_locks import erasure_lock, key_of
 from osvi_django.testing.factories import (
     ChatSessionFactory,
     CloseAttemptFactory,
@@ -55,6 +56,8 @@ from osvi_django.testing.factories import (
     SupportActionFactory,
 )
 from tests.commands.conftest import manage  # noqa: F401  # a fixture
+from tests.helpers.database import call_after_queries
+from tests.services.helpers import run_together
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -178,12 +181,64 @@ class TestRefusal:
         assert len(export_customer(CUSTOMER, requested_by=allowed)["sessions"]) == 1
         assert erase_customer(CUSTOMER, requested_by=allowed).counts["chatsession"] == 1
 
-    @pytest.mark.parametrize("customer_id", ["", None, "a\x00"])
+    @pytest.mark.parametrize("customer_id", ["", None, "a\x00", "  "])
     def test_what_is_no_id_is_refused(self, customer_id):
         with pytest.raises(InvalidInput):
             erase_customer(customer_id)
         with pytest.raises(InvalidInput):
             export_customer(customer_id)
+
+
+class TestTogether:
+    """Erase the same customer more than once at the same time, as a double click does."""
+
+    def test_one_does_the_work_and_the_journal_has_its_counts(self):
+        for _number in range(4):
+            closed()
+        planned = erase_customer(CUSTOMER, dry_run=True).counts
+        errors = run_together(*[partial(erase_customer, CUSTOMER)] * 4)
+        assert {type(each) for each in errors} <= {CustomerBusy}
+        done = Erasure.objects.get()
+        assert (done.state, done.counts) == ("done", planned)
+        assert not StartLock.objects.exists()
+        assert not ChatSession.objects.filter(erased_at=None).exists()
+
+    def test_erasure_of_a_customer_who_is_being_erased_is_refused(self):
+        closed()
+        with erasure_lock(CUSTOMER):
+            with pytest.raises(CustomerBusy, match="being erased at this moment"):
+                erase_customer(CUSTOMER, account="default")
+            planned = erase_customer(CUSTOMER, dry_run=True)
+            assert "being erased at this moment" in str(planned.obstacle)
+            assert erase_customer(f"{CUSTOMER}9").counts == {}
+        assert Erasure.objects.get().counts == {}
+        assert erase_customer(CUSTOMER, dry_run=True).obstacle is None
+
+    def test_second_erasure_says_that_it_is_done_and_leaves_no_line(self):
+        closed()
+        first = erase_customer(CUSTOMER)
+        before = Erasure.objects.get()
+        for dry_run in (True, False):
+            again = erase_customer(CUSTOMER, dry_run=dry_run)
+            assert (again.counts, again.was_erased) == ({}, True)
+            assert "is erased already" in again.notice
+        after = Erasure.objects.get()
+        assert (after.marker, after.counts) == (first.marker, first.counts)
+        assert after.finished_at > before.finished_at
+
+    def test_chat_that_was_erased_by_a_lost_commit_is_counted_once(self):
+        for _number in range(2):
+            closed()
+
+        def is_last_step(sql, _params):
+            return sql.startswith("UPDATE") and "summary_status" in sql
+
+        def erase_the_other():
+            ChatSession.objects.filter(erased_at=None).update(erased_at=timezone.now())
+
+        with call_after_queries(is_last_step, erase_the_other):
+            result = erase_customer(CUSTOMER)
+        assert result.counts["chatsession"] == 1
 
 
 class TestErasure:
@@ -261,6 +316,13 @@ class TestErasure:
                 {},
                 True,
             )
+        # Once more adds no line, and is no reason to say that anything was erased.
+        assert "nothing of a customer with this id" in erase_customer(CUSTOMER[1:]).notice
+        assert Erasure.objects.get().counts == {}
+        assert "no chats of a customer with this id" in export_customer(CUSTOMER[1:])["notice"]
+        assert "OSVI keeps its own copy" in export_customer(CUSTOMER)["notice"]
+        erase_customer(CUSTOMER)
+        assert "is erased already" in export_customer(CUSTOMER)["notice"]
 
     def test_more_ids_than_fit_into_one_query_are_found(self):
         sessions = [closed() for _number in range(60)]
@@ -306,11 +368,15 @@ class TestErasure:
         broken_off = Erasure.objects.get()
         assert (broken_off.counts["chatsession"], broken_off.finished_at) == (1, None)
         assert (broken_off.state, broken_off.state_now) == ("running", "running")
+        with pytest.raises(CustomerBusy, match="goes on where it was"):
+            erase_customer(CUSTOMER)  # nobody can know yet that the process died
+        StartLock.objects.update(lease_until=DatabaseNow())
         Erasure.objects.update(last_step_at=timezone.now() - timedelta(hours=2))
         broken_off.refresh_from_db()
         assert broken_off.state_now == "unfinished"
         assert json.loads(next(journal_lines()))["state"] == "unfinished"
         result = erase_customer(CUSTOMER)
+        assert not StartLock.objects.exists()
         assert result.marker == broken_off.marker
         assert result.counts == {"sessionsummary": 3, "chatsession": 3}
         assert Erasure.objects.get().state == "done"
