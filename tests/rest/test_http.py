@@ -49,11 +49,16 @@ class TestValidators:
 
 
 class TestMethods:
-    def test_head_has_headers_of_get_and_no_body(self, api):
-        url = f"{SESSIONS}{ChatSessionFactory().session_id}/"
-        head, get = api.head(url), api.get(url)
-        assert (head.status_code, head.content) == (200, b"")
-        assert head["Content-Length"] == get["Content-Length"]
+    def test_head_has_headers_of_get_and_no_body(self, api, job):
+        session, jobs = ChatSessionFactory(), "/api/osvi/close-jobs/"
+        rows = (f"{SESSIONS}{session.session_id}/", f"{jobs}{job.pk}/", f"{jobs}{job.pk}/results/")
+        for url in (SESSIONS, jobs, "/api/osvi/stats/", *rows):
+            get, head = api.get(url), api.head(url)
+            assert (head.status_code, head.content) == (200, b""), url
+            for name in ("ETag", "Content-Length", "Content-Type", "Cache-Control", "Vary"):
+                assert head[name] == get[name], (url, name)
+            again = api.head(url, headers={"If-None-Match": head["ETag"]})
+            assert (again.status_code, again["ETag"]) == (304, get["ETag"])
 
     @pytest.mark.parametrize(("path", "posts"), [("", True), ("s-1/close/", True), ("s-1/", False)])
     def test_options_name_media_type_of_posts(self, operator, path, posts):

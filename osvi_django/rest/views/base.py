@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
+from django.http import HttpRequest, HttpResponseBase
+from django.middleware.http import ConditionalGetMiddleware
 from django.utils.cache import patch_cache_control
-from django.utils.decorators import method_decorator
+from django.utils.decorators import decorator_from_middleware, method_decorator
 from django.utils.translation import gettext as _
-from django.views.decorators.http import conditional_page
 from rest_framework import exceptions
 from rest_framework.generics import ListAPIView
 from rest_framework.negotiation import BaseContentNegotiation
@@ -70,7 +72,25 @@ PATHS: Final = (
 )
 
 
-@method_decorator((non_atomic, conditional_page), name="dispatch")
+class ConditionalReadMiddleware(ConditionalGetMiddleware):
+    """Give the answers to GET and HEAD an ``ETag``, and answer what is unchanged with a 304.
+
+    Django leaves out HEAD, as its answers have no body. Here they still have that of a GET, which
+    the web server drops later.
+    """
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> Any:
+        """Return the response, or a 304 in its place."""
+        if request.method == "HEAD":
+            request = copy.copy(request)
+            request.method = "GET"
+        return super().process_response(request, response)
+
+
+_conditional: Final = decorator_from_middleware(ConditionalReadMiddleware)
+
+
+@method_decorator((non_atomic, _conditional), name="dispatch")
 class OSVIAPIView(APIView):
     """A view of this app: outside the host's transactions, with our own bodies and errors.
 
