@@ -8,9 +8,11 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import partialmethod
+from json import JSONEncoder
 from typing import Any, Final, TypeVar
 
 from django.conf import settings
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import Error, InterfaceError, OperationalError, connections, transaction
 from django.db.models import FloatField, Func, Q
 from django.db.models.functions import Length, Now
@@ -193,6 +195,25 @@ def in_utc(moment: datetime) -> datetime:
     zone = timezone.get_default_timezone()
     aware = timezone.make_aware(moment, zone) if timezone.is_naive(moment) else moment
     return aware.astimezone(UTC)
+
+
+def utc_text(moment: datetime) -> str:
+    """Return a stored moment as text, such as ``2026-01-31T12:00:00.123456Z``."""
+    aware = moment if moment.tzinfo is UTC else in_utc(moment)
+    # Formatting the offset would take more time than all the rest.
+    return f"{aware.replace(tzinfo=None).isoformat()}Z"
+
+
+class MomentsInUTC(JSONEncoder):
+    """An encoder of JSON for others, who do not know the time zone of this site."""
+
+    def default(self, o: Any) -> Any:
+        """Return what JSON can hold of a value: of a moment its text in UTC."""
+        return utc_text(o) if isinstance(o, datetime) else super().default(o)
+
+
+class OSVIJSONEncoder(MomentsInUTC, DjangoJSONEncoder):
+    """Django's encoder, with moments in UTC whatever the host's settings say."""
 
 
 def site_date(moment: datetime) -> date:

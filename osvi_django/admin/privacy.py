@@ -9,7 +9,6 @@ from django import forms
 from django.contrib import messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.core.serializers.json import DjangoJSONEncoder
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.urls import URLPattern
 from django.utils.formats import date_format, localize
@@ -21,6 +20,7 @@ from osvi_django.admin.kept import drop, keep, take
 from osvi_django.admin.mixins import write_history
 from osvi_django.admin.pages import Way
 from osvi_django.admin.personal_places import name_of_place
+from osvi_django.database import OSVIJSONEncoder
 from osvi_django.exceptions import InvalidInput, OSVIError
 from osvi_django.models import ChatSession
 from osvi_django.services.permissions import may_erase
@@ -135,7 +135,7 @@ class PrivacyViews(OSVIViews):
 
     def _exported(self, request: HttpRequest, session: ChatSession) -> HttpResponseBase:
         found = export_customer(session.customer_id, requested_by=request.user, via="admin")
-        content = json.dumps(found, cls=DjangoJSONEncoder, indent=2)
+        content = json.dumps(found, cls=OSVIJSONEncoder, indent=2)
         name = 'attachment; filename="customer.json"'
         headers = {"Content-Disposition": name, "Cache-Control": "private, no-store"}
         return HttpResponse(content, content_type="application/json", headers=headers)

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
 from django.http import QueryDict
-from django.utils.timezone import get_default_timezone, is_naive, make_aware
+from django.utils.timezone import is_naive
 from django.utils.translation import gettext_lazy as _
 from rest_framework import ISO_8601, serializers
 
 from osvi_django.conf import bulk_limit, configured
+from osvi_django.database import utc_text
 from osvi_django.models import ChatSession
 from osvi_django.services.selectors import MOMENT_YEARS
 from osvi_django.services.support import COMMANDS, TEXT_MAX_LENGTH
@@ -42,9 +43,7 @@ class StoredDateTimeField(serializers.DateTimeField):
 
     def to_representation(self, value: datetime) -> str:
         """Return its text, such as ``2026-01-31T12:00:00.123456Z``."""
-        # Without USE_TZ it is in the site's own time zone.
-        aware = make_aware(value, get_default_timezone()) if is_naive(value) else value
-        return aware.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        return utc_text(value)
 
 
 class IdField(serializers.Field[str, str, str, Any]):

@@ -15,6 +15,9 @@ from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.status import HTTP_400_BAD_REQUEST
+from rest_framework.utils.encoders import JSONEncoder
+
+from osvi_django.database import MomentsInUTC
 
 JSON_MEDIA_TYPE: Final = "application/json"
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
@@ -42,9 +45,14 @@ class StrictJSONParser(JSONParser):
             raise
 
 
+class RESTEncoder(MomentsInUTC, JSONEncoder):
+    """REST framework's encoder, with moments in UTC whatever the host's settings say."""
+
+
 class OSVIJSONRenderer(JSONRenderer):
     """Compact JSON in UTF-8, with the names of this API."""
 
+    encoder_class = RESTEncoder
     compact = True
     ensure_ascii = False
     strict = True

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -190,6 +193,51 @@ class TestTimesInRest:
         answer = datetime.fromisoformat(shown)
         assert answer.tzinfo == UTC
         assert answer.astimezone(get_default_timezone()).replace(tzinfo=None) == moment
+
+
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT[^\"]*")
+CUSTOMER = "+15551112222"
+
+
+def of_rest(client):
+    body = {"customer_id": CUSTOMER}
+    return client.post("/api/osvi/customers/export/", body, content_type="application/json").text
+
+
+def of_admin(client):
+    page = f"/admin/osvi_django/chatsession/{ChatSession.objects.get().pk}/erase/"
+    return client.post(page, {"export": "yes"}).text
+
+
+def of_command(_client):
+    out = io.StringIO()
+    call_command("osvi_export_customer", customer=CUSTOMER, stdout=out)
+    return out.getvalue()
+
+
+class TestTimesForOthers:
+    @pytest.mark.parametrize("exported", [of_rest, of_admin, of_command])
+    def test_export_of_customer_has_times_in_utc(self, chats, admin_client, exported):
+        chats(1, customer_id=CUSTOMER)
+        started = datetime(2026, 6, 4, 11, 40, 0, 123456, tzinfo=UTC)
+        ChatSession.objects.update(started_at=to_db_datetime(started))
+        text = exported(admin_client)
+        assert all(each.endswith("Z") for each in MOMENT.findall(text)), text
+        found = json.loads(text)
+        assert is_recent(found["exported_at"])
+        (session,) = found["sessions"][0]["chatsession"]
+        assert session["started_at"] == "2026-06-04T11:40:00.123456Z"
+
+    def test_figures_as_json_have_their_time_in_utc(self):
+        out = io.StringIO()
+        call_command("osvi_stats", "--json", stdout=out)
+        assert is_recent(json.loads(out.getvalue())["made_at"])
+
+
+def is_recent(text):
+    """Return whether a text is a moment in UTC, of the last minutes."""
+    ago = datetime.now(UTC) - datetime.fromisoformat(text)
+    return text.endswith("Z") and timedelta() <= ago < timedelta(minutes=5)
 
 
 @pytest.mark.django_db(transaction=True)

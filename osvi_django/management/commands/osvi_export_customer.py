@@ -7,9 +7,9 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.core.serializers.json import DjangoJSONEncoder
 from django.utils.translation import gettext as _
 
+from osvi_django.database import OSVIJSONEncoder
 from osvi_django.exceptions import OSVIError
 from osvi_django.management.customer import OPTIONS, add_customer, customer_of
 from osvi_django.management.options import problem_of
@@ -37,4 +37,4 @@ class Command(OSVICommand):
         except OSVIError as error:
             raise CommandError(problem_of(error, OPTIONS)) from None
         # In JSON no character controls a terminal.
-        self.stdout.write(json.dumps(found, cls=DjangoJSONEncoder, indent=2))
+        self.stdout.write(json.dumps(found, cls=OSVIJSONEncoder, indent=2))

@@ -9,9 +9,9 @@ from datetime import date
 from typing import Any, Final
 
 from django.core.management.base import CommandError, CommandParser
-from django.core.serializers.json import DjangoJSONEncoder
 from django.utils.translation import gettext as _
 
+from osvi_django.database import OSVIJSONEncoder
 from osvi_django.exceptions import InvalidInput
 from osvi_django.management.options import option_of, problem_of
 from osvi_django.management.output import OSVICommand
@@ -59,7 +59,7 @@ class Command(OSVICommand):
         except InvalidInput as error:
             raise CommandError(problem_of(error, _OPTIONS)) from None
         if options["json"]:
-            self.say(json.dumps(asdict(found), cls=DjangoJSONEncoder))
+            self.say(json.dumps(asdict(found), cls=OSVIJSONEncoder))
             return
         for line in _lines(found):
             self.say(line)

@@ -1,4 +1,4 @@
-"""The values of cells: times in UTC, and texts that no spreadsheet runs as a formula.
+"""The values of cells: texts that no spreadsheet runs as a formula.
 
 A program that opens a CSV file treats a cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or
 a line break as a formula, or guesses that another character separates the cells, so that a cell
@@ -9,10 +9,7 @@ can be removed again without loss: see ``unmarked``.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import Final
-
-from osvi_django.database import in_utc
 
 # In the second half are the full-width forms, which some programs treat as equal.
 _RUN: Final = r"[=+\-@\uff1d\uff0b\uff0d\uff20]"
@@ -47,10 +44,3 @@ def marked(text: str) -> str:
 def unmarked(text: str) -> str:
     """Return the text that ``marked`` was given."""
     return _MARK.sub("", text)
-
-
-def utc_text(moment: datetime) -> str:
-    """Return a stored moment as text, such as ``2026-01-31T12:00:00.123456Z``."""
-    aware = moment if moment.tzinfo is UTC else in_utc(moment)
-    # Formatting the offset would take more time than all the rest.
-    return f"{aware.replace(tzinfo=None).isoformat()}Z"

@@ -9,7 +9,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
-from osvi_django.services.export.cells import marked, utc_text
+from osvi_django.database import utc_text
+from osvi_django.services.export.cells import marked
 from osvi_django.services.export.columns import Kind
 from osvi_django.services.export.reading import Reader, Row
 
