@@ -8,11 +8,11 @@ import re
 import types
 import typing
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime, timedelta
 from threading import Event
-from typing import Any, Final, ParamSpec, TypeGuard, TypeVar
+from typing import Annotated, Any, Final, ParamSpec, TypeGuard, TypeVar
 
 from django.conf import settings
 from django.db.models import Model
@@ -43,8 +43,19 @@ def storable(text: str) -> str:
     return HiddenText(cleaned) if isinstance(text, HiddenText) else cleaned
 
 
+def require_storable(field: str, text: str) -> None:
+    """Raise ``InvalidInput`` for a text that some database cannot store or search for."""
+    if storable(text) != text:
+        problem = translate(
+            "%(field)s: This text contains U+0000 or half of a surrogate pair, which cannot be "
+            "stored."
+        )
+        raise InvalidInput(problem % {"field": field}, field=field)
+
+
 def stripped(name: str, value: str, length: int) -> str:
-    """Return a text without the spaces around it. Raises ``InvalidInput``."""
+    """Return a text that can be stored, without the spaces around it. Raises ``InvalidInput``."""
+    require_storable(name, value)
     if len(value.strip()) > length:
         problem = translate("%(field)s is too long: use at most %(length)d characters.")
         raise InvalidInput(problem % {"field": name, "length": length}, field=name)
@@ -103,6 +114,8 @@ def uuid_or_none(field: str, value: object) -> uuid.UUID | None:
     raise InvalidInput(translate("%(field)s is not a UUID.") % {"field": field}, field=field)
 
 
+# A text that is looked for: one that cannot be stored is not found.
+AnyText = Annotated[str, "also one that cannot be stored"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -110,9 +123,9 @@ R = TypeVar("R")
 def checks_types(function: Callable[P, R]) -> Callable[P, R]:
     """Return a function that raises ``InvalidInput`` for arguments of other types than it declares.
 
-    A type that is neither a model nor in the table of this module is left to the function. A wrong
-    value would otherwise fail far from its cause, or be taken for another one: the text "no" counts
-    as true.
+    It does so for texts that cannot be stored, too. A type that is neither a model nor in the table
+    of this module is left to the function. A wrong value would otherwise fail far from its cause,
+    or be taken for another one: the text "no" counts as true.
     """
     names = tuple(inspect.signature(function).parameters)
 
@@ -122,7 +135,7 @@ def checks_types(function: Callable[P, R]) -> Callable[P, R]:
         # What is given twice, missing or unknown is an error that Python itself raises below.
         for name, value in {**dict(zip(names, args, strict=False)), **kwargs}.items():
             if name in kinds:
-                require_kind(name, value, *kinds[name])
+                _require_argument(name, value, kinds[name])
         return function(*args, **kwargs)
 
     return call
@@ -132,7 +145,13 @@ def require_fields(values: object) -> None:
     """Raise ``InvalidInput`` for fields of a dataclass with values of other types than declared."""
     declared: Any = type(values)
     for name, kinds in _kinds_of(declared).items():
-        require_kind(name, getattr(values, name), *kinds)
+        _require_argument(name, getattr(values, name), kinds)
+
+
+def _require_argument(name: str, value: object, kinds: tuple[Any, ...]) -> None:
+    require_kind(name, value, *kinds)
+    if isinstance(value, str) and str in kinds:
+        require_storable(name, value)
 
 
 def require_kind(field: str, value: object, *kinds: Any) -> None:
@@ -140,8 +159,14 @@ def require_kind(field: str, value: object, *kinds: Any) -> None:
     if any(_is_of(kind, value) for kind in kinds):
         return
     problem = translate("%(field)s must be %(kind)s, but its type is %(given)s.")
-    wanted = {"kind": _words_of(kinds[0]), "given": type(value).__name__}
+    wanted = {"kind": _words_of(kinds[0]), "given": _type_name(value)}
     raise InvalidInput(problem % {"field": field, **wanted}, field=field)
+
+
+def _type_name(value: object) -> str:
+    """Return the name of a type as callers know it: that a value is hidden is our own concern."""
+    known = (each for each in type(value).__mro__ if each.__module__ != HiddenText.__module__)
+    return next(known).__name__
 
 
 def require_moment(field: str, value: object) -> None:
@@ -166,6 +191,7 @@ def require_year(field: str, value: date, years: range) -> None:
 # What people call the values of these types; those of other types are not checked.
 _KINDS: Final[Mapping[Any, str | Promise]] = {
     str: _("a text"),
+    AnyText: _("a text"),
     bool: _("True or False"),
     int: _("a whole number"),
     float: _("a number"),
@@ -176,20 +202,23 @@ _KINDS: Final[Mapping[Any, str | Promise]] = {
     Callable: _("a function"),
     Collection: _("a list"),
     Iterable: _("a list"),
+    Sequence: _("a list"),
+    Mapping: _("a dictionary"),
 }
 
 
 @functools.cache
 def _kinds_of(declared: Any) -> Mapping[str, tuple[Any, ...]]:
     """Return the types of the arguments or fields that are checked, once all can be imported."""
-    hints = {name: _alternatives(hint) for name, hint in typing.get_type_hints(declared).items()}
+    declarations = typing.get_type_hints(declared, include_extras=True)
+    hints = {name: _alternatives(hint) for name, hint in declarations.items()}
     return {name: kinds for name, kinds in hints.items() if all(map(_is_checked, kinds))}
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     is_union = typing.get_origin(hint) in {typing.Union, types.UnionType}
     every = typing.get_args(hint) if is_union else (hint,)
-    return tuple(typing.get_origin(each) or each for each in every)
+    return tuple(each if each in _KINDS else typing.get_origin(each) or each for each in every)
 
 
 def _is_checked(kind: Any) -> bool:
@@ -205,7 +234,9 @@ def _is_of(kind: Any, value: object) -> bool:
 
     A text is not taken as a list, a flag not as a number, and a moment not as a day.
     """
-    if kind in {Collection, Iterable}:
+    if kind == AnyText:
+        return isinstance(value, str)
+    if kind in {Collection, Iterable, Sequence}:
         return isinstance(value, kind) and not isinstance(value, str | bytes)
     if kind is float:
         return isinstance(value, float | int) and not isinstance(value, bool)

@@ -12,7 +12,7 @@ from osvi_django.exceptions import (
     InvalidInput,
 )
 from osvi_django.exceptions import translate as _
-from osvi_django.validation import require_id, storable
+from osvi_django.validation import require_id, require_kind, storable
 
 MAX_DEPTH: Final = 20  # levels of what is sent along with a start
 CONTEXT_KEPT: Final = conf.CONTEXT_KEPT
@@ -30,6 +30,8 @@ def start_payload(
         "agent_uuid": required_text("agent_uuid", agent_uuid),
         "customer_id": required_text("customer_id", customer_id),
     }
+    if input_fields is not None:
+        require_kind("input_fields", input_fields, Mapping)
     if input_fields:
         payload["input_fields"] = _json_object("input_fields", input_fields)
     if context:

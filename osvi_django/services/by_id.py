@@ -45,7 +45,7 @@ from osvi_django.services.mirroring.sessions import (
 from osvi_django.services.permissions import require_close
 from osvi_django.services.selectors import find_session
 from osvi_django.services.support.goodbye import Goodbye, checked_goodbye
-from osvi_django.validation import checks_types, require_account, require_id
+from osvi_django.validation import AnyText, checks_types, require_account, require_id
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 @hides("note", "goodbye")
 @checks_types
 def close_session_by_id(
-    session_id: str,
+    session_id: AnyText,
     *,
     agent_uuid: str = "",
     account: str | None = None,
@@ -104,7 +104,7 @@ def close_session_by_id(
 @hides("note", "goodbye")
 @checks_types
 def create_close_job_by_id(
-    session_id: str,
+    session_id: AnyText,
     *,
     agent_uuid: str = "",
     account: str | None = None,

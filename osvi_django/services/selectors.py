@@ -43,7 +43,9 @@ from osvi_django.services.access import (
 from osvi_django.services.permissions import may_view, visible_jobs
 from osvi_django.validation import (
     CLOSE_REASON_MAX_LENGTH,
+    AnyText,
     account_problem,
+    checks_types,
     is_storable_id,
     require_fields,
     require_id,
@@ -442,10 +444,12 @@ def using(session: ChatSession) -> str:
     return router.db_for_write(ChatSession, instance=session)
 
 
-def find_session(session_id: str) -> ChatSession | None:
+@checks_types
+def find_session(session_id: AnyText) -> ChatSession | None:
     """Return the session of this id, with its agent and summary, or None.
 
-    Any string is safe to pass. A UUID is found in lower and in upper case.
+    Any string is safe to pass. A UUID is found in lower and in upper case. Raises ``InvalidInput``
+    if ``session_id`` is not a text.
     """
     if not is_storable_id(session_id):
         return None

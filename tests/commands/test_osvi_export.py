@@ -157,6 +157,10 @@ class TestFilters:
             (["--started-before", "yesterday"], "--started-before needs a time"),
             (["--idle-since", "0001-01-01"], "--idle-since is too far"),
             (["--search", "!!!"], "--search: "),
+            # What Python makes of a byte that is no text.
+            (["--close-reason", "\udcff"], "--close-reason: This text contains"),
+            (["--customer-id", "\udcff"], "--customer-id: This text contains"),
+            (["--closed-by", "\udcff"], "--closed-by: This"),
             (["--customer-id", ""], "--customer-id: This is not a valid id"),
             (["--agent-uuid", "nonesuch"], "--agent-uuid: this site has no agent “nonesuch”"),
             (["--account", "nonesuch"], '--account: This site has no account "nonesuch"'),

@@ -420,9 +420,15 @@ class TestCloseInput:
         assert session.status == "active"
         assert close_session(session, **{field: "x" * length}).changed
 
-    def test_close_session_with_unstorable_note_replaces_characters(self, session):
-        close_session(session, note="a\x00b")
-        assert CloseAttempt.objects.get().note == "a\ufffdb"
+    @pytest.mark.parametrize("field", ["note", "close_reason", "goodbye", "via"])
+    @pytest.mark.parametrize("text", ["a\x00b", "\ud800"])
+    def test_close_session_with_unstorable_text_raises_invalid_input(
+        self, session, field, text, osvi_sandbox
+    ):
+        with pytest.raises(InvalidInput, match=f"^{field}: .* cannot be stored") as caught:
+            close_session(session, **{field: text})
+        assert caught.value.field == field
+        assert osvi_sandbox.requests == []
 
     @pytest.mark.parametrize(
         "narrow",

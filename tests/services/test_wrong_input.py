@@ -14,7 +14,7 @@ import pytest
 from osvi_django import services
 from osvi_django.exceptions import InvalidInput, NotAllowed
 from osvi_django.models import ChatAgent, ChatSession, DataExport, WebhookReceiver
-from osvi_django.services import SessionFilter, export_sessions
+from osvi_django.services import SessionFilter, export_sessions, send_message, start_session
 from osvi_django.testing.factories import (
     ChatSessionFactory,
     CloseAttemptFactory,
@@ -25,48 +25,50 @@ from tests.services.helpers import STARTED, session_object
 
 pytestmark = pytest.mark.django_db
 
-_TEXT = {"valid": "Hello", "wrong": [None, 5, b"x", ["x"]]}
-_ID = {"valid": "id-1", "wrong": [5, b"x", ["x"], "."]}
+# PostgreSQL cannot store the first, and no database the second.
+UNSTORABLE = ["a\x00b", "\ud800"]
+_TEXT = {"valid": "Hello", "wrong": [None, 5, b"x", ["x"], *UNSTORABLE]}
+_ID = {"valid": "id-1", "wrong": [5, b"x", ["x"], ".", *UNSTORABLE]}
 _FLAG = {"valid": False, "wrong": [None, "no", 0, 1, []]}
 _DAY = {"valid": None, "wrong": ["2026-01-01", 0, datetime(2026, 1, 1, tzinfo=UTC)]}
 _CALL = {"wrong": ["x", 5]}
 # By the names of the arguments, which mean the same in each function.
 ARGUMENTS = {
-    "account": {"valid": None, "wrong": [5, b"x", [], ["default"]]},
+    "account": {"valid": None, "wrong": [5, b"x", [], ["default"], *UNSTORABLE]},
     "agent_uuid": _ID,
     "attempt": {"wrong": [None, 5, "x"]},
     "close_reason": _TEXT,
-    "context": {"valid": None, "wrong": ["x", 5, [5], [None]]},
+    "context": {"valid": None, "wrong": ["", "x", 5, {}, [5], [None], *map(list, UNSTORABLE)]},
     "customer_id": _ID,
     "deliveries": {"valid": [], "wrong": [None, 5, "x", [5], ["x"]]},
     "draft": _FLAG,
     "dry_run": _FLAG,
-    "file_format": {"valid": "csv", "wrong": [None, 5, "pdf", ["csv"]]},
+    "file_format": {"valid": "csv", "wrong": [None, 5, "pdf", ["csv"], *UNSTORABLE]},
     "first": _DAY,
     "form_key": {"valid": None, "wrong": [5, "x", b"x"]},
     "goodbye": _TEXT | {"valid": ""},
     "include_cancelled": _FLAG,
     "include_help_requested": _FLAG,
     "include_taken_over": _FLAG,
-    "input_fields": {"valid": None, "wrong": ["x", 5, [1]]},
+    "input_fields": {"valid": None, "wrong": ["", " ", "x", 5, True, [], [1]]},
     "job": {"wrong": [None, 5, "x"]},
     "job_id": {"valid": uuid.uuid4(), "wrong": [None, "x", 1.5, [], True, 10**30, -1]},
     "join": _FLAG,
     "last": _DAY,
-    "lines": {"valid": [], "wrong": [None, 5, "x", [5], [None]]},
+    "lines": {"valid": [], "wrong": [None, 5, "x", [5], [None], *map(list, UNSTORABLE)]},
     "note": _TEXT,
     "older_than": {"valid": None, "wrong": [5, "x", timedelta.max]},
     "on_left": _CALL,
     "on_progress": _CALL,
     "on_trouble": _CALL,
-    "only": {"valid": ["texts"], "wrong": [None, 5, "texts", [5], [[]], ["x", 5]]},
+    "only": {"valid": ["texts"], "wrong": [None, 5, "texts", [5], [[]], ["x", 5], UNSTORABLE]},
     "payload": {"wrong": [None, 5, "x", []]},
     "receiver": {"wrong": [None, 5, "x"]},
     "replace": _FLAG,
     "requested_by": {"valid": None, "wrong": ["sam", 5]},
     "resend": _FLAG,
     "retry_of": {"valid": None, "wrong": [5, "x"]},
-    "search": {"valid": None, "wrong": [5, b"x", ["x"]]},
+    "search": {"valid": None, "wrong": [5, b"x", ["x"], *UNSTORABLE]},
     "seconds": {"valid": 1, "wrong": [None, "x", 0, float("nan"), True]},
     "selection": _TEXT,
     "session": {"wrong": [None, 5, "x"]},
@@ -78,14 +80,14 @@ ARGUMENTS = {
     "text": _TEXT,
     "top": {"valid": 5, "wrong": [None, "5", 1.5, True]},
     "until": {"valid": None, "wrong": ["2099-01-01", 5]},
-    "via": {"valid": "code", "wrong": [None, 5]},
+    "via": {"valid": "code", "wrong": [None, 5, *UNSTORABLE]},
 }
 # The keywords of the functions that act on a session, which share one type of options.
 OPTIONS = ("requested_by", "via", "form_key", "resend")
 # What errors call an argument if not by its own name.
 NAMED = {("create_close_job", "sessions"): "session_ids"}
-# Any value can be asked for, and is not found.
-NEVER_WRONG = {("find_session", "session_id")}
+# Any text can be looked for, and is not found.
+ANY_TEXT = {("find_session", "session_id"), ("search_sessions", "text")}
 
 
 def parameters(name):
@@ -126,14 +128,40 @@ def valid(two_accounts):
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_service_refuses_wrong_types_and_names_argument(valid, function):
-    known = [name for name in parameters(function) if (function, name) not in NEVER_WRONG]
+    known = [*parameters(function)]
     given = {name: valid[name] for name in known if name in valid}
     for argument in known:
         for wrong in ARGUMENTS[argument]["wrong"]:
+            if isinstance(wrong, str) and (function, argument) in ANY_TEXT:
+                continue
             with pytest.raises((InvalidInput, NotAllowed)) as caught:
                 list_if_lazy(getattr(services, function)(**{**given, argument: wrong}))
             named = getattr(caught.value, "field", "requested_by")
             assert named == NAMED.get((function, argument), argument), (argument, wrong)
+
+
+def test_any_text_can_be_looked_for():
+    ChatSessionFactory()
+    for text in ["", " ", "x" * 10_000, *UNSTORABLE]:
+        assert services.find_session(text) is None
+        assert not services.search_sessions(text).kinds
+
+
+def test_message_names_type_as_the_caller_knows_it(osvi_sandbox):
+    session = ChatSessionFactory()
+    wrong = {
+        "customer_id must be a text, but its type is bytes.": {"customer_id": b"x"},
+        "input_fields must be a dictionary, but its type is list.": {"input_fields": []},
+        "context must be a list, but its type is dict.": {"context": {}},
+        "note must be a text, but its type is bytes.": {"note": b"x"},
+    }
+    for said, given in wrong.items():
+        with pytest.raises(InvalidInput) as caught:
+            start_session(**{"agent_uuid": "a", "customer_id": "+1", **given})
+        assert str(caught.value) == said
+    with pytest.raises(InvalidInput, match="text must be a text, but its type is bytes"):
+        send_message(session, b"x")
+    assert osvi_sandbox.requests == []
 
 
 def list_if_lazy(found):
@@ -149,16 +177,16 @@ NO_MOMENTS = [
     datetime(2026, 1, 1),  # noqa: DTZ001  # it is about this
     datetime(1, 1, 1, tzinfo=UTC),
 ]
-NO_IDS = [5, "", ["x"]]
+NO_IDS = [5, "", ["x"], *UNSTORABLE]
 FILTERS = {
-    "status": [5, "bogus", "active,", "", [], [5], [["active"]], b"active"],
-    "mode": [5, "bogus", ["ai"]],
-    "summary_status": [5, "bogus", ["stored"]],
+    "status": [5, "bogus", "active,", "", [], [5], [["active"]], b"active", *UNSTORABLE],
+    "mode": [5, "bogus", ["ai"], *UNSTORABLE],
+    "summary_status": [5, "bogus", ["stored"], *UNSTORABLE],
     "open": ["yes", 0, 1],
     "help_requested": ["no", 0],
-    "close_reason": [5, ["x"], "x" * 256],
+    "close_reason": [5, ["x"], "x" * 256, *UNSTORABLE],
     "close_job": ["x", "5", True, 1.5, 0, -1, 2**63],
-    "exclude_agents": [5, [5], [["x"]], [""]],
+    "exclude_agents": [5, [5], [["x"]], [""], *UNSTORABLE, UNSTORABLE],
     "account": NO_IDS,
     "agent_uuid": NO_IDS,
     "customer_id": NO_IDS,

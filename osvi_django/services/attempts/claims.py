@@ -29,9 +29,6 @@ from osvi_django.services.attempts.spooling import try_spool
 from osvi_django.services.attempts.types import AttemptKind, AttemptOutcome, RequestOrigin, Status
 from osvi_django.services.permissions import requester_fields
 from osvi_django.services.selectors import attempts, last_attempt, rows, using
-from osvi_django.validation import (
-    storable,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +123,8 @@ def _add_attempts(
         "kind": kind,
         **requester_fields(request.requested_by),
         "via": request.via,
-        "note": storable(request.note),
-        "close_reason": storable(request.close_reason),
+        "note": request.note,
+        "close_reason": request.close_reason,
     }
     fresh = [CloseAttempt(session=each, **facts) for each in sessions]
     return CloseAttempt.objects.using(using(sessions[0])).bulk_create(fresh) if fresh else []

@@ -50,7 +50,7 @@ from osvi_django.services.jobs.worker import remove_not_closed
 from osvi_django.services.permissions import requester_fields, require_job
 from osvi_django.services.selectors import SessionFilter
 from osvi_django.services.support.goodbye import checked_goodbye
-from osvi_django.validation import checks_types, storable, stripped
+from osvi_django.validation import checks_types, stripped
 
 JobStatus = CloseJob.Status
 
@@ -113,8 +113,8 @@ def create_close_job(
         **requester,
         has_requester=requester["requested_by"] is not None,
         via=via,
-        note=storable(request.note),
-        close_reason=storable(request.close_reason),
+        note=request.note,
+        close_reason=request.close_reason,
         goodbye=checked_goodbye(goodbye, requested_by),
         retry_of=retry_of,
         selection=_selection_of(sessions, search, selection),
@@ -160,8 +160,8 @@ def confirm_close_job(
     with transaction.atomic(using=router.db_for_write(CloseJob, instance=job)):
         drafts = store.rows(job).filter(status=JobStatus.DRAFT)
         texts = {
-            "note": storable(request.note),
-            "close_reason": storable(request.close_reason),
+            "note": request.note,
+            "close_reason": request.close_reason,
             "goodbye": checked_goodbye(goodbye, requested_by),
         }
         if not drafts.update(status=JobStatus.QUEUED, **texts):

@@ -24,7 +24,7 @@ from osvi_django.services.search.words import (
     find_words,
     has_word_index,
 )
-from osvi_django.validation import checks_types
+from osvi_django.validation import AnyText, checks_types
 
 FOUND_MAX: Final = 1_000
 # Shorter parts are in too many ids, such as the last digits of a phone number: sessions with such
@@ -86,7 +86,7 @@ class SearchResult:
 
 @hides("text")
 @checks_types
-def search_sessions(text: str, *, requested_by: Any = None) -> SearchResult:
+def search_sessions(text: AnyText, *, requested_by: Any = None) -> SearchResult:
     """Find sessions by a phone number, a customer's id, a part of a session id, or words.
 
     A phone number may be written in any way, and its last four digits suffice. Words are looked for

@@ -21,7 +21,7 @@ from osvi_django.services.permissions import require_operate
 from osvi_django.services.support.actions import HAND_BACK, MESSAGE, TAKE_OVER, Mode
 from osvi_django.services.support.journal import action_of_form
 from osvi_django.services.support.sending import TEXT_MAX_LENGTH, ActionOptions, run_command
-from osvi_django.validation import storable, stripped
+from osvi_django.validation import stripped
 
 GoodbyeOutcome = CloseJobItem.Goodbye
 
@@ -33,7 +33,7 @@ _NAMESPACE: Final = uuid.UUID("6f1d2c1a-5d0e-4b64-9a53-2f4a35a1d7c0")
 @hides("text")
 def checked_goodbye(text: str, user: User | None) -> str:
     """Return a goodbye as it is sent; "" for none. Raises ``InvalidInput`` and ``NotAllowed``."""
-    goodbye = storable(stripped("goodbye", text, TEXT_MAX_LENGTH))
+    goodbye = stripped("goodbye", text, TEXT_MAX_LENGTH)
     if goodbye:
         require_operate(user)
     return HiddenText(goodbye)

@@ -51,7 +51,7 @@ from osvi_django.services.support.repeats import (
     refuse_same_form,
     refuse_same_text,
 )
-from osvi_django.validation import checks_types, require_moment, storable, uuid_or_none
+from osvi_django.validation import checks_types, require_moment, uuid_or_none
 
 # OSVI documents no limit. A longer text would not be read, and was probably pasted by mistake.
 TEXT_MAX_LENGTH: Final = 10_000
@@ -148,7 +148,7 @@ def _checked_text(command: SupportCommand, text: str) -> str:
     if len(text) > TEXT_MAX_LENGTH:
         problem = _("The text is too long: use at most %(length)d characters.")
         raise InvalidInput(problem % {"length": TEXT_MAX_LENGTH}, field=command.field)
-    return storable(text)
+    return text
 
 
 def _require_state(command: SupportCommand, session: ChatSession) -> None:
