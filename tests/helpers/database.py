@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from django.db import OperationalError, connection
@@ -77,3 +78,22 @@ def database_unavailable_in_threads(thread_name):
 
     with wrap_queries_in_threads(thread_name, fail):
         yield refused
+
+
+def cut_connection():
+    """Let the server, which SQLite does not have, end this thread's connection."""
+    query = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT CONNECTION_ID()"}
+    with connection.cursor() as cursor:
+        cursor.execute(query[connection.vendor])
+        victim = cursor.fetchone()[0]
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(_terminate, victim).result()
+
+
+def _terminate(victim):
+    command = {"postgresql": "SELECT pg_terminate_backend(%s)", "mysql": "KILL %s"}
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(command[connection.vendor], [victim])
+    finally:
+        connection.close()

@@ -20,7 +20,7 @@ from osvi_django.services import close_again, close_session
 from osvi_django.services.recovery import Settled, recover_all, recover_session
 from osvi_django.testing import Drop, Junk, Status
 from osvi_django.testing.factories import CloseAttemptFactory
-from tests.helpers.database import raise_on_queries
+from tests.helpers.database import cut_connection, raise_on_queries
 from tests.helpers.processes import TerminatingOutput
 from tests.helpers.sandbox import SUMMARY
 from tests.helpers.waiting import TIMEOUT
@@ -166,13 +166,19 @@ class MomentaryFault:
         if not self._is_due:
             return execute(sql, params, many, context)
         self._is_due = False
-        fault = lock_sqlite if connection.vendor == "sqlite" else cut_connection
+        fault = lock_sqlite if connection.vendor == "sqlite" else connection_is_cut
         with fault():
             try:
                 return execute(sql, params, many, context)
             except OperationalError as error:
                 self.errors.append(error)
                 raise
+
+
+@contextmanager
+def connection_is_cut():
+    cut_connection()
+    yield
 
 
 @contextmanager
@@ -196,30 +202,6 @@ def lock_sqlite():
             yield
         finally:
             is_over.set()
-
-
-@contextmanager
-def cut_connection():
-    """Let the server end this thread's connection."""
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(terminate, connection_id()).result()
-    yield
-
-
-def connection_id():
-    query = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT CONNECTION_ID()"}
-    with connection.cursor() as cursor:
-        cursor.execute(query[connection.vendor])
-        return cursor.fetchone()[0]
-
-
-def terminate(victim):
-    command = {"postgresql": "SELECT pg_terminate_backend(%s)", "mysql": "KILL %s"}
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(command[connection.vendor], [victim])
-    finally:
-        connection.close()
 
 
 class TestLongOutage:

@@ -6,14 +6,16 @@ import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
-from django.db import NotSupportedError, router
+from django.db import Error, NotSupportedError, connections, router
 from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.text import Truncator
 from django.utils.translation import gettext as _
 
+from osvi_django.database import PATIENCE_BEFORE, persist, safe_error_name
 from osvi_django.exceptions import InvalidInput
 from osvi_django.models import ChatSession, DataExport
 from osvi_django.models.exports import SELECTION_MAX_LENGTH
@@ -58,6 +60,7 @@ class Export(Iterator[bytes]):
         self.content_type = content_type_of(record.file_format)
         self._reader = reader
         self._parts = _WRITERS[Format(record.file_format)](reader)
+        self._is_noted = False
         self._first: list[bytes] = []
         self._first.append(next(self, b""))
 
@@ -79,15 +82,30 @@ class Export(Iterator[bytes]):
         self._finish(Outcome.BROKEN_OFF)
 
     def _finish(self, outcome: Outcome) -> None:
-        if self.record.finished_at is not None:
-            return
-        self.record.outcome = outcome
-        self.record.finished_at = timezone.now()
-        self.record.rows = self._reader.number
+        """Store how it ended; the first outcome counts, however often that has to be tried."""
+        if self.record.finished_at is None:
+            self.record.outcome = outcome
+            self.record.finished_at = timezone.now()
+            self.record.rows = self._reader.number
+        if not self._is_noted:
+            self._is_noted = self._note()
+
+    def _note(self) -> bool:
+        """Write the end to the history, and return whether this was possible."""
+        using = router.db_for_write(DataExport)
+        work = partial(
+            self.record.save, using=using, update_fields=("outcome", "finished_at", "rows")
+        )
         try:
-            self.record.save(update_fields=("outcome", "finished_at", "rows"))
-        except Exception:  # the file is what counts, and the row says who began it
-            logger.exception("the end of export %s was not noted", self.record.pk)
+            if connections[using].in_atomic_block:  # of the caller, who may read it there
+                work()
+            else:
+                persist(work, using=using, patience=PATIENCE_BEFORE)
+        except Error as error:  # the file is what counts, and the row says who began it
+            name = safe_error_name(error)
+            logger.error("the end of export %s was not noted: %s", self.record.pk, name)
+            return False
+        return True
 
 
 @checks_types

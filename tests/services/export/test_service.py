@@ -22,7 +22,7 @@ from osvi_django.testing.factories import (
     ClosedSessionFactory,
 )
 from osvi_django.validation import storable
-from tests.helpers.database import raise_on_queries
+from tests.helpers.database import cut_connection, raise_on_queries
 from tests.helpers.datetimes import db_datetime
 from tests.helpers.exports import READERS, read_csv, read_jsonl, read_xlsx, types_in_xlsx
 
@@ -259,10 +259,52 @@ class TestHistory:
     def test_file_is_complete_although_its_end_cannot_be_noted(self, caplog):
         ChatSessionFactory()
         export = export_sessions(ALL, file_format="jsonl")
-        with raise_on_queries(lambda sql, _: sql.startswith("UPDATE"), OperationalError("gone")):
+        with raise_on_queries(is_update, OperationalError("gone")):
             assert len(read_jsonl(b"".join(export))) == 1
         (record,) = caplog.records
         assert (record.levelno, "was not noted" in record.message) == (logging.ERROR, True)
+        assert "gone" not in caplog.text
+
+    @pytest.mark.django_db(transaction=True)
+    def test_end_that_could_not_be_noted_is_noted_when_export_is_closed(self):
+        ChatSessionFactory()
+        with closing(export_sessions(ALL, file_format="jsonl")) as export:
+            with raise_on_queries(is_update, OperationalError("gone")):
+                list(export)
+            assert DataExport.objects.get().outcome == "started"
+        record = DataExport.objects.get()
+        assert (record.outcome, record.rows) == ("completed", 1)
+
+    @pytest.mark.django_db(transaction=True)
+    def test_end_is_noted_although_database_fails_for_a_moment(self):
+        ChatSessionFactory()
+        failures = iter([True])
+
+        def fails_once(sql, params):
+            return is_update(sql, params) and next(failures, False)
+
+        with raise_on_queries(fails_once, OperationalError("gone")):
+            exported()
+        assert DataExport.objects.get().outcome == "completed"
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.skipif("connection.vendor == 'sqlite'", reason="SQLite has no server")
+    def test_history_of_export_whose_connection_is_lost_is_broken_off(self):
+        agent = ChatAgentFactory()
+        ChatSession.objects.bulk_create(
+            ChatSession(session_id=f"s{number}", agent=agent) for number in range(2_001)
+        )
+        with closing(export_sessions(ALL, file_format="csv")) as export:
+            next(export)
+            cut_connection()
+            with pytest.raises(OperationalError):
+                list(export)
+        record = DataExport.objects.get()
+        assert (record.outcome, record.rows) == ("broken_off", 2_000)
+
+
+def is_update(sql, _params):
+    return sql.startswith("UPDATE")
 
 
 class TestRefusals:
