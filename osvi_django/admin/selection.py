@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _lazy
 SELECTION_MAX_LENGTH: Final = 500
 TICKED: Final = _lazy("ticked in the list")
 # Filters whose choices say enough by themselves, and those whose titles begin the sentence.
-_PLAIN: Final = ("status",)
+_PLAIN: Final = ("status", "link")
 _BEGINNING: Final = ("quiet", "taken_over", "closed_by")
 
 
@@ -37,11 +37,13 @@ def words_of_list(changelist: ChangeList) -> str:
 
 def _words_of(changelist: ChangeList) -> Iterator[str]:
     for spec in changelist.filter_specs:
-        name = getattr(spec, "parameter_name", "")
+        name, title = getattr(spec, "parameter_name", ""), str(spec.title)
         # The first choice of each filter is that it is not used.
-        for choice in list(spec.choices(changelist))[1:]:
-            if choice["selected"]:
-                yield _phrase(name, str(spec.title), str(choice["display"]))
+        chosen = [each for each in list(spec.choices(changelist))[1:] if each.get("selected")]
+        yield from (_phrase(name, title, str(each["display"])) for each in chosen)
+        # A value that is no longer offered, or a host's filter with fields in place of choices.
+        if not chosen and any(getattr(spec, "used_parameters", {}).values()):
+            yield _("filtered by %(field)s") % {"field": title}
 
 
 def _phrase(name: str, title: str, choice: str) -> str:

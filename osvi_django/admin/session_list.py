@@ -19,6 +19,7 @@ from osvi_django.admin.agent_choice import AgentFilter, AgentViews
 from osvi_django.admin.badges import help_mark, status_badge
 from osvi_django.admin.bounded import before
 from osvi_django.admin.chats import ChatsViews
+from osvi_django.admin.link_filter import LinkFilter
 from osvi_django.admin.moments import ago
 from osvi_django.admin.options import Names
 from osvi_django.admin.pages import Way, WaysFilter
@@ -211,7 +212,7 @@ class SessionListViews(ChatsViews, AgentViews):
 
     def get_list_filter(self, request: HttpRequest) -> Any:
         """Return the filters; with a host's own list template, they include the links."""
-        filters = super().get_list_filter(request)
+        filters = (*super().get_list_filter(request), LinkFilter)
         is_ours = self.change_list_template == LIST_TEMPLATE
         return filters if is_ours else (*filters, WaysFilter)
 

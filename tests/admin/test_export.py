@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.urls import reverse
 
 from osvi_django.models import ChatSession, DataExport
@@ -107,6 +108,50 @@ class TestPage:
         assert not DataExport.objects.exists()
         found = exporter.post(exporter.get(page)["Location"], {"file_format": "jsonl"})
         assert ids(found) == [wanted.session_id]
+
+    @pytest.mark.parametrize(
+        ("query", "words"),
+        [
+            ("closed_by__id__exact={user}", "closed by: jo"),
+            ("closed_by__id__exact=0", "closed by: unknown"),
+            ("closed_by__isnull=False", "closed by: not empty"),
+            ("closed_by__isnull=1", "closed by: empty"),
+            ("closed_via__exact=rest", "closed via: API"),
+            ("closed_via=rest&closed_via=admin", "closed via: API / admin"),
+            ("close_reason__exact=Spam", "reason for closing: Spam"),
+            ("close_reason__exact=", "reason for closing: empty"),
+            ("status__exact=closed&closed_via=rest", "status: closed, closed via: API"),
+            ("agent__in=1,2", "filtered by agent"),
+            ("agent__id__exact=999", "filtered by agent"),
+            ("pk=1", "filtered by pk"),
+            ("attempts__isnull=False", "attempts: not empty"),
+            ("customer_id=%2B15551112222", "filtered by customer"),
+            ("status=closed&customer_id__startswith=%2B15", "closed, filtered by customer"),
+        ],
+    )
+    def test_lookups_of_links_are_named_and_shown_in_list(self, exporter, query, words):
+        ClosedSessionFactory(closed_via="rest", close_reason="Spam")
+        query = query.format(user=get_user_model().objects.get(username="jo").pk)
+        found = exporter.get(LIST, QUERY_STRING=query)
+        number = found.context["cl"].result_count
+        page = exporter.get(f"{PAGE}?{query}")["Location"]
+        assert f": {words}</strong>" in exporter.get(page).text
+        exporter.post(page, {"file_format": "csv"}).getvalue()
+        record = DataExport.objects.get()
+        assert (record.selection, record.rows) == (words, number)
+        shown = found.text.partition('id="changelist-filter"')[2]
+        for each in words.split(", "):
+            assert each.partition(": ")[2] in shown
+
+    def test_lookups_can_be_removed_in_list_and_others_stay(self, exporter):
+        query = "status=closed&closed_via__exact=rest"
+        filters = exporter.get(f"{LIST}?{query}").context["cl"].filter_specs
+        [spec] = [each for each in filters if str(each.title) == "link"]
+        cl = exporter.get(f"{LIST}?{query}&p=1").context["cl"]
+        assert [(each["query_string"], each["selected"]) for each in spec.choices(cl)] == [
+            ("?status=closed", False),
+            (f"?{query}", True),
+        ]
 
     @pytest.mark.parametrize("query", ["status=odd", "nonsense=1"])
     def test_invalid_filters_in_query_of_page_itself_lead_to_list(self, exporter, query):
