@@ -75,6 +75,8 @@ class SessionChangeList(ChangeList):
         return dict(list(columns.items())[:1])
 
     def get_results(self, request: HttpRequest) -> None:
+        # Django does not count what no filter has applied.
+        self.has_active_filters |= any(isinstance(each, LinkFilter) for each in self.filter_specs)
         if "metadata" not in self.list_display:
             self.queryset = self.queryset.defer("metadata")
         # Joined, they would be read for each row that is sorted.

@@ -144,14 +144,20 @@ class TestPage:
             assert each.partition(": ")[2] in shown
 
     def test_lookups_can_be_removed_in_list_and_others_stay(self, exporter):
-        query = "status=closed&closed_via__exact=rest"
-        filters = exporter.get(f"{LIST}?{query}").context["cl"].filter_specs
-        [spec] = [each for each in filters if str(each.title) == "link"]
-        cl = exporter.get(f"{LIST}?{query}&p=1").context["cl"]
+        query = "closed_via__exact=rest&status=closed"
+        found = exporter.get(f"{LIST}?{query}&p=1")
+        cl = found.context["cl"]
+        [spec] = [each for each in cl.filter_specs if str(each.title) == "link"]
         assert [(each["query_string"], each["selected"]) for each in spec.choices(cl)] == [
             ("?status=closed", False),
             (f"?{query}", True),
         ]
+
+    def test_empty_list_of_link_does_not_say_that_there_are_no_chats(self, exporter):
+        ClosedSessionFactory(closed_via="admin")
+        html = exporter.get(f"{LIST}?closed_via__exact=rest").text
+        assert "No chat sessions match these filters." in html
+        assert "Clear all filters" in html
 
     @pytest.mark.parametrize("query", ["status=odd", "nonsense=1"])
     def test_invalid_filters_in_query_of_page_itself_lead_to_list(self, exporter, query):
