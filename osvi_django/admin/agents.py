@@ -76,6 +76,9 @@ class ChatAgentAdmin(WrittenRows, BoundedAdmin):
     search_fields: ClassVar[Names] = ("name", "uuid")
     fields: ClassVar[Names] = ("account", "uuid", "number", "name")
 
+    class Media:
+        css = {"all": ("osvi_django/admin.css",)}
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[ChatAgent]:
         """Return the agents inside the user's access."""
         return agents_inside(super().get_queryset(request), request.user, Purpose.VIEW)

@@ -32,11 +32,16 @@ _Admin = TypeVar("_Admin", bound="admin.ModelAdmin[Any]")
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """A link to another page; ``is_weighty``: whether the action there cannot be undone."""
+    """A link to another page.
+
+    ``is_weighty``: whether the action there is what most come for, and cannot be undone;
+    ``is_erasing``: whether data is lost there.
+    """
 
     label: Any
     url: str
     is_weighty: bool = False
+    is_erasing: bool = False
 
 
 class OwnPages(BoundedAdmin):

@@ -97,7 +97,7 @@ class PrivacyViews(OSVIViews):
         yield Way(label=label, url=self.url_to("keep", session.pk))
         if session.customer_id and session.erased_at is None:
             url = self.url_to("erase", session.pk)
-            yield Way(label=_("Erase customer"), url=url, is_weighty=True)
+            yield Way(label=_("Erase customer"), url=url, is_erasing=True)
 
     def _for_privacy(self, request: HttpRequest, object_id: str) -> ChatSession | None:
         if not self.has_erase_permission(request):

@@ -9,6 +9,7 @@ import pytest
 from django.conf import settings
 from django.core import checks
 from django.urls import reverse
+from selenium.webdriver.support.ui import Select
 
 from osvi_django.models import ChatSession, CloseJob
 from osvi_django.services.jobs import run_close_job
@@ -70,6 +71,13 @@ return [
     ...check(`${ours} *`, faultsOfText),
     ...check(links, faultsOfLink),
 ];
+"""
+TITLED = ("figures", "export", "chats", "close", "start", "keep", "erase", "recover")
+# How many headings have the title of the window.
+TITLES = """
+const title = document.title.replace(/^\\(\\d+\\)/, "").split("|")[0].trim();
+return [...document.querySelectorAll("h1, .app-content-header h3")]
+    .filter((each) => each.checkVisibility() && each.textContent.trim() === title).length;
 """
 # These themes change the look of the admin.
 LOOKS = ("plain", "unfold", "jazzmin", "grappelli", "admin_interface")
@@ -259,3 +267,22 @@ class TestLook:
             if faults:
                 found[name] = faults
         assert found == {}, json.dumps(found, indent=1)
+
+    def test_each_page_of_ours_shows_its_title_once(
+        self, site, browse, live_server, admin_user, osvi_sandbox
+    ):
+        pages = pages_of(SITES[site], fill_site(osvi_sandbox, admin_user))
+        driver = browse(scripts=True, user=admin_user)
+        for name, page in pages.items():
+            if name.rpartition("_")[2] in TITLED:
+                driver.get(f"{live_server.url}{page}")
+                assert driver.execute_script(TITLES) == 1, page
+
+    def test_action_runs_on_ticked_chats(self, site, browse, live_server, admin_user, mirrored):
+        session = mirrored()
+        driver = browse(scripts=True, user=admin_user)
+        driver.get(f"{live_server.url}{reverse('admin:osvi_django_chatsession_changelist')}")
+        driver.find_element("css selector", f"input.action-select[value='{session.pk}']").click()
+        Select(driver.find_element("name", "action")).select_by_value("export_selected")
+        driver.find_element("css selector", "button[name='index']").click()
+        assert "1 chat: ticked in the list" in driver.find_element("tag name", "body").text
