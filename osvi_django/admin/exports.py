@@ -19,12 +19,12 @@ class DataExportAdmin(HistoryPages):
     list_display: Names = (
         "started_at",
         "requested_by_shown",
-        "via_shown",
-        "file_format",
-        "rows",
-        "has_words",
         "selection",
+        "rows",
         "outcome",
+        "file_format",
+        "has_words",
+        "via_shown",
     )
     list_filter: ClassVar[Names] = ("outcome", "file_format", "has_words", ViaFilter)
     fields: ClassVar[Names] = (*list_display, "finished_at")
