@@ -15,7 +15,6 @@ from django.utils.translation import gettext_lazy as _lazy
 from osvi_django.admin.forms import PersonalField
 from osvi_django.admin.moments import JUST_BEFORE
 from osvi_django.models import ChatSession
-from osvi_django.redaction import HiddenText
 from osvi_django.services.support import COMMANDS, TEXT_MAX_LENGTH, ActionKind, Mode, SupportCommand
 
 # In the order in which they are offered.
@@ -120,7 +119,7 @@ class DeskForm(forms.Form):
 
     def typed_text(self) -> str:
         """Return the text. If it is empty, add an error and return ""."""
-        text = HiddenText(self.cleaned_data.get("text", "").replace("\r\n", "\n"))
+        text: str = self.cleaned_data.get("text", "")
         if not text and "text" not in self.errors:
             self.add_error("text", _("Enter a text first."))
         return text

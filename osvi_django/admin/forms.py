@@ -9,6 +9,7 @@ from django import forms
 from django.contrib.admin import AdminSite
 from django.contrib.admin.widgets import AutocompleteSelect
 from django.db import models
+from django.utils.text import normalize_newlines
 from django.utils.translation import gettext_lazy as _
 
 from osvi_django.admin.agent_choice import agents_for, find_agents
@@ -47,7 +48,14 @@ def _rules_of(account: str) -> tuple[tuple[str, ...], bool]:
 
 
 class PersonalField(forms.CharField):
-    """A field for personal data: error reporters do not see its value."""
+    """A field for personal data: error reporters do not see its value.
+
+    Browsers send two characters for a line break and count it as one.
+    """
+
+    def to_python(self, value: Any) -> Any:
+        """Return the text with one character for each line break, before it is counted."""
+        return super().to_python(normalize_newlines(value) if value else value)
 
     def clean(self, value: Any) -> str:
         """Return the text."""
@@ -158,10 +166,6 @@ class ReviewForm(forms.Form):
         _("Note (optional)"),
         _("How do you know it is right? Only your colleagues see this."),
     )
-
-    def clean_text(self) -> str:
-        """Return the text with normalized line ends."""
-        return HiddenText(self.cleaned_data["text"].replace("\r\n", "\n"))
 
 
 class AccountForm(forms.Form):

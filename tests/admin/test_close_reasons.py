@@ -37,6 +37,15 @@ def test_close_offers_the_reasons_and_requires_the_note(staff_client, mirrored):
     assert "Tidy" in html
 
 
+def test_line_breaks_of_note_are_counted_once_as_browsers_do(staff_client, mirrored):
+    session = mirrored()
+    note = "\r\n".join(["Seen this"] * 100) + "!"
+    typed = {"post": "yes", "close_reason": "No reply", "note": note}
+    staff_client.post(f"{LIST}{session.pk}/close/", typed)
+    assert session.attempts.get().note == note.replace("\r\n", "\n")
+    assert len(session.attempts.get().note) == 1000
+
+
 def test_close_without_rules_offers_no_reason(staff_client, mirrored, settings):
     settings.OSVI["default"] |= {"CLOSE_REASONS": [], "NOTE_REQUIRED": False}
     html = staff_client.get(f"{LIST}{mirrored().pk}/close/").text
