@@ -7,7 +7,7 @@ import logging
 from contextlib import closing
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -288,7 +288,7 @@ class TestHistory:
         assert DataExport.objects.get().outcome == "completed"
 
     @pytest.mark.django_db(transaction=True)
-    @pytest.mark.skipif("connection.vendor == 'sqlite'", reason="SQLite has no server")
+    @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no server")
     def test_history_of_export_whose_connection_is_lost_is_broken_off(self):
         agent = ChatAgentFactory()
         ChatSession.objects.bulk_create(
