@@ -23,10 +23,10 @@ from django.utils.translation import ngettext
 
 from osvi_django.admin.bounded import is_key
 from osvi_django.admin.closing import CloseViews
-from osvi_django.admin.deletion import redirect_to_itself
-from osvi_django.admin.kept import keep_words, take
+from osvi_django.admin.deletion import POSTED, redirect_to_itself
+from osvi_django.admin.kept import Kept, keep_words, take
 from osvi_django.admin.neighbours import FILTERS
-from osvi_django.admin.pages import Way, with_query
+from osvi_django.admin.pages import Way, is_after_login, posted_context, with_query
 from osvi_django.admin.pagination import CappedPaginator
 from osvi_django.admin.selection import TICKED, words_of_list
 from osvi_django.admin.session_list import SessionListViews
@@ -37,8 +37,19 @@ from osvi_django.services.permissions import EXPORT, may_export, may_read_summar
 
 Format = DataExport.Format
 
+_UNTICKED: Final = _lazy(
+    "Nothing was exported: which chats you had ticked is no longer known, for example because you "
+    "were logged out. Select them again."
+)
 # In the URL of the page about rows that were ticked.
 _TICKED: Final = "ticked"
+
+
+_FORMATS: Final = {
+    Format.CSV: _lazy("CSV, for spreadsheets: texts are marked so that none is run"),
+    Format.XLSX: _lazy("Excel (XLSX)"),
+    Format.JSONL: _lazy("JSON Lines, for programs"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +71,16 @@ class Chosen:
         return said % values
 
 
+def _can_write(file_format: Format) -> bool:
+    return file_format != Format.XLSX or is_xlsx_installed()
+
+
 class ExportForm(forms.Form):
     """The format of the file."""
 
     file_format = forms.ChoiceField(
         label=_lazy("Format"),
-        choices=[
-            (Format.CSV, _lazy("CSV, for spreadsheets: texts are marked so that none is run")),
-            (Format.XLSX, _lazy("Excel (XLSX)")),
-            (Format.JSONL, _lazy("JSON Lines, for programs")),
-        ],
+        choices=lambda: [(each, _FORMATS[each]) for each in _FORMATS if _can_write(each)],
         initial=Format.CSV,
     )
 
@@ -112,9 +123,13 @@ class ExportViews(SessionListViews, CloseViews):
         """Ask for the format of a file (GET), and send it (POST)."""
         if not self.has_export_permission(request):
             raise PermissionDenied
+        page, is_ticked = self._key_of("export"), _TICKED in request.GET
+        if is_after_login(request) and not is_ticked:
+            return self._return_after_login(request, page)
         if url := self._url_with_filters(request):
             return HttpResponseRedirect(url)
-        chosen = self._ticked(request) if _TICKED in request.GET else self._listed(request)
+        kept = take(request, page)
+        chosen = self._ticked(request, kept) if is_ticked else self._listed(request)
         if chosen is None:
             return HttpResponseRedirect(self.list_url(request))
         form = ExportForm(request.POST if request.method == "POST" else None)
@@ -129,6 +144,7 @@ class ExportViews(SessionListViews, CloseViews):
             reads=may_read_summary(request.user),
             lacks_xlsx=not is_xlsx_installed(),
             back=self.list_url(request),
+            **posted_context(request, kept),
         )
 
     def _export_url(self, request: HttpRequest) -> str:
@@ -141,7 +157,8 @@ class ExportViews(SessionListViews, CloseViews):
 
         Without them, more chats would be exported than the URL says.
         """
-        given = {name: values for name, values in request.GET.lists() if name != FILTERS}
+        ours = {FILTERS, POSTED}
+        given = {name: values for name, values in request.GET.lists() if name not in ours}
         if not given or _TICKED in given:
             return ""
         filters = QueryDict(request.GET.get(FILTERS, ""), mutable=True)
@@ -149,10 +166,12 @@ class ExportViews(SessionListViews, CloseViews):
             filters.setlist(name, values)
         return with_query(self.url_to("export"), **{FILTERS: filters.urlencode()})
 
-    def _ticked(self, request: HttpRequest) -> Chosen | None:
-        """Return the sessions that were ticked, or None, and say that there are none any more."""
-        kept = take(request, self._key_of("export")).typed.get("keys", "").split()
-        asked = request.POST.getlist(ACTION_CHECKBOX_NAME) or kept
+    def _ticked(self, request: HttpRequest, kept: Kept) -> Chosen | None:
+        """Return the sessions that were ticked, or None, and say why there are none any more."""
+        asked = request.POST.getlist(ACTION_CHECKBOX_NAME) or kept.typed.get("keys", "").split()
+        if not asked:  # a logout removes what the login session has kept
+            self.message_user(request, _UNTICKED, messages.WARNING)
+            return None
         keys = [key for key in asked if is_key(key)]
         sessions = self.get_queryset(request).filter(pk__in=keys)
         if not sessions.exists():

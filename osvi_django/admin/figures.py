@@ -28,6 +28,7 @@ from osvi_django.database import site_date
 from osvi_django.exceptions import InvalidInput
 from osvi_django.services.permissions import may_view
 from osvi_django.services.statistics import DateRange, Figures, figures
+from osvi_django.services.statistics.ranges import MAX_DAYS, YEARS
 
 _ISO: Final = "%Y-%m-%d"
 _LENGTHS: Final = (1, 7, 30, 90)
@@ -51,17 +52,6 @@ class DaysForm(forms.Form):
         error_messages={"invalid": _lazy("Enter a day such as 2026-01-31.")},
     )
 
-    def clean(self) -> dict[str, Any]:
-        """Say in words of this page what the service would say of two days in the wrong order."""
-        days: dict[str, Any] = super().clean() or self.cleaned_data
-        first, last = days.get("first"), days.get("last")
-        if first and last and last < first:
-            problem = _(
-                "This is before the first day. Choose a later day, or an earlier first day."
-            )
-            self.add_error("last", problem)
-        return days
-
     def figures_for(self, user: Any) -> Figures | None:
         """Return the figures of these days; None if there is an error, which the form then has."""
         if not self.is_valid():
@@ -69,8 +59,21 @@ class DaysForm(forms.Form):
         try:
             return figures(**self.cleaned_data, requested_by=user)
         except InvalidInput as error:
-            self.add_error(error.field, f"{error} {_('Choose another day.')}")
+            self.add_error(error.field, self._problem_of(error.field))
             return None
+
+    def _problem_of(self, name: str) -> str:
+        """Return in words of this page what the service says of a day."""
+        day = self.cleaned_data[name]
+        if day is not None and day.year not in YEARS:
+            years = {"first": YEARS[0], "last": YEARS[-1]}
+            return _("Choose a day in a year from %(first)d to %(last)d.") % years
+        if name == "last":
+            return _("This is before the first day. Choose a later day, or an earlier first day.")
+        problem = _(
+            "These are more than %(most)d days. Choose a later day, or an earlier last day."
+        )
+        return problem % {"most": MAX_DAYS}
 
 
 @dataclass(frozen=True, kw_only=True)

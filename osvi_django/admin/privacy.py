@@ -18,7 +18,7 @@ from osvi_django.admin.base import OSVIViews
 from osvi_django.admin.deletion import redirect_to_itself
 from osvi_django.admin.kept import drop, keep, take
 from osvi_django.admin.mixins import write_history
-from osvi_django.admin.pages import Way
+from osvi_django.admin.pages import Way, is_after_login, posted_context
 from osvi_django.admin.personal_places import name_of_place
 from osvi_django.database import OSVIJSONEncoder
 from osvi_django.exceptions import InvalidInput, OSVIError
@@ -68,6 +68,8 @@ class PrivacyViews(OSVIViews):
             sentence = _("This chat has no customer, or the customer is erased already.")
             self.message_user(request, sentence, messages.INFO)
             return HttpResponseRedirect(self._page_after(request, session))
+        if is_after_login(request):
+            return self._return_after_login(request, self._key_of("erase", session))
         if request.method != "POST":
             return self._erase_page(request, session)
         if "export" in request.POST:
@@ -81,12 +83,19 @@ class PrivacyViews(OSVIViews):
             return self._redirect_not_found(request, object_id)
         if request.method == "POST":
             return self._keep(request, session)
-        form = KeepForm(initial={"keep_until": session.keep_until})
-        form = take(request, self._key_of("keep", session)).fill(form)
-        back = self._page_after(request, session)
-        title = _("Keep chat for longer")
-        template = "chatsession/keep.html"
-        return self._page(request, template, title=title, form=form, original=session, back=back)
+        page = self._key_of("keep", session)
+        if is_after_login(request):
+            return self._return_after_login(request, page)
+        kept = take(request, page)
+        return self._page(
+            request,
+            "chatsession/keep.html",
+            title=_("Keep chat for longer"),
+            form=kept.fill(KeepForm(initial={"keep_until": session.keep_until})),
+            original=session,
+            back=self._page_after(request, session),
+            **posted_context(request, kept),
+        )
 
     def ways_of_privacy(self, request: HttpRequest, session: ChatSession) -> Iterator[Way]:
         """Yield the links to these pages that the user may follow."""
@@ -118,6 +127,7 @@ class PrivacyViews(OSVIViews):
             obstacle=planned.obstacle and str(planned.obstacle),
             notice=planned.notice,
             back=self._page_after(request, session),
+            **posted_context(request, take(request, self._key_of("erase", session))),
         )
 
     def _erase(self, request: HttpRequest, session: ChatSession) -> HttpResponseBase:

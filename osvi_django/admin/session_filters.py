@@ -83,11 +83,11 @@ class StatusFilter(SessionListFilter):
 
 
 class TakenOverFilter(SessionListFilter):
-    """Filter by who has taken over."""
+    """Filter by who has taken over through this site."""
 
     title = _("taken over by")
     parameter_name = "taken_over"
-    labels: ClassVar = {"me": _("me"), "anybody": _("anybody")}
+    labels: ClassVar = {"me": _("me"), "anybody": _("anybody here")}
 
     def condition_for(self, value: str) -> Q:
         if value == "me":

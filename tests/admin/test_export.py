@@ -72,7 +72,24 @@ class TestAction:
     def test_ticked_chats_that_are_gone_lead_back_to_list(self, exporter):
         response = exporter.get(f"{PAGE}?ticked=yes", follow=True)
         assert response.redirect_chain[-1][0] == LIST
-        assert "None of the chat sessions that you selected" in response.text
+        assert "which chats you had ticked is no longer known" in response.text
+
+    def test_ticked_chats_that_are_deleted_lead_back_to_list(self, exporter):
+        session = ChatSessionFactory()
+        page = select(exporter, session)
+        session.delete()
+        assert "None of the chat sessions that you selected" in exporter.get(page, follow=True).text
+
+    def test_ticked_chats_after_logout_are_to_be_ticked_again(self, exporter, messages_of):
+        session = ChatSessionFactory()
+        page = select(exporter, session)
+        user = exporter.get(page).context["user"]
+        exporter.logout()
+        exporter.force_login(user)
+        response = exporter.get(f"{page}&posted=yes", follow=True)
+        [(level, sentence)] = messages_of(response)
+        assert (level, sentence.startswith("Nothing was exported")) == ("warning", True)
+        assert not DataExport.objects.exists()
 
     def test_action_is_not_offered_without_permission(self, log_in):
         ChatSessionFactory()
@@ -201,12 +218,30 @@ class TestPage:
     def test_excel_without_extra_is_explained(self, exporter, without_xlsx):
         session = ChatSessionFactory()
         page = select(exporter, session)
-        assert "osvi-django[xlsx]" in exporter.get(page).text
+        html = exporter.get(page).text
+        assert "osvi-django[xlsx]" in html
+        assert 'value="xlsx"' not in html
         form = {"file_format": "xlsx", "_selected_action": [session.pk]}
         html = exporter.post(page, form, follow=True).text
-        assert "because XlsxWriter is not installed" in html
+        assert "xlsx is not one of the available choices" in html
         # The selection is still there.
         assert "1 chat: ticked in the list" in html
+
+    def test_user_who_loses_permission_meanwhile_gets_no_file(
+        self, log_in, allowed_once, messages_of
+    ):
+        session = ChatSessionFactory()
+        client = log_in("view_chatsession")
+        allowed_once("export_chatsession")
+        form = {"file_format": "csv", "_selected_action": [session.pk]}
+        response = client.post(f"{PAGE}?ticked=yes", form)
+        assert response["Location"] == f"{PAGE}?ticked=yes"
+        assert not DataExport.objects.exists()
+        allowed_once("export_chatsession")
+        response = client.get(response["Location"])
+        [(level, sentence)] = messages_of(response)
+        assert (level, "permission to export" in sentence) == ("error", True)
+        assert "1 chat: ticked in the list" in response.text
 
 
 class TestHistory:

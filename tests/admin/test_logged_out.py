@@ -10,7 +10,7 @@ import pytest
 from django.urls import reverse
 
 from osvi_django.exceptions import OSVIBadAnswer
-from osvi_django.models import CloseJob
+from osvi_django.models import CloseJob, DataExport, Erasure
 from osvi_django.services import close_session
 from osvi_django.services.jobs import create_close_job
 from osvi_django.testing import Junk
@@ -20,13 +20,13 @@ pytestmark = pytest.mark.django_db
 
 SAID = "Nothing was done: you were logged out. If your browser has kept what you typed"
 FILTERS = "_changelist_filters=status%3Dopen"
-PAGES = ["close", "mark", "review", "start", "confirm"]
+PAGES = ["close", "mark", "review", "start", "confirm", "keep", "erase", "export"]
 
 
 @pytest.fixture
 def staff(staff, grant):
     """Let support staff operate sessions, too."""
-    return grant(staff, "operate_chatsession")
+    return grant(staff, "operate_chatsession", "erase_customer", "export_chatsession")
 
 
 @pytest.fixture
@@ -34,13 +34,13 @@ def url_of(mirrored, osvi_sandbox, staff, job_url):
     """Return the URL of a page with a form, by the name of its view."""
 
     def _url_of(name):
-        if name == "start":
-            return reverse("admin:osvi_django_chatsession_start")
+        if name in {"start", "export"}:
+            return reverse(f"admin:osvi_django_chatsession_{name}")
         if name == "confirm":
             job = create_close_job([mirrored()], requested_by=staff, draft=True)
             return job_url("confirm", job)
-        session = mirrored()
-        if name != "close":
+        session = mirrored(customer_id="+15551112222")
+        if name in {"mark", "review"}:
             osvi_sandbox.script(session.session_id, Junk(b"<h1>Summary</h1>"))
             with pytest.raises(OSVIBadAnswer):
                 close_session(session)
@@ -78,6 +78,8 @@ def test_form_after_logout_says_that_nothing_was_done(
     assert "data-osvi-restore" not in staff_client.get(page).text
     assert len(osvi_sandbox.requests) == asked
     assert not CloseJob.objects.exclude(status="draft").exists()
+    assert not DataExport.objects.exists()
+    assert not Erasure.objects.exists()
 
 
 @pytest.mark.parametrize("name", ["mark", "review", "start", "confirm"])

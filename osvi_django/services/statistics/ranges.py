@@ -21,7 +21,7 @@ from osvi_django.validation import require_year
 # How many days a range has if its beginning is not given, and at most.
 DAYS: Final = 30
 MAX_DAYS: Final = 3_660
-_YEARS: Final = range(1900, 3000)
+YEARS: Final = range(1900, 3000)
 # How many steps are shown at most; longer ones have whole weeks.
 MAX_STEPS: Final = 62
 _WEEK: Final = 7
@@ -50,7 +50,7 @@ def range_of(first: date | None, last: date | None) -> DateRange:
     last = last or max(today(), first or date.min)
     for name, day in (("first", first), ("last", last)):
         if day is not None:
-            require_year(name, day, _YEARS)
+            require_year(name, day, YEARS)
     days = DateRange(first=first or last - timedelta(days=DAYS - 1), last=last)
     if days.days < 1:
         raise InvalidInput(_("last is before first: choose a later day."), field="last")
