@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from django import forms
 from django.contrib import messages
@@ -20,11 +20,11 @@ from osvi_django.admin.kept import drop, keep, take
 from osvi_django.admin.mixins import write_history
 from osvi_django.admin.pages import Way, is_after_login, posted_context
 from osvi_django.admin.personal_places import name_of_place
-from osvi_django.database import OSVIJSONEncoder
+from osvi_django.database import OSVIJSONEncoder, grouped
 from osvi_django.exceptions import InvalidInput, OSVIError
 from osvi_django.models import ChatSession
 from osvi_django.services.permissions import may_erase
-from osvi_django.services.privacy.erasure import erase_customer
+from osvi_django.services.privacy.erasure import Obstacle, erase_customer
 from osvi_django.services.privacy.exporting import export_customer
 from osvi_django.services.privacy.keeping import keep_session
 
@@ -124,11 +124,29 @@ class PrivacyViews(OSVIViews):
             counts=[
                 (name_of_place(place), localize(each)) for place, each in planned.counts.items()
             ],
-            obstacle=planned.obstacle and str(planned.obstacle),
+            obstacles=self._obstacles(request, planned.obstacles),
             notice=planned.notice,
             back=self._page_after(request, session),
             **posted_context(request, take(request, self._key_of("erase", session))),
         )
+
+    def _obstacles(
+        self, request: HttpRequest, found: Iterable[Obstacle]
+    ) -> list[tuple[str, list[tuple[str, str]]]]:
+        """Return what is in the way, each with the names and addresses of chats the user sees."""
+        named = {each.session.pk: each.session for each in found if each.session is not None}
+        visible = set(self.get_queryset(request).filter(pk__in=named).values_list("pk", flat=True))
+        return [
+            (
+                why,
+                [
+                    (each.session.session_id, self.url_to("change", each.session.pk))
+                    for each in alike
+                    if each.session is not None and each.session.pk in visible
+                ],
+            )
+            for why, alike in grouped(found, lambda each: str(each.error))
+        ]
 
     def _erase(self, request: HttpRequest, session: ChatSession) -> HttpResponseBase:
         try:

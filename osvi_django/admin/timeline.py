@@ -106,8 +106,8 @@ class Line:
     """Whether its reason no longer holds, so that the advice says what is known since."""
     is_unanswered: bool = False
     """Whether its text was sent, and it is not known whether it has arrived."""
-    is_forgotten: bool = False
-    """Whether its texts were removed."""
+    removed: str = ""
+    """Why its texts are no longer here."""
     form: str = ""
     """The user's own form that did it, unless nothing was done."""
     job: str = ""
@@ -207,6 +207,7 @@ def _lines_of_actions(session: ChatSession, viewer: Viewer, end: Position | None
     # The raw answer may be long, and says nothing more.
     actions = actions_of(session).select_related("requested_by").defer("answer")
     for action in _newest(actions, end, 0):
+        action.session = session
         yield _line_of_action(action, viewer)
 
 
@@ -258,8 +259,8 @@ def _jobs_of(session: ChatSession, attempts: Sequence[CloseAttempt]) -> dict[int
 
 def _line_of_action(action: SupportAction, viewer: Viewer) -> Line:
     is_done = action.outcome == ActionOutcome.DONE
-    is_forgotten = action.redacted_at is not None and action.kind not in _TEXTLESS
-    shows = viewer.is_readable and not is_forgotten
+    removed = _removed(action)
+    shows = viewer.is_readable and not removed
     return Line(
         key=f"action-{action.pk}",
         kind=action.kind,
@@ -273,9 +274,18 @@ def _line_of_action(action: SupportAction, viewer: Viewer) -> Line:
         trouble="" if is_done else action.get_outcome_display(),
         advice="" if is_done else _advice(action),
         is_unanswered=action.outcome in _UNANSWERED,
-        is_forgotten=is_forgotten,
+        removed=removed,
         form=_form_of(action, viewer),
     )
+
+
+def _removed(action: SupportAction) -> str:
+    """Return why the texts of an action are no longer here; "" if they are, or if it had none."""
+    if action.redacted_at is None or action.kind in _TEXTLESS:
+        return ""
+    if action.session.erased_at is not None:
+        return str(_("The text was removed because the customer was erased."))
+    return str(_("The text was removed because it was too old."))
 
 
 def _form_of(action: SupportAction, viewer: Viewer) -> str:

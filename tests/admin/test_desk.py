@@ -540,6 +540,11 @@ class TestThread:
             add_action(session, wordless, text="", redacted_at=timezone.now())
         html = operator.get(session_url(session)).text
         assert html.count("The text was removed because it was too old.") == 1
+        assert "because the customer was erased" not in html
+        ChatSession.objects.update(erased_at=timezone.now())
+        html = operator.get(session_url(session)).text
+        assert html.count("The text was removed because the customer was erased.") == 1
+        assert "too old" not in html
 
     @pytest.mark.parametrize(
         ("permission", "reads"),

@@ -60,6 +60,26 @@ class TestErase:
         assert [level for level, _said in messages_of(response)] == ["error"]
         assert not Erasure.objects.exists()
 
+    def test_chats_in_the_way_are_named(self, officer):
+        tomorrow = timezone.localdate() + timedelta(days=1)
+        free = ClosedSessionFactory(customer_id=CUSTOMER)
+        kept = ClosedSessionFactory(customer_id=CUSTOMER, keep_until=tomorrow)
+        opened = [ChatSessionFactory(customer_id=CUSTOMER) for _number in range(2)]
+        html = officer.get(url_of("erase", free)).text
+        assert html.count("Close it first") == html.count("is kept until a later day") == 1
+        for session in (kept, *opened):
+            link = f'<a href="{url_of("change", session)}"><bdi>{session.session_id}</bdi></a>'
+            assert html.count(link) == 1
+        assert f"<bdi>{free.session_id}</bdi></a>" not in html
+
+    def test_chat_in_the_way_that_the_user_may_not_see_is_not_named(self, officer, settings):
+        free = ClosedSessionFactory(customer_id=CUSTOMER)
+        hidden = ChatSessionFactory(customer_id=CUSTOMER, agent__account="other")
+        settings.OSVI_SESSIONS_FOR = access_to_look_at_the_default_account
+        html = officer.get(url_of("erase", free)).text
+        assert "Close it first" in html
+        assert hidden.session_id not in html
+
     def test_second_press_is_told_that_the_customer_is_being_erased(self, officer, messages_of):
         session = ClosedSessionFactory(customer_id=CUSTOMER)
         with erasure_lock(CUSTOMER):
@@ -210,3 +230,8 @@ class TestKeep:
 def access_without_erasing(_user, purpose):
     every = ChatSession.objects.all()
     return every.none() if purpose == Purpose.ERASE else every
+
+
+def access_to_look_at_the_default_account(_user, purpose):
+    every = ChatSession.objects.all()
+    return every if purpose == Purpose.ERASE else every.filter(agent__account="default")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,12 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from osvi_django.exceptions import OSVIError
-from osvi_django.management.customer import OPTIONS, add_customer, customer_of
+from osvi_django.management.customer import (
+    OPTIONS,
+    add_customer,
+    customer_of,
+    read_standard_input,
+)
 from osvi_django.management.options import add_dry_run, option_of, problem_of
 from osvi_django.management.output import OSVICommand
 from osvi_django.services.privacy.erasure import ErasureResult, erase_customer
@@ -63,7 +68,7 @@ class Command(OSVICommand):
             for line in journal_lines():
                 self.say(line)
         elif options["replay"] is not None:
-            self._replay(options["replay"])
+            self._replay(options["replay"], dry_run=options["dry_run"])
         else:
             self._say_of(
                 erase_customer(
@@ -75,30 +80,72 @@ class Command(OSVICommand):
             )
 
     def _say_of(self, result: ErasureResult) -> None:
-        counts = ", ".join(f"{number} {place}" for place, number in result.counts.items())
-        said = _("would be erased: %(counts)s") if result.dry_run else _("erased: %(counts)s")
-        self.say(said % {"counts": counts or "0"})
+        self.say(_said_of(result.counts, dry_run=result.dry_run))
         self.say(result.notice)
         if result.obstacle is not None:
             problem = _("The customer cannot be erased now. %(why)s")
             raise CommandError(problem % {"why": result.obstacle})
 
-    def _replay(self, path: str) -> None:
+    def _replay(self, path: str, *, dry_run: bool) -> None:
+        problems: list[str] = []
         failed = number = 0
-        for each in replay_erasures(_lines_of(path), via="command"):
+        counts: Counter[str] = Counter()
+        for each in replay_erasures(_lines_of(path), via="command", dry_run=dry_run):
+            if each.unknown_keys:
+                problems.append(_unknown_keys(each.unknown_keys))
+                continue
             number += 1
-            if each.error is not None:
+            error = each.error or (each.result and each.result.obstacle)
+            if error:
                 failed += 1
-                self.complain(str(each.error))
-        said = ngettext(
-            "%(number)d customer was here again", "%(number)d customers were here again", number
-        )
-        self.say(said % {"number": number})
+                self.complain(str(error))
+            counts.update(each.result.counts if each.result else {})
+        self.say(_here_again(number, dry_run=dry_run))
+        if dry_run:
+            self.say(_said_of(counts, dry_run=True))
         if failed:
-            problem = ngettext(
-                "%(number)d of them is not erased", "%(number)d of them are not erased", failed
-            )
-            raise CommandError(problem % {"number": failed})
+            problems.insert(0, _not_erased(failed, dry_run=dry_run))
+        if problems:
+            raise CommandError(" ".join(problems))
+
+
+def _said_of(counts: Mapping[str, int], *, dry_run: bool) -> str:
+    places = ", ".join(f"{number} {place}" for place, number in counts.items())
+    said = _("would be erased: %(counts)s") if dry_run else _("erased: %(counts)s")
+    return said % {"counts": places or "0"}
+
+
+def _here_again(number: int, *, dry_run: bool) -> str:
+    said = ngettext(
+        "%(number)d customer was here again", "%(number)d customers were here again", number
+    )
+    if dry_run:
+        said = ngettext(
+            "%(number)d customer is here again", "%(number)d customers are here again", number
+        )
+    return said % {"number": number}
+
+
+def _not_erased(number: int, *, dry_run: bool) -> str:
+    said = ngettext(
+        "%(number)d of them is not erased.", "%(number)d of them are not erased.", number
+    )
+    if dry_run:
+        said = _("%(number)d of them cannot be erased now.")
+    return said % {"number": number}
+
+
+def _unknown_keys(number: int) -> str:
+    said = ngettext(
+        "%(number)d line of the journal was written with a SECRET_KEY that this site does not "
+        "have, so it cannot tell whether that customer is here again. Add the key to "
+        "SECRET_KEY_FALLBACKS and repeat this.",
+        "%(number)d lines of the journal were written with a SECRET_KEY that this site does not "
+        "have, so it cannot tell whether those customers are here again. Add the key to "
+        "SECRET_KEY_FALLBACKS and repeat this.",
+        number,
+    )
+    return said % {"number": number}
 
 
 def _require_one_task(options: dict[str, Any]) -> None:
@@ -107,6 +154,8 @@ def _require_one_task(options: dict[str, Any]) -> None:
         if options[task] in {None, False}:
             continue
         others = {"customer", "account", "dry_run", "replay"} - {task}
+        if task == "replay":
+            others.remove("dry_run")
         if given := sorted(
             option_of(each) for each in others if options[each] not in {None, False}
         ):
@@ -118,7 +167,7 @@ def _lines_of(path: str) -> Iterable[str]:
     if not path:
         return ()
     if path == _STANDARD_INPUT:
-        return list(sys.stdin)
+        return read_standard_input().splitlines()
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:

@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from itertools import islice
 from typing import Any, Final
 
 from django.db import router
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
@@ -156,14 +157,42 @@ def erase_customer(
         erasure = journal.begun(
             customer_id, account=account, is_narrowed=is_part, requested_by=requested_by, via=via
         )
-        with journal.ending(erasure):
-            work.erase(erasure)
-            counts = journal.finish(erasure)
-        if not (counts or is_part):
+        result = work.finished(erasure, was_erased=was_erased)
+        if not (result.counts or is_part):
             journal.join_earlier(erasure, customer_id)
-    # Nothing that names the customer is logged.
-    logger.info("erasure %s is finished: %s", erasure.pk, counts)
-    return ErasureResult(marker=erasure.marker, counts=counts, dry_run=False, was_erased=was_erased)
+    return result
+
+
+@hides("customer_id")
+def erase_again(
+    customer_id: str,
+    line: journal.Line,
+    *,
+    account: str | None,
+    requested_by: User | None,
+    via: str,
+    dry_run: bool,
+) -> ErasureResult:
+    """Repeat an erasure: erase the chats that were there when it ended, and none that began since.
+
+    Raises what ``erase_customer`` raises.
+    """
+    every = sessions_of(customer_id, account=account)
+    old = every.filter(Q(started_at__lt=line.until) | Q(created_at__lt=line.until))
+    is_part = is_narrowed(requested_by)
+    sessions = sessions_inside(old, requested_by, Purpose.ERASE)
+    # What has only the customer's id may be about a chat that began since.
+    has_newer = every.exclude(pk__in=old.order_by().values("pk")).exists()
+    work = Work(customer_id, account=account, sessions=sessions, is_narrowed=is_part or has_newer)
+    if dry_run:
+        return work.planned()
+    with work.allowed():
+        request: Any = {"requested_by": requested_by, "via": via}
+        if is_part:
+            erasure = journal.begun(customer_id, account=account, is_narrowed=True, **request)
+            return work.finished(erasure)
+        erasure = journal.begun_again(line, customer_id, **request)
+        return work.finished(erasure, at=line.until)
 
 
 def sessions_of(customer_id: str, *, account: str | None = None) -> QuerySet[ChatSession]:
@@ -235,7 +264,7 @@ class Work:
             found[HISTORY] += count_entries(session)
         found.update(names.mentions.count())
         found[LOGINS] = drop_from_logins(names.is_about, dry_run=True)
-        return dict(+found)
+        return dict(sorted((+found).items()))
 
     def obstacles(self) -> Iterator[Obstacle]:
         """Yield why the customer cannot be erased now, by chat; nothing if all may go."""
@@ -266,6 +295,19 @@ class Work:
             for obstacle in self.obstacles():
                 raise _refusal(_("Nothing was erased. %(why)s"), obstacle.error)
             yield
+
+    def finished(
+        self, erasure: Erasure, *, at: datetime | None = None, was_erased: bool = False
+    ) -> ErasureResult:
+        """Erase, and write to the journal that it is finished, at this moment or now."""
+        with journal.ending(erasure):
+            self.erase(erasure)
+            counts = journal.finish(erasure, at=at)
+        # Nothing that names the customer is logged.
+        logger.info("erasure %s is finished: %s", erasure.pk, counts)
+        return ErasureResult(
+            marker=erasure.marker, counts=counts, dry_run=False, was_erased=was_erased
+        )
 
     def erase(self, erasure: Erasure) -> None:
         """Erase, and write to the journal how much."""

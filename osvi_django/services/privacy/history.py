@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from django.apps import apps
 from django.db import router
-from django.db.models import Model, QuerySet
+from django.db.models import CharField, Model, QuerySet, Value
+from django.db.models.functions import Cast, Concat
 
 from osvi_django.models import ChatSession
 
@@ -31,6 +33,15 @@ def count_entries(session: ChatSession) -> int:
     """Return how many entries there are about one session."""
     entries = entries_about(ChatSession)
     return 0 if entries is None else entries.filter(object_id=str(session.pk)).count()
+
+
+def rename_entries(keys: Sequence[int], prefix: str) -> None:
+    """Remove the words from the entries about sessions, and name each by this and its key."""
+    entries = entries_about(ChatSession)
+    if entries is not None:
+        theirs = entries.filter(object_id__in=[str(key) for key in keys])
+        name = Concat(Value(prefix), Cast("object_id", CharField()))
+        theirs.update(object_repr=name, change_message="")
 
 
 def redact_entries(session: ChatSession, name: str) -> int:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.db import Error, router
-from django.db.models import QuerySet
+from django.db.models import DateTimeField, QuerySet, Value
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from osvi_django.database import PATIENCE_BEFORE, persist
@@ -23,6 +25,20 @@ from osvi_django.services.permissions import requester_fields
 from osvi_django.services.privacy.hashing import customer_hash, customer_hashes, new_marker
 
 State = Erasure.State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A row of the journal, also of one that was kept elsewhere.
+
+    ``until``: when it ended, or began if it did not end: what came later is not meant.
+    """
+
+    customer_hash: str
+    account: str
+    marker: str
+    started_at: datetime
+    until: datetime
 
 
 def erasures() -> QuerySet[Erasure]:
@@ -54,6 +70,27 @@ def begun(
     )
 
 
+def begun_again(line: Line, customer_id: str, *, requested_by: User | None, via: str) -> Erasure:
+    """Return the row of an erasure that is repeated; it is written again if it is gone.
+
+    It keeps the moment until which it holds, and gets the hash with the key of today.
+    """
+    now = {"customer_hash": customer_hash(customer_id), "finished_at": line.until}
+    row, _is_new = erasures().get_or_create(
+        marker=line.marker,
+        defaults={
+            **now,
+            "account": line.account,
+            "started_at": line.started_at,
+            "via": via,
+            **requester_fields(requested_by),
+        },
+    )
+    running = {**now, "state": State.RUNNING, "last_step_at": timezone.now()}
+    _row_of(row).update(**running)
+    return row
+
+
 def is_erased(customer_id: str) -> bool:
     """Return whether data of the customer was erased here, of any account."""
     return _of(customer_id).filter(state=State.DONE).exclude(counts={}).exists()
@@ -66,8 +103,10 @@ def ending(erasure: Erasure) -> Iterator[None]:
         yield
     except BaseException:
         with suppress(Error):  # the original error is what counts
-            ended = {"state": State.UNFINISHED, "finished_at": timezone.now()}
-            _row_of(erasure).exclude(state=State.DONE).update(**ended)
+            # One that is repeated keeps its moment.
+            ended_at = Coalesce("finished_at", Value(timezone.now(), DateTimeField()))
+            running = _row_of(erasure).exclude(state=State.DONE)
+            running.update(state=State.UNFINISHED, finished_at=ended_at)
         raise
 
 
@@ -90,7 +129,8 @@ def finish(erasure: Erasure, *, at: datetime | None = None) -> dict[str, int]:
     now = timezone.now()
     _row_of(erasure).update(state=State.DONE, finished_at=at or now, last_step_at=now)
     counts: dict[str, int] = _row_of(erasure).values_list("counts", flat=True).get()
-    return counts
+    # Databases have an order of their own.
+    return dict(sorted(counts.items()))
 
 
 def join_earlier(erasure: Erasure, customer_id: str) -> None:

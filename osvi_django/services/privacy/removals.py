@@ -31,6 +31,7 @@ from osvi_django.models import (
 from osvi_django.services.attempts.kept_answers import UNREAD
 from osvi_django.services.events.queue import all_deliveries
 from osvi_django.services.privacy.counting import add_to_counts
+from osvi_django.services.privacy.history import rename_entries
 from osvi_django.services.privacy.spooled import spooled_sessions
 from osvi_django.services.support.journal import SURELY_OVER
 
@@ -165,7 +166,9 @@ def _delete(keys: Sequence[int], using: str) -> int:
     SessionSummary.objects.using(using).filter(session__in=keys).delete()
     actions_of_all(keys, using).delete()
     attempts_of(keys, using).delete()
-    return sessions.delete()[1].get(ChatSession._meta.label, 0)  # noqa: SLF001  # documented
+    deleted = sessions.delete()[1].get(ChatSession._meta.label, 0)  # noqa: SLF001  # documented
+    rename_entries(keys, REMOVED_ID)
+    return deleted
 
 
 def _detach_items(keys: Sequence[int], using: str) -> None:

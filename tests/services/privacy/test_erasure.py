@@ -62,6 +62,7 @@ from tests.services.helpers import run_together
 pytestmark = pytest.mark.django_db(transaction=True)
 
 CUSTOMER = "+4915112345678"
+NO_MARKER = {"started_at": "2026-01-01T00:00:00+00:00", "finished_at": None}
 KILLED = f"""
 import os, signal
 from django.conf import settings
@@ -385,34 +386,141 @@ class TestErasure:
         assert not SessionSummary.objects.exists()
 
 
+def restored(status="closed", **fields):
+    """Return a chat that a backup from before the erasure has brought back."""
+    make = closed if status == "closed" else partial(ChatSessionFactory, status=status)
+    session = make(**{"customer_id": CUSTOMER, **fields})
+    before = timezone.now() - timedelta(days=1)
+    ChatSession.objects.filter(pk=session.pk).update(created_at=before, started_at=before)
+    return session
+
+
 class TestReplay:
     def test_customers_of_a_restored_backup_are_erased_again(self, settings):
         settings.SECRET_KEY_FALLBACKS = []
         closed()
         erase_customer(CUSTOMER)
+        before = Erasure.objects.get()
         lines = list(journal_lines())
         assert CUSTOMER not in "".join(lines)
         Erasure.objects.all().delete()  # the backup is older
-        closed(), closed(customer_id="someone else")
+        restored(), restored(customer_id="someone else")
         assert list(replay_erasures()) == []
         with override_settings(SECRET_KEY="new", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY]):
             (replayed,) = replay_erasures(["", *lines], via="command")
             assert replayed.result.counts["chatsession"] == 1
-            assert Erasure.objects.get().customer_hash == customer_hash(CUSTOMER)
+            written = Erasure.objects.get()
+            assert written.customer_hash == customer_hash(CUSTOMER)
+        assert written.customer_hash != before.customer_hash
+        moments = ("marker", "started_at", "finished_at", "state")
+        for name in moments:
+            assert getattr(written, name) == getattr(before, name)
         assert ChatSession.objects.filter(erased_at=None).get().customer_id == "someone else"
+
+    @pytest.mark.parametrize("status", ["closed", "active"])
+    def test_chats_that_began_after_the_erasure_stay(self, status):
+        closed()
+        erase_customer(CUSTOMER)
+        newer = closed() if status == "closed" else ChatSessionFactory(customer_id=CUSTOMER)
+        job = CloseJobFactory(note=f"about {CUSTOMER}")
+        assert list(replay_erasures()) == list(replay_erasures(journal_lines())) == []
+        old = restored()
+        (replayed,) = replay_erasures()
+        assert replayed.result.counts["chatsession"] == 2
+        old.refresh_from_db(), newer.refresh_from_db(), job.refresh_from_db()
+        assert (old.customer_id, newer.customer_id) == (replayed.result.marker, CUSTOMER)
+        assert job.note == f"about {CUSTOMER}"
+        assert list(replay_erasures()) == []  # it holds until the same moment as before
+        assert Erasure.objects.get().counts["chatsession"] == 2
+
+    def test_last_of_several_erasures_of_a_customer_says_what_goes(self, settings):
+        closed()
+        erase_customer(CUSTOMER)
+        with override_settings(SECRET_KEY="new"):
+            closed()
+            erase_customer(CUSTOMER)
+            lines = list(journal_lines())
+        restored()
+        with override_settings(SECRET_KEY="new", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY]):
+            (replayed,) = replay_erasures(reversed(lines))
+        assert replayed.result.marker == Erasure.objects.order_by("finished_at").last().marker
+
+    def test_dry_run_counts_and_changes_nothing(self):
+        closed()
+        erase_customer(CUSTOMER)
+        restored(), restored(status="active")
+        before = list(ChatSession.objects.values()), list(Erasure.objects.values())
+        (planned,) = replay_erasures(dry_run=True)
+        assert (planned.result.dry_run, planned.result.counts["chatsession"]) == (True, 2)
+        assert isinstance(planned.result.obstacle, CustomerChatsOpen)
+        assert before == (list(ChatSession.objects.values()), list(Erasure.objects.values()))
+
+    def test_lines_with_another_key_are_reported(self):
+        closed()
+        erase_customer(CUSTOMER)
+        lines = list(journal_lines())
+        restored()
+        with override_settings(SECRET_KEY="another"):
+            (found,) = replay_erasures(lines)
+            assert (found.unknown_keys, found.result, found.error) == (1, None, None)
+            with pytest.raises(CommandError, match="1 line of the journal was written with a"):
+                run("osvi_erase", "--replay")
+            restored(customer_id="another")
+            erase_customer("another")
+            restored(customer_id="another")
+            done, unknown = replay_erasures(lines)
+            assert (done.result.counts["chatsession"], unknown.unknown_keys) == (2, 1)
+        assert ChatSession.objects.filter(customer_id=CUSTOMER).count() == 1
+
+    def test_replay_that_is_broken_off_keeps_its_moment(self):
+        closed()
+        erase_customer(CUSTOMER)
+        before = Erasure.objects.get()
+        restored()
+
+        def is_last_step(sql, _params):
+            return sql.startswith("UPDATE") and "summary_status" in sql
+
+        def fail():
+            raise CustomerKept
+
+        with call_after_queries(is_last_step, fail):
+            (failed,) = replay_erasures()
+        assert isinstance(failed.error, CustomerKept)
+        after = Erasure.objects.get()
+        assert (after.state, after.finished_at) == ("unfinished", before.finished_at)
+        assert len(list(replay_erasures())) == 1
+        assert Erasure.objects.get().state == "done"
+
+    def test_unfinished_erasure_is_repeated_for_what_was_there_when_it_began(self):
+        Erasure.objects.create(marker="erased-a", customer_hash=customer_hash(CUSTOMER))
+        closed()
+        assert list(replay_erasures(journal_lines())) == []
+        restored()
+        assert [each.result.marker for each in replay_erasures()] == ["erased-a"]
 
     def test_replay_reports_who_cannot_be_erased_and_goes_on(self):
         for customer in ("a-1", "b-1"):
             erase_customer(customer, account="default")
-        closed(customer_id="b-1")
-        ChatSessionFactory(customer_id="a-1")
+        restored(customer_id="b-1")
+        restored(customer_id="a-1", status="active")
         failed, done = replay_erasures()
         assert isinstance(failed.error, CustomerChatsOpen)
         assert done.result.counts["chatsession"] == 1
 
-    @pytest.mark.parametrize("line", ["x", "[]", '{"customer_hash": 1}'])
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "x",
+            "[]",
+            '{"customer_hash": 1}',
+            '{"customer_hash": "a", "account": "", "marker": "a", "started_at": "yesterday"}',
+            '{"customer_hash": "", "account": "", "marker": "", "finished_at": null}',
+            json.dumps(dict.fromkeys(("customer_hash", "account", "marker"), "") | NO_MARKER),
+        ],
+    )
     def test_what_is_no_journal_is_refused(self, line):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInput, match="not a line of a journal"):
             list(replay_erasures([line]))
 
 
@@ -428,16 +536,62 @@ class TestCommands:
     def test_customer_is_read_from_standard_input(self, monkeypatch):
         closed()
         said = run("osvi_erase", "--dry-run", stdin=f"{CUSTOMER}\n", monkeypatch=monkeypatch)
-        assert "would be erased: 1 sessionsummary, 1 chatsession" in said
+        assert "would be erased: 1 chatsession, 1 sessionsummary" in said
         exported = run("osvi_export_customer", stdin=CUSTOMER, monkeypatch=monkeypatch)
         assert '"sessionsummary"' in exported
         said = run("osvi_erase", "--customer", CUSTOMER, "--account", "default")
-        assert "erased: 1 sessionsummary, 1 chatsession" in said
+        assert "erased: 1 chatsession, 1 sessionsummary" in said
         assert "OSVI keeps its own copy" in said
         assert CUSTOMER not in said
         assert "erased: 0" in run("osvi_erase", "--customer", CUSTOMER)
         assert [each.via for each in Erasure.objects.all()] == ["command", "command"]
         assert DataExport.objects.get().rows == 1
+
+    @pytest.mark.parametrize("command", ["osvi_erase", "osvi_export_customer"])
+    @pytest.mark.parametrize("given", [f"{CUSTOMER}\nb-2\n", f"{CUSTOMER}\n\n", "\n\n"])
+    def test_more_than_one_id_is_refused(self, command, given, monkeypatch):
+        closed()
+        with pytest.raises(CommandError, match=r"^--customer: give one id, on one line"):
+            run(command, stdin=given, monkeypatch=monkeypatch)
+        assert not Erasure.objects.exists()
+        assert not DataExport.objects.exists()
+
+    @pytest.mark.parametrize("command", ["osvi_erase", "osvi_export_customer"])
+    @pytest.mark.parametrize("given", ["", "\n", "  \n"])
+    def test_no_id_is_refused(self, command, given, monkeypatch):
+        with pytest.raises(CommandError, match=r"^--customer"):
+            run(command, stdin=given, monkeypatch=monkeypatch)
+        with pytest.raises(CommandError, match=r"^--customer"):
+            run(command, "--customer", given[:-1])
+
+    @pytest.mark.parametrize("command", ["osvi_erase", "osvi_export_customer"])
+    def test_each_character_of_the_id_counts(self, command, monkeypatch):
+        closed(customer_id=f" {CUSTOMER} ")
+        said = run(command, stdin=CUSTOMER, monkeypatch=monkeypatch)
+        assert "of a customer with this id" in said
+        said = run(command, stdin=f" {CUSTOMER} \n", monkeypatch=monkeypatch)
+        assert "OSVI keeps its own copy" in said
+
+    def test_line_at_a_terminal_is_the_id(self, monkeypatch):
+        class Terminal(io.StringIO):
+            def isatty(self):
+                return True
+
+            def read(self):
+                raise AssertionError("this waits for the end of the input")
+
+        closed()
+        monkeypatch.setattr("sys.stdin", Terminal(f"{CUSTOMER}\n"))
+        assert "would be erased: 1" in run("osvi_erase", "--dry-run")
+
+    @pytest.mark.parametrize(
+        "command", [("osvi_erase",), ("osvi_erase", "--replay", "-"), ("osvi_export_customer",)]
+    )
+    def test_input_that_is_no_text_is_refused(self, command, monkeypatch):
+        given = io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8")
+        monkeypatch.setattr("sys.stdin", given)
+        with pytest.raises(CommandError, match="not a text in UTF-8"):
+            run(*command)
 
     def test_obstacle_is_said(self):
         ChatSessionFactory(customer_id=CUSTOMER)
@@ -452,8 +606,14 @@ class TestCommands:
         with pytest.raises(CommandError, match=f"^{option}: "):
             run(command, *chain(*options.items()))
 
-    @pytest.mark.parametrize("task", ["--replay", "--journal"])
-    @pytest.mark.parametrize("others", [["--dry-run"], ["--customer", CUSTOMER, "--account", "a"]])
+    @pytest.mark.parametrize(
+        ("task", "others"),
+        [
+            ("--journal", ["--dry-run"]),
+            ("--journal", ["--customer", CUSTOMER, "--account", "a"]),
+            ("--replay", ["--customer", CUSTOMER, "--account", "a"]),
+        ],
+    )
     def test_options_that_would_be_ignored_are_refused(self, task, others):
         given = "together with " + ", ".join(sorted(each for each in others if each[:2] == "--"))
         closed()
@@ -467,14 +627,18 @@ class TestCommands:
         journal = run("osvi_erase", "--journal")
         (tmp_path / "journal").write_text(journal)
         Erasure.objects.all().delete()
-        closed()
+        restored()
+        said = run("osvi_erase", "--replay", str(tmp_path / "journal"), "--dry-run")
+        assert "1 customer is here again\nwould be erased: 1 chatsession, 1 sessions" in said
         said = run("osvi_erase", "--replay", str(tmp_path / "journal"))
         assert "1 customer was here again" in said
         said = run("osvi_erase", "--replay", "-", stdin=journal, monkeypatch=monkeypatch)
         assert "0 customers were here again" in said
-        ChatSessionFactory(customer_id=CUSTOMER)
+        restored(status="active")
         with pytest.raises(CommandError, match="1 of them is not erased"):
             run("osvi_erase", "--replay")
+        with pytest.raises(CommandError, match="1 of them cannot be erased now"):
+            run("osvi_erase", "--replay", "--dry-run")
         (tmp_path / "image").write_bytes(b"\xff")
         for name, why in {"none": "No such file", "image": "not a text in UTF-8"}.items():
             with pytest.raises(CommandError, match=f"{tmp_path / name}” cannot be read: .*{why}"):
@@ -504,3 +668,17 @@ def test_user_with_narrowed_access_erases_only_what_is_inside(settings, staff, g
     assert StartLock.objects.exists()
     assert erase_customer(CUSTOMER, requested_by=user).counts == {}
     assert list(replay_erasures()) == []
+
+
+def test_replay_for_a_user_with_narrowed_access_repeats_only_what_is_inside(settings, staff, grant):
+    closed(), closed(agent__account="other")
+    erase_customer(CUSTOMER)
+    inside, outside = restored(), restored(agent__account="other")
+    settings.OSVI_SESSIONS_FOR = f"{__name__}.sessions_of_default_account"
+    (replayed,) = replay_erasures(requested_by=grant(staff, "erase_customer"))
+    assert replayed.result.counts["chatsession"] == 1
+    inside.refresh_from_db(), outside.refresh_from_db()
+    assert (inside.customer_id, outside.customer_id) == (replayed.result.marker, CUSTOMER)
+    # The journal still has the whole erasure, which another replay goes on with.
+    (replayed,) = replay_erasures()
+    assert replayed.result.counts["chatsession"] == 3

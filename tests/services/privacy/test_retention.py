@@ -242,6 +242,34 @@ class TestSessions:
         assert item.outcome == "closed"
         assert not WebhookDelivery.objects.exists()
 
+    @pytest.mark.parametrize("has_history", [True, False])
+    def test_history_of_deleted_session_loses_its_id(
+        self, keep, admin_user, monkeypatch, has_history
+    ):
+        keep(sessions=30)
+        session, young = closed(), ClosedSessionFactory(closed_at=ago(1))
+        kind = ContentType.objects.get_for_model(ChatSession)
+        for each in (session, young):
+            LogEntry.objects.create(
+                user=admin_user,
+                content_type=kind,
+                object_id=str(each.pk),
+                object_repr=str(each),
+                action_flag=CHANGE,
+                change_message="closed: said",
+            )
+        if not has_history:
+            installed = apps.is_installed
+            monkeypatch.setattr(
+                apps,
+                "is_installed",
+                lambda name: name != "django.contrib.admin" and installed(name),
+            )
+        assert purge() == {"sessions": 1}
+        left = LogEntry.objects.order_by("pk").values_list("object_repr", "change_message")
+        removed = (f"removed-{session.pk}", "") if has_history else (str(session), "closed: said")
+        assert list(left) == [removed, (str(young), "closed: said")]
+
     @pytest.mark.parametrize("need", ["delivery", "waiting", "closing", "started", "answered"])
     def test_session_that_is_still_needed_is_kept(self, keep, need):
         keep(sessions=30)
