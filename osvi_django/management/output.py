@@ -9,10 +9,12 @@ import sys
 from typing import Any, Final, TextIO, cast
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import Error
+from django.db import Error, InterfaceError, OperationalError
+from django.utils.translation import gettext as _
 
-from osvi_django.database import is_without_tables
+from osvi_django.database import is_without_tables, safe_error_name
 from osvi_django.display import plain
+from osvi_django.management.loop import STOPPED
 from osvi_django.management.tables import require_tables
 from osvi_django.redaction import hidden
 
@@ -95,16 +97,24 @@ class OSVICommand(BaseCommand):
         super().__init__(out, err, **options)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        """Run the command, with safe streams and safe error messages."""
+        """Run the command, with safe streams and safe error messages.
+
+        Ctrl-C, and a database that is unavailable, end it with a sentence, unless it has its own.
+        """
         options |= {name: self._safe(options[name]) for name in _STREAMS if options.get(name)}
         # An error reporter reads these from a frame; a message uses str() and not repr() of them.
         options |= {name: hidden(options[name]) for name in _PERSONAL if name in options}
         try:
             return super().execute(*args, **options)
+        except KeyboardInterrupt:
+            raise CommandError(_("Stopped."), returncode=STOPPED) from None
         except Error as error:
             if is_without_tables(error):  # they were there when it started
                 self.check_migrations()
-            raise
+            if is_without_tables(error) or not isinstance(error, OperationalError | InterfaceError):
+                raise
+            problem = _("The database is unavailable: %(kind)s") % {"kind": safe_error_name(error)}
+            raise CommandError(problem) from error
         except CommandError as error:
             if type(error) is CommandError:  # the message of a failed check has lines and colours
                 error.args = (plain(str(error)),)

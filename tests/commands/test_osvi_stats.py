@@ -67,7 +67,7 @@ def test_figures_are_printed_as_json(closes):
         (("--top", "0"), "--top must be"),
     ],
 )
-def test_invalid_options_exit_with_1(options, word):
+def test_invalid_options_exit_with_2(options, word):
     _out, err, code = run_command("osvi_stats", *options)
-    assert code == 1
+    assert code == 2
     assert word in err

@@ -10,11 +10,9 @@ from tempfile import NamedTemporaryFile
 from typing import IO, Any, Final
 
 from django.core.management.base import CommandError
-from django.db import InterfaceError, OperationalError
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from osvi_django.database import is_without_tables, safe_error_name
 from osvi_django.display import plain
 from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, TooManyRows
 from osvi_django.management.loop import STOPPED, interrupt_on_sigterm
@@ -127,11 +125,6 @@ def _as_command_errors(output: str | None) -> Iterator[None]:
         raise CommandError(problem_of(error, _OPTIONS), returncode=code) from None
     except (OSVIError, OSVINotConfigured) as error:
         raise CommandError(str(error), returncode=NOT_EXPORTED) from None
-    except (OperationalError, InterfaceError) as error:
-        if is_without_tables(error):
-            raise
-        problem = _("The database is unavailable: %(kind)s") % {"kind": safe_error_name(error)}
-        raise CommandError(problem, returncode=NOT_EXPORTED) from error
     except OSError as error:
         if output is None:
             problem = _("The standard output cannot be written to: %(why)s.")

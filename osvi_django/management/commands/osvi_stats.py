@@ -25,6 +25,7 @@ from osvi_django.services.statistics import (
     figures,
 )
 
+WRONG_ARGUMENTS: Final = 2
 _OPTIONS: Final = {name: option_of(name) for name in ("first", "last", "top")}
 
 
@@ -57,7 +58,7 @@ class Command(OSVICommand):
         try:
             found = figures(**days, top=options["top"])
         except InvalidInput as error:
-            raise CommandError(problem_of(error, _OPTIONS)) from None
+            raise CommandError(problem_of(error, _OPTIONS), returncode=WRONG_ARGUMENTS) from None
         if options["json"]:
             self.say(json.dumps(asdict(found), cls=OSVIJSONEncoder))
             return
@@ -70,7 +71,7 @@ def _day(name: str, text: str | None) -> date | None:
         return date.fromisoformat(text) if text else None
     except ValueError:
         problem = _("--%(name)s needs a day, such as 2026-01-31.") % {"name": name}
-        raise CommandError(problem) from None
+        raise CommandError(problem, returncode=WRONG_ARGUMENTS) from None
 
 
 def _lines(found: Figures) -> Iterator[str]:

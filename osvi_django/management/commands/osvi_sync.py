@@ -10,12 +10,10 @@ from functools import partial
 from typing import Any, Final
 
 from django.core.management.base import CommandError
-from django.db import InterfaceError, OperationalError
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from osvi_django.conf import DEFAULT_ACCOUNT
-from osvi_django.database import is_without_tables, safe_error_name
 from osvi_django.exceptions import (
     InvalidInput,
     OSVIError,
@@ -189,14 +187,8 @@ class Command(OSVICommand):
 
     def _run(self, period: timedelta | None, stopped: threading.Event) -> SyncProgress:
         begun, unit = SyncProgress(), _("customers")
-        try:
-            with progress(begun, self.stderr, line=_line, unit=unit, postfix=["failed"]) as report:
-                return sync_open(older_than=period, stop=stopped, on_progress=report, via="command")
-        except (OperationalError, InterfaceError) as error:
-            if is_without_tables(error):
-                raise
-            problem = _("The database is unavailable: %(kind)s") % {"kind": safe_error_name(error)}
-            raise CommandError(problem, returncode=SOME_FAILED) from error
+        with progress(begun, self.stderr, line=_line, unit=unit, postfix=["failed"]) as report:
+            return sync_open(older_than=period, stop=stopped, on_progress=report, via="command")
 
 
 def _line(done: SyncProgress) -> str:
