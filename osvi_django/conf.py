@@ -234,7 +234,7 @@ class Account:
             raise self.invalid("RETENTION", "is not a dictionary", hint)
         for kind, days in chosen.items():
             if problem := retention_problem(kind, days):
-                raise self.invalid("RETENTION", problem, f"Kinds are {', '.join(RETENTION_KINDS)}.")
+                raise self.invalid("RETENTION", problem, _hint_for(kind))
         return {**DEFAULT_RETENTION, **chosen}
 
     @property
@@ -715,6 +715,13 @@ def retention_problem(kind: object, days: object) -> str:
         is_too_short = days == 0 and kind == "idempotency"
         return f'needs more than 0 and at most {MAX_DAYS} for "{kind}"' if is_too_short else ""
     return f'must have a number of days from 0 to {MAX_DAYS} or None for "{kind}"'
+
+
+def _hint_for(kind: object) -> str:
+    """Return what to write in RETENTION if a kind, or its period, is wrong."""
+    if kind not in RETENTION_KINDS:
+        return f"Kinds are {', '.join(RETENTION_KINDS)}."
+    return f'Write it like {{"{kind}": 30}}. None means forever.'
 
 
 def count_problem(value: object) -> str:

@@ -520,7 +520,7 @@ class OSVINotConfigured(ImproperlyConfigured):
 
     def __str__(self) -> str:
         sentence = _(
-            "OSVI is not set up on this site, so nothing was sent. Ask your administrator to fix "
+            "OSVI is not set up on this site, so nothing was done. Ask your administrator to fix "
             "the settings: %(problem)s"
         )
         return sentence % {"problem": super().__str__()}

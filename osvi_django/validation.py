@@ -182,7 +182,7 @@ def require_year(field: str, value: date, years: range) -> None:
     if value.year in years:
         return
     problem = translate(
-        "%(field)s is too far in the past or future: use a year from %(first)d to %(last)d."
+        "%(field)s: This is too far in the past or future: use a year from %(first)d to %(last)d."
     )
     ends = {"first": years[0], "last": years[-1]}
     raise InvalidInput(problem % {"field": field, **ends}, field=field)

@@ -147,6 +147,15 @@ def test_check_of_wrong_retention_says_what_is_wrong():
     assert message.endswith('needs more than 0 and at most 36500 for "idempotency".')
 
 
+def test_hint_of_wrong_retention_is_about_the_kind_or_its_period():
+    hints = {}
+    for wrong in ({"summary": 30}, {"jobs": "1"}):
+        with override_settings(OSVI={"default": {"API_TOKEN": TOKEN, "RETENTION": wrong}}):
+            hints[(*wrong,)] = [each.hint for each in check_settings()]
+    assert hints["summary",][0].startswith("Kinds are raw_answers, texts, ")
+    assert hints["jobs",] == ['Write it like {"jobs": 30}. None means forever.']
+
+
 @pytest.mark.django_db
 def test_deploy_check_warns_of_each_account_without_retention():
     accounts = {"default": {"API_TOKEN": TOKEN}, "eu": {"API_TOKEN": TOKEN, "RETENTION": {}}}

@@ -140,7 +140,7 @@ def test_str_with_reason_quotes_osvi_after_message(kind):
 
 def test_not_configured_message_contains_problem():
     error = OSVINotConfigured('OSVI["default"]["API_TOKEN"] is missing 100%.')
-    assert str(error).startswith("OSVI is not set up on this site, so nothing was sent.")
+    assert str(error).startswith("OSVI is not set up on this site, so nothing was done.")
     assert str(error).endswith('OSVI["default"]["API_TOKEN"] is missing 100%.')
 
 

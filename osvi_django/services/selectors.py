@@ -237,10 +237,10 @@ class SessionFilter:
         for after, before in _RANGES.values():
             first, last = getattr(self, after), getattr(self, before)
             if first is not None and last is not None and first >= last:
-                problem = _("%(after)s: it is not before %(before)s, so no session can match.")
+                problem = _("%(after)s: It is not before %(before)s, so no session can match.")
                 raise InvalidInput(problem % {"after": after, "before": before}, field=after)
         if self.status and self._statuses == ():
-            problem = _("open: it contradicts status, so no session can match: leave one out.")
+            problem = _("open: It contradicts status, so no session can match: leave one out.")
             raise InvalidInput(problem, field="open")
 
     def _other_conditions(self) -> Q:

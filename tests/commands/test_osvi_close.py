@@ -444,7 +444,7 @@ class TestWrongArguments:
             (("--close-job", "999999"), "--close-job: this site has no such close job"),
             (("--search", "…"), "--search: "),
             (("--started-before", "9999-12-31T23:59:59-10:00"), "--started-before needs"),
-            (("--started-before", "0001-01-01T00:00Z"), "--started-before is too far in the past"),
+            (("--started-before", "0001-01-01T00:00Z"), "--started-before: This is too far in"),
         ],
     )
     def test_wrong_arguments_are_named_and_exit_with_2(self, call, arguments, message):

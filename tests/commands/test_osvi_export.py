@@ -155,7 +155,7 @@ class TestFilters:
         ("arguments", "problem"),
         [
             (["--started-before", "yesterday"], "--started-before needs a time"),
-            (["--idle-since", "0001-01-01"], "--idle-since is too far"),
+            (["--idle-since", "0001-01-01"], "--idle-since: This is too far"),
             (["--search", "!!!"], "--search: "),
             # What Python makes of a byte that is no text.
             (["--close-reason", "\udcff"], "--close-reason: This text contains"),
@@ -166,7 +166,7 @@ class TestFilters:
             (["--account", "nonesuch"], '--account: This site has no account "nonesuch"'),
             (["--closed-by", "nonesuch"], "--closed-by: this site has no user"),
             (["--close-job", "99"], "--close-job: this site has no such close job"),
-            (["--open", "--status", "closed"], "--open: it contradicts status"),
+            (["--open", "--status", "closed"], "--open: It contradicts status"),
             (
                 ["--started-after", "2026-01-02", "--started-before", "2026-01-01"],
                 "not before --started-before",

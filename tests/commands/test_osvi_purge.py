@@ -51,6 +51,7 @@ class TestPurge:
         out, err, code = run_command("osvi_purge")
         assert (out, code) == ("", 1)
         assert "RETENTION" in err
+        assert "so nothing was done" in err
         assert SessionSummary.objects.exists()
 
     def test_unknown_kind_is_an_error(self, osvi_sandbox):

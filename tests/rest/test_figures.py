@@ -118,3 +118,9 @@ def test_stats_take_same_number_of_queries_for_any_number(
     ClosedSessionFactory.create_batch(20)
     with django_assert_max_num_queries(24):
         api.get(STATS, WEEK)
+
+
+def test_day_that_is_too_far_is_named(api):
+    body = api.get("/api/osvi/stats/", {"first": "0001-01-01"}).json()
+    said = "This is too far in the past or future: use a year from 1900 to 2999."
+    assert (body["detail"], body["errors"]) == (f"first: {said}", {"first": [said]})
