@@ -12,6 +12,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase, JsonResponse
 from django.template.loader import render_to_string
 from django.urls import URLPattern
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
@@ -159,7 +160,15 @@ def chats_admin_of(request: HttpRequest) -> ChatsViews | None:
 
 
 def _asked(session: ChatSession) -> SafeString:
-    return ago(session.help_requested_at or session.last_activity_at, at_first=JUST_BEFORE)
+    """Return how long ago the customer asked for a person.
+
+    If they had asked before this site knew the chat, that was at its last change at the latest.
+    """
+    if session.help_requested_at is not None:
+        return ago(session.help_requested_at, at_first=JUST_BEFORE)
+    return format_html(
+        "{} {}", ago(session.last_activity_at, at_first=JUST_BEFORE), _("or earlier")
+    )
 
 
 def _taken(session: ChatSession, user: Any) -> str:

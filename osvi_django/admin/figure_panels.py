@@ -166,6 +166,8 @@ def _waiting(found: Figures, lists: Lists) -> Panel:
         waiting.number,
     )
     longest = duration_text(waiting.longest_seconds or 0)
+    if waiting.is_at_least:
+        longest = _("at least %(duration)s") % {"duration": longest}
     return Panel(
         name="waiting",
         title=_("Waiting for a person now"),

@@ -87,6 +87,12 @@ class TestPage:
         html = staff_client.get(CHATS).text
         assert re.search(r"asked for a person <time[^>]*>less than a minute ago</time>", html)
 
+    def test_page_says_that_customer_who_asked_before_may_wait_longer(self, staff_client):
+        since = timezone.now() - timedelta(minutes=13, seconds=5)
+        ChatSessionFactory(help_requested=True, last_activity_at=since)
+        html = staff_client.get(CHATS).text
+        assert re.search(r"asked for a person <time[^>]*>13 min ago</time> or earlier", html)
+
     def test_page_marks_who_has_taken_over(self, staff_client, staff, django_user_model):
         kim = django_user_model.objects.create_user("kim")
         for fields in (

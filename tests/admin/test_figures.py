@@ -219,6 +219,12 @@ class TestNow:
         said = panels_of(staff_client.get(FIGURES))["waiting"].said
         assert said == "1 customer waits, for 2 minutes."
 
+    def test_page_says_that_customer_who_asked_before_may_wait_longer(self, staff_client):
+        since = timezone.now() - timedelta(minutes=20)
+        ChatSessionFactory(help_requested=True, last_activity_at=since)
+        said = panels_of(staff_client.get(FIGURES))["waiting"].said
+        assert said == "1 customer waits, for at least 20 minutes."
+
     def test_failures_have_reasons_and_lead_to_chats_that_need_a_person(
         self, staff_client, waiting
     ):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from django.utils import timezone
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from osvi_django.models import DataExport, Erasure
 from osvi_django.testing.factories import ChatAgentFactory, ChatSessionFactory
 from tests.browser.steps import (
     IN_A_BROWSER,
@@ -49,6 +51,19 @@ def page(live_server, django_user_model):
     ChatSessionFactory(agent=agent, customer_id="+15551112222", help_requested=True, **taken)
     ChatSessionFactory(agent=agent, customer_id="+15551112223", status="unconfirmed")
     return f"{live_server.url}/admin/osvi_django/chatsession/"
+
+
+@pytest.mark.parametrize("name", ["dataexport", "erasure"])
+def test_list_of_history_fits_between_sidebar_and_filters(browse, admin_user, live_server, name):
+    by = {"requested_by": admin_user, "via": "recovery", "finished_at": timezone.now()}
+    selection = "closed, closed by me, closed: in the last 30 days, agent: Night desk"
+    DataExport.objects.create(
+        file_format="jsonl", rows=1234567, selection=selection, outcome="completed", **by
+    )
+    Erasure.objects.create(marker="a" * 64, account="international", state="unfinished", **by)
+    driver = browse(1280, user=admin_user)
+    driver.get(f"{live_server.url}/admin/osvi_django/{name}/")
+    assert driver.execute_script(BEYOND, "#result_list td") <= 0
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

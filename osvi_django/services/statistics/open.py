@@ -57,11 +57,13 @@ def count_waiting(sessions: QuerySet[ChatSession], now: datetime) -> Waiting:
     waiting = sessions.filter(attention_rank=Rank.HELP_REQUESTED).order_by()
     waiting = waiting.annotate(since=Coalesce("help_requested_at", "last_activity_at"))
     counts = {f"from_{wait[0]}": Count("pk", filter=_waits(wait, now)) for wait in _WAITS}
-    found = waiting.aggregate(number=Count("pk"), first=Min("since"), **counts)
+    vague = Count("pk", filter=Q(help_requested_at=None))
+    found = waiting.aggregate(number=Count("pk"), first=Min("since"), vague=vague, **counts)
     first = found["first"]
     return Waiting(
         number=found["number"],
         longest_seconds=None if first is None else (now - first).total_seconds(),
+        is_at_least=found["vague"] > 0,
         by_time=[
             WaitCount(at_least=low, less_than=high, label=str(label), number=found[f"from_{low}"])
             for low, high, label in _WAITS

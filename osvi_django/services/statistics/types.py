@@ -114,10 +114,14 @@ class WaitCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """The customers who wait for a person now."""
+    """The customers who wait for a person now.
+
+    ``is_at_least``: whether some asked before this site knew their chats, and so may wait longer.
+    """
 
     number: int
     longest_seconds: float | None
+    is_at_least: bool
     by_time: Sequence[WaitCount]
 
 
