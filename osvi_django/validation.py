@@ -48,7 +48,7 @@ def require_storable(field: str, text: str) -> None:
     if storable(text) != text:
         problem = translate(
             "%(field)s: This text contains U+0000 or half of a surrogate pair, which cannot be "
-            "stored."
+            "stored. Remove such characters, or replace them by U+FFFD."
         )
         raise InvalidInput(problem % {"field": field}, field=field)
 
