@@ -16,7 +16,7 @@ from osvi_django.services.jobs import run_close_job
 from osvi_django.testing import Status
 from osvi_django.testing.factories import CloseAttemptFactory, ClosedSessionFactory
 from tests.browser.conftest import browse, started_browsers
-from tests.browser.steps import IN_A_BROWSER
+from tests.browser.steps import IN_A_BROWSER, choose, wait_for
 from tests.helpers.admin_pages import fill_site, links_of, pages_of
 from tests.themes.urls import SITES
 
@@ -282,7 +282,7 @@ class TestLook:
         session = mirrored()
         driver = browse(scripts=True, user=admin_user)
         driver.get(f"{live_server.url}{reverse('admin:osvi_django_chatsession_changelist')}")
-        driver.find_element("css selector", f"input.action-select[value='{session.pk}']").click()
+        choose(driver, f"input.action-select[value='{session.pk}']")
         Select(driver.find_element("name", "action")).select_by_value("export_selected")
-        driver.find_element("css selector", "button[name='index']").click()
-        assert "1 chat: ticked in the list" in driver.find_element("tag name", "body").text
+        choose(driver, "button[name='index']")
+        wait_for(driver, "body", "1 chat: ticked in the list")
