@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -159,7 +159,8 @@ def erase_customer(
         )
         result = work.finished(erasure, was_erased=was_erased)
         if not (result.counts or is_part):
-            journal.join_earlier(erasure, customer_id)
+            standing = journal.join_earlier(erasure, customer_id)
+            result = replace(result, marker=standing.marker)
     return result
 
 

@@ -133,14 +133,18 @@ def finish(erasure: Erasure, *, at: datetime | None = None) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def join_earlier(erasure: Erasure, customer_id: str) -> None:
-    """Let the earlier row of the customer stand for this erasure, which found nothing."""
+def join_earlier(erasure: Erasure, customer_id: str) -> Erasure:
+    """Let the earlier row of the customer stand for this erasure, which found nothing; return it.
+
+    If there is none, the row of this erasure stays.
+    """
     same = _of(customer_id).filter(account=erasure.account, state=State.DONE)
     if (earlier := same.exclude(pk=erasure.pk).first()) is None:
-        return
+        return erasure
     # It holds for what there was until now, which matters when it is repeated.
-    erasures().filter(pk=earlier.pk).update(finished_at=timezone.now())
+    _row_of(earlier).update(finished_at=timezone.now())
     _row_of(erasure).delete()
+    return earlier
 
 
 def _of(customer_id: str) -> QuerySet[Erasure]:

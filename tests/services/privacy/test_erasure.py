@@ -223,6 +223,7 @@ class TestTogether:
             again = erase_customer(CUSTOMER, dry_run=dry_run)
             assert (again.counts, again.was_erased) == ({}, True)
             assert "is erased already" in again.notice
+        assert again.marker == first.marker  # by which the chats can be found
         after = Erasure.objects.get()
         assert (after.marker, after.counts) == (first.marker, first.counts)
         assert after.finished_at > before.finished_at
