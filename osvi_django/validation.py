@@ -43,9 +43,14 @@ def storable(text: str) -> str:
     return HiddenText(cleaned) if isinstance(text, HiddenText) else cleaned
 
 
+def is_storable(text: str) -> bool:
+    """Return whether every database can store and search for this text."""
+    return storable(text) == text
+
+
 def require_storable(field: str, text: str) -> None:
     """Raise ``InvalidInput`` for a text that some database cannot store or search for."""
-    if storable(text) != text:
+    if not is_storable(text):
         problem = translate(
             "%(field)s: This text contains U+0000 or half of a surrogate pair, which cannot be "
             "stored. Remove such characters, or replace them by U+FFFD."

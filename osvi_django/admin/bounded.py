@@ -17,7 +17,7 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
 from osvi_django.admin.deletion import CountedDeletion, redirect_to_itself
-from osvi_django.validation import storable
+from osvi_django.validation import is_storable
 
 TERM_MAX_LENGTH: Final = 255
 
@@ -137,7 +137,7 @@ def before(base: type[ChangeList], *ours: type[ChangeList]) -> type[ChangeList]:
 
 def is_term(text: str) -> bool:
     """Return whether every database can search for this text."""
-    return len(text) <= TERM_MAX_LENGTH and storable(text) == text
+    return len(text) <= TERM_MAX_LENGTH and is_storable(text)
 
 
 def is_key(text: str) -> bool:

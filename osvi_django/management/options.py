@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from django.utils.translation import gettext as _
 
+# The exit code of a command that was called in a wrong way, as argparse has it.
+WRONG_ARGUMENTS: Final = 2
 # A value in quotes, or a word.
 _PART: Final = re.compile(r'“[^”]*”|"[^"]*"|\w+')
 

@@ -26,7 +26,7 @@ from osvi_django.services.access import (
     is_narrowed,
     keys_inside,
 )
-from osvi_django.validation import storable
+from osvi_django.validation import is_storable
 
 CLOSE: Final = "osvi_django.close_chatsession"
 OPERATE: Final = "osvi_django.operate_chatsession"
@@ -275,7 +275,7 @@ def _key_of(user: Any) -> str:
 
 def _fitting(text: str) -> str:
     """Return a text that every database can store and compare, different for different texts."""
-    if len(text) <= _LENGTH and storable(text) == text:
+    if len(text) <= _LENGTH and is_storable(text):
         return text
     return "sha256:" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 

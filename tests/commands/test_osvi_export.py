@@ -157,7 +157,7 @@ class TestFilters:
             (["--started-before", "yesterday"], "--started-before needs a time"),
             (["--idle-since", "0001-01-01"], "--idle-since: This is too far"),
             (["--search", "!!!"], "--search: "),
-            # What Python makes of a byte that is no text.
+            # How Python decodes a byte that is not UTF-8.
             (["--close-reason", "\udcff"], "--close-reason: This text contains"),
             (["--customer-id", "\udcff"], "--customer-id: This text contains"),
             (["--closed-by", "\udcff"], "--closed-by: This"),

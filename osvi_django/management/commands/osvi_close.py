@@ -18,7 +18,7 @@ from osvi_django.database import is_without_tables, refuse_inside_transaction, s
 from osvi_django.exceptions import InvalidInput
 from osvi_django.management.durations import read_period
 from osvi_django.management.loop import STOPPED, stop_on_signals
-from osvi_django.management.options import add_dry_run, problem_of
+from osvi_django.management.options import WRONG_ARGUMENTS, add_dry_run, problem_of
 from osvi_django.management.output import OSVICommand
 from osvi_django.management.progress import job_progress, line_of, summary_of
 from osvi_django.management.session_filter import OPTIONS, add_filters, filter_of, given_filters
@@ -31,7 +31,6 @@ from osvi_django.services.selectors import SessionFilter, find_session
 from osvi_django.validation import require_id
 
 NOT_ALL_CLOSED: Final = 1
-WRONG_ARGUMENTS: Final = 2
 LATER: Final = 75  # EX_TEMPFAIL of sysexits.h
 # How many sessions a dry run lists.
 MAX_SHOWN: Final = 10

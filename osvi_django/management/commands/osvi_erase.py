@@ -116,22 +116,23 @@ def _said_of(counts: Mapping[str, int], *, dry_run: bool) -> str:
 
 
 def _here_again(number: int, *, dry_run: bool) -> str:
-    said = ngettext(
-        "%(number)d customer was here again", "%(number)d customers were here again", number
-    )
     if dry_run:
         said = ngettext(
             "%(number)d customer is here again", "%(number)d customers are here again", number
+        )
+    else:
+        said = ngettext(
+            "%(number)d customer was here again", "%(number)d customers were here again", number
         )
     return said % {"number": number}
 
 
 def _not_erased(number: int, *, dry_run: bool) -> str:
+    if dry_run:
+        return _("%(number)d of them cannot be erased now.") % {"number": number}
     said = ngettext(
         "%(number)d of them is not erased.", "%(number)d of them are not erased.", number
     )
-    if dry_run:
-        said = _("%(number)d of them cannot be erased now.")
     return said % {"number": number}
 
 

@@ -16,7 +16,7 @@ from django.utils.translation import ngettext
 from osvi_django.display import plain
 from osvi_django.exceptions import InvalidInput, OSVIError, OSVINotConfigured, TooManyRows
 from osvi_django.management.loop import STOPPED, interrupt_on_sigterm
-from osvi_django.management.options import problem_of
+from osvi_django.management.options import WRONG_ARGUMENTS, problem_of
 from osvi_django.management.output import OSVICommand
 from osvi_django.management.session_filter import OPTIONS, add_filters, filter_of
 from osvi_django.models import DataExport
@@ -25,7 +25,6 @@ from osvi_django.services import Export, export_sessions
 Format = DataExport.Format
 
 NOT_EXPORTED: Final = 1
-WRONG_ARGUMENTS: Final = 2
 _OPTIONS: Final = OPTIONS | {"format": "--format", "file_format": "--format"}
 
 

@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 
 from osvi_django.database import OSVIJSONEncoder
 from osvi_django.exceptions import InvalidInput
-from osvi_django.management.options import option_of, problem_of
+from osvi_django.management.options import WRONG_ARGUMENTS, option_of, problem_of
 from osvi_django.management.output import OSVICommand
 from osvi_django.services.statistics import (
     TOP,
@@ -25,7 +25,6 @@ from osvi_django.services.statistics import (
     figures,
 )
 
-WRONG_ARGUMENTS: Final = 2
 _OPTIONS: Final = {name: option_of(name) for name in ("first", "last", "top")}
 
 

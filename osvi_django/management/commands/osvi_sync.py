@@ -24,7 +24,7 @@ from osvi_django.exceptions import (
 from osvi_django.management.customer import OPTIONS as CUSTOMER_OPTIONS
 from osvi_django.management.durations import read_period
 from osvi_django.management.loop import STOPPED, stop_on_signals
-from osvi_django.management.options import problem_of
+from osvi_django.management.options import WRONG_ARGUMENTS, problem_of
 from osvi_django.management.output import OSVICommand
 from osvi_django.management.progress import progress
 from osvi_django.services.mirroring import look_up_customer
@@ -38,7 +38,6 @@ from osvi_django.services.mirroring.watching import (
 from osvi_django.validation import account_problem, id_problem
 
 SOME_FAILED: Final = 1
-WRONG_ARGUMENTS: Final = 2
 _PERIOD: Final = 30  # seconds
 
 

@@ -293,7 +293,7 @@ class Work:
         """Be the only erasure of the customer in the block. Raises what is in the way of it."""
         _refuse_inside_transaction(self.sessions.db)
         with erasure_lock(self.customer_id):
-            for obstacle in self.obstacles():
+            if (obstacle := next(self.obstacles(), None)) is not None:
                 raise _refusal(_("Nothing was erased. %(why)s"), obstacle.error)
             yield
 

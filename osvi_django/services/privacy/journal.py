@@ -1,7 +1,7 @@
 """The journal of erasures: the row of each, from its beginning to its end.
 
 What a step erases is counted in the transaction of that step, so the counts are those of the work
-that was done, whoever did it and however often the erasure was broken off.
+that was done, by any process and after any interruption.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def count_step(erasure: Erasure, work: Callable[[], Mapping[str, int]], *, using
     rows = Erasure.objects.using(using).filter(pk=erasure.pk)
 
     def step() -> None:
-        # The UPDATE comes first and locks the row: nobody else counts before the commit.
+        # The UPDATE comes first and locks the row: no other process counts before the commit.
         rows.update(last_step_at=timezone.now())
         counts = Counter(rows.values_list("counts", flat=True).get())
         counts.update(work())

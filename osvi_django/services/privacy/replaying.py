@@ -34,7 +34,7 @@ class ReplayedErasure:
     """What became of one customer who was found again: ``result``, or the ``error``.
 
     The last one may have neither, and ``unknown_keys``: how many lines of the journal were written
-    with a key that this site does not have, so that nobody can tell whom they mean.
+    with a key that this site does not have, so that it cannot tell whom they mean.
     """
 
     result: ErasureResult | None = None

@@ -40,7 +40,7 @@ from osvi_django.services.attempts.types import (
 )
 from osvi_django.services.events.outbox import Event
 from osvi_django.services.permissions import require_close
-from osvi_django.validation import ANSWER_MAX_BYTES, checks_types, storable
+from osvi_django.validation import ANSWER_MAX_BYTES, checks_types
 
 Source = SessionSummary.Source
 # These sessions are known to be closed, or a user must state so.
@@ -163,7 +163,7 @@ def take_reviewed_summary(
 
 
 def _checked(text: str) -> str:
-    text = HiddenText(storable(text).strip())
+    text = HiddenText(text.strip())
     if not text:
         raise InvalidInput(_("text is required: enter the summary."), field="text")
     if len(text) > SUMMARY_MAX_LENGTH:

@@ -10,7 +10,7 @@ from typing import Final
 from django.utils.translation import gettext as _
 
 from osvi_django.models.search_keys import compact_id, digits_of
-from osvi_django.validation import storable
+from osvi_django.validation import is_storable
 
 TEXT_MAX_LENGTH: Final = 255
 WORDS_MAX: Final = 12
@@ -45,7 +45,7 @@ def read_terms(typed: str) -> SearchTerms:
     if len(typed) > TEXT_MAX_LENGTH:
         problem = _("This text is too long to search for: use at most %(length)d characters.")
         return SearchTerms(problem=problem % {"length": TEXT_MAX_LENGTH})
-    if storable(typed) != typed:
+    if not is_storable(typed):
         return SearchTerms(problem=_("This text has a character that cannot be searched for."))
     text = _without_surroundings(typed)
     words = _words(text)

@@ -371,7 +371,7 @@ class TestErasure:
         assert (broken_off.counts["chatsession"], broken_off.finished_at) == (1, None)
         assert (broken_off.state, broken_off.state_now) == ("running", "running")
         with pytest.raises(CustomerBusy, match="goes on where it was"):
-            erase_customer(CUSTOMER)  # nobody can know yet that the process died
+            erase_customer(CUSTOMER)  # the lease of the process has not ended yet
         StartLock.objects.update(lease_until=DatabaseNow())
         Erasure.objects.update(last_step_at=timezone.now() - timedelta(hours=2))
         broken_off.refresh_from_db()
